@@ -1,0 +1,271 @@
+"""The types that everything in byzjax stands on.
+
+A round's messages are a pytree whose leaves have one more axis than the
+parameters: `[num_workers, *param_shape]`. An aggregator is an optax transform
+that removes this axis, so it goes wherever an optax transform goes.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+ArrayTree: TypeAlias = Any  # a pytree of arrays
+Params: TypeAlias = ArrayTree
+Messages: TypeAlias = ArrayTree  # leaves [n, *param_shape], one row per worker
+Aggregate: TypeAlias = ArrayTree  # leaves [*param_shape]
+Batch: TypeAlias = ArrayTree  # leaves [n, ...], one slice per worker
+State: TypeAlias = ArrayTree
+Scalar: TypeAlias = float | jax.Array  # a real number, maybe traced
+AxisName = str | tuple[str, ...] | None
+DataAttack = Callable[[Batch, jax.Array, jax.Array | None], Batch]
+ByzantineSchedule = Callable[[jax.Array], jax.Array]  # step -> bool[n]
+
+
+class AggregationInfo(NamedTuple):
+  """What a rule saw and did in one call; diagnostics, never carried.
+
+  Attributes:
+    weights: float[n], the weight of each message in the aggregate, or None for
+      rules that have no single weight per worker.
+    mask: bool[n], False for the messages left out as non-finite, or None for
+      rules that treat entries and not rows.
+    error: float[], distance from the aggregate to the mean of the honest
+      messages, where it is known who is honest.
+  """
+
+  weights: jax.Array | None = None
+  mask: jax.Array | None = None
+  error: jax.Array | None = None
+
+
+class Gram(NamedTuple):
+  """Inner products of the messages after a common centre is subtracted.
+
+  Attributes:
+    inner: float[n, n], `inner[i, j] = (x_i - c) . (x_j - c)`; the rows and
+      columns of masked messages are zero.
+    squared_norms: float[n], `|x_i|^2` without the centre; zero when masked.
+    mask: bool[n], False for the messages that must get no weight.
+  """
+
+  inner: jax.Array
+  squared_norms: jax.Array
+  mask: jax.Array
+
+
+class GramRule(NamedTuple):
+  """A rule `c + sum_i w_i (x_i - c)` whose w come from a Gram matrix.
+
+  Attributes:
+    init: `params -> state`.
+    weights: `(gram, state, *, key) -> (weights float[n], state)`.
+    center: `state -> aggregate`, the centre c; None for the finite message of
+      median norm.
+    remember: `(state, aggregate) -> state`, after the aggregate is known.
+    selects: whether the weights average a few whole messages; those are
+      combined without a centre, so that one selected message is returned
+      bit for bit.
+  """
+
+  init: Callable[[Params], State]
+  weights: Callable[..., tuple[jax.Array, State]]
+  center: Callable[[State], Aggregate] | None = None
+  remember: Callable[[State, Aggregate], State] = lambda state, aggregate: state
+  selects: bool = False
+
+
+class InspectFn(Protocol):
+  """`Aggregator.update`, with an `AggregationInfo` as third result."""
+
+  def __call__(
+    self,
+    messages: Messages,
+    state: State,
+    params: Params | None = None,
+    *,
+    key: jax.Array | None = None,
+    axis_name: AxisName = None,
+    **extra: Any,
+  ) -> tuple[Aggregate, State, AggregationInfo]: ...
+
+
+class Aggregator(optax.GradientTransformationExtraArgs):
+  """A pair of pure functions that turns n messages into one aggregate.
+
+  `init(params) -> state` and `update(messages, state, params=None, *, key=None,
+  axis_name=None, **extra) -> (aggregate, state)`: an optax transform whose
+  input leaves are `[n, *param_shape]` and whose output leaves are
+  `[*param_shape]`. So `optax.chain(aggregator, optax.sgd(0.1))` is an optimizer
+  that takes stacked gradients. `axis_name` names the mesh axes over which the
+  coordinates (not the workers) are split; only `worker_sharded` passes it.
+
+  Attributes:
+    inspect: like `update`, with an `AggregationInfo` as third result.
+    gram_rule: how the rule acts on a Gram matrix, or None; what lets
+      `pre_aggregate` compose without touching the coordinates.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> messages = {'w': jnp.array([[0., 1.], [2., 1.], [1., 1.], [99., -99.]])}
+    >>> byzjax.coordinate_median()(messages)
+    {'w': Array([1.5, 1. ], dtype=float32)}
+  """
+
+  inspect: InspectFn
+  gram_rule: GramRule | None
+
+  def __new__(
+    cls,
+    init: Callable[[Params], State],
+    inspect: InspectFn,
+    gram_rule: GramRule | None = None,
+  ) -> 'Aggregator':
+    """Builds the transform from `init` and `inspect`."""
+
+    def update(messages, state, params=None, **extra):
+      return inspect(messages, state, params, **extra)[:2]
+
+    self = super().__new__(cls, init, update)
+    self.inspect = inspect
+    self.gram_rule = gram_rule
+    return self
+
+  def __call__(
+    self, messages: Messages, *, key: jax.Array | None = None
+  ) -> Aggregate:
+    """Aggregates once, from a fresh state; messages `[n, ...]` -> `[...]`."""
+    num_workers('messages', messages)
+    params = jax.tree.map(lambda x: jnp.zeros_like(x[0]), messages)
+    return self.update(messages, self.init(params), key=key)[0]
+
+
+class PreAggregator(NamedTuple):
+  """A map from n messages to m messages, applied before a rule.
+
+  Attributes:
+    init: `params -> state`.
+    apply: `(messages [n, ...], state, *, key=None, axis_name=None) ->
+      (messages [m, ...], state)`. A mixed row with nothing to average is NaN,
+      which every rule masks.
+    matrix: for linear ones, `(gram, state, *, key) -> (float[m, n], state)`:
+      rows sum to one, or to zero where there is nothing to average. None if not
+      linear.
+  """
+
+  init: Callable[[Params], State]
+  apply: Callable[..., tuple[Messages, State]]
+  matrix: Callable[..., tuple[jax.Array, State]] | None = None
+
+
+class Attack(NamedTuple):
+  """What the Byzantine workers send, given all that they may know.
+
+  Attributes:
+    init: `params -> state`.
+    apply: `(messages, state, *, is_byzantine bool[n], key=None, axis_name=None,
+      **knowledge) -> (messages with the Byzantine rows overwritten, state)`.
+  """
+
+  init: Callable[[Params], State]
+  apply: Callable[..., tuple[Messages, State]]
+
+
+class RoundState(NamedTuple):
+  """All that one round hands to the next."""
+
+  step: jax.Array  # int32[]
+  params: Params
+  workers: State  # leaves [n, ...]: momentum and what else workers keep
+  attack: State
+  aggregator: State
+  optimizer: optax.OptState
+
+
+class RoundInfo(NamedTuple):
+  """Diagnostics of one round; not carried.
+
+  Attributes:
+    loss: float[], mean loss of the honest workers before the update.
+    aggregation_error: float[], distance from the aggregate to the mean of the
+      honest messages.
+    is_byzantine: bool[n], who attacked in this round.
+    masked: bool[n], the messages with a non-finite entry.
+    num_nonfinite: int32[], how many of them there were.
+    weights: float[n], the rule's weights, or None where it has none.
+    bits_up: float[], bits that the workers sent to the server, all together.
+    bits_down: float[], bits that the server sent to the workers.
+  """
+
+  loss: jax.Array
+  aggregation_error: jax.Array
+  is_byzantine: jax.Array
+  masked: jax.Array
+  num_nonfinite: jax.Array
+  weights: jax.Array | None
+  bits_up: jax.Array
+  bits_down: jax.Array
+
+
+class Round(NamedTuple):
+  """One round of training as a pair of pure functions.
+
+  Attributes:
+    init: `(params, key=None) -> RoundState`.
+    step: `(state, batch, key) -> (RoundState, RoundInfo)`; the key is folded
+      with the step number, so the same key may be passed in every round.
+  """
+
+  init: Callable[..., RoundState]
+  step: Callable[[RoundState, Batch, jax.Array], tuple[RoundState, RoundInfo]]
+
+
+def no_state(params: Params) -> optax.EmptyState:
+  """The `init` of whatever carries nothing."""
+  del params
+  return optax.EmptyState()
+
+
+def num_workers(name: str, messages: Messages) -> int:
+  """The common leading axis of all leaves, or a ValueError that names them."""
+  leaves = jax.tree.leaves_with_path(messages)
+  shapes = {
+    jax.tree_util.keystr(path) or 'leaf': jnp.shape(leaf)
+    for path, leaf in leaves
+  }
+  if not shapes:
+    raise ValueError(f'{name} must have at least one leaf, got {messages}')
+  lengths = {shape[:1] for shape in shapes.values()}
+  if len(lengths) > 1 or lengths in ({()}, {(0,)}):
+    raise ValueError(
+      f'{name} must have leaves that share a leading worker axis of at least'
+      f' one row, got the shapes {shapes}'
+    )
+  return lengths.pop()[0]
+
+
+def check_count(rule: str, name: str, value: Any, minimum: int = 0) -> None:
+  """Raises ValueError unless `value` is a Python int of at least `minimum`."""
+  if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    raise ValueError(
+      f'{rule} needs {name} to be a Python int (it sets shapes) of at least'
+      f' {minimum}, got {value!r}'
+    )
+
+
+def check_at_least(rule: str, name: str, value: Any, minimum: float) -> None:
+  """Raises ValueError if a concrete number is below `minimum` or NaN."""
+  if isinstance(value, jax.core.Tracer):
+    return
+  if not jnp.all(jnp.asarray(value) >= minimum):
+    raise ValueError(f'{rule} needs {name} >= {minimum}, got {value}')
+
+
+def check_majority(rule: str, n: int, f: int) -> None:
+  """Raises ValueError unless honest workers are in the majority: `n > 2 f`."""
+  if n <= 2 * f:
+    raise ValueError(
+      f'{rule} needs num_workers > 2 * num_byzantine, got {n} and {f}'
+    )

@@ -1,0 +1,183 @@
+"""Two layouts of the messages, and the one place that changes between them.
+
+*Worker layout*: each device holds all coordinates of its own workers,
+`[n/p, d]`; gradients, momentum and codecs live there. *Coordinate layout*: each
+device holds its own coordinates of all workers, `[n, d/p]`; attacks and rules
+live there. A tiled all-to-all leads from one to the other, and no device ever
+holds n x d.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from byzjax._src import base, flat, nonfinite, reductions
+
+# Coordinates per device are a multiple of this, for any number of devices that
+# divides 8 the same total: what noise is drawn for does not depend on it.
+_COORDINATE_MULTIPLE = 32
+_LEAST_PADDING = 256
+
+
+class ServerState(NamedTuple):
+  """State of an aggregator and of the attack in front of it."""
+
+  aggregator: base.State
+  attack: base.State
+
+
+WorkerShardedState = ServerState
+
+
+def attacked(
+  aggregator: base.Aggregator, attack: base.Attack | None
+) -> base.Aggregator:
+  """The rule as the server meets it: after the attack, with full diagnostics.
+
+  `inspect` takes an extra `is_byzantine` bool[n]; its info has the finite mask
+  and the distance to the honest mean for every rule.
+  """
+
+  def init(params):
+    return ServerState(
+      aggregator.init(params), attack.init(params) if attack else ()
+    )
+
+  def inspect(
+    messages,
+    state,
+    params=None,
+    *,
+    key=None,
+    axis_name=None,
+    is_byzantine=None,
+    columns=None,
+    **extra,
+  ):
+    attack_key, rule_key = (
+      (None, None) if key is None else jax.random.split(key)
+    )
+    honest, attack_state = messages, state.attack
+    if attack is not None:
+      if is_byzantine is None:
+        raise ValueError('an attack needs is_byzantine, got None')
+      messages, attack_state = attack.apply(
+        messages,
+        state.attack,
+        is_byzantine=is_byzantine,
+        key=attack_key,
+        axis_name=axis_name,
+      )
+    if columns is not None:
+      # Padding is nobody's coordinate: whatever was sent there is dropped.
+      messages = jnp.where(columns, messages, 0)
+    aggregate, rule_state, info = aggregator.inspect(
+      messages,
+      state.aggregator,
+      params,
+      key=rule_key,
+      axis_name=axis_name,
+      **extra,
+    )
+    x, layout = flat.ravel_rows('round', messages)
+    info = info._replace(mask=nonfinite.finite_rows(x, axis_name=axis_name))
+    if is_byzantine is not None:
+      honest_mean = reductions.rows_mean(
+        layout.ravel_rows(honest), ~is_byzantine
+      )
+      error = reductions.distance(
+        layout.ravel(aggregate), honest_mean, axis_name=axis_name
+      )
+      info = info._replace(error=error)
+    return aggregate, ServerState(rule_state, attack_state), info
+
+  return base.Aggregator(init, inspect)
+
+
+def padded_size(size: int, num_shards: int) -> int:
+  """The number of coordinates that are split over `num_shards` devices."""
+  multiple = max(_LEAST_PADDING, _COORDINATE_MULTIPLE * num_shards)
+  multiple = -(-multiple // num_shards) * num_shards
+  return -(-size // multiple) * multiple
+
+
+def worker_sharded(
+  aggregator: base.Aggregator,
+  axis_name: str | tuple[str, ...],
+  attack: base.Attack | None = None,
+) -> base.Aggregator:
+  """A rule for use inside `jax.shard_map`, with workers split over devices.
+
+  One tiled all-to-all brings the messages from worker layout `[n/p, ...]` to
+  coordinate layout `[n, d/p]`; attack and rule run there, with psums of n or
+  n x n numbers; one all-gather returns the aggregate. For k workers per device
+  that is `(k + 1) d (p - 1) / p` numbers on the wire per device, and at k = 1
+  what an all-reduce of the mean would send.
+
+  Args:
+    aggregator: the rule. It must be an `Aggregator`: other optax transforms
+      would take the local coordinates for the whole model.
+    axis_name: mesh axis, or axes, over which the workers are split.
+    attack: what Byzantine workers do to the messages, or None.
+
+  Returns:
+    An `Aggregator` whose `update` takes the local messages (leaves `[n/p,
+    *shape]`), the keyword `is_byzantine` (bool[n] for *all* workers, needed
+    with an attack) and `key`, the same on all devices; the aggregate (leaves
+    `[*shape]`) is the same on all devices too. `init` must run inside the
+    shard_map as well; its state is split over coordinates: leaves `[d/p]` with
+    out_specs `P(axis_name)`.
+
+  Raises:
+    ValueError: if `aggregator` is not an `Aggregator`.
+
+  Example:
+    >>> import byzjax, jax, jax.numpy as jnp
+    >>> mesh = jax.make_mesh(
+    ...   (1,), ('workers',), axis_types=(jax.sharding.AxisType.Auto,))
+    >>> rule = byzjax.worker_sharded(byzjax.coordinate_median(), 'workers')
+    >>> @jax.shard_map(mesh=mesh, in_specs=jax.P('workers'), out_specs=jax.P())
+    ... def aggregate(messages):
+    ...   params = jnp.zeros_like(messages[0])
+    ...   return rule.update(messages, rule.init(params))[0]
+    >>> aggregate(jnp.array([[0., 9.], [1., 8.], [50., 7.]]))
+    Array([1., 8.], dtype=float32)
+  """
+  if not isinstance(aggregator, base.Aggregator):
+    raise ValueError(
+      'worker_sharded needs an Aggregator (put optax transforms behind it, in'
+      f' the optimizer), got {type(aggregator).__name__}'
+    )
+  server = attacked(aggregator, attack)
+
+  def init(params):
+    layout = flat.row_layout(params)
+    local_size = padded_size(layout.size, p := lax.axis_size(axis_name)) // p
+    zeros = jnp.zeros(local_size, layout.dtype)
+    return server.init(lax.pcast(zeros, axis_name, to='varying'))
+
+  def inspect(messages, state, params=None, *, axis_name=None, **extra: Any):
+    del params, axis_name
+    x, layout = flat.ravel_rows('worker_sharded', messages)
+    x, columns = to_coordinates(x)
+    aggregate, state, info = server.inspect(
+      x, state, axis_name=axes, columns=columns, **extra
+    )
+    full = lax.all_gather(aggregate, axes, tiled=True, to='invarying')
+    return layout.unravel(full), state, info
+
+  axes = axis_name
+
+  def to_coordinates(x):
+    size = x.shape[1]
+    padding = padded_size(size, lax.axis_size(axes)) - size
+    x = jnp.pad(x, ((0, 0), (0, padding)))
+    x = lax.all_to_all(x, axes, split_axis=1, concat_axis=0, tiled=True)
+    if not padding:
+      return x, None
+    first = lax.axis_index(axes) * x.shape[1]
+    return x, first + jnp.arange(x.shape[1])[None] < size
+
+  return base.Aggregator(init, inspect)

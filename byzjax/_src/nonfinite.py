@@ -1,0 +1,51 @@
+"""NaN and inf are attacks: the mask that keeps them out of every rule."""
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base, flat, reductions
+
+
+def usable_norms(squared_norms: jax.Array) -> jax.Array:
+  """Which rows a distance may be taken to: `[n] -> bool[n]`.
+
+  A row is left out when its squared norm is not finite, or so large that sums
+  of a few distances would overflow: beyond 2^-24 of the largest number, which
+  in float32 is a norm of 4.5e15.
+  """
+  limit = jnp.finfo(squared_norms.dtype).max * 2.0**-24
+  return squared_norms <= limit  # False for NaN
+
+
+def finite_rows(x: jax.Array, *, axis_name: base.AxisName = None) -> jax.Array:
+  """Which rows have only finite entries: `[n, d] -> bool[n]`."""
+  # An int32 sum runs at the speed of memory where a bool `all` does not.
+  bad = jnp.sum((~jnp.isfinite(x)).astype(jnp.int32), axis=1)
+  return reductions.psum(bad, axis_name) == 0
+
+
+def sanitize(messages: base.Messages) -> tuple[base.Messages, jax.Array]:
+  """Zeroes and masks the messages that have a non-finite entry.
+
+  `x_i <- 0` and `mask_i = False` if any entry of message i is NaN or inf. The
+  rules of byzjax do this themselves; it is here for rules of your own.
+
+  Args:
+    messages: pytree with leaves `[n, *param_shape]`, any float dtype.
+
+  Returns:
+    The messages with those rows zeroed (same shapes and dtypes), and the mask
+    bool[n] of the rows that were left as they are.
+
+  Raises:
+    ValueError: if the leaves do not share their leading axis.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> byzjax.sanitize(jnp.array([[1., 2.], [jnp.nan, 3.]]))
+    (Array([[1., 2.],
+           [0., 0.]], dtype=float32), Array([ True, False], dtype=bool))
+  """
+  x, layout = flat.ravel_rows('sanitize', messages)
+  mask = finite_rows(x)
+  return layout.unravel_rows(jnp.where(mask[:, None], x, 0)), mask

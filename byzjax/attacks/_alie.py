@@ -1,0 +1,83 @@
+"""A little is enough: a shift that hides inside the honest spread."""
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base, reductions
+from byzjax.attacks import _message
+
+
+def alie_factor(
+  num_workers: int | jax.Array, num_byzantine: int | jax.Array
+) -> jax.Array:
+  """The largest shift, in standard deviations, that a majority would support.
+
+  `z = Phi^{-1}((n - f - s) / (n - f))` with `s = floor(n/2 + 1) - f`, the
+  number of honest workers that must be farther out than the attackers.
+
+  Args:
+    num_workers: n, an integer; may be traced, like f.
+    num_byzantine: f, an integer with `0 <= f < n/2`.
+
+  Returns:
+    z, a float scalar. It is zero or negative for few attackers, (8, 1) say,
+    where the attack would change its direction: give `alie` a z of your own.
+
+  References:
+    Baruch, Baruch, Goldberg, 2019, arXiv:1902.06156.
+
+  Example:
+    >>> import byzjax
+    >>> print(f'{byzjax.alie_factor(25, 11):.3f}')
+    1.068
+  """
+  n, f = num_workers, num_byzantine
+  supporters = n // 2 + 1 - f
+  return jax.scipy.special.ndtri((n - f - supporters) / jnp.asarray(n - f))
+
+
+def alie(*, z: base.Scalar | None = None, ddof: int = 1) -> base.Attack:
+  """All attackers send the honest mean minus z standard deviations.
+
+  `x_b[j] = mu[j] - z s[j]`, mu and s the mean and the standard deviation of
+  coordinate j over the honest messages.
+
+  Libraries differ in sign, z and s: this is the code of centered clipping
+  (`z=None`, ddof 1). ByzFL and Blades send `mu + z s` (a negative z here) with
+  z = 1.5; the original, krum and ByzPy use ddof 0.
+
+  Args:
+    z: number of standard deviations; None for `alie_factor(n, f)`, with f
+      counted in the mask. May be traced.
+    ddof: divide the squares by (number of honest messages - ddof); 0 or 1.
+
+  Returns:
+    An `Attack` without state: `[n, ...] -> [n, ...]`, dtypes kept.
+
+  Raises:
+    ValueError: if ddof is not 0 or 1; at trace time, if `is_byzantine` is not
+      bool[n].
+
+  References:
+    Baruch, Baruch, Goldberg, 2019, arXiv:1902.06156.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> attack = byzjax.alie(z=1.5)
+    >>> messages, _ = attack.apply(
+    ...   jnp.array([[7.], [1.], [3.], [5.]]), attack.init(None),
+    ...   is_byzantine=jnp.array([True, False, False, False]))
+    >>> messages[0]
+    Array([0.], dtype=float32)
+  """
+  if ddof not in (0, 1):
+    raise ValueError(f'alie needs ddof to be 0 or 1, got {ddof!r}')
+
+  def vector(x, is_honest):
+    mean = _message.honest_mean(x, is_honest)
+    std = reductions.rows_std(x, is_honest, mean, ddof=ddof)
+    n = is_honest.shape[0]
+    shift = alie_factor(n, (~is_honest).sum()) if z is None else z
+    return mean - jnp.asarray(shift).astype(x.dtype) * std
+
+  return _message.from_honest('alie', vector)

@@ -1,0 +1,39 @@
+"""Inner-product manipulation: a little of the opposite direction."""
+
+from byzjax._src import base
+from byzjax.attacks import _message
+
+
+def inner_product_manipulation(*, epsilon: base.Scalar = 0.1) -> base.Attack:
+  """All attackers send the honest mean with the sign turned and scaled.
+
+  `x_b = -epsilon mu`, mu the mean of the honest messages: an omniscient attack
+  that aims at a negative inner product of aggregate and gradient. Small epsilon
+  hides near zero, where median-like rules look; a mean is only shrunk by it.
+
+  Args:
+    epsilon: factor, usually 0.1 (the official code of centered clipping); 0.2
+      to 10 elsewhere; may be traced.
+
+  Returns:
+    An `Attack` without state: `[n, ...] -> [n, ...]`, dtypes kept.
+
+  Raises:
+    ValueError: at trace time, if `is_byzantine` is not bool[n].
+
+  References:
+    Xie, Koyejo, Gupta, 2019, arXiv:1903.03936.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> attack = byzjax.inner_product_manipulation(epsilon=0.5)
+    >>> messages, _ = attack.apply(
+    ...   jnp.array([[7., 7.], [1., 2.], [3., 4.]]), attack.init(None),
+    ...   is_byzantine=jnp.array([True, False, False]))
+    >>> messages[0]
+    Array([-1. , -1.5], dtype=float32)
+  """
+  return _message.from_honest(
+    'inner_product_manipulation',
+    lambda x, is_honest: -epsilon * _message.honest_mean(x, is_honest),
+  )

@@ -1,0 +1,70 @@
+"""Label flip: honest work on wrong labels."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base
+
+
+def label_flip(num_classes: int, *, label: str | int = -1) -> base.DataAttack:
+  """Attackers compute honestly, on labels counted from the other end.
+
+  `y <- K - 1 - y` in the batches of Byzantine workers, before the gradients.
+
+  Args:
+    num_classes: K >= 2, a Python int; labels are in `0 ... K - 1`.
+    label: where a batch keeps its labels: the index in a tuple, (images,
+      labels) by default, or the key in a mapping.
+
+  Returns:
+    A data attack `(batch, is_byzantine bool[n], key) -> batch`; labels are
+    integers `[n, ...]`. The key is not used.
+
+  Raises:
+    ValueError: if K is not an int of at least 2; at trace time, if the batch
+      has no such entry or its labels are not integers `[n, ...]`.
+
+  References:
+    Tolpegin, Truex, Gursoy, Liu, 2020, arXiv:2007.08432.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> batch = (jnp.zeros([2, 3]), jnp.array([[0, 1, 9], [0, 1, 9]]))
+    >>> attack = byzjax.label_flip(10)
+    >>> attack(batch, jnp.array([True, False]), None)[1]
+    Array([[9, 8, 0],
+           [0, 1, 9]], dtype=int32)
+  """
+  base.check_count('label_flip', 'num_classes', num_classes, 2)
+
+  def apply(
+    batch: base.Batch, is_byzantine: jax.Array, key: jax.Array | None = None
+  ) -> base.Batch:
+    del key
+
+    def flip(labels):
+      n = is_byzantine.shape[0]
+      if labels.shape[:1] != (n,) or not jnp.issubdtype(
+        labels.dtype, jnp.integer
+      ):
+        raise ValueError(
+          f'label_flip needs integer labels [{n}, ...], got'
+          f' {labels.dtype}{list(labels.shape)}'
+        )
+      mask = is_byzantine.reshape((-1,) + (1,) * (labels.ndim - 1))
+      return jnp.where(mask, num_classes - 1 - labels, labels)
+
+    if isinstance(batch, Mapping) and label in batch:
+      return {**batch, label: flip(batch[label])}
+    if isinstance(batch, tuple) and isinstance(label, int):
+      parts = list(batch)
+      parts[label] = flip(parts[label])
+      return batch._make(parts) if hasattr(batch, '_make') else tuple(parts)
+    raise ValueError(
+      f'label_flip finds no labels {label!r} in a batch of type'
+      f' {type(batch).__name__}: give label= the index or the key of the labels'
+    )
+
+  return apply

@@ -1,0 +1,71 @@
+"""What every attack on messages is made of."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base, flat, reductions
+
+
+def overwrite(
+  messages: base.Messages, malicious: base.Messages, is_byzantine: jax.Array
+) -> base.Messages:
+  """Honest rows as they are, Byzantine rows from `malicious` ([n or 1, ..])."""
+
+  def leaf(x, bad):
+    mask = is_byzantine.reshape((-1,) + (1,) * (x.ndim - 1))
+    return jnp.where(mask, bad.astype(x.dtype), x)
+
+  return jax.tree.map(leaf, messages, malicious)
+
+
+def check_mask(
+  attack: str, messages: base.Messages, is_byzantine: jax.Array
+) -> int:
+  """Raises ValueError unless the mask is bool[n]; returns n."""
+  n = base.num_workers(f'{attack}: messages', messages)
+  shape, dtype = jnp.shape(is_byzantine), jnp.result_type(is_byzantine)
+  if shape != (n,) or dtype != jnp.bool_:
+    raise ValueError(
+      f'{attack} needs is_byzantine to be bool[{n}], one entry per message, got'
+      f' {dtype}{list(shape)}'
+    )
+  return n
+
+
+def from_honest(
+  name: str, vector_fn: Callable[[jax.Array, jax.Array], jax.Array]
+) -> base.Attack:
+  """An attack whose rows are all one function of the honest messages.
+
+  Args:
+    name: of the attack, for errors.
+    vector_fn: `(x float[n, d], is_honest bool[n]) -> float[d]`, coordinate by
+      coordinate; the rows where `is_honest` is False must not be read.
+
+  Returns:
+    The attack, without state.
+  """
+
+  def apply(
+    messages, state, *, is_byzantine, key=None, axis_name=None, **knowledge
+  ):
+    del key, axis_name, knowledge
+    check_mask(name, messages, is_byzantine)
+
+    def malicious(leaf):
+      x, layout = flat.ravel_rows(name, leaf)
+      return layout.unravel_rows(vector_fn(x, ~is_byzantine)[None])
+
+    return (
+      overwrite(messages, jax.tree.map(malicious, messages), is_byzantine),
+      state,
+    )
+
+  return base.Attack(base.no_state, apply)
+
+
+def honest_mean(x: jax.Array, is_honest: jax.Array) -> jax.Array:
+  """Mean of the honest rows: `[n, d] -> [d]`."""
+  return reductions.rows_mean(x, is_honest)

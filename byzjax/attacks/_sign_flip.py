@@ -1,0 +1,52 @@
+"""Sign flip: the opposite direction, as loud as one likes."""
+
+import jax
+
+from byzjax._src import base
+from byzjax.attacks import _inner_product_manipulation, _message
+
+
+def sign_flip(*, scale: base.Scalar = 1.0, own: bool = False) -> base.Attack:
+  """Attackers send a negative multiple of the honest mean, or of their own.
+
+  `x_b = -scale mu`, mu the mean of the honest messages (ByzFL; krum), or with
+  `own=True` `x_b = -scale x_b`, what the worker itself computed ("bit flip" of
+  the official code of centered clipping with scale 1; Blades and ByzPy). The
+  former is `inner_product_manipulation` under the name that the field gives it
+  for scales of 1 and more.
+
+  Args:
+    scale: factor; 1 flips the sign, 10 and 100 are the "reverse" attacks of
+      ByzSGDnm and DETOX; may be traced.
+    own: whether each attacker starts from its own message.
+
+  Returns:
+    An `Attack` without state: `[n, ...] -> [n, ...]`, dtypes kept.
+
+  Raises:
+    ValueError: at trace time, if `is_byzantine` is not bool[n].
+
+  References:
+    Li, Xu, Chen, Giannakis, Ling, 2019, arXiv:1811.03761.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> attack = byzjax.sign_flip(scale=10.0)
+    >>> messages, _ = attack.apply(
+    ...   jnp.array([[7., 7.], [1., 2.], [3., 4.]]), attack.init(None),
+    ...   is_byzantine=jnp.array([True, False, False]))
+    >>> messages[0]
+    Array([-20., -30.], dtype=float32)
+  """
+  if not own:
+    return _inner_product_manipulation.inner_product_manipulation(epsilon=scale)
+
+  def apply(
+    messages, state, *, is_byzantine, key=None, axis_name=None, **knowledge
+  ):
+    del key, axis_name, knowledge
+    _message.check_mask('sign_flip', messages, is_byzantine)
+    flipped = jax.tree.map(lambda x: -scale * x, messages)
+    return _message.overwrite(messages, flipped, is_byzantine), state
+
+  return base.Attack(base.no_state, apply)

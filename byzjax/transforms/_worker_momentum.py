@@ -1,0 +1,74 @@
+"""Momentum kept by a worker, in the form of the papers."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from byzjax._src import base
+
+
+class WorkerMomentumState(NamedTuple):
+  """State of `worker_momentum`."""
+
+  step: jax.Array  # shape=(), dtype=int32
+  momentum: base.Params
+
+
+def worker_momentum(
+  decay: base.Scalar,
+) -> optax.GradientTransformation:
+  """A moving average of the gradients that starts at the first gradient.
+
+  `m_0 = g_0`, `m_t = beta m_{t-1} + (1 - beta) g_t`. This is not
+  `optax.trace`, which sums (`M_t = beta M_{t-1} + g_t`), nor `optax.ema`, which
+  starts at zero: a radius or a learning rate tuned for one of them does not fit
+  the other.
+
+  Use it in a worker chain of `robust_round`, or lifted by `per_worker`.
+
+  Args:
+    decay: beta in [0, 1]; 0 sends the gradient itself; may be traced.
+
+  Returns:
+    An optax transform with a `WorkerMomentumState`; leaves keep shape and
+    dtype.
+
+  Raises:
+    ValueError: if beta is outside of [0, 1].
+
+  References:
+    Karimireddy, He, Jaggi, 2021, arXiv:2012.10333; the first step as in Yang,
+    Shi, Li, 2023, arXiv:2305.13856.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> tx = byzjax.worker_momentum(0.75)
+    >>> state = tx.init(jnp.zeros(1))
+    >>> first, state = tx.update(jnp.array([4.]), state)
+    >>> second, state = tx.update(jnp.array([8.]), state)
+    >>> print(first, second)
+    [4.] [5.]
+  """
+  base.check_at_least('worker_momentum', 'decay', decay, 0)
+  base.check_at_least('worker_momentum', '1 - decay', 1 - decay, 0)
+
+  def init_fn(params):
+    return WorkerMomentumState(
+      jnp.zeros([], jnp.int32), optax.tree.zeros_like(params)
+    )
+
+  def update_fn(updates, state, params=None):
+    del params
+    # At the first step the whole weight is on the gradient.
+    beta = jnp.where(state.step == 0, 0, decay)
+    momentum = jax.tree.map(
+      lambda m, g: (beta * m + (1 - beta) * g).astype(m.dtype),
+      state.momentum,
+      updates,
+    )
+    step = optax.safe_increment(state.step)
+    return momentum, WorkerMomentumState(step, momentum)
+
+  return optax.GradientTransformation(init_fn, update_fn)
