@@ -1,0 +1,127 @@
+"""The folder of a run: config, metrics, checkpoints, and how to resume."""
+
+import csv
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+METRICS = (
+  'round',
+  'seed',
+  'loss',
+  'accuracy',
+  'balanced_accuracy',
+  'train_loss',
+  'aggregation_error',
+  'num_nonfinite',
+)
+
+
+def check_empty(folder: pathlib.Path, *, resume: bool) -> None:
+  """Raises ValueError if a new run would write into a folder that is in use."""
+  if not resume and folder.exists() and any(folder.iterdir()):
+    raise ValueError(
+      f'--output_dir={folder} is not empty: choose another folder, or continue'
+      ' the run in it with --resume'
+    )
+
+
+def open_folder(
+  folder: pathlib.Path, config: dict[str, Any], *, resume: bool
+) -> None:
+  """Makes the folder and writes `config.json`, or checks it on `--resume`.
+
+  Raises:
+    ValueError: if the folder holds something and this is no resume, or if it
+      was written by a run with other flags. Nothing is overwritten.
+  """
+  check_empty(folder, resume=resume)
+  path = folder / 'config.json'
+  if path.exists():
+    try:
+      found = json.loads(path.read_text())
+    except ValueError as error:
+      raise ValueError(f'--resume: {path} is damaged: {error}') from error
+    differing = {
+      key: f'{found.get(key)!r} there, {config.get(key)!r} here'
+      for key in sorted({*found, *config})
+      if found.get(key) != config.get(key)
+    }
+    if differing:
+      raise ValueError(
+        f'--resume needs the flags of the run in {folder}, but {differing}'
+      )
+  elif folder.exists() and any(folder.iterdir()):
+    raise ValueError(
+      f'--resume: {folder} holds files but no config.json of a run'
+    )
+  else:
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(path, json.dumps(config, indent=2) + '\n')
+
+
+def write_metrics(folder: pathlib.Path, rows: Sequence[dict]) -> None:
+  """All rows so far as `metrics.csv`, in one atomic step."""
+  lines = [','.join(METRICS)]
+  lines += [','.join(str(row[name]) for name in METRICS) for row in rows]
+  _write(folder / 'metrics.csv', '\n'.join(lines) + '\n')
+
+
+def read_metrics(folder: pathlib.Path, up_to_round: int) -> list[dict]:
+  """The rows of `metrics.csv` up to a round, as they were written."""
+  path = folder / 'metrics.csv'
+  if not path.exists():
+    return []
+  with path.open() as file:
+    rows = list(csv.DictReader(file))
+  return [row for row in rows if int(row['round']) <= up_to_round]
+
+
+def save_checkpoint(folder: pathlib.Path, step: int, state: Any) -> None:
+  """Writes the state of round `step`; the one before is kept beside it."""
+  root = folder.absolute() / 'checkpoints'
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(root / f'{step:08d}', state)
+  for old in _checkpoints(folder)[:-2]:
+    shutil.rmtree(old)
+
+
+def restore_checkpoint(
+  folder: pathlib.Path, like: Any
+) -> tuple[int, Any] | None:
+  """The newest checkpoint as `(round, state)`, or None if there is none.
+
+  Raises:
+    ValueError: if it cannot be read, with what to delete to fall back.
+  """
+  checkpoints = _checkpoints(folder)
+  if not checkpoints:
+    return None
+  newest = checkpoints[-1]
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      return int(newest.name), checkpointer.restore(newest, like)
+  except Exception as error:
+    raise ValueError(
+      f'--resume: the checkpoint {newest} cannot be read; delete that folder to'
+      f' continue from {"the one before it" if checkpoints[1:] else "round 0"}.'
+      f' ({type(error).__name__}: {str(error).splitlines()[0]})'
+    ) from error
+
+
+def _checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
+  # Orbax writes under another name and renames, so digits mean complete.
+  root = folder.absolute() / 'checkpoints'
+  found = root.iterdir() if root.exists() else ()
+  return sorted(path for path in found if path.name.isdigit())
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  temporary = path.with_suffix('.tmp')
+  temporary.write_text(text)
+  os.replace(temporary, path)

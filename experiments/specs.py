@@ -1,0 +1,198 @@
+"""`'name(key=value)'` on the command line, and what the names stand for."""
+
+import ast
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+import byzjax
+from byzjax import data
+
+AGGREGATORS: dict[str, Callable] = {
+  'centered_clipping': byzjax.centered_clipping,
+  'coordinate_median': byzjax.coordinate_median,
+  'geometric_median': byzjax.geometric_median,
+  'krum': byzjax.krum,
+  'mean': byzjax.mean,
+  'multi_krum': byzjax.multi_krum,
+  'trimmed_mean': byzjax.trimmed_mean,
+}
+PRE_AGGREGATORS: dict[str, Callable] = {
+  'bucketing': byzjax.bucketing,
+  'nearest_neighbor_mixing': byzjax.nearest_neighbor_mixing,
+}
+ATTACKS: dict[str, Callable] = {
+  'alie': byzjax.alie,
+  'constant': byzjax.constant,
+  'gaussian': byzjax.gaussian,
+  'inner_product_manipulation': byzjax.inner_product_manipulation,
+  'label_flip': byzjax.label_flip,
+  'none': lambda: None,
+  'sign_flip': byzjax.sign_flip,
+}
+PARTITIONS: dict[str, Callable] = {
+  'dirichlet_by_class': data.dirichlet_by_class,
+  'dirichlet_by_worker': data.dirichlet_by_worker,
+  'iid': data.iid,
+  'label_sorted': data.label_sorted,
+}
+
+
+def sgd(learning_rate, momentum=0.0, nesterov=False):
+  """SGD on the aggregate, with momentum on the server if asked for."""
+  return optax.sgd(learning_rate, momentum or None, nesterov)
+
+
+def normalized_sgd(learning_rate):
+  """The server step of ByzSGDnm: as long as the learning rate."""
+  return optax.chain(
+    byzjax.normalize_by_global_norm(),
+    optax.scale_by_learning_rate(learning_rate),
+  )
+
+
+OPTIMIZERS: dict[str, Callable] = {
+  'adam': optax.adam,
+  'adamw': optax.adamw,
+  'normalized_sgd': normalized_sgd,
+  'sgd': sgd,
+}
+
+
+def step_schedule(learning_rate, rounds, *, factor=0.1, at=0.75):
+  """The learning rate, times a factor from a fraction of the rounds on."""
+  return optax.piecewise_constant_schedule(
+    learning_rate, {int(at * rounds): factor}
+  )
+
+
+SCHEDULES: dict[str, Callable] = {
+  'constant': lambda learning_rate, rounds: learning_rate,
+  'cosine': lambda learning_rate, rounds: optax.cosine_decay_schedule(
+    learning_rate, rounds
+  ),
+  'step': step_schedule,
+}
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+  """`'krum(num_neighbors=3)'` -> `('krum', {'num_neighbors': 3})`.
+
+  Values are Python literals, `inf` and `nan`.
+
+  Raises:
+    ValueError: if the text is no name, with or without keyword arguments.
+  """
+  problem = (
+    f"expected name or name(key=value, ...), as in 'krum' or"
+    f" 'centered_clipping(radius=1.0)', got {text!r}"
+  )
+  if re.fullmatch(r'\w+', text.strip()):
+    return text.strip(), {}
+  try:
+    call = ast.parse(text.strip(), mode='eval').body
+    if (
+      not isinstance(call, ast.Call)
+      or not isinstance(call.func, ast.Name)
+      or call.args
+    ):
+      raise ValueError(problem)
+    return call.func.id, {
+      str(keyword.arg): _literal(keyword.value) for keyword in call.keywords
+    }
+  except (SyntaxError, ValueError) as error:
+    raise ValueError(problem) from error
+
+
+def _literal(node: ast.expr) -> Any:
+  names = {'inf': jnp.inf, 'nan': jnp.nan}
+  if isinstance(node, ast.Name) and node.id in names:
+    return names[node.id]
+  if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+    return -_literal(node.operand)
+  return ast.literal_eval(node)
+
+
+def build(
+  flag: str,
+  text: str,
+  known: Mapping[str, Callable],
+  *args: Any,
+  defaults: Mapping[str, Any] | None = None,
+) -> Any:
+  """Calls the factory that `text` names, or says which names there are.
+
+  Args:
+    flag: name of the flag, for errors.
+    text: as for `parse`.
+    known: factories by name.
+    *args: positional arguments of every factory.
+    defaults: keyword arguments to add where a factory takes them and the text
+      does not give them.
+
+  Raises:
+    ValueError: if the name is unknown, or the factory refuses its arguments.
+  """
+  name, given = parse(text)
+  if name not in known:
+    raise ValueError(
+      f'--{flag}: unknown name {name!r}; known are {", ".join(sorted(known))}'
+    )
+  factory = known[name]
+  parameters = inspect.signature(factory).parameters
+  keywords = {
+    key: value for key, value in (defaults or {}).items() if key in parameters
+  }
+  try:
+    return factory(*args, **{**keywords, **given})
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'--{flag}={text}: {error}') from error
+
+
+def split_top(text: str, separator: str) -> list[str]:
+  """Splits at separators that are not inside parentheses; drops empty parts."""
+  parts, depth, start = [], 0, 0
+  for i, character in enumerate(text):
+    depth += (character == '(') - (character == ')')
+    if character == separator and depth == 0:
+      parts.append(text[start:i])
+      start = i + 1
+  parts.append(text[start:])
+  return [part.strip() for part in parts if part.strip()]
+
+
+def aggregator(
+  text: str, pre_aggregators: str, num_byzantine: int
+) -> byzjax.Aggregator:
+  """The rule behind its pre-aggregators, each given f where it asks for it."""
+  fill = functools.partial(build, defaults={'num_byzantine': num_byzantine})
+  rule = fill('aggregator', text, AGGREGATORS)
+  stages = [
+    fill('pre_aggregators', stage, PRE_AGGREGATORS)
+    for stage in split_top(pre_aggregators, ',')
+  ]
+  return byzjax.pre_aggregate(*stages, rule) if stages else rule
+
+
+def partition(
+  text: str, labels: Any, num_workers: int, seed: int
+) -> data.Partition:
+  """The shards of the workers; `long_tail=r` thins the classes first."""
+  name, given = parse(text)
+  ratio = given.pop('long_tail', 1.0)
+  kept = data.long_tail(labels, ratio=ratio, seed=seed)
+  arguments = ', '.join(f'{key}={value!r}' for key, value in given.items())
+  shards = build(
+    'partition',
+    f'{name}({arguments})',
+    PARTITIONS,
+    labels[kept],
+    num_workers,
+    defaults={'seed': seed},
+  )
+  return data.restrict(shards, kept)

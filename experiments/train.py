@@ -1,0 +1,406 @@
+r"""One training run under attack, or the same run with several rules.
+
+  python -m experiments.train                        # the demonstration
+  python -m experiments.train --aggregator=krum --attack='alie(z=1.5)' \
+      --num_workers=25 --num_byzantine=5 --output_dir=runs/krum
+
+Names take their hyper-parameters in parentheses, `centered_clipping(radius=1)`;
+the number of Byzantine workers is filled in where a rule asks for it. Several
+rules, separated by semicolons, run one after the other and end in one table and
+one picture. Each run writes `config.json`, `metrics.csv` (a row per evaluation
+and seed), `curve.png` and checkpoints; a killed run goes on with `--resume` and
+ends with the same bits.
+"""
+
+import functools
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import tqdm
+from absl import app, flags, logging
+from matplotlib import pyplot as plt
+
+import byzjax
+from byzjax import data, models
+from experiments import output, specs
+
+matplotlib.use('agg')  # Files only: a server has no screen.
+FLAGS = flags.FLAGS
+# What may differ between a run and its continuation.
+_NOT_CONFIG = ('aggregator', 'data_dir', 'output_dir', 'resume')
+
+
+def _names(known) -> str:
+  return ', '.join(sorted(known))
+
+
+flags.DEFINE_string(
+  'dataset',
+  'digits',
+  'digits (1797 handwritten digits, no download) or any prepared image set of'
+  ' --data_dir, such as mnist, fashion_mnist, cifar10.',
+)
+flags.DEFINE_string(
+  'data_dir',
+  None,
+  'Folder with data sets in TFDS format (array_record); the environment'
+  ' variable TFDS_DATA_DIR by default.',
+)
+flags.DEFINE_string(
+  'partition',
+  'iid',
+  f'How examples are divided among workers: {_names(specs.PARTITIONS)}. With'
+  ' long_tail=r, class k first keeps r^k of its examples. E.g.'
+  ' dirichlet_by_class(alpha=0.1), iid(long_tail=0.6).',
+)
+flags.DEFINE_enum('model', 'mlp', ['cnn', 'mlp', 'resnet20'], 'The network.')
+flags.DEFINE_integer('num_workers', 25, 'n, attackers included.', 1)
+flags.DEFINE_integer('num_byzantine', 11, 'f, fewer than half of them.', 0)
+flags.DEFINE_bool(
+  'redraw_byzantine',
+  False,
+  'Draw the attackers anew in every round instead of the first f workers.',
+)
+flags.DEFINE_string(
+  'attack',
+  'sign_flip(scale=10.0)',
+  f'What attackers send: {_names(specs.ATTACKS)}. E.g. alie(z=1.5).',
+)
+flags.DEFINE_string(
+  'pre_aggregators',
+  '',
+  'What messages go through before the rule, separated by commas:'
+  f' {_names(specs.PRE_AGGREGATORS)}. E.g. bucketing(bucket_size=2).',
+)
+flags.DEFINE_string(
+  'aggregator',
+  'mean; krum; centered_clipping(radius=0.1)',
+  f'The rule, or several separated by semicolons: {_names(specs.AGGREGATORS)}.',
+)
+flags.DEFINE_float(
+  'momentum', 0.9, 'Decay of the momentum that each worker keeps, in [0, 1].'
+)
+flags.DEFINE_string(
+  'optimizer',
+  'sgd',
+  f'What the server does with the aggregate: {_names(specs.OPTIMIZERS)}.',
+)
+flags.DEFINE_float('learning_rate', 0.5, 'Initial learning rate.', 0.0)
+flags.DEFINE_string(
+  'schedule',
+  'step',
+  f'Learning rate over the rounds: {_names(specs.SCHEDULES)}; step is'
+  ' step(factor=0.1, at=0.75), a factor from a fraction of the rounds on.',
+)
+flags.DEFINE_integer('batch_size', 8, 'Examples per worker and round.', 1)
+flags.DEFINE_integer('rounds', 400, 'Rounds of training.', 1)
+flags.DEFINE_integer('eval_every', 20, 'Rounds between evaluations.', 1)
+flags.DEFINE_integer('seed', 0, 'The first seed.', 0)
+flags.DEFINE_integer(
+  'num_seeds', 3, 'Runs with seeds seed, seed + 1, ... in one program.', 1
+)
+flags.DEFINE_integer(
+  'num_devices', 1, 'Devices to split the workers over; on a CPU, threads.', 1
+)
+flags.DEFINE_string(
+  'worker_map',
+  'auto',
+  'Per-worker gradients by vmap, map (one by one) or chunks of so many workers;'
+  ' auto is map for convolutions on a CPU and vmap otherwise.',
+)
+flags.DEFINE_string(
+  'output_dir', None, 'A new folder; runs/<data set>-<time> by default.'
+)
+flags.DEFINE_bool('resume', False, 'Continue the run in --output_dir.')
+
+
+class Run(NamedTuple):
+  """Everything that one rule needs: two compiled functions and a state."""
+
+  chunk: Callable  # (states, length) -> (states, mean RoundInfo [num_seeds])
+  evaluate: Callable  # states -> Metrics [num_seeds]
+  states: byzjax.RoundState  # leaves [num_seeds, ...]
+
+
+def make_run(rule: str, dataset: data.Dataset) -> Run:
+  """The program of one rule from the flags, checked by tracing it."""
+  # --- Data: one partition per seed, padded to a common width.
+  seeds = range(FLAGS.seed, FLAGS.seed + FLAGS.num_seeds)
+  parts = [
+    specs.partition(
+      FLAGS.partition, dataset.train_labels, FLAGS.num_workers, seed
+    )
+    for seed in seeds
+  ]
+  width = max(part.indices.shape[1] for part in parts)
+  partitions = data.Partition(
+    jnp.stack([_padded(part.indices, width) for part in parts]),
+    jnp.stack([part.sizes for part in parts]),
+  )
+  images = jnp.asarray(dataset.train_images)
+  labels = jnp.asarray(dataset.train_labels)
+
+  # --- Model: one initialisation per seed.
+  networks = [
+    models.split(
+      models.make(FLAGS.model, images.shape[1:], dataset.num_classes, seed=seed)
+    )
+    for seed in seeds
+  ]
+  graphdef = networks[0][0]
+
+  # --- The round.
+  learning_rate = specs.build(
+    'schedule',
+    FLAGS.schedule,
+    specs.SCHEDULES,
+    FLAGS.learning_rate,
+    FLAGS.rounds,
+  )
+  byzantine: Any = FLAGS.num_byzantine
+  if FLAGS.redraw_byzantine:
+    byzantine = byzjax.random_byzantine(
+      FLAGS.num_workers, FLAGS.num_byzantine, jax.random.key(FLAGS.seed)
+    )
+  training = byzjax.robust_round(
+    models.cross_entropy_loss(graphdef),
+    num_workers=FLAGS.num_workers,
+    worker=byzjax.worker_momentum(FLAGS.momentum),
+    attack=specs.build(
+      'attack',
+      FLAGS.attack,
+      specs.ATTACKS,
+      defaults={'num_classes': dataset.num_classes},
+    ),
+    byzantine=byzantine,
+    aggregator=specs.aggregator(
+      rule, FLAGS.pre_aggregators, FLAGS.num_byzantine
+    ),
+    optimizer=specs.build(
+      'optimizer', FLAGS.optimizer, specs.OPTIMIZERS, learning_rate
+    ),
+    worker_map=_worker_map(),
+    mesh=_mesh(),
+  )
+
+  # --- Rounds for all seeds: one program.
+  keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+
+  @functools.partial(jax.jit, static_argnums=4, donate_argnums=0)
+  def chunk(states, partitions, images, labels, length):
+    def one_seed(state, partition, key):
+      data_key, round_key = jax.random.split(key)
+
+      def one_round(state, _):
+        batch = data.sample_batch(
+          images,
+          labels,
+          partition,
+          jax.random.fold_in(data_key, state.step),
+          FLAGS.batch_size,
+          scale=dataset.scale,
+        )
+        return training.step(state, batch, round_key)
+
+      state, infos = jax.lax.scan(one_round, state, length=length)
+      return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), infos)
+
+    return jax.vmap(one_seed)(states, partitions, keys)
+
+  @jax.jit
+  def evaluate(states, images, labels):
+    return jax.vmap(
+      lambda params: models.evaluate(
+        graphdef,
+        params,
+        images,
+        labels,
+        num_classes=dataset.num_classes,
+        scale=dataset.scale,
+      )
+    )(states.params)
+
+  initial = [training.init(params) for _, params in networks]
+  states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *initial)
+  arrays = (partitions, images, labels)
+  # Traced here, so that a rule that cannot take these messages says so before
+  # anything has run or been written.
+  jax.eval_shape(
+    lambda states: chunk(states, *arrays, FLAGS.eval_every), states
+  )
+  test = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
+  return Run(
+    lambda states, length: chunk(states, *arrays, length),
+    lambda states: evaluate(states, *test),
+    states,
+  )
+
+
+def train(name: str, run: Run, folder: pathlib.Path) -> list[dict]:
+  """Runs the rounds and returns all rows of metrics."""
+  states, start, rows = run.states, 0, []
+  if FLAGS.resume:
+    like = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+      states,
+    )
+    if restored := output.restore_checkpoint(folder, like):
+      start, states = restored
+      rows = output.read_metrics(folder, start)
+  if not rows:
+    rows = _rows(0, run.evaluate(states), None)
+  bar = tqdm.tqdm(total=FLAGS.rounds, initial=start, desc=name, unit='rounds')
+  for done in range(start, FLAGS.rounds, FLAGS.eval_every):
+    length = min(FLAGS.eval_every, FLAGS.rounds - done)
+    states, info = run.chunk(states, length)
+    rows += _rows(done + length, run.evaluate(states), info)
+    # Rows go first: a resumed run cuts those that its checkpoint lacks.
+    output.write_metrics(folder, rows)
+    output.save_checkpoint(folder, done + length, states)
+    last = rows[-FLAGS.num_seeds :]
+    bar.set_postfix(
+      loss=f'{_column(last, "loss").mean():.3f}',
+      accuracy=f'{_column(last, "accuracy").mean():.1%}',
+      refresh=False,
+    )
+    bar.update(length)
+  bar.close()
+  return rows
+
+
+def _padded(indices: np.ndarray, width: int) -> np.ndarray:
+  return np.pad(indices, ((0, 0), (0, width - indices.shape[1])))
+
+
+def _worker_map() -> str | int:
+  if FLAGS.worker_map != 'auto':
+    chunks = FLAGS.worker_map.isdigit()
+    return int(FLAGS.worker_map) if chunks else FLAGS.worker_map
+  convolutions = FLAGS.model != 'mlp' and jax.default_backend() == 'cpu'
+  return 'map' if convolutions else 'vmap'
+
+
+def _mesh() -> jax.sharding.Mesh | None:
+  if FLAGS.num_devices == 1:
+    return None
+  if FLAGS.num_devices > jax.device_count():
+    raise ValueError(
+      f'--num_devices={FLAGS.num_devices} is more than the'
+      f' {jax.device_count()} devices of this machine'
+    )
+  return jax.make_mesh((FLAGS.num_devices,), ('workers',))
+
+
+def _rows(done: int, metrics: models.Metrics, info) -> list[dict]:
+  """One row of `metrics.csv` per seed; numbers are written in full."""
+  nothing = np.full(FLAGS.num_seeds, np.nan)
+  return [
+    {
+      'round': done,
+      'seed': FLAGS.seed + i,
+      'loss': float(metrics.loss[i]),
+      'accuracy': float(metrics.accuracy[i]),
+      'balanced_accuracy': float(metrics.balanced_accuracy[i]),
+      'train_loss': float((info.loss if info else nothing)[i]),
+      'aggregation_error': float(
+        (info.aggregation_error if info else nothing)[i]
+      ),
+      'num_nonfinite': float((info.num_nonfinite if info else nothing)[i]),
+    }
+    for i in range(FLAGS.num_seeds)
+  ]
+
+
+def _column(rows: list[dict], name: str) -> np.ndarray:
+  return np.array([float(row[name]) for row in rows])
+
+
+def _table(results: dict[str, list[dict]]) -> None:
+  print(
+    f'\n{FLAGS.num_byzantine} of {FLAGS.num_workers} workers send'
+    f' {FLAGS.attack}; test accuracy after {FLAGS.rounds} rounds, mean (and'
+    f' range) of {FLAGS.num_seeds} seeds'
+  )
+  width = max(map(len, results))
+  print(f'{"rule":{width}}  {"accuracy":>20}  {"class-balanced":>20}')
+  for rule, rows in results.items():
+    cells = [f'{rule:{width}}']
+    for name in ('accuracy', 'balanced_accuracy'):
+      last = 100 * _column(rows[-FLAGS.num_seeds :], name)
+      span = f'({last.min():.1f} to {last.max():.1f})'
+      cells.append(f'{last.mean():5.1f} {span:>14}')
+    print('  '.join(cells))
+
+
+def _picture(results: dict[str, list[dict]], path: pathlib.Path) -> None:
+  """Accuracy over rounds: a line per rule, a band from worst to best seed."""
+  figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
+  for rule, rows in results.items():
+    accuracy = 100 * _column(rows, 'accuracy').reshape(-1, FLAGS.num_seeds)
+    rounds = _column(rows, 'round')[:: FLAGS.num_seeds]
+    axes.plot(rounds, accuracy.mean(axis=1), label=rule)
+    axes.fill_between(
+      rounds, accuracy.min(axis=1), accuracy.max(axis=1), alpha=0.2
+    )
+  axes.set(xlabel='round', ylabel='test accuracy (%)', ylim=(0, 100))
+  axes.set_title(
+    f'{FLAGS.dataset}: {FLAGS.num_byzantine} of {FLAGS.num_workers} workers'
+    f' send {FLAGS.attack}'
+  )
+  axes.grid(alpha=0.3)
+  axes.legend(loc='best')
+  figure.savefig(path, dpi=150)
+  plt.close(figure)
+
+
+def main(argv):
+  logging.set_verbosity(logging.WARNING)  # Checkpointing is talkative.
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments {argv[1:]}')
+  if FLAGS.num_devices > 1:
+    jax.config.update('jax_num_cpu_devices', FLAGS.num_devices)
+  root = pathlib.Path(
+    FLAGS.output_dir or time.strftime(f'runs/{FLAGS.dataset}-%Y%m%d-%H%M%S')
+  )
+  rules = specs.split_top(FLAGS.aggregator, ';')
+  # One rule writes to the folder itself, several to a folder each.
+  folders = [root / _slug(r) if len(rules) > 1 else root for r in rules]
+  own_flags = FLAGS.get_key_flags_for_module(sys.modules[__name__])
+  config = {flag.name: flag.value for flag in own_flags}
+  config = {k: v for k, v in config.items() if k not in _NOT_CONFIG}
+  try:
+    if not rules:
+      raise ValueError('--aggregator names no rule')
+    if FLAGS.resume and not FLAGS.output_dir:
+      raise ValueError('--resume needs --output_dir, the folder to continue')
+    output.check_empty(root, resume=FLAGS.resume)
+    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
+    runs = [make_run(rule, dataset) for rule in rules]
+    for rule, folder in zip(rules, folders):
+      output.open_folder(
+        folder, {**config, 'aggregator': rule}, resume=FLAGS.resume
+      )
+    results = {}
+    for rule, run, folder in zip(rules, runs, folders):
+      results[rule] = train(rule, run, folder)
+  except ValueError as error:
+    sys.exit(f'train.py: {error}')
+  _table(results)
+  _picture(results, root / 'curve.png')
+  print(f'\nWrote {root}')
+
+
+def _slug(rule: str) -> str:
+  return re.sub(r'[^\w.=-]+', '_', rule).strip('_')
+
+
+if __name__ == '__main__':
+  app.run(main)
