@@ -1,0 +1,336 @@
+"""Which worker holds which examples: index tables, made once on the host."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Partition(NamedTuple):
+  """The examples of each of n workers.
+
+  Row i of `indices` holds the examples of worker i in its first `sizes[i]`
+  places; the rest repeats them cyclically, so that every entry is valid.
+  """
+
+  indices: np.ndarray  # int32 [n, m], m the largest size
+  sizes: np.ndarray  # int32 [n], each at least 1
+
+
+def iid(labels: np.ndarray, num_workers: int) -> Partition:
+  r"""Every worker draws from all examples: the i.i.d. setting of the theory.
+
+  .. math::
+    S_i = \{0, \dots, N - 1\} \quad \text{for all } i
+
+  With `sample_batch`, the batches of all workers are independent draws from one
+  distribution. To divide a data set evenly instead, see `random_shards`.
+
+  Args:
+    labels: integers `[N]`; only their number matters.
+    num_workers: number of workers n, from 1 to N.
+
+  Returns:
+    A `Partition` in which every worker holds every example: `indices` int32
+    `[n, N]`, `sizes` int32 `[n]`.
+
+  Raises:
+    ValueError: if labels is not a vector of integers of at least 0, or the
+      number of workers is below 1 or above N.
+
+  Example:
+    >>> import numpy as np
+    >>> from byzjax import data
+    >>> data.iid(np.zeros(10, int), 4).sizes
+    array([10, 10, 10, 10], dtype=int32)
+  """
+  labels = _check('iid', labels, num_workers)
+  everything = np.arange(labels.size, dtype=np.int32)
+  return Partition(
+    np.broadcast_to(everything, (num_workers, labels.size)),
+    np.full(num_workers, labels.size, np.int32),
+  )
+
+
+def label_sorted(labels: np.ndarray, num_workers: int) -> Partition:
+  """Contiguous shards of the examples in the order of their labels.
+
+  `S_i` is the i-th of n consecutive pieces of a stable `argsort(labels)`:
+  the most heterogeneous of the equal partitions, each worker sees one or two
+  classes when classes are large. Sizes differ by at most one example, and the
+  larger shards come first.
+
+  Args:
+    labels: integers `[N]`, at least 0.
+    num_workers: number of workers n, from 1 to N.
+
+  Returns:
+    A `Partition` that holds every example exactly once: `indices` int32 `[n,
+    ceil(N / n)]`, `sizes` int32 `[n]`.
+
+  Raises:
+    ValueError: if labels is not a vector of integers of at least 0, or the
+      number of workers is below 1 or above N.
+
+  Example:
+    >>> import numpy as np
+    >>> from byzjax import data
+    >>> data.label_sorted(np.array([1, 0, 1, 0]), 2).indices
+    array([[1, 3], [0, 2]], dtype=int32)
+  """
+  labels = _check('label_sorted', labels, num_workers)
+  order = np.argsort(labels, kind='stable')
+  return _from_shards('label_sorted', np.array_split(order, num_workers))
+
+
+def random_shards(
+  labels: np.ndarray, num_workers: int, *, seed: int = 0
+) -> Partition:
+  r"""Equal shards of a random order of the examples.
+
+  .. math::
+    S_i = \{\pi(j) : c_i \le j < c_{i+1}\}, \qquad
+    c_i = i \lfloor N / n \rfloor + \min(i, N \bmod n)
+
+  for a uniform permutation pi. Sizes differ by at most one example, and the
+  larger shards come first.
+
+  Small shards are not i.i.d. data: the few examples that a worker holds give it
+  a bias of its own, which stays from round to round and which no momentum
+  averages away.
+
+  Args:
+    labels: integers `[N]`; only their number matters.
+    num_workers: number of workers n, from 1 to N.
+    seed: of the permutation.
+
+  Returns:
+    A `Partition` that holds every example exactly once: `indices` int32 `[n,
+    ceil(N / n)]`, `sizes` int32 `[n]`.
+
+  Raises:
+    ValueError: if labels is not a vector of integers of at least 0, or the
+      number of workers is below 1 or above N.
+
+  Example:
+    >>> import numpy as np
+    >>> from byzjax import data
+    >>> data.random_shards(np.zeros(10, int), 4).sizes
+    array([3, 3, 2, 2], dtype=int32)
+  """
+  labels = _check('random_shards', labels, num_workers)
+  order = np.random.default_rng(seed).permutation(labels.size)
+  return _from_shards('random_shards', np.array_split(order, num_workers))
+
+
+def dirichlet_by_class(
+  labels: np.ndarray, num_workers: int, *, alpha: float, seed: int = 0
+) -> Partition:
+  r"""Each class is shared out among the workers in Dirichlet proportions.
+
+  .. math::
+    p_k \sim \mathrm{Dir}(\alpha 1_n), \qquad
+    |S_i \cap C_k| \approx p_{k, i} |C_k|
+
+  independently for each class k; the examples of a class are put in a random
+  order and cut at the cumulative shares, rounded down. Small alpha: few workers
+  hold a class. Workers differ in their number of examples too.
+
+  Args:
+    labels: integers `[N]`, at least 0.
+    num_workers: number of workers n, from 1 to N.
+    alpha: concentration, positive and finite; 0.1 to 1 is usual.
+    seed: of the shares and the orders.
+
+  Returns:
+    A `Partition` that holds every example exactly once: `indices` int32 `[n,
+    m]`, `sizes` int32 `[n]`.
+
+  Raises:
+    ValueError: if labels is not a vector of integers of at least 0, the number
+      of workers is below 1 or above N, alpha is not positive and finite, or a
+      worker is left without examples.
+
+  References:
+    Yurochkin, Agarwal, Ghosh, Greenewald, Hoang and Khazaeni, "Bayesian
+    Nonparametric Federated Learning of Neural Networks", 2019, arXiv
+    1905.12022.
+
+  Example:
+    >>> import numpy as np
+    >>> from byzjax import data
+    >>> labels = np.repeat([0, 1], 50)
+    >>> data.dirichlet_by_class(labels, 2, alpha=1.0).sizes.sum()
+    np.int64(100)
+  """
+  labels = _check('dirichlet_by_class', labels, num_workers)
+  _check_alpha('dirichlet_by_class', alpha)
+  rng = np.random.default_rng(seed)
+  pieces: list[list[np.ndarray]] = [[] for _ in range(num_workers)]
+  for k in np.unique(labels):
+    members = rng.permutation(np.flatnonzero(labels == k))
+    shares = rng.dirichlet(np.full(num_workers, alpha))
+    cuts = np.floor(np.cumsum(shares)[:-1] * members.size).astype(int)
+    for piece, part in zip(pieces, np.split(members, cuts)):
+      piece.append(part)
+  return _from_shards(
+    'dirichlet_by_class', [np.concatenate(piece) for piece in pieces]
+  )
+
+
+def dirichlet_by_worker(
+  labels: np.ndarray, num_workers: int, *, alpha: float, seed: int = 0
+) -> Partition:
+  r"""Each worker draws its own mix of classes; all get equally many examples.
+
+  .. math::
+    q_i \sim \mathrm{Dir}(\alpha 1_K), \qquad
+    \Pr[\text{next example of worker } i \text{ has label } k] =
+      \frac{q_{i, k} 1[k \text{ is left}]}{\sum_l q_{i, l} 1[l \text{ is left}]}
+
+  without replacement, one worker after the other, so that the last ones take
+  what is left and may be nearer to it than to their own draw. A worker none of
+  whose classes is left draws from the examples left. Sizes differ by at most
+  one example, and the larger shards come first.
+
+  Args:
+    labels: integers `[N]`, at least 0; K is the number of distinct ones.
+    num_workers: number of workers n, from 1 to N.
+    alpha: concentration, positive and finite; 0.1 to 1 is usual.
+    seed: of the mixes and the draws.
+
+  Returns:
+    A `Partition` that holds every example exactly once: `indices` int32 `[n,
+    ceil(N / n)]`, `sizes` int32 `[n]`.
+
+  Raises:
+    ValueError: if labels is not a vector of integers of at least 0, the number
+      of workers is below 1 or above N, or alpha is not positive and finite.
+
+  References:
+    Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data Distribution
+    for Federated Visual Classification", 2019, arXiv 1909.06335, with a uniform
+    prior over classes.
+
+  Example:
+    >>> import numpy as np
+    >>> from byzjax import data
+    >>> labels = np.repeat([0, 1], 50)
+    >>> data.dirichlet_by_worker(labels, 3, alpha=0.1).sizes
+    array([34, 33, 33], dtype=int32)
+  """
+  labels = _check('dirichlet_by_worker', labels, num_workers)
+  _check_alpha('dirichlet_by_worker', alpha)
+  rng = np.random.default_rng(seed)
+  members = [
+    rng.permutation(np.flatnonzero(labels == k)) for k in np.unique(labels)
+  ]
+  left = np.array([m.size for m in members])
+  shards = []
+  for part in np.array_split(np.arange(labels.size), num_workers):
+    mix = rng.dirichlet(np.full(left.size, alpha))
+    counts = _draw_counts(rng, mix, left, part.size)
+    shards.append(
+      np.concatenate(
+        [m[have - c : have] for m, have, c in zip(members, left, counts)]
+      )
+    )
+    left = left - counts
+  return _from_shards('dirichlet_by_worker', shards)
+
+
+def _draw_counts(
+  rng: np.random.Generator, mix: np.ndarray, left: np.ndarray, size: int
+) -> np.ndarray:
+  # Draws beyond what a class has are rejected and drawn again from the classes
+  # left: the same law as one draw at a time with the mass renormalised.
+  counts = np.zeros_like(left)
+  while (missing := size - counts.sum()) > 0:
+    remaining = left - counts
+    mass = np.where(remaining > 0, mix, 0.0)
+    if mass.sum() < np.finfo(float).tiny:
+      return counts + rng.multivariate_hypergeometric(remaining, missing)
+    drawn = rng.multinomial(missing, mass / mass.sum())
+    counts = counts + np.minimum(drawn, remaining)
+  return counts
+
+
+def restrict(partition: Partition, kept: np.ndarray) -> Partition:
+  r"""A partition of chosen examples, pointed at the data they come from.
+
+  .. math::
+    S_i' = \{\mathrm{kept}_j : j \in S_i\}
+
+  Args:
+    partition: of the `N'` examples that were chosen.
+    kept: the chosen examples, integers `[N']`, such as `long_tail` returns.
+
+  Returns:
+    A `Partition` of the same shapes, whose entries are entries of `kept`.
+
+  Raises:
+    ValueError: if kept is not a vector, or the partition has other than the
+      `N'` examples of kept.
+
+  Example:
+    >>> import numpy as np
+    >>> from byzjax import data
+    >>> kept = np.array([10, 20, 30, 40])
+    >>> data.restrict(data.label_sorted(np.zeros(4, int), 2), kept).indices
+    array([[10, 20], [30, 40]], dtype=int32)
+  """
+  kept = np.asarray(kept, np.int32)
+  num_examples = int(partition.indices.max()) + 1
+  if kept.shape != (num_examples,):
+    raise ValueError(
+      "restrict: kept must name one example for each of the partition's, got "
+      f'kept.shape={kept.shape} for {num_examples} examples.'
+    )
+  return Partition(kept[partition.indices], partition.sizes)
+
+
+def check_labels(function: str, labels: np.ndarray) -> np.ndarray:
+  """The labels as an array; ValueError, naming `function`, if they are not."""
+  labels = np.asarray(labels)
+  if (
+    labels.ndim != 1
+    or labels.size == 0
+    or not np.issubdtype(labels.dtype, np.integer)
+    or labels.min() < 0
+  ):
+    raise ValueError(
+      f'{function}: labels must be a vector of integers of at least 0, and not '
+      f'empty, got shape {labels.shape} and dtype {labels.dtype}'
+      + (f' with smallest value {labels.min()}.' if labels.size else '.')
+    )
+  return labels
+
+
+def _check(function: str, labels: np.ndarray, num_workers: int) -> np.ndarray:
+  labels = check_labels(function, labels)
+  if not 1 <= num_workers <= labels.size:
+    raise ValueError(
+      f'{function}: num_workers must be from 1 to the number of examples, got '
+      f'num_workers={num_workers} for {labels.size} examples.'
+    )
+  return labels
+
+
+def _check_alpha(function: str, alpha: float) -> None:
+  if not (alpha > 0.0 and math.isfinite(alpha)):
+    raise ValueError(
+      f'{function}: alpha must be positive and finite, got alpha={alpha!r}.'
+    )
+
+
+def _from_shards(function: str, shards: Sequence[np.ndarray]) -> Partition:
+  sizes = np.array([shard.size for shard in shards], np.int32)
+  if sizes.min() == 0:
+    raise ValueError(
+      f'{function}: every worker must have an example, got none for worker '
+      f'{int(np.argmin(sizes))} of {sizes.size}. Raise alpha, lower '
+      'num_workers, or change seed.'
+    )
+  indices = np.stack([np.resize(shard, sizes.max()) for shard in shards])
+  return Partition(indices.astype(np.int32), sizes)

@@ -1,0 +1,83 @@
+"""Batches for all workers, drawn on the device."""
+
+import jax
+import jax.numpy as jnp
+
+from byzjax.data._partition import Partition
+
+
+def sample_batch(
+  images: jax.Array,
+  labels: jax.Array,
+  partition: Partition,
+  key: jax.Array,
+  batch_size: int,
+  *,
+  scale: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+  r"""One batch for each worker, uniform with replacement from its examples.
+
+  .. math::
+    j_{i, b} \sim \mathrm{Uniform}(S_i), \qquad
+    \mathrm{images}_{i, b} = x_{j_{i, b}} / s, \qquad
+    \mathrm{labels}_{i, b} = y_{j_{i, b}}
+
+  Pure, so it works in jit, scan and vmap over keys. Worker i draws with
+  `fold_in(key, i)`: its batch depends neither on the number of workers nor on
+  how many devices they are spread over.
+
+  Args:
+    images: all examples, uint8 `[N, H, W, C]`, on every device.
+    labels: int32 `[N]`.
+    partition: which worker holds which examples; its arrays may be sharded over
+      the axis of workers.
+    key: a key of `jax.random.key`, used up.
+    batch_size: examples per worker B, at least 1.
+    scale: largest pixel value s, a positive Python number.
+
+  Returns:
+    `(images, labels)`: float32 `[n, B, H, W, C]` and int32 `[n, B]`.
+
+  Raises:
+    ValueError: if the batch size is below 1, the scale is not positive, or
+      images and labels disagree in number.
+
+  Example:
+    >>> import jax
+    >>> import numpy as np
+    >>> from byzjax import data
+    >>> images = np.full([12, 2, 2, 1], 255, np.uint8)
+    >>> labels = np.arange(12) // 4
+    >>> partition = data.label_sorted(labels, 3)
+    >>> x, y = data.sample_batch(
+    ...   images, labels, partition, jax.random.key(0), 5, scale=255.0)
+    >>> x.shape, float(x.max())
+    ((3, 5, 2, 2, 1), 1.0)
+    >>> print(y)
+    [[0 0 0 0 0]
+     [1 1 1 1 1]
+     [2 2 2 2 2]]
+  """
+  if batch_size < 1:
+    raise ValueError(
+      f'sample_batch: batch_size must be at least 1, got '
+      f'batch_size={batch_size}.'
+    )
+  if not scale > 0:
+    raise ValueError(
+      f'sample_batch: scale must be positive, got scale={scale!r}.'
+    )
+  if images.shape[0] != labels.shape[0]:
+    raise ValueError(
+      'sample_batch: images and labels must hold the same number of examples, '
+      f'got images.shape={images.shape} and labels.shape={labels.shape}.'
+    )
+  indices, sizes = map(jnp.asarray, partition)
+
+  def of_worker(worker, indices, size):
+    worker_key = jax.random.fold_in(key, worker)
+    return indices[jax.random.randint(worker_key, (batch_size,), 0, size)]
+
+  chosen = jax.vmap(of_worker)(jnp.arange(sizes.shape[0]), indices, sizes)
+  batch = jnp.asarray(images)[chosen].astype(jnp.float32) / scale
+  return batch, jnp.asarray(labels)[chosen].astype(jnp.int32)

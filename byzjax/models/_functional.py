@@ -1,0 +1,85 @@
+"""From a model object to the pure functions that a round takes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+
+Params = Any
+Batch = tuple[jax.Array, jax.Array]
+LossFn = Callable[[Params, Batch], jax.Array]
+
+
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
+  """The structure and the parameters of a model, which must be all it has.
+
+  `nnx.merge(graphdef, params)` is the model again.
+
+  Args:
+    model: a flax `nnx` module.
+
+  Returns:
+    `(graphdef, params)`: a hashable description, and the pytree of parameters.
+
+  Raises:
+    ValueError: if the model has other state than `nnx.Param`, such as the
+      statistics of `nnx.BatchNorm` or the random streams of `nnx.Dropout`.
+
+  Example:
+    >>> import jax
+    >>> from byzjax import models
+    >>> model = models.make('mlp', (8, 8, 1), 10, seed=0)
+    >>> graphdef, params = models.split(model)
+    >>> sum(p.size for p in jax.tree.leaves(params))
+    2410
+  """
+  graphdef, params, *rest = nnx.split(model, nnx.Param, ...)
+  others = sorted(
+    {type(leaf).__name__ for _, leaf in nnx.to_flat_state(rest[0])}
+  )
+  if others:
+    raise ValueError(
+      'split: model must hold its whole state in nnx.Param, got '
+      f'{", ".join(others)} in {type(model).__name__}. The server aggregates '
+      'parameters only: batch statistics would leak from worker to worker '
+      'beside the aggregation rule, Byzantine ones too. Normalise each example '
+      'by itself instead (nnx.GroupNorm, nnx.LayerNorm).'
+    )
+  return graphdef, params
+
+
+def cross_entropy_loss(graphdef: nnx.GraphDef) -> LossFn:
+  r"""The mean softmax cross entropy of a model, as a function to differentiate.
+
+  .. math::
+    \ell(\theta, (x, y)) = -\frac{1}{B} \sum_{b=1}^{B}
+      \log \mathrm{softmax}(f_\theta(x_b))_{y_b}
+
+  Args:
+    graphdef: structure of the model f, from `split`.
+
+  Returns:
+    `loss_fn(params, batch)`, where `batch` is `(images, labels)`: float32 `[B,
+    H, W, C]` and int32 `[B]` with values in `[0, num_classes)`. The loss is a
+    float32 scalar.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from byzjax import models
+    >>> model = models.make('mlp', (8, 8, 1), 10, seed=0)
+    >>> graphdef, params = models.split(model)
+    >>> loss_fn = models.cross_entropy_loss(graphdef)
+    >>> batch = (jnp.zeros([5, 8, 8, 1]), jnp.arange(5))
+    >>> print(f'{loss_fn(params, batch):.4f}')
+    2.3026
+  """
+
+  def loss_fn(params: Params, batch: Batch) -> jax.Array:
+    images, labels = batch
+    logits = nnx.merge(graphdef, params)(images)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses.mean()
+
+  return loss_fn
