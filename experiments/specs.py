@@ -40,6 +40,7 @@ PARTITIONS: dict[str, Callable] = {
   'dirichlet_by_worker': data.dirichlet_by_worker,
   'iid': data.iid,
   'label_sorted': data.label_sorted,
+  'random_shards': data.random_shards,
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 ArrayTree: TypeAlias = Any  # a pytree of arrays
@@ -114,6 +115,7 @@ class Aggregator(optax.GradientTransformationExtraArgs):
     {'w': Array([1.5, 1. ], dtype=float32)}
   """
 
+  _call: Callable
   inspect: InspectFn
   gram_rule: GramRule | None
 
@@ -128,7 +130,15 @@ class Aggregator(optax.GradientTransformationExtraArgs):
     def update(messages, state, params=None, **extra):
       return inspect(messages, state, params, **extra)[:2]
 
+    # Compiled: unrolled rules are slow operation by operation.
+    @jax.jit
+    def call(messages, key):
+      num_workers('messages', messages)
+      params = jax.tree.map(lambda x: jnp.zeros_like(x[0]), messages)
+      return update(messages, init(params), key=key)[0]
+
     self = super().__new__(cls, init, update)
+    self._call = call
     self.inspect = inspect
     self.gram_rule = gram_rule
     return self
@@ -137,9 +147,7 @@ class Aggregator(optax.GradientTransformationExtraArgs):
     self, messages: Messages, *, key: jax.Array | None = None
   ) -> Aggregate:
     """Aggregates once, from a fresh state; messages `[n, ...]` -> `[...]`."""
-    num_workers('messages', messages)
-    params = jax.tree.map(lambda x: jnp.zeros_like(x[0]), messages)
-    return self.update(messages, self.init(params), key=key)[0]
+    return self._call(messages, key)
 
 
 class PreAggregator(NamedTuple):
@@ -255,12 +263,26 @@ def check_count(rule: str, name: str, value: Any, minimum: int = 0) -> None:
     )
 
 
-def check_at_least(rule: str, name: str, value: Any, minimum: float) -> None:
-  """Raises ValueError if a concrete number is below `minimum` or NaN."""
+def check_range(
+  rule: str,
+  name: str,
+  value: Any,
+  minimum: float,
+  maximum: float = np.inf,
+  *,
+  exclusive: bool = False,
+) -> None:
+  """Raises ValueError if a concrete number is NaN or outside of a range."""
   if isinstance(value, jax.core.Tracer):
     return
-  if not jnp.all(jnp.asarray(value) >= minimum):
-    raise ValueError(f'{rule} needs {name} >= {minimum}, got {value}')
+  number = np.asarray(value)
+  low = number > minimum if exclusive else number >= minimum
+  if not np.all(low & (number <= maximum)):
+    upper = '' if maximum == np.inf else f' and {name} <= {maximum}'
+    relation = '>' if exclusive else '>='
+    raise ValueError(
+      f'{rule} needs {name} {relation} {minimum}{upper}, got {value}'
+    )
 
 
 def check_majority(rule: str, n: int, f: int) -> None:

@@ -45,7 +45,8 @@ def bucketing(*, bucket_size: int) -> base.PreAggregator:
     buckets = jnp.arange(n) // bucket_size
     bucket_of = jax.random.permutation(key, buckets)
     num_buckets = -(-n // bucket_size)
-    inside = (bucket_of[None] == jnp.arange(num_buckets)[:, None]) & gram.mask
+    inside = bucket_of[None] == jnp.arange(num_buckets)[:, None]
+    inside &= gram.mask[None]
     counts = jnp.maximum(inside.sum(axis=1, keepdims=True), 1)
     return (inside / counts).astype(gram.inner.dtype)
 

@@ -62,7 +62,7 @@ def centered_clipping(
     Array(0.8, dtype=float32)
   """
   base.check_count('centered_clipping', 'num_iterations', num_iterations, 1)
-  base.check_at_least('centered_clipping', 'radius', radius, 0)
+  base.check_range('centered_clipping', 'radius', radius, 0)
 
   def init(params):
     return CenteredClippingState(optax.tree.zeros_like(params))

@@ -21,7 +21,9 @@ def geometric_median(
 
   The published implementations stop early: RFA takes 8 steps and ByzFL 3, both
   with `start='zeros'` and `smoothing=0.1`. Eight steps are far from the median
-  when a third of the messages is far away; the default converges.
+  when a third of the messages is far away. The default of 32 brings messages
+  in general position within rounding of it; where the median is itself a
+  message, or close to one, convergence is slower and more steps are cheap.
 
   Args:
     num_iterations: T >= 1, a Python int.
@@ -46,7 +48,9 @@ def geometric_median(
     [0.5 0.5]
   """
   base.check_count('geometric_median', 'num_iterations', num_iterations, 1)
-  base.check_at_least('geometric_median', 'smoothing', smoothing, 0)
+  base.check_range(
+    'geometric_median', 'smoothing', smoothing, 0, exclusive=True
+  )
   if start not in ('mean', 'zeros'):
     raise ValueError(
       f"geometric_median needs start to be 'mean' or 'zeros', got {start!r}"

@@ -42,7 +42,7 @@ def gaussian(*, std: base.Scalar = 1.0, mean: base.Scalar = 0.0) -> base.Attack:
     >>> messages[1]
     Array([1., 1., 1.], dtype=float32)
   """
-  base.check_at_least('gaussian', 'std', std, 0)
+  base.check_range('gaussian', 'std', std, 0)
 
   def apply(
     messages, state, *, is_byzantine, key=None, axis_name=None, **knowledge

@@ -51,8 +51,7 @@ def worker_momentum(
     >>> print(first, second)
     [4.] [5.]
   """
-  base.check_at_least('worker_momentum', 'decay', decay, 0)
-  base.check_at_least('worker_momentum', '1 - decay', 1 - decay, 0)
+  base.check_range('worker_momentum', 'decay', decay, 0, 1)
 
   def init_fn(params):
     return WorkerMomentumState(
