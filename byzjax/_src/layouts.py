@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._src import base, flat, nonfinite, reductions
+from byzjax._src import base, flat, reductions
 
 # Coordinates per device are a multiple of this, for any number of devices that
 # divides 8 the same total: what noise is drawn for does not depend on it.
@@ -82,7 +82,7 @@ def attacked(
       **extra,
     )
     x, layout = flat.ravel_rows('round', messages)
-    info = info._replace(mask=nonfinite.finite_rows(x, axis_name=axis_name))
+    info = info._replace(mask=reductions.finite_rows(x, axis_name=axis_name))
     if is_byzantine is not None:
       honest_mean = reductions.rows_mean(
         layout.ravel_rows(honest), ~is_byzantine

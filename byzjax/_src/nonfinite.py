@@ -17,13 +17,6 @@ def usable_norms(squared_norms: jax.Array) -> jax.Array:
   return squared_norms <= limit  # False for NaN
 
 
-def finite_rows(x: jax.Array, *, axis_name: base.AxisName = None) -> jax.Array:
-  """Which rows have only finite entries: `[n, d] -> bool[n]`."""
-  # An int32 sum runs at the speed of memory where a bool `all` does not.
-  bad = jnp.sum((~jnp.isfinite(x)).astype(jnp.int32), axis=1)
-  return reductions.psum(bad, axis_name) == 0
-
-
 def sanitize(messages: base.Messages) -> tuple[base.Messages, jax.Array]:
   """Zeroes and masks the messages that have a non-finite entry.
 
@@ -47,5 +40,5 @@ def sanitize(messages: base.Messages) -> tuple[base.Messages, jax.Array]:
            [0., 0.]], dtype=float32), Array([ True, False], dtype=bool))
   """
   x, layout = flat.ravel_rows('sanitize', messages)
-  mask = finite_rows(x)
+  mask = reductions.finite_rows(x)
   return layout.unravel_rows(jnp.where(mask[:, None], x, 0)), mask

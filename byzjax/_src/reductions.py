@@ -10,7 +10,6 @@ elementwise kernel. And inner products of uncentred rows cancel, so every Gram
 matrix is taken after a centre is subtracted, inside the loop over blocks.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -22,40 +21,13 @@ from byzjax._src import base
 _HIGHEST = lax.Precision.HIGHEST
 # Up to this many rows a sum over workers is one unrolled kernel.
 MAX_UNROLLED = 128
-# Entries of one block of a blocked pass: about half of a core's L2 cache.
-_BLOCK_ENTRIES = 1 << 17
+# Columns of one block of a Gram matrix: 128 rows of them fit a core's cache.
+_BLOCK = 1024
 
 
 def psum(x: jax.Array, axis_name: base.AxisName) -> jax.Array:
   """Completes a sum over coordinates: the identity if they are not split."""
   return x if axis_name is None else lax.psum(x, axis_name)
-
-
-def _block_size(n: int, d: int) -> int:
-  # Only a CPU's cache wants blocks; an accelerator wants one large kernel.
-  if jax.default_backend() != 'cpu':
-    return d
-  return min(d, max(256, _BLOCK_ENTRIES // n // 256 * 256))
-
-
-def _sum_blocks(block_fn: Callable, x: jax.Array, center: jax.Array | None):
-  """`sum_b block_fn(x[:, b] - center[b])`, without an [n, d] temporary."""
-  n, d = x.shape
-  size = _block_size(n, d)
-
-  def term(start, width):
-    block = lax.dynamic_slice_in_dim(x, start, width, axis=1)
-    if center is not None:
-      block -= lax.dynamic_slice_in_dim(center, start, width)[None]
-    return block_fn(block)
-
-  # The first block stands outside of the loop: under shard_map the carry then
-  # has the varying type that the body gives it.
-  total = term(0, size)
-  total = lax.fori_loop(
-    1, d // size, lambda i, total: total + term(i * size, size), total
-  )
-  return total + term(d - d % size, d % size) if d % size else total
 
 
 def squared_norms(
@@ -65,12 +37,17 @@ def squared_norms(
   axis_name: base.AxisName = None,
 ) -> jax.Array:
   """`|x_i - c|^2` for every row: `[n, d] -> [n]`; non-finite rows stay so."""
-  row_sums = functools.partial(jnp.einsum, 'nd,nd->n', precision=_HIGHEST)
-  if x.shape[1] == 0:
-    return jnp.zeros(x.shape[0], x.dtype)
-  if center is None:
-    return psum(row_sums(x, x), axis_name)
-  return psum(_sum_blocks(lambda y: row_sums(y, y), x, center), axis_name)
+  y = x if center is None else x - center[None]
+  return psum(jnp.einsum('nd,nd->n', y, y, precision=_HIGHEST), axis_name)
+
+
+def finite_rows(x: jax.Array, *, axis_name: base.AxisName = None) -> jax.Array:
+  """Which rows have only finite entries: `[n, d] -> bool[n]`."""
+  # Zero times a finite number is zero, and NaN otherwise. A dot product runs at
+  # the speed of memory, where `all(isfinite(x))` does not.
+  return jnp.isfinite(
+    psum(jnp.dot(x, jnp.zeros(x.shape[1], x.dtype)), axis_name)
+  )
 
 
 def centered_gram(
@@ -82,13 +59,26 @@ def centered_gram(
 ) -> jax.Array:
   """`(x_i - c) . (x_j - c)`: `[n, d] -> [n, n]`, masked rows are zero."""
 
-  def block_gram(y):
+  d = x.shape[1]
+  # Only a CPU's cache wants blocks; an accelerator wants one large kernel.
+  size = min(d, _BLOCK) if jax.default_backend() == 'cpu' else d
+
+  def block_gram(start, width):
+    y = lax.dynamic_slice_in_dim(x, start, width, axis=1)
+    y -= lax.dynamic_slice_in_dim(center, start, width)[None]
     y = jnp.where(mask[:, None], y, 0)
     return lax.dot_general(y, y, (((1,), (1,)), ((), ())), precision=_HIGHEST)
 
-  if x.shape[1] == 0:
-    return jnp.zeros((x.shape[0],) * 2, x.dtype)
-  return psum(_sum_blocks(block_gram, x, center), axis_name)
+  # The first block stands outside of the loop: under shard_map the carry then
+  # has the varying type that the body gives it.
+  total = block_gram(0, size)
+  if d > size:
+    total = lax.fori_loop(
+      1, d // size, lambda i, total: total + block_gram(i * size, size), total
+    )
+    if d % size:
+      total += block_gram(d - d % size, d % size)
+  return psum(total, axis_name)
 
 
 def weighted_sum(

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat, nonfinite, reductions
+from byzjax._src import base, flat, nonfinite, reductions, sorting
 
 
 def from_column(
-  column_fn: Callable[[jax.Array], jax.Array],
+  column_fn: Callable[[sorting.Rows], jax.Array],
 ) -> base.Aggregator:
   """A rule from a function of one column of the n x d matrix of messages.
 
@@ -24,18 +24,20 @@ def from_column(
   the result that are not finite become zero.
 
   Args:
-    column_fn: `[n, d] -> [d]`, which must treat the d columns independently,
-      element by element (index rows; do not reduce over axis 1). It raises
-      ValueError for an n that it cannot take.
+    column_fn: takes the n values of a column, as something that can be indexed
+      by worker, and returns one value. It is written for numbers and gets whole
+      rows: a list of n arrays `[d]`, or `[n, d]` for large n, which it must
+      treat element by element. It raises ValueError for an n that it cannot
+      take.
 
   Returns:
     An `Aggregator` without state. Leaves keep their dtype.
 
   Example:
     >>> import byzjax, jax.numpy as jnp
-    >>> first = byzjax.from_column(lambda x: x[0])
-    >>> first(jnp.array([[1., 2.], [3., 4.]]))
-    Array([1., 2.], dtype=float32)
+    >>> ends = byzjax.from_column(lambda x: (x[0] + x[-1]) / 2)
+    >>> ends(jnp.array([[1., 2.], [9., 9.], [3., 4.]]))
+    Array([2., 3.], dtype=float32)
   """
 
   def inspect(
@@ -47,7 +49,7 @@ def from_column(
     # Leaf by leaf: one kernel each and no copy into a matrix.
     def aggregate_leaf(leaf):
       x, layout = flat.ravel_rows('from_column', leaf)
-      y = column_fn(jnp.where(jnp.isnan(x), jnp.inf, x))
+      y = column_fn(sorting.rows_of(x))
       return layout.unravel(jnp.where(jnp.isfinite(y), y, 0))
 
     aggregate = jax.tree.map(aggregate_leaf, messages)

@@ -49,16 +49,26 @@ def pruned_comparators(labels: tuple[int, ...]) -> list[tuple[int, int]]:
   return kept[::-1]
 
 
-def sorted_rows(x: jax.Array, labels: tuple[int, ...]) -> Rows:
-  """The rows of `[n, d]` sorted per column, in any order within a label.
+def rows_of(x: jax.Array) -> Rows:
+  """The rows of `[n, d]` with +inf for NaN, ready to be sorted.
+
+  Up to the size of a network they are separate, so that what is done to each
+  fuses with what is done to all.
+  """
+  rows = [x] if x.shape[0] > MAX_NETWORK else [x[i] for i in range(x.shape[0])]
+  rows = [jnp.where(jnp.isnan(row), jnp.inf, row) for row in rows]
+  return rows[0] if x.shape[0] > MAX_NETWORK else rows
+
+
+def sorted_rows(rows: Rows, labels: tuple[int, ...]) -> Rows:
+  """The n rows sorted per column, in any order within a label.
 
   `labels[k]` tags the k-th smallest value. The caller must reduce the rows to
   one expression; returning many of them recomputes the network for each.
   """
-  n = x.shape[0]
-  if n > MAX_NETWORK:
-    return jnp.sort(x, axis=0)
-  rows = [x[i] for i in range(n)]
+  if isinstance(rows, jax.Array):
+    return jnp.sort(rows, axis=0)
+  rows = list(rows)
   for a, b in pruned_comparators(labels):
     # Select, not minimum and maximum: half the time to run, and far less to
     # compile.
@@ -70,8 +80,8 @@ def sorted_rows(x: jax.Array, labels: tuple[int, ...]) -> Rows:
   return rows
 
 
-def trimmed_rows(x: jax.Array, num_trimmed: int) -> Rows:
+def trimmed_rows(rows: Rows, num_trimmed: int) -> Rows:
   """The n - 2k middle values of each column, in any order."""
-  n, k = x.shape[0], num_trimmed
+  n, k = len(rows), num_trimmed
   labels = tuple(0 if i < k else 1 if i < n - k else 2 for i in range(n))
-  return sorted_rows(x, labels)[k : n - k]
+  return sorted_rows(rows, labels)[k : n - k]

@@ -26,11 +26,11 @@ def coordinate_median() -> base.Aggregator:
     Array(2., dtype=float32)
   """
 
-  def median(x):
-    n = x.shape[0]
+  def median(column):
+    n = len(column)
     low, high = (n - 1) // 2, n // 2
     labels = tuple(0 if i < low else 1 if i <= high else 2 for i in range(n))
-    rows = sorting.sorted_rows(x, labels)
+    rows = sorting.sorted_rows(column, labels)
     if low == high:
       return rows[low]
     # Halves first: the sum of two large finite values would overflow.

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from byzjax._src import base, flat, nonfinite, reductions
+from byzjax._src import base, flat, reductions
 
 
 def mean() -> base.Aggregator:
@@ -33,7 +33,7 @@ def mean() -> base.Aggregator:
   ):
     del params, key, extra
     x, layout = flat.ravel_rows('mean', messages)
-    mask = nonfinite.finite_rows(x, axis_name=axis_name)
+    mask = reductions.finite_rows(x, axis_name=axis_name)
     info = base.AggregationInfo(
       mask.astype(x.dtype) / jnp.maximum(mask.sum(), 1), mask
     )

@@ -31,9 +31,9 @@ def trimmed_mean(*, num_byzantine: int) -> base.Aggregator:
   """
   base.check_count('trimmed_mean', 'num_byzantine', num_byzantine)
 
-  def middle_mean(x):
-    base.check_majority('trimmed_mean', x.shape[0], num_byzantine)
-    middle = sorting.trimmed_rows(x, num_byzantine)
+  def middle_mean(column):
+    base.check_majority('trimmed_mean', len(column), num_byzantine)
+    middle = sorting.trimmed_rows(column, num_byzantine)
     total = middle[0]
     for row in middle[1:]:
       total += row
