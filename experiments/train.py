@@ -149,9 +149,10 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
   labels = jnp.asarray(dataset.train_labels)
 
   # --- Model: one initialisation per seed.
+  image_shape = (images.shape[1], images.shape[2], images.shape[3])
   networks = [
     models.split(
-      models.make(FLAGS.model, images.shape[1:], dataset.num_classes, seed=seed)
+      models.make(FLAGS.model, image_shape, dataset.num_classes, seed=seed)
     )
     for seed in seeds
   ]
@@ -365,14 +366,14 @@ def main(argv):
   logging.set_verbosity(logging.WARNING)  # Checkpointing is talkative.
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
-  if FLAGS.num_devices > 1:
+  if FLAGS.num_devices > max(1, getattr(jax.config, 'jax_num_cpu_devices', -1)):
     jax.config.update('jax_num_cpu_devices', FLAGS.num_devices)
   root = pathlib.Path(
     FLAGS.output_dir or time.strftime(f'runs/{FLAGS.dataset}-%Y%m%d-%H%M%S')
   )
   rules = specs.split_top(FLAGS.aggregator, ';')
   # One rule writes to the folder itself, several to a folder each.
-  folders = [root / _slug(r) if len(rules) > 1 else root for r in rules]
+  folders = [root / slug(r) if len(rules) > 1 else root for r in rules]
   own_flags = FLAGS.get_key_flags_for_module(sys.modules[__name__])
   config = {flag.name: flag.value for flag in own_flags}
   config = {k: v for k, v in config.items() if k not in _NOT_CONFIG}
@@ -398,7 +399,7 @@ def main(argv):
   print(f'\nWrote {root}')
 
 
-def _slug(rule: str) -> str:
+def slug(rule: str) -> str:
   return re.sub(r'[^\w.=-]+', '_', rule).strip('_')
 
 

@@ -1,0 +1,66 @@
+import math
+
+import numpy as np
+import pytest
+
+import byzjax
+from experiments import specs
+
+
+@pytest.mark.parametrize(
+  'text, expected',
+  [
+    ('krum', ('krum', {})),
+    (' krum() ', ('krum', {})),
+    ('alie(z=-1.5, ddof=0)', ('alie', {'z': -1.5, 'ddof': 0})),
+    (
+      'centered_clipping(radius=inf)',
+      ('centered_clipping', {'radius': math.inf}),
+    ),
+    (
+      "geometric_median(start='zeros')",
+      ('geometric_median', {'start': 'zeros'}),
+    ),
+  ],
+)
+def test_parse(text, expected):
+  assert specs.parse(text) == expected
+
+
+def test_parse_nan():
+  assert math.isnan(specs.parse('constant(value=nan)')[1]['value'])
+
+
+@pytest.mark.parametrize(
+  'text',
+  ['', 'krum(3)', 'a.b(c=1)', 'f(x=__import__("os"))', 'f(x=y)', 'f(', '1 + 1'],
+)
+def test_parse_refuses(text):
+  with pytest.raises(ValueError, match=r'expected name or name\(key=value'):
+    specs.parse(text)
+
+
+def test_unknown_names_list_the_known_ones():
+  with pytest.raises(
+    ValueError, match="--attack: unknown name 'ally'; known are alie, constant"
+  ):
+    specs.build('attack', 'ally', specs.ATTACKS)
+
+
+def test_wrong_arguments_name_the_flag():
+  with pytest.raises(
+    ValueError, match=r'--aggregator=krum\(radius=1\): .*radius'
+  ):
+    specs.aggregator('krum(radius=1)', '', 2)
+
+
+def test_split_top_ignores_separators_in_parentheses():
+  assert specs.split_top('a; b(c=1;d=2) ;;', ';') == ['a', 'b(c=1;d=2)']
+
+
+def test_aggregator_fills_in_the_number_of_byzantine_workers():
+  # With f = 2 five messages are too few for Krum, so f has arrived.
+  rule = specs.aggregator('krum', 'nearest_neighbor_mixing', 2)
+  assert isinstance(rule, byzjax.Aggregator)
+  with pytest.raises(ValueError, match=r'krum needs .* got 5 and 2'):
+    rule(np.ones((5, 3)))

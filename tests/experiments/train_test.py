@@ -1,0 +1,251 @@
+"""The binary as its users meet it: results, resuming, and what it refuses."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments import train
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = {
+  'num_workers': 8,
+  'num_byzantine': 2,
+  'aggregator': 'coordinate_median',
+  'rounds': 6,
+  'eval_every': 2,
+  'num_seeds': 2,
+}
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _parsed_flags():
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS(['train_test'])
+
+
+def run(output_dir, **changed):
+  with flagsaver.flagsaver(output_dir=str(output_dir), **changed):
+    train.main(['train.py'])
+
+
+def accuracy(folder):
+  """Mean over seeds of the last row of each."""
+  with (folder / 'metrics.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  last = [r for r in rows if r['round'] == rows[-1]['round']]
+  return 100 * np.mean([float(row['accuracy']) for row in last])
+
+
+def last_state(folder):
+  newest = sorted((folder / 'checkpoints').iterdir())[-1]
+  with ocp.StandardCheckpointer() as checkpointer:
+    return jax.tree.leaves(checkpointer.restore(newest.absolute()))
+
+
+# Handwritten digits, MLP 64-32-10, n = 25, 400 rounds, 3 seeds: the defaults.
+CLAIMS = {
+  'a small push backwards ruins distances': (
+    {'momentum': 0.0, 'attack': 'inner_product_manipulation(epsilon=0.1)'},
+    {
+      'krum': (0, 20),
+      'geometric_median': (0, 20),
+      'centered_clipping(radius=1.0)': (92, 100),
+    },
+  ),
+  'momentum repairs coordinates': (
+    {'momentum': 0.9, 'attack': 'inner_product_manipulation(epsilon=0.1)'},
+    {'coordinate_median': (88, 100), 'trimmed_mean': (88, 100)},
+  ),
+  'loud attackers ruin the mean only': (
+    {
+      'momentum': 0.0,
+      'attack': 'sign_flip(scale=10.0)',
+      'num_byzantine': 5,
+    },
+    {
+      'mean': (0, 15),
+      'coordinate_median': (85, 100),
+      'centered_clipping(radius=0.1)': (85, 100),
+    },
+  ),
+}
+
+
+@pytest.mark.parametrize('claim', CLAIMS)
+def test_handwritten_digits(claim, tmp_path):
+  changed, bounds = CLAIMS[claim]
+  run(tmp_path, aggregator='; '.join(bounds), eval_every=200, **changed)
+  folders = {rule: tmp_path / train.slug(rule) for rule in bounds}
+  measured = {rule: accuracy(folder) for rule, folder in folders.items()}
+  for rule, (low, high) in bounds.items():
+    assert low <= measured[rule] <= high, measured
+  assert (tmp_path / 'curve.png').stat().st_size > 10_000
+
+
+def test_a_run_leaves_its_files(tmp_path, capsys):
+  run(tmp_path, **SMALL)
+  config = json.loads((tmp_path / 'config.json').read_text())
+  assert config['aggregator'] == 'coordinate_median'
+  assert config['num_workers'] == 8 and config['learning_rate'] == 0.5
+  with (tmp_path / 'metrics.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert [(r['round'], r['seed']) for r in rows] == [
+    (str(done), str(seed)) for done in (0, 2, 4, 6) for seed in (0, 1)
+  ]
+  assert all(0 <= float(r['balanced_accuracy']) <= 1 for r in rows)
+  assert (tmp_path / 'curve.png').exists()
+  printed = capsys.readouterr().out
+  assert 'class-balanced' in printed and 'coordinate_median' in printed
+
+
+def test_seeds_in_one_program_equal_seeds_alone(tmp_path):
+  run(tmp_path / 'both', **SMALL)
+  run(tmp_path / 'second', **{**SMALL, 'seed': 1, 'num_seeds': 1})
+  both = last_state(tmp_path / 'both')
+  alone = last_state(tmp_path / 'second')
+  for x, y in zip(both, alone):
+    np.testing.assert_allclose(x[1], y[0], rtol=1e-5, atol=1e-6)
+
+
+def test_devices_agree(tmp_path):
+  for num_devices in (1, 8):
+    run(tmp_path / str(num_devices), **SMALL, num_devices=num_devices)
+  one, eight = (
+    np.loadtxt(
+      tmp_path / name / 'metrics.csv', delimiter=',', skiprows=3, usecols=2
+    )
+    for name in ('1', '8')
+  )
+  np.testing.assert_allclose(one, eight, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'changed',
+  [
+    {'attack': 'label_flip', 'partition': 'dirichlet_by_worker(alpha=0.5)'},
+    {'attack': 'constant(value=nan)', 'partition': 'iid(long_tail=0.6)'},
+    {
+      'attack': 'none',
+      'pre_aggregators': 'bucketing(bucket_size=2)',
+      'optimizer': 'normalized_sgd',
+      'redraw_byzantine': True,
+      'partition': 'label_sorted',
+    },
+    {'model': 'cnn', 'schedule': 'cosine', 'optimizer': 'adam', 'rounds': 2},
+  ],
+)
+def test_flags_combine(changed, tmp_path):
+  run(tmp_path, **{**SMALL, **changed})
+  assert np.isfinite(accuracy(tmp_path))
+
+
+def start(folder):
+  command = [sys.executable, '-m', 'experiments.train', '--rounds=3000']
+  command += ['--eval_every=500', '--num_seeds=2', f'--output_dir={folder}']
+  command += ['--aggregator=centered_clipping(radius=0.1)', '--resume']
+  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+  return subprocess.Popen(
+    command,
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+  straight = start(tmp_path / 'straight')
+  assert straight.wait(timeout=300) == 0
+  killed = start(tmp_path / 'killed')
+  deadline = time.monotonic() + 300
+  while not (tmp_path / 'killed/checkpoints/00001000').exists():
+    assert killed.poll() is None and time.monotonic() < deadline
+    time.sleep(0.002)
+  killed.send_signal(signal.SIGKILL)
+  killed.wait()
+  done = {path.name for path in (tmp_path / 'killed/checkpoints').iterdir()}
+  assert '00003000' not in done  # It was killed before its end.
+  assert start(tmp_path / 'killed').wait(timeout=300) == 0
+  files = [tmp_path / name / 'metrics.csv' for name in ('straight', 'killed')]
+  assert files[0].read_bytes() == files[1].read_bytes()
+  for x, y in zip(
+    last_state(tmp_path / 'straight'), last_state(tmp_path / 'killed')
+  ):
+    np.testing.assert_array_equal(x, y)
+
+
+REFUSED = {
+  'krum with too few workers': (
+    {'aggregator': 'krum', 'num_byzantine': 3},
+    r'krum needs num_workers >= 2 \* num_byzantine \+ 3, got 8 and 3',
+  ),
+  'no honest majority': (
+    {'num_byzantine': 4},
+    r'num_workers > 2 \* num_byzantine, got 8 and 4',
+  ),
+  'a rule that nobody knows': (
+    {'aggregator': 'krumm'},
+    "--aggregator: unknown name 'krumm'; known are centered_clipping",
+  ),
+  'workers that do not fit the devices': (
+    {'num_devices': 3},
+    'num_workers to be a multiple of the 3 devices',
+  ),
+  'an empty shard': (
+    {'partition': 'dirichlet_by_class(alpha=0.001)', 'num_workers': 100},
+    'every worker must have an example, got none for worker',
+  ),
+  'a missing data set': (
+    {'dataset': 'mnist', 'data_dir': 'nowhere'},
+    'nowhere',
+  ),
+  'resuming nothing': ({'resume': True, 'output_dir': ''}, '--resume needs'),
+}
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_refuses(case, tmp_path):
+  changed, message = REFUSED[case]
+  with pytest.raises(SystemExit, match=message):
+    run(**{'output_dir': tmp_path / 'new', **SMALL, **changed})
+  assert not (tmp_path / 'new').exists()
+
+
+def test_never_overwrites(tmp_path):
+  (tmp_path / 'precious').write_text('data')
+  with pytest.raises(SystemExit, match='is not empty'):
+    run(tmp_path, **SMALL)
+  with pytest.raises(SystemExit, match=r'no config\.json'):
+    run(tmp_path, **SMALL, resume=True)
+  assert [p.name for p in tmp_path.iterdir()] == ['precious']
+  assert (tmp_path / 'precious').read_text() == 'data'
+
+
+def test_resumes_only_the_same_run_from_a_sound_checkpoint(tmp_path):
+  run(tmp_path, **SMALL)
+  before = (tmp_path / 'metrics.csv').read_bytes()
+  with pytest.raises(
+    SystemExit, match="'learning_rate': '0.5 there, 0.1 here'"
+  ):
+    run(tmp_path, **SMALL, resume=True, learning_rate=0.1)
+  run(tmp_path, **SMALL, resume=True)  # Nothing is left to do.
+  assert (tmp_path / 'metrics.csv').read_bytes() == before
+  newest = sorted((tmp_path / 'checkpoints').iterdir())[-1]
+  for file in newest.rglob('*'):
+    if file.is_file():
+      file.write_bytes(b'garbage')
+  with pytest.raises(SystemExit, match='cannot be read; delete that folder'):
+    run(tmp_path, **SMALL, resume=True)
+  assert (tmp_path / 'metrics.csv').read_bytes() == before
