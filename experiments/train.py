@@ -277,7 +277,7 @@ def train(name: str, run: Run, folder: pathlib.Path) -> list[dict]:
   return rows
 
 
-def _padded(indices: np.ndarray, width: int) -> np.ndarray:
+def _padded(indices, width: int) -> np.ndarray:
   return np.pad(indices, ((0, 0), (0, width - indices.shape[1])))
 
 

@@ -103,6 +103,10 @@ class Aggregator(optax.GradientTransformationExtraArgs):
   that takes stacked gradients. `axis_name` names the mesh axes over which the
   coordinates (not the workers) are split; only `worker_sharded` passes it.
 
+  Calling it, `aggregator(messages, key=None)`, aggregates once and is compiled.
+  Jit a function that uses it, or `aggregator.update`; being a tuple, it cannot
+  itself be an argument of `jax.jit`.
+
   Attributes:
     inspect: like `update`, with an `AggregationInfo` as third result.
     gram_rule: how the rule acts on a Gram matrix, or None; what lets
@@ -234,6 +238,15 @@ def no_state(params: Params) -> optax.EmptyState:
   """The `init` of whatever carries nothing."""
   del params
   return optax.EmptyState()
+
+
+def zeros_like(params: Params) -> Params:
+  """Zeros of the same shapes and dtypes, which no later update changes."""
+  # With a dtype of its own: a weak type would be lost in the first update, and
+  # the second call would compile again.
+  return jax.tree.map(
+    lambda p: jnp.zeros(jnp.shape(p), jnp.result_type(p)), params
+  )
 
 
 def num_workers(name: str, messages: Messages) -> int:

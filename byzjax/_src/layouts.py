@@ -98,8 +98,8 @@ def attacked(
 
 def padded_size(size: int, num_shards: int) -> int:
   """The number of coordinates that are split over `num_shards` devices."""
-  multiple = max(_LEAST_PADDING, _COORDINATE_MULTIPLE * num_shards)
-  multiple = -(-multiple // num_shards) * num_shards
+  multiple = _COORDINATE_MULTIPLE * num_shards
+  multiple *= -(-_LEAST_PADDING // multiple)
   return -(-size // multiple) * multiple
 
 

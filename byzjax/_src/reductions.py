@@ -131,8 +131,8 @@ def mix(
 
 def rows_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
   """Mean of the rows where `mask`: `[n, d] -> [d]`; zeros if there are none."""
-  count = jnp.maximum(mask.sum(), 1).astype(x.dtype)
-  return weighted_sum(mask.astype(x.dtype), x) / count
+  # Divided before the sum, which may be too large for the dtype.
+  return weighted_sum(mask.astype(x.dtype) / jnp.maximum(mask.sum(), 1), x)
 
 
 def rows_std(

@@ -139,11 +139,27 @@ def median_norm_row(
 
 
 def squared_distances(gram: base.Gram) -> jax.Array:
-  """`|x_i - x_j|^2`: float[n, n], zero on the diagonal.
+  """The squared distances between messages, from their Gram matrix.
 
-  The distance to a masked message is a number that exceeds any sum of others
-  and still leaves room for a sum over n: a row that is short of usable
-  neighbours stays comparable.
+  `D_ij = |x_i - x_j|^2 = K_ii + K_jj - 2 K_ij`, at least zero, and exactly zero
+  on the diagonal. The distance to a masked message is a number that exceeds any
+  sum of others and still leaves room for a sum over n: a message that is short
+  of usable neighbours stays comparable.
+
+  Args:
+    gram: of n messages, as `from_weights` hands it to a rule.
+
+  Returns:
+    float[n, n].
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> def nearest_to_first(gram):
+    ...   distances = byzjax.squared_distances(gram)[0]
+    ...   return jnp.zeros(3).at[jnp.argmin(distances[1:]) + 1].set(1)
+    >>> rule = byzjax.from_weights(nearest_to_first, selects=True)
+    >>> rule(jnp.array([[0.], [5.], [2.]]))
+    Array([2.], dtype=float32)
   """
   n = gram.mask.shape[0]
   norms = jnp.diagonal(gram.inner)

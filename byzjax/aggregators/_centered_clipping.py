@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from byzjax._src import base, flat, reductions, rules
 
@@ -65,7 +64,7 @@ def centered_clipping(
   base.check_range('centered_clipping', 'radius', radius, 0)
 
   def init(params):
-    return CenteredClippingState(optax.tree.zeros_like(params))
+    return CenteredClippingState(base.zeros_like(params))
 
   def weights(gram, state, *, key=None):
     """Coefficients a of `v_L - v_0 = sum_i a_i (x_i - v_0)`."""

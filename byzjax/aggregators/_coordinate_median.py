@@ -33,7 +33,6 @@ def coordinate_median() -> base.Aggregator:
     rows = sorting.sorted_rows(column, labels)
     if low == high:
       return rows[low]
-    # Halves first: the sum of two large finite values would overflow.
-    return 0.5 * rows[low] + 0.5 * rows[high]
+    return rows[low] + (rows[high] - rows[low]) / 2
 
   return rules.from_column(median)

@@ -58,7 +58,8 @@ def label_flip(num_classes: int, *, label: str | int = -1) -> base.DataAttack:
 
     if isinstance(batch, Mapping) and label in batch:
       return {**batch, label: flip(batch[label])}
-    if isinstance(batch, tuple) and isinstance(label, int):
+    indices = range(-len(batch), len(batch))
+    if isinstance(batch, tuple) and isinstance(label, int) and label in indices:
       parts = list(batch)
       parts[label] = flip(parts[label])
       return batch._make(parts) if hasattr(batch, '_make') else tuple(parts)

@@ -25,8 +25,8 @@ def iid(labels: np.ndarray, num_workers: int) -> Partition:
     .. math::
       S_i = \{0, \dots, N - 1\} \quad \text{for all } i
 
-    With `sample_batch`, the batches of all workers are independent draws from one
-    distribution. To divide a data set evenly instead, see `random_shards`.
+    With `sample_batch`, the batches of all workers are independent draws from
+    one distribution. To divide a data set evenly instead, see `random_shards`.
 
     Args:
       labels: integers `[N]`; only their number matters.
@@ -99,8 +99,8 @@ def random_shards(
     for a uniform permutation pi. Sizes differ by at most one example, and the
     larger shards come first.
 
-    Small shards are not i.i.d. data: the few examples that a worker holds give it
-    a bias of its own, which stays from round to round and which no momentum
+    Small shards are not i.i.d. data: the few examples that a worker holds give
+    it a bias of its own, which stays from round to round and which no momentum
     averages away.
 
     Args:
@@ -138,8 +138,8 @@ def dirichlet_by_class(
       |S_i \cap C_k| \approx p_{k, i} |C_k|
 
     independently for each class k; the examples of a class are put in a random
-    order and cut at the cumulative shares, rounded down. Small alpha: few workers
-    hold a class. Workers differ in their number of examples too.
+    order and cut at the cumulative shares, rounded down. Small alpha: few
+    workers hold a class. Workers differ in their number of examples too.
 
     Args:
       labels: integers `[N]`, at least 0.
@@ -152,9 +152,9 @@ def dirichlet_by_class(
       m]`, `sizes` int32 `[n]`.
 
     Raises:
-      ValueError: if labels is not a vector of integers of at least 0, the number
-        of workers is below 1 or above N, alpha is not positive and finite, or a
-        worker is left without examples.
+      ValueError: if labels is not a vector of integers of at least 0, the
+        number of workers is below 1 or above N, alpha is not positive and
+        finite, or a worker is left without examples.
 
     References:
       Yurochkin, Agarwal, Ghosh, Greenewald, Hoang and Khazaeni, "Bayesian
@@ -192,12 +192,13 @@ def dirichlet_by_worker(
     .. math::
       q_i \sim \mathrm{Dir}(\alpha 1_K), \qquad
       \Pr[\text{next example of worker } i \text{ has label } k] =
-        \frac{q_{i, k} 1[k \text{ is left}]}{\sum_l q_{i, l} 1[l \text{ is left}]}
+        \frac{q_{i, k} 1[k \text{ is left}]}{\sum_l q_{i, l} 1[l \text{ is
+        left}]}
 
     without replacement, one worker after the other, so that the last ones take
-    what is left and may be nearer to it than to their own draw. A worker none of
-    whose classes is left draws from the examples left. Sizes differ by at most
-    one example, and the larger shards come first.
+    what is left and may be nearer to it than to their own draw. A worker none
+    of whose classes is left draws from the examples left. Sizes differ by at
+    most one example, and the larger shards come first.
 
     Args:
       labels: integers `[N]`, at least 0; K is the number of distinct ones.
@@ -210,13 +211,14 @@ def dirichlet_by_worker(
       ceil(N / n)]`, `sizes` int32 `[n]`.
 
     Raises:
-      ValueError: if labels is not a vector of integers of at least 0, the number
-        of workers is below 1 or above N, or alpha is not positive and finite.
+      ValueError: if labels is not a vector of integers of at least 0, the
+        number of workers is below 1 or above N, or alpha is not positive and
+        finite.
 
     References:
-      Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data Distribution
-      for Federated Visual Classification", 2019, arXiv 1909.06335, with a uniform
-      prior over classes.
+      Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data
+      Distribution for Federated Visual Classification", 2019, arXiv 1909.06335,
+      with a uniform prior over classes.
 
     Example:
       >>> import jax

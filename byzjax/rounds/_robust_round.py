@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -82,7 +83,9 @@ def robust_round(
       `worker_momentum(0.9)`; None sends gradients. Do not lift it by
       `per_worker`. It sees the model as one flat vector (in float32, or float64
       if a parameter is), so a clip by global norm is what it says, while
-      transforms that treat leaves one by one see a single leaf.
+      transforms that treat leaves one by one see a single leaf. Begin the chain
+      with `optax.zero_nans()` if a worker's own gradient may be NaN once: its
+      momentum would stay NaN, and the worker masked, for ever.
     attack: an `Attack` on messages, a data attack such as `label_flip(10)` on
       batches, or None.
     byzantine: who attacks: an int f (the first f workers), a mask bool[n], or a
@@ -131,6 +134,12 @@ def robust_round(
       'robust_round needs aggregator to be an Aggregator (put optax transforms'
       f' behind it, in optimizer), got {type(aggregator).__name__}'
     )
+  if attack is not None and not isinstance(attack, base.Attack):
+    if not callable(attack):
+      raise ValueError(
+        'robust_round needs attack to be an Attack, a data attack (batch,'
+        f' is_byzantine, key) -> batch, or None, got {attack!r}'
+      )
   schedule = _schedule(num_workers, byzantine)
   gradients = _worker_gradients(loss_fn, worker_map)
   optimizer = optax.with_extra_args_support(optimizer)
@@ -152,10 +161,12 @@ def robust_round(
     state = layouts.attacked(aggregator, message_attack).init(
       jnp.zeros(size, layout.dtype)
     )
+    # A copy: the state may be donated, the caller's parameters may not. And of
+    # a fixed dtype: a weak one would not survive the first step.
+    params = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
     state = base.RoundState(
       step=jnp.zeros([], jnp.int32),
-      # A copy: the state may be donated, the caller's parameters may not.
-      params=jax.tree.map(jnp.array, params),
+      params=params,
       workers=per_worker(worker, num_workers).init(layout.ravel(params)),
       attack=state.attack,
       aggregator=state.aggregator,
@@ -258,17 +269,18 @@ def _schedule(num_workers: int, byzantine: Any) -> base.ByzantineSchedule:
     return byzantine
   if isinstance(byzantine, int) and not isinstance(byzantine, bool):
     _check_byzantine(num_workers, byzantine)
-    mask = jnp.arange(num_workers) < byzantine
-    return lambda step: mask
-  mask = jnp.asarray(byzantine)
+    first = jnp.arange(num_workers) < byzantine
+    return lambda step: first
+  traced = isinstance(byzantine, jax.core.Tracer)
+  mask = byzantine if traced else np.asarray(byzantine)
   if mask.shape != (num_workers,) or mask.dtype != jnp.bool_:
     raise ValueError(
       'robust_round needs byzantine to be an int, a schedule or'
       f' bool[{num_workers}], got {mask.dtype}{list(mask.shape)}'
     )
-  if not isinstance(mask, jax.core.Tracer):
+  if not traced:
     base.check_majority('byzantine', num_workers, int(mask.sum()))
-  return lambda step: mask
+  return lambda step: jnp.asarray(mask)
 
 
 def _worker_gradients(loss_fn: LossFn, worker_map: str | int):
@@ -278,7 +290,7 @@ def _worker_gradients(loss_fn: LossFn, worker_map: str | int):
     return jax.vmap(value_and_grad, in_axes=(None, 0))
   if worker_map == 'map':
     batch_size = None
-  elif isinstance(worker_map, int) and worker_map > 0:
+  elif type(worker_map) is int and worker_map > 0:
     batch_size = worker_map
   else:
     raise ValueError(

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from byzjax._src import flat
+
 
 def normalize_by_global_norm() -> optax.GradientTransformation:
   """Divides the update by its norm over the whole model.
@@ -27,13 +29,20 @@ def normalize_by_global_norm() -> optax.GradientTransformation:
 
   def update_fn(updates, state, params=None):
     del params
-    # Scaling by the largest entry first keeps the squares from under- and
-    # overflowing.
+    # Of the largest and smallest numbers the squares, and the inverse of the
+    # norm, would over- and underflow; a constant factor keeps them in range.
     largest = optax.tree.norm(updates, ord=jnp.inf)
-    safe = jnp.where(largest > 0, largest, 1)
-    scaled = jax.tree.map(lambda u: u / safe.astype(u.dtype), updates)
+    factor = jnp.where(
+      largest > 1e12, 1e-25, jnp.where(largest < 1e-12, 1e25, 1)
+    )
+    scaled = jax.tree.map(
+      lambda u: u.astype(flat.compute_dtype(u)) * factor, updates
+    )
     norm = optax.tree.norm(scaled)
     safe_norm = jnp.where(norm > 0, norm, 1)
-    return jax.tree.map(lambda u: u / safe_norm.astype(u.dtype), scaled), state
+    updates = jax.tree.map(
+      lambda s, u: (s / safe_norm).astype(u.dtype), scaled, updates
+    )
+    return updates, state
 
   return optax.GradientTransformation(optax.init_empty_state, update_fn)

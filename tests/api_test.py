@@ -1,0 +1,120 @@
+"""The public names, their documentation and their signatures."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import byzjax
+
+# DESIGN.md 2: names and parameters are a contract.
+SIGNATURES = {
+  'mean': [],
+  'coordinate_median': [],
+  'trimmed_mean': ['num_byzantine'],
+  'krum': ['num_byzantine', 'num_neighbors'],
+  'multi_krum': ['num_byzantine', 'num_selected'],
+  'geometric_median': ['num_iterations', 'smoothing'],
+  'centered_clipping': ['radius', 'num_iterations'],
+  'nearest_neighbor_mixing': ['num_byzantine'],
+  'bucketing': ['bucket_size'],
+  'sign_flip': ['scale'],
+  'inner_product_manipulation': ['epsilon'],
+  'alie': ['z'],
+  'gaussian': ['std'],
+  'constant': ['value'],
+  'label_flip': ['num_classes'],
+  'per_worker': ['tx', 'num_workers'],
+  'worker_momentum': ['decay'],
+  'normalize_by_global_norm': [],
+  'byz_sgdm': ['learning_rate', 'aggregator', 'num_workers'],
+  'byz_sgdnm': ['learning_rate', 'aggregator', 'num_workers'],
+  'robust_round': [
+    'loss_fn',
+    'worker',
+    'aggregator',
+    'optimizer',
+    'num_workers',
+    'attack',
+    'byzantine',
+    'mesh',
+  ],
+  'random_byzantine': ['num_workers', 'num_byzantine', 'key'],
+  'worker_sharded': ['aggregator', 'axis_name', 'attack'],
+  'sanitize': ['messages'],
+}
+# Rules and attacks name every hyper-parameter at the call.
+KEYWORD_ONLY = [
+  'alie', 'bucketing', 'centered_clipping', 'constant', 'coordinate_median',
+  'gaussian', 'geometric_median', 'inner_product_manipulation', 'krum', 'mean',
+  'multi_krum', 'nearest_neighbor_mixing', 'sign_flip', 'trimmed_mean',
+]  # fmt: skip
+DEFAULTS = {
+  ('krum', 'num_neighbors'): None,
+  ('multi_krum', 'num_selected'): None,
+  ('geometric_median', 'num_iterations'): 32,
+  ('geometric_median', 'smoothing'): 1e-6,
+  ('centered_clipping', 'num_iterations'): 1,
+  ('alie', 'z'): None,
+  ('robust_round', 'attack'): None,
+  ('robust_round', 'mesh'): None,
+}
+FIELDS = {
+  'RoundState': 'step params workers attack aggregator optimizer',
+  'RoundInfo': 'loss aggregation_error bits_up bits_down num_nonfinite',
+  'Round': 'init step',
+  'PreAggregator': 'init apply',
+  'Attack': 'init apply',
+  'Aggregator': 'init update',
+}
+
+
+def test_all_is_sorted_and_complete():
+  assert byzjax.__all__ == sorted(byzjax.__all__)
+  assert len(set(byzjax.__all__)) == len(byzjax.__all__)
+  public = {
+    name
+    for name, value in vars(byzjax).items()
+    if not name.startswith('_') and not inspect.ismodule(value)
+  }
+  assert public == set(byzjax.__all__)
+
+
+@pytest.mark.parametrize('name', byzjax.__all__)
+def test_every_name_is_documented(name):
+  value = getattr(byzjax, name)
+  assert value.__doc__ and value.__doc__.strip()
+  if inspect.isfunction(value):
+    sections = ['Args:'] if inspect.signature(value).parameters else []
+    for section in [*sections, 'Returns:', 'Example:', '>>> ']:
+      assert section in value.__doc__, section
+    for parameter in inspect.signature(value).parameters:
+      assert f'{parameter}:' in value.__doc__, parameter
+
+
+@pytest.mark.parametrize('name', SIGNATURES)
+def test_signatures(name):
+  parameters = inspect.signature(getattr(byzjax, name)).parameters
+  assert [p for p in SIGNATURES[name] if p not in parameters] == []
+  kinds = {p.kind for p in parameters.values()}
+  if name in KEYWORD_ONLY:
+    assert kinds <= {inspect.Parameter.KEYWORD_ONLY}
+  for (factory, parameter), default in DEFAULTS.items():
+    if factory == name:
+      assert parameters[parameter].default == default
+
+
+@pytest.mark.parametrize('name', FIELDS)
+def test_fields(name):
+  fields = getattr(byzjax, name)._fields
+  assert set(FIELDS[name].split()) <= set(fields)
+
+
+def test_import_is_light():
+  heavy = ['flax', 'tensorflow_datasets', 'matplotlib', 'sklearn']
+  code = f'import sys, byzjax; print([m for m in {heavy} if m in sys.modules])'
+  result = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  assert result.stdout.strip() == '[]'
