@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: run test lint bench clean
 
 run: $(READY)
-	$(BIN)/python -m experiments.train --compare $(ARGS)
+	$(BIN)/python -m experiments.train $(ARGS)
 
 test: $(READY) lint
 	$(BIN)/python -m pytest $(ARGS)

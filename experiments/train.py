@@ -71,7 +71,7 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_string(
   'attack',
-  'sign_flip(scale=10.0)',
+  'inner_product_manipulation(epsilon=0.1)',
   f'What attackers send: {_names(specs.ATTACKS)}. E.g. alie(z=1.5).',
 )
 flags.DEFINE_string(
@@ -82,7 +82,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string(
   'aggregator',
-  'mean; krum; centered_clipping(radius=0.1)',
+  'mean; krum; centered_clipping(radius=1.0)',
   f'The rule, or several separated by semicolons: {_names(specs.AGGREGATORS)}.',
 )
 flags.DEFINE_float(

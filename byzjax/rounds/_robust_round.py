@@ -116,7 +116,7 @@ def robust_round(
   Example:
     >>> import byzjax, jax, jax.numpy as jnp, optax
     >>> def loss_fn(params, batch):
-    ...   return jnp.mean((params - batch) ** 2)
+    ...   return jnp.mean((params[None] - batch) ** 2)
     >>> training = byzjax.robust_round(
     ...   loss_fn, num_workers=5, aggregator=byzjax.coordinate_median(),
     ...   optimizer=optax.sgd(0.1), attack=byzjax.sign_flip(scale=10.0),

@@ -233,7 +233,7 @@ def test_messages_must_share_their_worker_axis(rule, messages):
       r'num_workers > 2 \* num_byzantine, got 16 and 9$',
     ),
     ({'byzantine': -1}, 'num_byzantine .* at least 0, got -1$'),
-    ({'byzantine': 1.0}, r'robust_round needs byzantine .* got float32\[\]$'),
+    ({'byzantine': 1.0}, r'robust_round needs byzantine .* got float64\[\]$'),
     ({'byzantine': True}, r'robust_round needs byzantine .* got bool\[\]$'),
     (
       {'byzantine': jnp.zeros(N - 1, bool)},
