@@ -81,6 +81,32 @@ SCHEDULES: dict[str, Callable] = {
 }
 
 
+# What the flags fill in by themselves.
+_FILLED = {
+  'labels',
+  'learning_rate',
+  'num_byzantine',
+  'num_classes',
+  'num_workers',
+  'rounds',
+  'seed',
+}
+
+
+def describe(known: Mapping[str, Callable]) -> str:
+  """The names with their hyper-parameters and defaults, for `--help`."""
+  calls = []
+  for name, factory in sorted(known.items()):
+    parameters = inspect.signature(factory).parameters.values()
+    keywords = [
+      p.name if p.default is p.empty else f'{p.name}={p.default!r}'
+      for p in parameters
+      if p.name not in _FILLED
+    ]
+    calls.append(f'{name}({", ".join(keywords)})' if keywords else name)
+  return ', '.join(calls)
+
+
 def parse(text: str) -> tuple[str, dict[str, Any]]:
   """`'krum(num_neighbors=3)'` -> `('krum', {'num_neighbors': 3})`.
 

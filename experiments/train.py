@@ -38,10 +38,6 @@ FLAGS = flags.FLAGS
 _NOT_CONFIG = ('aggregator', 'data_dir', 'output_dir', 'resume')
 
 
-def _names(known) -> str:
-  return ', '.join(sorted(known))
-
-
 flags.DEFINE_string(
   'dataset',
   'digits',
@@ -57,8 +53,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
   'partition',
   'iid',
-  f'How examples are divided among workers: {_names(specs.PARTITIONS)}. With'
-  ' long_tail=r, class k first keeps r^k of its examples. E.g.'
+  'How examples are divided among workers:'
+  f' {specs.describe(specs.PARTITIONS)}. With long_tail=r, class k first keeps r^k of its examples. E.g.'
   ' dirichlet_by_class(alpha=0.1), iid(long_tail=0.6).',
 )
 flags.DEFINE_enum('model', 'mlp', ['cnn', 'mlp', 'resnet20'], 'The network.')
@@ -72,18 +68,19 @@ flags.DEFINE_bool(
 flags.DEFINE_string(
   'attack',
   'inner_product_manipulation(epsilon=0.1)',
-  f'What attackers send: {_names(specs.ATTACKS)}. E.g. alie(z=1.5).',
+  f'What attackers send: {specs.describe(specs.ATTACKS)}. E.g. alie(z=1.5).',
 )
 flags.DEFINE_string(
   'pre_aggregators',
   '',
   'What messages go through before the rule, separated by commas:'
-  f' {_names(specs.PRE_AGGREGATORS)}. E.g. bucketing(bucket_size=2).',
+  f' {specs.describe(specs.PRE_AGGREGATORS)}. E.g. bucketing(bucket_size=2).',
 )
 flags.DEFINE_string(
   'aggregator',
-  'mean; krum; centered_clipping(radius=1.0)',
-  f'The rule, or several separated by semicolons: {_names(specs.AGGREGATORS)}.',
+  'mean; krum; centered_clipping(radius=0.3)',
+  'The rule, or several separated by semicolons:'
+  f' {specs.describe(specs.AGGREGATORS)}.',
 )
 flags.DEFINE_float(
   'momentum', 0.9, 'Decay of the momentum that each worker keeps, in [0, 1].'
@@ -91,13 +88,14 @@ flags.DEFINE_float(
 flags.DEFINE_string(
   'optimizer',
   'sgd',
-  f'What the server does with the aggregate: {_names(specs.OPTIMIZERS)}.',
+  'What the server does with the aggregate:'
+  f' {specs.describe(specs.OPTIMIZERS)}.',
 )
 flags.DEFINE_float('learning_rate', 0.5, 'Initial learning rate.', 0.0)
 flags.DEFINE_string(
   'schedule',
   'step',
-  f'Learning rate over the rounds: {_names(specs.SCHEDULES)}; step is'
+  f'Learning rate over the rounds: {specs.describe(specs.SCHEDULES)}; step is'
   ' step(factor=0.1, at=0.75), a factor from a fraction of the rounds on.',
 )
 flags.DEFINE_integer('batch_size', 8, 'Examples per worker and round.', 1)
@@ -328,7 +326,7 @@ def _table(results: dict[str, list[dict]]) -> None:
   print(
     f'\n{FLAGS.num_byzantine} of {FLAGS.num_workers} workers send'
     f' {FLAGS.attack}; test accuracy after {FLAGS.rounds} rounds, mean (and'
-    f' range) of {FLAGS.num_seeds} seeds'
+    f' range) over {FLAGS.num_seeds} seed{"s" * (FLAGS.num_seeds > 1)}'
   )
   width = max(map(len, results))
   print(f'{"rule":{width}}  {"accuracy":>20}  {"class-balanced":>20}')
