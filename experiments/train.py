@@ -22,17 +22,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import tqdm
 from absl import app, flags, logging
-from matplotlib import pyplot as plt
 
 import byzjax
 from byzjax import data, models
-from experiments import output, specs
+from experiments import output, report, specs
 
-matplotlib.use('agg')  # Files only: a server has no screen.
 FLAGS = flags.FLAGS
 # What may differ between a run and its continuation.
 _NOT_CONFIG = ('aggregator', 'data_dir', 'output_dir', 'resume')
@@ -54,7 +51,8 @@ flags.DEFINE_string(
   'partition',
   'iid',
   'How examples are divided among workers:'
-  f' {specs.describe(specs.PARTITIONS)}. With long_tail=r, class k first keeps r^k of its examples. E.g.'
+  f' {specs.describe(specs.PARTITIONS)}. With long_tail=r,'
+  ' class k first keeps r^k of its examples. E.g.'
   ' dirichlet_by_class(alpha=0.1), iid(long_tail=0.6).',
 )
 flags.DEFINE_enum('model', 'mlp', ['cnn', 'mlp', 'resnet20'], 'The network.')
@@ -266,8 +264,8 @@ def train(name: str, run: Run, folder: pathlib.Path) -> list[dict]:
     output.save_checkpoint(folder, done + length, states)
     last = rows[-FLAGS.num_seeds :]
     bar.set_postfix(
-      loss=f'{_column(last, "loss").mean():.3f}',
-      accuracy=f'{_column(last, "accuracy").mean():.1%}',
+      loss=f'{report.column(last, "loss").mean():.3f}',
+      accuracy=f'{report.column(last, "accuracy").mean():.1%}',
       refresh=False,
     )
     bar.update(length)
@@ -318,48 +316,6 @@ def _rows(done: int, metrics: models.Metrics, info) -> list[dict]:
   ]
 
 
-def _column(rows: list[dict], name: str) -> np.ndarray:
-  return np.array([float(row[name]) for row in rows])
-
-
-def _table(results: dict[str, list[dict]]) -> None:
-  print(
-    f'\n{FLAGS.num_byzantine} of {FLAGS.num_workers} workers send'
-    f' {FLAGS.attack}; test accuracy after {FLAGS.rounds} rounds, mean (and'
-    f' range) over {FLAGS.num_seeds} seed{"s" * (FLAGS.num_seeds > 1)}'
-  )
-  width = max(map(len, results))
-  print(f'{"rule":{width}}  {"accuracy":>20}  {"class-balanced":>20}')
-  for rule, rows in results.items():
-    cells = [f'{rule:{width}}']
-    for name in ('accuracy', 'balanced_accuracy'):
-      last = 100 * _column(rows[-FLAGS.num_seeds :], name)
-      span = f'({last.min():.1f} to {last.max():.1f})'
-      cells.append(f'{last.mean():5.1f} {span:>14}')
-    print('  '.join(cells))
-
-
-def _picture(results: dict[str, list[dict]], path: pathlib.Path) -> None:
-  """Accuracy over rounds: a line per rule, a band from worst to best seed."""
-  figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
-  for rule, rows in results.items():
-    accuracy = 100 * _column(rows, 'accuracy').reshape(-1, FLAGS.num_seeds)
-    rounds = _column(rows, 'round')[:: FLAGS.num_seeds]
-    axes.plot(rounds, accuracy.mean(axis=1), label=rule)
-    axes.fill_between(
-      rounds, accuracy.min(axis=1), accuracy.max(axis=1), alpha=0.2
-    )
-  axes.set(xlabel='round', ylabel='test accuracy (%)', ylim=(0, 100))
-  axes.set_title(
-    f'{FLAGS.dataset}: {FLAGS.num_byzantine} of {FLAGS.num_workers} workers'
-    f' send {FLAGS.attack}'
-  )
-  axes.grid(alpha=0.3)
-  axes.legend(loc='best')
-  figure.savefig(path, dpi=150)
-  plt.close(figure)
-
-
 def main(argv):
   logging.set_verbosity(logging.WARNING)  # Checkpointing is talkative.
   if len(argv) > 1:
@@ -392,8 +348,13 @@ def main(argv):
       results[rule] = train(rule, run, folder)
   except ValueError as error:
     sys.exit(f'train.py: {error}')
-  _table(results)
-  _picture(results, root / 'curve.png')
+  title = f'{FLAGS.num_byzantine} of {FLAGS.num_workers} workers send'
+  title += f' {FLAGS.attack}'
+  print(f'\n{title}; {FLAGS.rounds} rounds, {FLAGS.num_seeds} seeds')
+  print(report.table(results, FLAGS.num_seeds))
+  report.picture(
+    results, FLAGS.num_seeds, f'{FLAGS.dataset}: {title}', root / 'curve.png'
+  )
   print(f'\nWrote {root}')
 
 
