@@ -6,10 +6,13 @@ files that start with an underscore are private.
 """
 
 from byzjax._src.base import (
+  Aggregate,
   AggregationInfo,
   Aggregator,
   Attack,
+  DataAttack,
   Gram,
+  Messages,
   PreAggregator,
   Round,
   RoundInfo,
@@ -53,11 +56,14 @@ from byzjax.transforms import (
 __version__ = '0.1.0.dev0'
 
 __all__ = [
+  'Aggregate',
   'AggregationInfo',
   'Aggregator',
   'Attack',
   'CenteredClippingState',
+  'DataAttack',
   'Gram',
+  'Messages',
   'PreAggregator',
   'Round',
   'RoundInfo',

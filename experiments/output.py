@@ -22,25 +22,32 @@ METRICS = (
 )
 
 
-def check_empty(folder: pathlib.Path, *, resume: bool) -> None:
-  """Raises ValueError if a new run would write into a folder that is in use."""
-  if not resume and folder.exists() and any(folder.iterdir()):
+def check_root(folder: pathlib.Path, *, resume: bool) -> None:
+  """Raises ValueError unless a new run may write here, or one can go on."""
+  if folder.exists() and not folder.is_dir():
+    raise ValueError(f'--output_dir={folder} is not a folder')
+  if resume and not any(folder.rglob('config.json')):
+    raise ValueError(f'--resume: there is no config.json of a run in {folder}')
+  if not resume and _in_use(folder):
     raise ValueError(
       f'--output_dir={folder} is not empty: choose another folder, or continue'
       ' the run in it with --resume'
     )
 
 
-def open_folder(
-  folder: pathlib.Path, config: dict[str, Any], *, resume: bool
-) -> None:
-  """Makes the folder and writes `config.json`, or checks it on `--resume`.
+def _in_use(folder: pathlib.Path) -> bool:
+  # A file that was being written when its run was killed is not a run.
+  files = folder.iterdir() if folder.exists() else ()
+  return any(path.suffix != '.tmp' for path in files)
+
+
+def open_folder(folder: pathlib.Path, config: dict[str, Any]) -> None:
+  """Makes the folder and writes `config.json`, or checks the one it finds.
 
   Raises:
-    ValueError: if the folder holds something and this is no resume, or if it
-      was written by a run with other flags. Nothing is overwritten.
+    ValueError: if the folder was written by a run with other flags, or by
+      something else. Nothing is overwritten.
   """
-  check_empty(folder, resume=resume)
   path = folder / 'config.json'
   if path.exists():
     try:
@@ -56,7 +63,7 @@ def open_folder(
       raise ValueError(
         f'--resume needs the flags of the run in {folder}, but {differing}'
       )
-  elif folder.exists() and any(folder.iterdir()):
+  elif _in_use(folder):
     raise ValueError(
       f'--resume: {folder} holds files but no config.json of a run'
     )
@@ -73,13 +80,23 @@ def write_metrics(folder: pathlib.Path, rows: Sequence[dict]) -> None:
 
 
 def read_metrics(folder: pathlib.Path, up_to_round: int) -> list[dict]:
-  """The rows of `metrics.csv` up to a round, as they were written."""
+  """The rows of `metrics.csv` up to a round, as they were written.
+
+  Raises:
+    ValueError: if the file is missing or lacks rows of that round.
+  """
   path = folder / 'metrics.csv'
-  if not path.exists():
-    return []
-  with path.open() as file:
-    rows = list(csv.DictReader(file))
-  return [row for row in rows if int(row['round']) <= up_to_round]
+  rows = []
+  if path.exists():
+    with path.open() as file:
+      rows = list(csv.DictReader(file))
+  rows = [row for row in rows if int(row['round']) <= up_to_round]
+  if not rows or int(rows[-1]['round']) != up_to_round:
+    raise ValueError(
+      f'--resume: there is a checkpoint of round {up_to_round}, but {path} has'
+      ' no rows of it'
+    )
+  return rows
 
 
 def save_checkpoint(folder: pathlib.Path, step: int, state: Any) -> None:

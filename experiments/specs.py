@@ -212,6 +212,8 @@ def partition(
   """The shards of the workers; `long_tail=r` thins the classes first."""
   name, given = parse(text)
   ratio = given.pop('long_tail', 1.0)
+  if not isinstance(ratio, float | int):
+    raise ValueError(f'--partition={text}: long_tail must be a number')
   kept = data.long_tail(labels, ratio=ratio, seed=seed)
   arguments = ', '.join(f'{key}={value!r}' for key, value in given.items())
   shards = build(

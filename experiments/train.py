@@ -7,8 +7,8 @@ r"""One training run under attack, or the same run with several rules.
 Names take their hyper-parameters in parentheses, `centered_clipping(radius=1)`;
 the number of Byzantine workers is filled in where a rule asks for it. Several
 rules, separated by semicolons, run one after the other and end in one table and
-one picture. Each run writes `config.json`, `metrics.csv` (a row per evaluation
-and seed), `curve.png` and checkpoints; a killed run goes on with `--resume` and
+one picture, `curve.png`. Each writes `config.json`, `metrics.csv` (a row per
+evaluation and seed) and checkpoints; a killed run goes on with `--resume` and
 ends with the same bits.
 """
 
@@ -18,7 +18,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -162,31 +162,31 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
     FLAGS.learning_rate,
     FLAGS.rounds,
   )
-  byzantine: Any = FLAGS.num_byzantine
-  if FLAGS.redraw_byzantine:
-    byzantine = byzjax.random_byzantine(
-      FLAGS.num_workers, FLAGS.num_byzantine, jax.random.key(FLAGS.seed)
-    )
-  training = byzjax.robust_round(
-    models.cross_entropy_loss(graphdef),
-    num_workers=FLAGS.num_workers,
-    worker=byzjax.worker_momentum(FLAGS.momentum),
-    attack=specs.build(
-      'attack',
-      FLAGS.attack,
-      specs.ATTACKS,
-      defaults={'num_classes': dataset.num_classes},
-    ),
-    byzantine=byzantine,
-    aggregator=specs.aggregator(
-      rule, FLAGS.pre_aggregators, FLAGS.num_byzantine
-    ),
-    optimizer=specs.build(
-      'optimizer', FLAGS.optimizer, specs.OPTIMIZERS, learning_rate
-    ),
-    worker_map=_worker_map(),
-    mesh=_mesh(),
+  aggregator = specs.aggregator(
+    rule, FLAGS.pre_aggregators, FLAGS.num_byzantine
   )
+  optimizer = specs.build(
+    'optimizer', FLAGS.optimizer, specs.OPTIMIZERS, learning_rate
+  )
+  attack = specs.build(
+    'attack',
+    FLAGS.attack,
+    specs.ATTACKS,
+    defaults={'num_classes': dataset.num_classes},
+  )
+
+  def training_under(byzantine) -> byzjax.Round:
+    return byzjax.robust_round(
+      models.cross_entropy_loss(graphdef),
+      num_workers=FLAGS.num_workers,
+      worker=byzjax.worker_momentum(FLAGS.momentum),
+      attack=attack,
+      byzantine=byzantine,
+      aggregator=aggregator,
+      optimizer=optimizer,
+      worker_map=_worker_map(),
+      mesh=_mesh(),
+    )
 
   # --- Rounds for all seeds: one program.
   keys = jax.vmap(jax.random.key)(jnp.array(seeds))
@@ -194,7 +194,13 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
   @functools.partial(jax.jit, static_argnums=4, donate_argnums=0)
   def chunk(states, partitions, images, labels, length):
     def one_seed(state, partition, key):
-      data_key, round_key = jax.random.split(key)
+      data_key, round_key, byzantine_key = jax.random.split(key, 3)
+      byzantine = FLAGS.num_byzantine
+      if FLAGS.redraw_byzantine:
+        byzantine = byzjax.random_byzantine(
+          FLAGS.num_workers, byzantine, byzantine_key
+        )
+      training = training_under(byzantine)
 
       def one_round(state, _):
         batch = data.sample_batch(
@@ -225,7 +231,8 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
       )
     )(states.params)
 
-  initial = [training.init(params) for _, params in networks]
+  first_round = training_under(FLAGS.num_byzantine)
+  initial = [first_round.init(params) for _, params in networks]
   states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *initial)
   arrays = (partitions, images, labels)
   # Traced here, so that a rule that cannot take these messages says so before
@@ -241,19 +248,31 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
   )
 
 
-def train(name: str, run: Run, folder: pathlib.Path) -> list[dict]:
-  """Runs the rounds and returns all rows of metrics."""
-  states, start, rows = run.states, 0, []
+class Progress(NamedTuple):
+  """How far a run is: rounds done, the states after them, rows so far."""
+
+  done: int
+  states: byzjax.RoundState
+  rows: list[dict]
+
+
+def beginning(run: Run, folder: pathlib.Path) -> Progress:
+  """The newest checkpoint on `--resume`, if there is one, or round 0."""
   if FLAGS.resume:
     like = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-      states,
+      run.states,
     )
     if restored := output.restore_checkpoint(folder, like):
-      start, states = restored
-      rows = output.read_metrics(folder, start)
-  if not rows:
-    rows = _rows(0, run.evaluate(states), None)
+      return Progress(*restored, output.read_metrics(folder, restored[0]))
+  return Progress(0, run.states, _rows(0, run.evaluate(run.states), None))
+
+
+def train(
+  name: str, run: Run, progress: Progress, folder: pathlib.Path
+) -> list[dict]:
+  """Runs the rounds that are left and returns all rows of metrics."""
+  start, states, rows = progress
   bar = tqdm.tqdm(total=FLAGS.rounds, initial=start, desc=name, unit='rounds')
   for done in range(start, FLAGS.rounds, FLAGS.eval_every):
     length = min(FLAGS.eval_every, FLAGS.rounds - done)
@@ -336,18 +355,21 @@ def main(argv):
       raise ValueError('--aggregator names no rule')
     if FLAGS.resume and not FLAGS.output_dir:
       raise ValueError('--resume needs --output_dir, the folder to continue')
-    output.check_empty(root, resume=FLAGS.resume)
+    if len(set(folders)) < len(folders):
+      raise ValueError(f'--aggregator names a rule twice: {rules}')
+    output.check_root(root, resume=FLAGS.resume)
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
     runs = [make_run(rule, dataset) for rule in rules]
     for rule, folder in zip(rules, folders):
-      output.open_folder(
-        folder, {**config, 'aggregator': rule}, resume=FLAGS.resume
-      )
-    results = {}
-    for rule, run, folder in zip(rules, runs, folders):
-      results[rule] = train(rule, run, folder)
+      output.open_folder(folder, {**config, 'aggregator': rule})
+    starts = [beginning(run, folder) for run, folder in zip(runs, folders)]
   except ValueError as error:
     sys.exit(f'train.py: {error}')
+
+  print(f'Writing to {root}')
+  results = {}
+  for rule, run, progress, folder in zip(rules, runs, starts, folders):
+    results[rule] = train(rule, run, progress, folder)
   title = f'{FLAGS.num_byzantine} of {FLAGS.num_workers} workers send'
   title += f' {FLAGS.attack}'
   print(f'\n{title}; {FLAGS.rounds} rounds, {FLAGS.num_seeds} seeds')
@@ -355,7 +377,6 @@ def main(argv):
   report.picture(
     results, FLAGS.num_seeds, f'{FLAGS.dataset}: {title}', root / 'curve.png'
   )
-  print(f'\nWrote {root}')
 
 
 def slug(rule: str) -> str:

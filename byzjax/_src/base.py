@@ -21,7 +21,6 @@ Batch: TypeAlias = ArrayTree  # leaves [n, ...], one slice per worker
 State: TypeAlias = ArrayTree
 Scalar: TypeAlias = float | jax.Array  # a real number, maybe traced
 AxisName = str | tuple[str, ...] | None
-DataAttack = Callable[[Batch, jax.Array, jax.Array | None], Batch]
 ByzantineSchedule = Callable[[jax.Array], jax.Array]  # step -> bool[n]
 
 
@@ -65,7 +64,8 @@ class GramRule(NamedTuple):
     weights: `(gram, state, *, key) -> (weights float[n], state)`.
     center: `state -> aggregate`, the centre c; None for the finite message of
       median norm.
-    remember: `(state, aggregate) -> state`, after the aggregate is known.
+    remember: `(state, aggregate float[d]) -> state`, after the aggregate is
+      known.
     selects: whether the weights average a few whole messages; those are
       combined without a centre, so that one selected message is returned
       bit for bit.
@@ -74,7 +74,7 @@ class GramRule(NamedTuple):
   init: Callable[[Params], State]
   weights: Callable[..., tuple[jax.Array, State]]
   center: Callable[[State], Aggregate] | None = None
-  remember: Callable[[State, Aggregate], State] = lambda state, aggregate: state
+  remember: Callable[[State, jax.Array], State] = lambda state, aggregate: state
   selects: bool = False
 
 
@@ -103,9 +103,10 @@ class Aggregator(optax.GradientTransformationExtraArgs):
   that takes stacked gradients. `axis_name` names the mesh axes over which the
   coordinates (not the workers) are split; only `worker_sharded` passes it.
 
-  Calling it, `aggregator(messages, key=None)`, aggregates once and is compiled.
-  Jit a function that uses it, or `aggregator.update`; being a tuple, it cannot
-  itself be an argument of `jax.jit`.
+  Calling it, `aggregator(messages, key=None)`, aggregates once and is compiled:
+  build a rule once and call it often. Jit a function that uses it, or
+  `aggregator.update`; being a tuple, it cannot itself be an argument of
+  `jax.jit`.
 
   Attributes:
     inspect: like `update`, with an `AggregationInfo` as third result.
@@ -185,6 +186,18 @@ class Attack(NamedTuple):
   apply: Callable[..., tuple[Messages, State]]
 
 
+class DataAttack(Protocol):
+  """What the Byzantine workers compute on, before any gradient.
+
+  `(batch, is_byzantine bool[n], key) -> batch` with the Byzantine slices of the
+  leaves `[n, ...]` replaced.
+  """
+
+  def __call__(
+    self, batch: Batch, is_byzantine: jax.Array, key: jax.Array | None = None
+  ) -> Batch: ...
+
+
 class RoundState(NamedTuple):
   """All that one round hands to the next."""
 
@@ -202,23 +215,23 @@ class RoundInfo(NamedTuple):
   Attributes:
     loss: float[], mean loss of the honest workers before the update.
     aggregation_error: float[], distance from the aggregate to the mean of the
-      honest messages.
-    is_byzantine: bool[n], who attacked in this round.
-    masked: bool[n], the messages with a non-finite entry.
-    num_nonfinite: int32[], how many of them there were.
-    weights: float[n], the rule's weights, or None where it has none.
+      honest messages that are finite.
     bits_up: float[], bits that the workers sent to the server, all together.
     bits_down: float[], bits that the server sent to the workers.
+    num_nonfinite: int32[], the number of messages with a non-finite entry.
+    is_byzantine: bool[n], who attacked in this round.
+    masked: bool[n], which messages had a non-finite entry.
+    weights: float[n], the rule's weights, or None where it has none.
   """
 
   loss: jax.Array
   aggregation_error: jax.Array
-  is_byzantine: jax.Array
-  masked: jax.Array
-  num_nonfinite: jax.Array
-  weights: jax.Array | None
   bits_up: jax.Array
   bits_down: jax.Array
+  num_nonfinite: jax.Array
+  is_byzantine: jax.Array
+  masked: jax.Array
+  weights: jax.Array | None
 
 
 class Round(NamedTuple):
@@ -232,12 +245,6 @@ class Round(NamedTuple):
 
   init: Callable[..., RoundState]
   step: Callable[[RoundState, Batch, jax.Array], tuple[RoundState, RoundInfo]]
-
-
-def no_state(params: Params) -> optax.EmptyState:
-  """The `init` of whatever carries nothing."""
-  del params
-  return optax.EmptyState()
 
 
 def zeros_like(params: Params) -> Params:

@@ -21,14 +21,11 @@ _COORDINATE_MULTIPLE = 32
 _LEAST_PADDING = 256
 
 
-class ServerState(NamedTuple):
-  """State of an aggregator and of the attack in front of it."""
+class WorkerShardedState(NamedTuple):
+  """State of `worker_sharded`: the rule's, and the attack's in front of it."""
 
   aggregator: base.State
   attack: base.State
-
-
-WorkerShardedState = ServerState
 
 
 def attacked(
@@ -41,7 +38,7 @@ def attacked(
   """
 
   def init(params):
-    return ServerState(
+    return WorkerShardedState(
       aggregator.init(params), attack.init(params) if attack else ()
     )
 
@@ -84,14 +81,14 @@ def attacked(
     x, layout = flat.ravel_rows('round', messages)
     info = info._replace(mask=reductions.finite_rows(x, axis_name=axis_name))
     if is_byzantine is not None:
-      honest_mean = reductions.rows_mean(
-        layout.ravel_rows(honest), ~is_byzantine
-      )
+      honest = layout.ravel_rows(honest)
+      finite = reductions.finite_rows(honest, axis_name=axis_name)
+      honest_mean = reductions.rows_mean(honest, ~is_byzantine & finite)
       error = reductions.distance(
         layout.ravel(aggregate), honest_mean, axis_name=axis_name
       )
       info = info._replace(error=error)
-    return aggregate, ServerState(rule_state, attack_state), info
+    return aggregate, WorkerShardedState(rule_state, attack_state), info
 
   return base.Aggregator(init, inspect)
 

@@ -46,7 +46,7 @@ def finite_rows(x: jax.Array, *, axis_name: base.AxisName = None) -> jax.Array:
   # Zero times a finite number is zero, and NaN otherwise. A dot product runs at
   # the speed of memory, where `all(isfinite(x))` does not.
   return jnp.isfinite(
-    psum(jnp.dot(x, jnp.zeros(x.shape[1], x.dtype)), axis_name)
+    psum(matmul(x, jnp.zeros(x.shape[1], x.dtype)), axis_name)
   )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from byzjax._src import base, flat, nonfinite, reductions, sorting
 
@@ -55,7 +56,7 @@ def from_column(
     aggregate = jax.tree.map(aggregate_leaf, messages)
     return aggregate, state, base.AggregationInfo()
 
-  return base.Aggregator(base.no_state, inspect)
+  return base.Aggregator(optax.init_empty_state, inspect)
 
 
 def from_weights(
@@ -89,7 +90,9 @@ def from_weights(
     del key
     return weights_fn(gram), state
 
-  return from_gram_rule(base.GramRule(base.no_state, weights, selects=selects))
+  return from_gram_rule(
+    base.GramRule(optax.init_empty_state, weights, selects=selects)
+  )
 
 
 def from_gram_rule(rule: base.GramRule) -> base.Aggregator:
@@ -104,11 +107,9 @@ def from_gram_rule(rule: base.GramRule) -> base.Aggregator:
     gram, center = gram_of(x, center, axis_name=axis_name)
     weights, state = rule.weights(gram, state, key=key)
     weights = jnp.where(gram.mask, weights, 0).astype(x.dtype)
-    aggregate = layout.unravel(
-      reductions.combine(weights, x, None if rule.selects else center)
-    )
+    aggregate = reductions.combine(weights, x, None if rule.selects else center)
     info = base.AggregationInfo(weights, gram.mask)
-    return aggregate, rule.remember(state, aggregate), info
+    return layout.unravel(aggregate), rule.remember(state, aggregate), info
 
   return base.Aggregator(rule.init, inspect, rule)
 
@@ -214,4 +215,4 @@ def stateless_matrix(
   def with_state(gram, state, *, key=None):
     return matrix_fn(gram, key), state
 
-  return from_matrix(base.no_state, with_state)
+  return from_matrix(optax.init_empty_state, with_state)

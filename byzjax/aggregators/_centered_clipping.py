@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat, reductions, rules
+from byzjax._src import base, flat, nonfinite, reductions, rules
 
 
 class CenteredClippingState(NamedTuple):
@@ -17,11 +17,11 @@ class CenteredClippingState(NamedTuple):
 def clip_factors(
   squared_distances: jax.Array, radius: base.Scalar
 ) -> jax.Array:
-  """`min(1, tau / |x_i - v|)`: [n]; 1 at distance zero, 0 if not finite."""
+  """`min(1, tau / |x_i - v|)`: [n]; 1 at distance zero, 0 where not usable."""
   distances = jnp.sqrt(jnp.maximum(squared_distances, 0))
   tiny = jnp.finfo(distances.dtype).tiny
   factors = jnp.minimum(1, radius / jnp.maximum(distances, tiny))
-  return jnp.where(jnp.isfinite(squared_distances), factors, 0)
+  return jnp.where(nonfinite.usable_norms(squared_distances), factors, 0)
 
 
 def centered_clipping(
@@ -34,7 +34,9 @@ def centered_clipping(
   also where messages are clipped or masked, so one message moves the aggregate
   by at most `tau / n` per step. f is not an input.
 
-  `radius=jnp.inf` gives the mean, 0 leaves v where it is. The official code
+  `radius=jnp.inf` gives the mean (if no message is masked), 0 leaves v where it
+  is. With `optax.inject_hyperparams`, num_iterations must be among its
+  `static_args`. The official code
   uses tau = 100 with momentum in PyTorch's form, `M = m / (1 - beta)`, which is
   the radius `100 (1 - beta)` here; too large a radius is a plain mean.
 
@@ -66,6 +68,12 @@ def centered_clipping(
   def init(params):
     return CenteredClippingState(base.zeros_like(params))
 
+  def remember(state, aggregate):
+    # In the dtypes of the state, which messages of another dtype do not change.
+    return CenteredClippingState(
+      flat.row_layout(state.center).unravel(aggregate)
+    )
+
   def weights(gram, state, *, key=None):
     """Coefficients a of `v_L - v_0 = sum_i a_i (x_i - v_0)`."""
     del key
@@ -84,7 +92,7 @@ def centered_clipping(
     init,
     weights,
     center=lambda state: state.center,
-    remember=lambda state, aggregate: CenteredClippingState(aggregate),
+    remember=remember,
   )
 
   def inspect_one_step(
@@ -96,9 +104,9 @@ def centered_clipping(
     center = layout.ravel(state.center)
     squared = reductions.squared_norms(x, center=center, axis_name=axis_name)
     weights = (clip_factors(squared, radius) / x.shape[0]).astype(x.dtype)
-    aggregate = layout.unravel(reductions.combine(weights, x, center))
-    info = base.AggregationInfo(weights, jnp.isfinite(squared))
-    return aggregate, CenteredClippingState(aggregate), info
+    aggregate = reductions.combine(weights, x, center)
+    info = base.AggregationInfo(weights, nonfinite.usable_norms(squared))
+    return layout.unravel(aggregate), remember(state, aggregate), info
 
   if num_iterations == 1:
     return base.Aggregator(init, inspect_one_step, rule)

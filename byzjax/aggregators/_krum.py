@@ -11,14 +11,21 @@ def krum_scores(
 ) -> jax.Array:
   """`s_i = sum over the k nearest others of |x_i - x_j|^p`: float[n].
 
-  Masked messages score +inf, and every other message a finite number or +inf.
+  Up to a common factor for p other than 2. Masked messages score +inf, and
+  every other message less.
   """
   n = gram.mask.shape[0]
   distances = rules.squared_distances(gram)
-  if distance_power != 2:
-    distances = distances ** (distance_power / 2)
   others = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, distances)
-  scores = jnp.sort(others, axis=1)[:, :num_neighbors].sum(axis=1)
+  nearest = jnp.sort(others, axis=1)[:, :num_neighbors]
+  if distance_power != 2:
+    # In units of the best score, so that the power neither over- nor underflows
+    # where scores are close.
+    unit = nearest.sum(axis=1).min()
+    unit = jnp.where(unit > 0, unit, 1)
+    nearest = unit * (nearest / unit) ** (distance_power / 2)
+  # Even an overflowing score is better than that of a masked message.
+  scores = jnp.minimum(nearest.sum(axis=1), jnp.finfo(nearest.dtype).max)
   return jnp.where(gram.mask, scores, jnp.inf)
 
 

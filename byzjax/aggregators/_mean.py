@@ -1,6 +1,7 @@
 """The arithmetic mean: no robustness at all, and the control of every study."""
 
 import jax.numpy as jnp
+import optax
 
 from byzjax._src import base, flat, reductions
 
@@ -40,5 +41,7 @@ def mean() -> base.Aggregator:
     return layout.unravel(reductions.rows_mean(x, mask)), state, info
 
   return base.Aggregator(
-    base.no_state, inspect, base.GramRule(base.no_state, weights)
+    optax.init_empty_state,
+    inspect,
+    base.GramRule(optax.init_empty_state, weights),
   )

@@ -12,7 +12,11 @@ def pre_aggregate(
 
   `aggregate = rule(M_k ... M_1 x)`. Where every pre-aggregator is linear and
   the rule works on a Gram matrix K, nothing but n x n matrices is touched:
-  the rule sees `M K M^T` and its weights w become `w M`.
+  the rule sees `M K M^T` and its weights w become `w M`. There K is taken
+  around the rule's centre: around the previous aggregate for
+  `centered_clipping`, so that distances lose digits while it is far away, as it
+  may be at the start. Messages whose squared norm would overflow are masked,
+  for `mean` too.
 
   Args:
     *stages: any number of `PreAggregator`s, and an `Aggregator` last.

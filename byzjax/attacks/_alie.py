@@ -74,7 +74,7 @@ def alie(*, z: base.Scalar | None = None, ddof: int = 1) -> base.Attack:
     raise ValueError(f'alie needs ddof to be 0 or 1, got {ddof!r}')
 
   def vector(x, is_honest):
-    mean = _message.honest_mean(x, is_honest)
+    mean = reductions.rows_mean(x, is_honest)
     std = reductions.rows_std(x, is_honest, mean, ddof=ddof)
     n = is_honest.shape[0]
     shift = alie_factor(n, (~is_honest).sum()) if z is None else z

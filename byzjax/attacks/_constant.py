@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from byzjax._src import base
 from byzjax.attacks import _message
@@ -44,4 +45,4 @@ def constant(*, value: base.Scalar = -100.0) -> base.Attack:
     filled = jax.tree.map(lambda x: jnp.full_like(x[:1], value), messages)
     return _message.overwrite(messages, filled, is_byzantine), state
 
-  return base.Attack(base.no_state, apply)
+  return base.Attack(optax.init_empty_state, apply)

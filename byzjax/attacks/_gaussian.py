@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from byzjax._src import base, flat
 from byzjax.attacks import _message
@@ -56,7 +57,7 @@ def gaussian(*, std: base.Scalar = 1.0, mean: base.Scalar = 0.0) -> base.Attack:
     noise = layout.unravel_rows(mean + std * noise)
     return _message.overwrite(messages, noise, is_byzantine), state
 
-  return base.Attack(base.no_state, apply)
+  return base.Attack(optax.init_empty_state, apply)
 
 
 def _normal_rows(key, n, d, dtype, axis_name):

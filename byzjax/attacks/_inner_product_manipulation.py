@@ -1,6 +1,6 @@
 """Inner-product manipulation: a little of the opposite direction."""
 
-from byzjax._src import base
+from byzjax._src import base, reductions
 from byzjax.attacks import _message
 
 
@@ -35,5 +35,5 @@ def inner_product_manipulation(*, epsilon: base.Scalar = 0.1) -> base.Attack:
   """
   return _message.from_honest(
     'inner_product_manipulation',
-    lambda x, is_honest: -epsilon * _message.honest_mean(x, is_honest),
+    lambda x, is_honest: -epsilon * reductions.rows_mean(x, is_honest),
   )

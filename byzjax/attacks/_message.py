@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from byzjax._src import base, flat, reductions
 
@@ -42,7 +43,9 @@ def from_honest(
   Args:
     name: of the attack, for errors.
     vector_fn: `(x float[n, d], is_honest bool[n]) -> float[d]`, coordinate by
-      coordinate; the rows where `is_honest` is False must not be read.
+      coordinate; the rows where `is_honest` is False must not be read. Honest
+      messages with a NaN or inf are left out like the Byzantine ones: one of
+      them would turn the attack into a NaN that every rule masks.
 
   Returns:
     The attack, without state.
@@ -51,21 +54,12 @@ def from_honest(
   def apply(
     messages, state, *, is_byzantine, key=None, axis_name=None, **knowledge
   ):
-    del key, axis_name, knowledge
+    del key, knowledge
     check_mask(name, messages, is_byzantine)
+    x, layout = flat.ravel_rows(name, messages)
+    finite = reductions.finite_rows(x, axis_name=axis_name)
+    vector = vector_fn(x, ~is_byzantine & finite)
+    malicious = layout.unravel_rows(vector[None])
+    return overwrite(messages, malicious, is_byzantine), state
 
-    def malicious(leaf):
-      x, layout = flat.ravel_rows(name, leaf)
-      return layout.unravel_rows(vector_fn(x, ~is_byzantine)[None])
-
-    return (
-      overwrite(messages, jax.tree.map(malicious, messages), is_byzantine),
-      state,
-    )
-
-  return base.Attack(base.no_state, apply)
-
-
-def honest_mean(x: jax.Array, is_honest: jax.Array) -> jax.Array:
-  """Mean of the honest rows: `[n, d] -> [d]`."""
-  return reductions.rows_mean(x, is_honest)
+  return base.Attack(optax.init_empty_state, apply)

@@ -1,6 +1,7 @@
 """Sign flip: the opposite direction, as loud as one likes."""
 
 import jax
+import optax
 
 from byzjax._src import base
 from byzjax.attacks import _inner_product_manipulation, _message
@@ -49,4 +50,4 @@ def sign_flip(*, scale: base.Scalar = 1.0, own: bool = False) -> base.Attack:
     flipped = jax.tree.map(lambda x: -scale * x, messages)
     return _message.overwrite(messages, flipped, is_byzantine), state
 
-  return base.Attack(base.no_state, apply)
+  return base.Attack(optax.init_empty_state, apply)

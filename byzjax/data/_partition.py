@@ -22,30 +22,29 @@ class Partition(NamedTuple):
 def iid(labels: np.ndarray, num_workers: int) -> Partition:
   r"""Every worker draws from all examples: the i.i.d. setting of the theory.
 
-    .. math::
-      S_i = \{0, \dots, N - 1\} \quad \text{for all } i
+  .. math::
+    S_i = \{0, \dots, N - 1\} \quad \text{for all } i
 
-    With `sample_batch`, the batches of all workers are independent draws from
-    one distribution. To divide a data set evenly instead, see `random_shards`.
+  With `sample_batch`, the batches of all workers are independent draws from one
+  distribution. To divide a data set evenly instead, see `random_shards`.
 
-    Args:
-      labels: integers `[N]`; only their number matters.
-      num_workers: number of workers n, from 1 to N.
+  Args:
+    labels: integers `[N]`; only their number matters.
+    num_workers: number of workers n, from 1 to N.
 
-    Returns:
-      A `Partition` in which every worker holds every example: `indices` int32
-      `[n, N]`, `sizes` int32 `[n]`.
+  Returns:
+    A `Partition` in which every worker holds every example: `indices` int32
+    `[n, N]`, `sizes` int32 `[n]`.
 
-    Raises:
-      ValueError: if labels is not a vector of integers of at least 0, or the
-        number of workers is below 1 or above N.
+  Raises:
+    ValueError: if labels is not a vector of integers of at least 0, or the
+      number of workers is below 1 or above N.
 
-    Example:
-      >>> import jax
-  import numpy as np
-      >>> from byzjax import data
-      >>> data.iid(np.zeros(10, int), 4).sizes
-      array([10, 10, 10, 10], dtype=int32)
+  Example:
+    >>> import numpy as np
+    >>> from byzjax import data
+    >>> data.iid(np.zeros(10, int), 4).sizes
+    array([10, 10, 10, 10], dtype=int32)
   """
   labels = _check('iid', labels, num_workers)
   everything = np.arange(labels.size, dtype=np.int32)
@@ -58,29 +57,28 @@ def iid(labels: np.ndarray, num_workers: int) -> Partition:
 def label_sorted(labels: np.ndarray, num_workers: int) -> Partition:
   """Contiguous shards of the examples in the order of their labels.
 
-    `S_i` is the i-th of n consecutive pieces of a stable `argsort(labels)`:
-    the most heterogeneous of the equal partitions, each worker sees one or two
-    classes when classes are large. Sizes differ by at most one example, and the
-    larger shards come first.
+  `S_i` is the i-th of n consecutive pieces of a stable `argsort(labels)`:
+  the most heterogeneous of the equal partitions, each worker sees one or two
+  classes when classes are large. Sizes differ by at most one example, and the
+  larger shards come first.
 
-    Args:
-      labels: integers `[N]`, at least 0.
-      num_workers: number of workers n, from 1 to N.
+  Args:
+    labels: integers `[N]`, at least 0.
+    num_workers: number of workers n, from 1 to N.
 
-    Returns:
-      A `Partition` that holds every example exactly once: `indices` int32 `[n,
-      ceil(N / n)]`, `sizes` int32 `[n]`.
+  Returns:
+    A `Partition` that holds every example exactly once: `indices` int32 `[n,
+    ceil(N / n)]`, `sizes` int32 `[n]`.
 
-    Raises:
-      ValueError: if labels is not a vector of integers of at least 0, or the
-        number of workers is below 1 or above N.
+  Raises:
+    ValueError: if labels is not a vector of integers of at least 0, or the
+      number of workers is below 1 or above N.
 
-    Example:
-      >>> import jax
-  import numpy as np
-      >>> from byzjax import data
-      >>> data.label_sorted(np.array([1, 0, 1, 0]), 2).indices
-      array([[1, 3], [0, 2]], dtype=int32)
+  Example:
+    >>> import numpy as np
+    >>> from byzjax import data
+    >>> data.label_sorted(np.array([1, 0, 1, 0]), 2).indices
+    array([[1, 3], [0, 2]], dtype=int32)
   """
   labels = _check('label_sorted', labels, num_workers)
   order = np.argsort(labels, kind='stable')
@@ -92,36 +90,35 @@ def random_shards(
 ) -> Partition:
   r"""Equal shards of a random order of the examples.
 
-    .. math::
-      S_i = \{\pi(j) : c_i \le j < c_{i+1}\}, \qquad
-      c_i = i \lfloor N / n \rfloor + \min(i, N \bmod n)
+  .. math::
+    S_i = \{\pi(j) : c_i \le j < c_{i+1}\}, \qquad
+    c_i = i \lfloor N / n \rfloor + \min(i, N \bmod n)
 
-    for a uniform permutation pi. Sizes differ by at most one example, and the
-    larger shards come first.
+  for a uniform permutation pi. Sizes differ by at most one example, and the
+  larger shards come first.
 
-    Small shards are not i.i.d. data: the few examples that a worker holds give
-    it a bias of its own, which stays from round to round and which no momentum
-    averages away.
+  Small shards are not i.i.d. data: the few examples that a worker holds give it
+  a bias of its own, which stays from round to round and which no momentum
+  averages away.
 
-    Args:
-      labels: integers `[N]`; only their number matters.
-      num_workers: number of workers n, from 1 to N.
-      seed: of the permutation.
+  Args:
+    labels: integers `[N]`; only their number matters.
+    num_workers: number of workers n, from 1 to N.
+    seed: of the permutation.
 
-    Returns:
-      A `Partition` that holds every example exactly once: `indices` int32 `[n,
-      ceil(N / n)]`, `sizes` int32 `[n]`.
+  Returns:
+    A `Partition` that holds every example exactly once: `indices` int32 `[n,
+    ceil(N / n)]`, `sizes` int32 `[n]`.
 
-    Raises:
-      ValueError: if labels is not a vector of integers of at least 0, or the
-        number of workers is below 1 or above N.
+  Raises:
+    ValueError: if labels is not a vector of integers of at least 0, or the
+      number of workers is below 1 or above N.
 
-    Example:
-      >>> import jax
-  import numpy as np
-      >>> from byzjax import data
-      >>> data.random_shards(np.zeros(10, int), 4).sizes
-      array([3, 3, 2, 2], dtype=int32)
+  Example:
+    >>> import numpy as np
+    >>> from byzjax import data
+    >>> data.random_shards(np.zeros(10, int), 4).sizes
+    array([3, 3, 2, 2], dtype=int32)
   """
   labels = _check('random_shards', labels, num_workers)
   order = np.random.default_rng(seed).permutation(labels.size)
@@ -133,41 +130,40 @@ def dirichlet_by_class(
 ) -> Partition:
   r"""Each class is shared out among the workers in Dirichlet proportions.
 
-    .. math::
-      p_k \sim \mathrm{Dir}(\alpha 1_n), \qquad
-      |S_i \cap C_k| \approx p_{k, i} |C_k|
+  .. math::
+    p_k \sim \mathrm{Dir}(\alpha 1_n), \qquad
+    |S_i \cap C_k| \approx p_{k, i} |C_k|
 
-    independently for each class k; the examples of a class are put in a random
-    order and cut at the cumulative shares, rounded down. Small alpha: few
-    workers hold a class. Workers differ in their number of examples too.
+  independently for each class k; the examples of a class are put in a random
+  order and cut at the cumulative shares, rounded down. Small alpha: few workers
+  hold a class. Workers differ in their number of examples too.
 
-    Args:
-      labels: integers `[N]`, at least 0.
-      num_workers: number of workers n, from 1 to N.
-      alpha: concentration, positive and finite; 0.1 to 1 is usual.
-      seed: of the shares and the orders.
+  Args:
+    labels: integers `[N]`, at least 0.
+    num_workers: number of workers n, from 1 to N.
+    alpha: concentration, positive and finite; 0.1 to 1 is usual.
+    seed: of the shares and the orders.
 
-    Returns:
-      A `Partition` that holds every example exactly once: `indices` int32 `[n,
-      m]`, `sizes` int32 `[n]`.
+  Returns:
+    A `Partition` that holds every example exactly once: `indices` int32 `[n,
+    m]`, `sizes` int32 `[n]`.
 
-    Raises:
-      ValueError: if labels is not a vector of integers of at least 0, the
-        number of workers is below 1 or above N, alpha is not positive and
-        finite, or a worker is left without examples.
+  Raises:
+    ValueError: if labels is not a vector of integers of at least 0, the number
+      of workers is below 1 or above N, alpha is not positive and finite, or a
+      worker is left without examples.
 
-    References:
-      Yurochkin, Agarwal, Ghosh, Greenewald, Hoang and Khazaeni, "Bayesian
-      Nonparametric Federated Learning of Neural Networks", 2019, arXiv
-      1905.12022.
+  References:
+    Yurochkin, Agarwal, Ghosh, Greenewald, Hoang and Khazaeni, "Bayesian
+    Nonparametric Federated Learning of Neural Networks", 2019, arXiv
+    1905.12022.
 
-    Example:
-      >>> import jax
-  import numpy as np
-      >>> from byzjax import data
-      >>> labels = np.repeat([0, 1], 50)
-      >>> data.dirichlet_by_class(labels, 2, alpha=1.0).sizes.sum()
-      np.int64(100)
+  Example:
+    >>> import numpy as np
+    >>> from byzjax import data
+    >>> labels = np.repeat([0, 1], 50)
+    >>> data.dirichlet_by_class(labels, 2, alpha=1.0).sizes.sum()
+    np.int64(100)
   """
   labels = _check('dirichlet_by_class', labels, num_workers)
   _check_alpha('dirichlet_by_class', alpha)
@@ -189,44 +185,41 @@ def dirichlet_by_worker(
 ) -> Partition:
   r"""Each worker draws its own mix of classes; all get equally many examples.
 
-    .. math::
-      q_i \sim \mathrm{Dir}(\alpha 1_K), \qquad
-      \Pr[\text{next example of worker } i \text{ has label } k] =
-        \frac{q_{i, k} 1[k \text{ is left}]}{\sum_l q_{i, l} 1[l \text{ is
-        left}]}
+  .. math::
+    q_i \sim \mathrm{Dir}(\alpha 1_K), \qquad
+    \Pr[\text{next example of worker } i \text{ has label } k] =
+      \frac{q_{i, k} 1[k \text{ is left}]}{\sum_l q_{i, l} 1[l \text{ is left}]}
 
-    without replacement, one worker after the other, so that the last ones take
-    what is left and may be nearer to it than to their own draw. A worker none
-    of whose classes is left draws from the examples left. Sizes differ by at
-    most one example, and the larger shards come first.
+  without replacement, one worker after the other, so that the last ones take
+  what is left and may be nearer to it than to their own draw. A worker none of
+  whose classes is left draws from the examples left. Sizes differ by at most
+  one example, and the larger shards come first.
 
-    Args:
-      labels: integers `[N]`, at least 0; K is the number of distinct ones.
-      num_workers: number of workers n, from 1 to N.
-      alpha: concentration, positive and finite; 0.1 to 1 is usual.
-      seed: of the mixes and the draws.
+  Args:
+    labels: integers `[N]`, at least 0; K is the number of distinct ones.
+    num_workers: number of workers n, from 1 to N.
+    alpha: concentration, positive and finite; 0.1 to 1 is usual.
+    seed: of the mixes and the draws.
 
-    Returns:
-      A `Partition` that holds every example exactly once: `indices` int32 `[n,
-      ceil(N / n)]`, `sizes` int32 `[n]`.
+  Returns:
+    A `Partition` that holds every example exactly once: `indices` int32 `[n,
+    ceil(N / n)]`, `sizes` int32 `[n]`.
 
-    Raises:
-      ValueError: if labels is not a vector of integers of at least 0, the
-        number of workers is below 1 or above N, or alpha is not positive and
-        finite.
+  Raises:
+    ValueError: if labels is not a vector of integers of at least 0, the number
+      of workers is below 1 or above N, or alpha is not positive and finite.
 
-    References:
-      Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data
-      Distribution for Federated Visual Classification", 2019, arXiv 1909.06335,
-      with a uniform prior over classes.
+  References:
+    Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data Distribution
+    for Federated Visual Classification", 2019, arXiv 1909.06335, with a uniform
+    prior over classes.
 
-    Example:
-      >>> import jax
-  import numpy as np
-      >>> from byzjax import data
-      >>> labels = np.repeat([0, 1], 50)
-      >>> data.dirichlet_by_worker(labels, 3, alpha=0.1).sizes
-      array([34, 33, 33], dtype=int32)
+  Example:
+    >>> import numpy as np
+    >>> from byzjax import data
+    >>> labels = np.repeat([0, 1], 50)
+    >>> data.dirichlet_by_worker(labels, 3, alpha=0.1).sizes
+    array([34, 33, 33], dtype=int32)
   """
   labels = _check('dirichlet_by_worker', labels, num_workers)
   _check_alpha('dirichlet_by_worker', alpha)
@@ -267,27 +260,26 @@ def _draw_counts(
 def restrict(partition: Partition, kept: np.ndarray) -> Partition:
   r"""A partition of chosen examples, pointed at the data they come from.
 
-    .. math::
-      S_i' = \{\mathrm{kept}_j : j \in S_i\}
+  .. math::
+    S_i' = \{\mathrm{kept}_j : j \in S_i\}
 
-    Args:
-      partition: of the `N'` examples that were chosen.
-      kept: the chosen examples, integers `[N']`, such as `long_tail` returns.
+  Args:
+    partition: of the `N'` examples that were chosen.
+    kept: the chosen examples, integers `[N']`, such as `long_tail` returns.
 
-    Returns:
-      A `Partition` of the same shapes, whose entries are entries of `kept`.
+  Returns:
+    A `Partition` of the same shapes, whose entries are entries of `kept`.
 
-    Raises:
-      ValueError: if kept is not a vector, or the partition has other than the
-        `N'` examples of kept.
+  Raises:
+    ValueError: if kept is not a vector, or the partition has other than the
+      `N'` examples of kept.
 
-    Example:
-      >>> import jax
-  import numpy as np
-      >>> from byzjax import data
-      >>> kept = np.array([10, 20, 30, 40])
-      >>> data.restrict(data.label_sorted(np.zeros(4, int), 2), kept).indices
-      array([[10, 20], [30, 40]], dtype=int32)
+  Example:
+    >>> import numpy as np
+    >>> from byzjax import data
+    >>> kept = np.array([10, 20, 30, 40])
+    >>> data.restrict(data.label_sorted(np.zeros(4, int), 2), kept).indices
+    array([[10, 20], [30, 40]], dtype=int32)
   """
   kept = np.asarray(kept, np.int32)
   num_examples = int(partition.indices.max()) + 1

@@ -11,7 +11,7 @@ import optax
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from byzjax._src import base, flat, layouts
+from byzjax._src import base, flat, layouts, reductions
 from byzjax.transforms import per_worker
 
 LossFn = Callable[[base.Params, base.Batch], jax.Array]
@@ -90,7 +90,7 @@ def robust_round(
       batches, or None.
     byzantine: who attacks: an int f (the first f workers), a mask bool[n], or a
       schedule `step -> bool[n]`, such as `random_byzantine`. Always less than
-      half of the workers.
+      half of the workers (of a schedule this cannot be checked).
     byzantine_chain: whether attackers run the worker chain on their gradients
       too, so that their own momentum is what a data attack or `sign_flip(
       own=True)` sends. False sends raw gradients, as the official code of
@@ -174,9 +174,37 @@ def robust_round(
     )
     if mesh is None:
       return state
-    specs = _state_specs(state, size, axis_name)
-    return jax.device_put(
-      state, jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    shardings = jax.tree.map(
+      lambda spec: NamedSharding(mesh, spec), state_specs(state)
+    )
+    traced = any(
+      isinstance(p, jax.core.Tracer) for p in jax.tree.leaves(params)
+    )
+    place = lax.with_sharding_constraint if traced else jax.device_put
+    return place(state, shardings)
+
+  def state_specs(state):
+    """Workers are split by row, and what the server keeps by coordinate."""
+    rows, everywhere = PartitionSpec(axis_name), PartitionSpec()
+    layout = flat.row_layout(state.params)
+    size = layouts.padded_size(layout.size, num_shards)
+    initial = layouts.attacked(aggregator, message_attack).init
+    # A leaf has coordinates if it grows with their number.
+    small, large = (
+      jax.eval_shape(initial, jax.ShapeDtypeStruct((k * size,), layout.dtype))
+      for k in (1, 2)
+    )
+
+    def by_coordinate(a, b):
+      axes = [axis_name if p != q else None for p, q in zip(a.shape, b.shape)]
+      return PartitionSpec(*axes)
+
+    server_specs = jax.tree.map(by_coordinate, small, large)
+    specs = jax.tree.map(lambda _: everywhere, state)
+    return specs._replace(
+      workers=jax.tree.map(lambda _: rows, state.workers),
+      attack=server_specs.attack,
+      aggregator=server_specs.aggregator,
     )
 
   def local_step(state, batch, key):
@@ -184,7 +212,12 @@ def robust_round(
     layout = flat.row_layout(state.params)
     key = jax.random.fold_in(key, state.step)
     data_key, server_key = jax.random.split(key)
-    is_byzantine = schedule(state.step)
+    is_byzantine = jnp.asarray(schedule(state.step))
+    if is_byzantine.shape != (num_workers,) or is_byzantine.dtype != bool:
+      raise ValueError(
+        f'robust_round needs byzantine(step) to be bool[{num_workers}], got'
+        f' {is_byzantine.dtype}{list(is_byzantine.shape)}'
+      )
     mine, params = is_byzantine, state.params
     if mesh is not None:
       local = num_workers // num_shards
@@ -205,7 +238,7 @@ def robust_round(
       messages = jnp.where(mine[:, None], grads, messages)
     aggregate, server_state, info = server.inspect(
       messages,
-      layouts.ServerState(state.aggregator, state.attack),
+      layouts.WorkerShardedState(state.aggregator, state.attack),
       key=server_key,
       is_byzantine=is_byzantine,
     )
@@ -214,7 +247,7 @@ def robust_round(
     )
     loss = jnp.sum(jnp.where(mine, 0, losses))
     if mesh is not None:
-      loss = lax.psum(loss, axis_name)
+      loss = reductions.psum(loss, axis_name)
     assert info.mask is not None and info.error is not None
     bits = jnp.asarray(32.0 * layout.size * num_workers)
     new_state = base.RoundState(
@@ -228,12 +261,12 @@ def robust_round(
     return new_state, base.RoundInfo(
       loss=loss / jnp.sum(~is_byzantine),
       aggregation_error=info.error,
-      is_byzantine=is_byzantine,
-      masked=~info.mask,
-      num_nonfinite=jnp.sum(~info.mask, dtype=jnp.int32),
-      weights=info.weights,
       bits_up=bits,
       bits_down=bits,
+      num_nonfinite=jnp.sum(~info.mask, dtype=jnp.int32),
+      is_byzantine=is_byzantine,
+      masked=~info.mask,
+      weights=info.weights,
     )
 
   def step(state, batch, key):
@@ -245,8 +278,7 @@ def robust_round(
       )
     if mesh is None:
       return local_step(state, batch, key)
-    size = layouts.padded_size(flat.row_layout(state.params).size, num_shards)
-    specs = _state_specs(state, size, axis_name)
+    specs = state_specs(state)
     sharded = jax.shard_map(
       local_step,
       mesh=mesh,
@@ -324,23 +356,3 @@ def _check_mesh(mesh: Mesh, axis_name, num_workers: int) -> tuple[Mesh, int]:
     )
   auto = (AxisType.Auto,) * len(mesh.axis_names)
   return Mesh(mesh.devices, mesh.axis_names, axis_types=auto), num_shards
-
-
-def _state_specs(state: base.RoundState, size: int, axis_name) -> Any:
-  """Workers are split by row, and what the server keeps by coordinate."""
-  rows: Any = PartitionSpec(axis_name)
-  everywhere: Any = PartitionSpec()
-
-  def by_coordinate(leaf):
-    if leaf.ndim and leaf.shape[-1] == size:
-      return PartitionSpec(*(None,) * (leaf.ndim - 1), axis_name)
-    return everywhere
-
-  return base.RoundState(
-    step=everywhere,
-    params=jax.tree.map(lambda _: everywhere, state.params),
-    workers=jax.tree.map(lambda _: rows, state.workers),
-    attack=jax.tree.map(by_coordinate, state.attack),
-    aggregator=jax.tree.map(by_coordinate, state.aggregator),
-    optimizer=jax.tree.map(lambda _: everywhere, state.optimizer),
-  )

@@ -15,6 +15,9 @@ def per_worker(
   clipping clips each worker's gradient by its own norm, momentum is kept per
   worker.
 
+  All states start alike: a transform that keeps a random key, such as
+  `optax.add_noise`, draws the same noise for every worker.
+
   Args:
     tx: any optax transform.
     num_workers: n >= 1, a Python int.

@@ -151,10 +151,10 @@ def test_flags_combine(changed, tmp_path):
   assert np.isfinite(accuracy(tmp_path))
 
 
-def start(folder):
+def start(folder, *flags):
   command = [sys.executable, '-m', 'experiments.train', '--rounds=3000']
   command += ['--eval_every=500', '--num_seeds=2', f'--output_dir={folder}']
-  command += ['--aggregator=centered_clipping(radius=0.1)', '--resume']
+  command += ['--aggregator=centered_clipping(radius=0.1)', *flags]
   environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
   return subprocess.Popen(
     command,
@@ -177,7 +177,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
   killed.wait()
   done = {path.name for path in (tmp_path / 'killed/checkpoints').iterdir()}
   assert '00003000' not in done  # It was killed before its end.
-  assert start(tmp_path / 'killed').wait(timeout=300) == 0
+  assert start(tmp_path / 'killed', '--resume').wait(timeout=300) == 0
   files = [tmp_path / name / 'metrics.csv' for name in ('straight', 'killed')]
   assert files[0].read_bytes() == files[1].read_bytes()
   for x, y in zip(
@@ -211,7 +211,18 @@ REFUSED = {
     {'dataset': 'mnist', 'data_dir': 'nowhere'},
     'nowhere',
   ),
-  'resuming nothing': ({'resume': True, 'output_dir': ''}, '--resume needs'),
+  'resuming from nowhere': (
+    {'resume': True, 'output_dir': ''},
+    '--resume needs --output_dir',
+  ),
+  'resuming what never began': (
+    {'resume': True},
+    r'there is no config\.json',
+  ),
+  'the same rule twice': (
+    {'aggregator': 'mean; krum; mean'},
+    'names a rule twice',
+  ),
 }
 
 
@@ -233,6 +244,15 @@ def test_never_overwrites(tmp_path):
   assert (tmp_path / 'precious').read_text() == 'data'
 
 
+def test_attackers_that_change_are_drawn_per_seed(tmp_path):
+  changed = {**SMALL, 'redraw_byzantine': True}
+  run(tmp_path / 'both', **changed)
+  run(tmp_path / 'second', **{**changed, 'seed': 1, 'num_seeds': 1})
+  both, alone = (last_state(tmp_path / name) for name in ('both', 'second'))
+  for x, y in zip(both, alone):
+    np.testing.assert_allclose(x[1], y[0], rtol=1e-5, atol=1e-6)
+
+
 def test_resumes_only_the_same_run_from_a_sound_checkpoint(tmp_path):
   run(tmp_path, **SMALL)
   before = (tmp_path / 'metrics.csv').read_bytes()
@@ -242,6 +262,10 @@ def test_resumes_only_the_same_run_from_a_sound_checkpoint(tmp_path):
     run(tmp_path, **SMALL, resume=True, learning_rate=0.1)
   run(tmp_path, **SMALL, resume=True)  # Nothing is left to do.
   assert (tmp_path / 'metrics.csv').read_bytes() == before
+  (tmp_path / 'metrics.csv').rename(tmp_path / 'kept.csv')
+  with pytest.raises(SystemExit, match=r'metrics\.csv has no rows of it'):
+    run(tmp_path, **SMALL, resume=True)
+  (tmp_path / 'kept.csv').rename(tmp_path / 'metrics.csv')
   newest = sorted((tmp_path / 'checkpoints').iterdir())[-1]
   for file in newest.rglob('*'):
     if file.is_file():

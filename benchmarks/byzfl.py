@@ -1,0 +1,204 @@
+r"""Whole rounds of byzjax and of ByzFL, side by side in one process.
+
+  python3 -m venv /tmp/peer
+  /tmp/peer/bin/pip install torch===2.13.0 torchvision==0.28.0 byzfl==0.0.11
+  /tmp/peer/bin/pip install -c constraints.txt jax flax optax chex absl-py
+  /tmp/peer/bin/python -m benchmarks.byzfl
+
+Both train ByzFL's `cnn_mnist` from the same weights on the same random images:
+worker momentum from zero, attack, rule, SGD. ByzFL runs the round of its own
+benchmark, a Python loop over clients, with the batches at hand as tensors;
+byzjax one `lax.scan`, with the gradients of the Byzantine workers as well.
+
+`ratio` is ByzFL's time / byzjax's, the median over repeats; `best` is that of
+the fastest repeats. If they are far apart, the machine was not quiet: that
+slows ByzFL far more than byzjax. `differs` is the distance between both models after
+the first `rounds` rounds, as a share of the way that ByzFL's went.
+"""
+
+import functools
+import importlib.metadata
+import os
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+from flax import nnx
+
+import byzjax
+from benchmarks import timing
+from byzjax import models
+
+try:
+  import torch
+  from byzfl import ByzantineClient, Client, Server
+except (ImportError, RuntimeError) as error:  # The latter from torchvision.
+  sys.exit(
+    f'ByzFL cannot be imported: {error}.\nInstall it with\n'
+    '  pip install torch===2.13.0 torchvision==0.28.0 byzfl==0.0.11\n'
+    'torch and torchvision must both be builds for CUDA, or both for the CPU.'
+  )
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum('worker_map', 'map', ['map', 'vmap'], 'Of byzjax.')
+flags.DEFINE_integer('rounds', 4, 'Rounds in one measurement.', 1)
+flags.DEFINE_integer('repeats', 7, 'Repeats of each measurement.', 1)
+
+THREADS = 2  # Of PyTorch; JAX takes all cores.
+N, F, BATCH_SIZE = 12, 2, 25  # F of the N workers are Byzantine.
+MOMENTUM, LEARNING_RATE = 0.9, 0.1
+# Shapes of cnn_mnist's kernels, the dense ones as convolutions.
+KERNELS = ((20, 1, 5, 5), (50, 20, 5, 5), (500, 50, 4, 4), (10, 500, 1, 1))
+
+
+class CNN(nnx.Module):
+  """The architecture of ByzFL's `cnn_mnist`, with the weights of one."""
+
+  def __init__(self, weights: dict[str, torch.Tensor]):
+    arrays = [weight.numpy().copy() for weight in weights.values()]
+    layers = []
+    for shape, kernel, bias in zip(KERNELS, arrays[::2], arrays[1::2]):
+      # [out, in, height, width] to [height * width * in, out].
+      kernel = kernel.reshape(shape).transpose(2, 3, 1, 0)
+      layer = nnx.Linear(kernel[..., 0].size, shape[0], rngs=nnx.Rngs(0))
+      layer.kernel = nnx.Param(jnp.array(kernel.reshape(-1, shape[0])))
+      layer.bias = nnx.Param(jnp.array(bias))
+      layers.append(layer)
+    self.layers = nnx.List(layers)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    for convolution in self.layers[:2]:
+      # 5 x 5 without padding, as one matrix product: models.Conv pads.
+      shifts = [(i, j) for i in range(5) for j in range(5)]
+      size = x.shape[1] - 4
+      slices = [x[:, i : i + size, j : j + size] for i, j in shifts]
+      x = convolution(jnp.concatenate(slices, axis=-1))
+      x = models.max_pool(jax.nn.relu(x))
+    x = jax.nn.relu(self.layers[2](x.reshape(x.shape[0], -1)))
+    return self.layers[3](x)
+
+
+def named(name: str, **parameters) -> dict[str, Any]:
+  return {'name': name, 'parameters': parameters}
+
+
+class Row(NamedTuple):
+  rule: dict  # As ByzFL takes it; so are `pre` and `attack`.
+  aggregator: byzjax.Aggregator
+  attack: dict = named('SignFlipping')
+  our_attack: byzjax.Attack = byzjax.sign_flip()
+  pre: tuple[dict, ...] = ()
+
+
+def rows() -> list[Row]:
+  trimmed = byzjax.trimmed_mean(num_byzantine=F)
+  mixing = byzjax.nearest_neighbor_mixing(num_byzantine=F)
+  mixed = byzjax.pre_aggregate(mixing, trimmed)
+  krum = byzjax.multi_krum(num_byzantine=F, num_neighbors=N - F - 1)
+  gm = byzjax.geometric_median(num_iterations=3, smoothing=0.1, start='zeros')
+  clipping = byzjax.centered_clipping(radius=0.1)
+  # ByzFL adds the standard deviations that byzjax subtracts.
+  alie = named('ALittleIsEnough', tau=1.5), byzjax.alie(z=-1.5)
+  return [
+    Row(named('Average'), byzjax.mean()),
+    Row(named('TrMean', f=F), trimmed),
+    Row(named('TrMean', f=F), mixed, *alie, (named('NNM', f=F),)),
+    Row(named('GeometricMedian', nu=0.1, T=3), gm),
+    Row(named('MultiKrum', f=F), krum),
+    Row(named('CenteredClipping', L=1, tau=0.1), clipping),
+    Row(named('Median'), byzjax.coordinate_median()),
+  ]
+
+
+def peer(row: Row, images: np.ndarray, labels: np.ndarray):
+  """ByzFL's server, and a function that runs one round for every batch."""
+  common: dict[str, Any] = dict(model_name='cnn_mnist', device='cpu')
+  common |= dict(optimizer_name='SGD', learning_rate=LEARNING_RATE)
+  common |= dict(weight_decay=0.0, milestones=[], learning_rate_decay=1.0)
+  client = dict(loss_name='CrossEntropyLoss', momentum=MOMENTUM, nb_labels=10)
+  client |= dict(LabelFlipping=False, store_per_client_metrics=False)
+  torch.manual_seed(0)
+  clients = []
+  for i in range(F, N):
+    x = torch.tensor(images[:, i, :, None, :, :, 0])  # One channel, first.
+    batches: Any = list(zip(x, torch.tensor(labels[:, i]).long()))
+    data = torch.utils.data.DataLoader(batches, batch_size=None)
+    clients.append(Client(common | client | {'training_dataloader': data}))
+  common |= dict(test_loader=data, aggregator_info=row.rule)
+  server = Server(common | {'pre_agg_list': list(row.pre)})
+  attacker = ByzantineClient(row.attack | {'f': F})
+
+  def run():
+    for _ in images:
+      for client in clients:
+        client.set_model_state(server.get_dict_parameters())
+        client.compute_gradients()
+      sent = [client.get_flat_gradients_with_momentum() for client in clients]
+      server.update_model_with_gradients(sent + attacker.apply_attack(sent))
+
+  return server, run
+
+
+def ours(row: Row, model: CNN, batches: tuple[np.ndarray, np.ndarray]):
+  """A compiled function that runs one round for every batch."""
+  graphdef, params = models.split(model)
+  training = byzjax.robust_round(
+    models.cross_entropy_loss(graphdef),
+    aggregator=row.aggregator,
+    optimizer=optax.sgd(LEARNING_RATE),
+    num_workers=N,
+    worker=optax.ema(MOMENTUM, debias=False),  # From zero, as in ByzFL.
+    attack=row.our_attack,
+    byzantine=F,
+    worker_map=FLAGS.worker_map,
+  )
+
+  def step(state, batch):
+    return training.step(state, batch, jax.random.key(0))
+
+  scan = functools.partial(jax.lax.scan, step)
+  return timing.compiled(scan, training.init(params), batches)[0]
+
+
+def main(argv):
+  del argv
+  torch.set_num_threads(THREADS)
+  shape, rng = (FLAGS.rounds, N, BATCH_SIZE), np.random.default_rng(0)
+  images = rng.random((*shape, 28, 28, 1), np.float32)
+  labels = rng.integers(0, 10, shape, np.int32)
+  load = os.getloadavg()[0]
+  calls, differs = {}, {}
+  for row in rows():
+    name = ' '.join(x['name'] for x in (*row.pre, row.rule, row.attack))
+    server, theirs = peer(row, images, labels)
+    model = CNN(server.get_dict_parameters())
+    program = ours(row, model, (images, labels))
+    calls |= {f'{name}, ByzFL': theirs, f'{name}, byzjax': program}
+    theirs()
+    start, end = nnx.state(model), nnx.state(CNN(server.get_dict_parameters()))
+    way = optax.tree.norm(optax.tree.sub(end, start))
+    error = optax.tree.sub(program()[0].params, end)
+    differs[name] = optax.tree.norm(error) / way
+  seconds = timing.interleaved(calls, FLAGS.repeats)
+  print(
+    f'cnn_mnist, {optax.tree.size(start)} parameters, {N - F} + {F} workers,'
+    f' batch {BATCH_SIZE}, {FLAGS.worker_map}, {jax.default_backend()}; byzfl'
+    f' {importlib.metadata.version("byzfl")}, torch {torch.__version__},'
+    f' {THREADS} threads, jax {jax.__version__}; {os.cpu_count()} cores, load'
+    f' {load:.1f} before, {os.getloadavg()[0]:.1f} after\n{"rounds":30}'
+    '  ByzFL/s byzjax/s    ratio     best  differs'
+  )
+  for name, difference in differs.items():
+    pair = [seconds[f'{name}, {library}'] for library in ('ByzFL', 'byzjax')]
+    rates = [FLAGS.rounds / np.median(times) for times in pair]
+    ratios = timing.ratio(*pair), min(pair[0]) / min(pair[1])
+    columns = [f'{number:8.2f}' for number in (*rates, *ratios)]
+    print(f'{name:30}', *columns, f'{difference:8.0e}')
+
+
+if __name__ == '__main__':
+  app.run(main)
