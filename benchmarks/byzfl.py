@@ -12,11 +12,10 @@ byzjax one `lax.scan`, with the gradients of the Byzantine workers as well.
 
 `ratio` is ByzFL's time / byzjax's, the median over repeats; `best` is that of
 the fastest repeats. If they are far apart, the machine was not quiet: that
-slows ByzFL far more than byzjax. `differs` is the distance between both models after
-the first `rounds` rounds, as a share of the way that ByzFL's went.
+slows ByzFL far more than byzjax. `differs` is the distance between both models
+after the first rounds, as a share of the way that ByzFL's went.
 """
 
-import functools
 import importlib.metadata
 import os
 import sys
@@ -26,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
+from absl import app, flags, logging
 from flax import nnx
 
 import byzjax
@@ -46,9 +45,8 @@ except (ImportError, RuntimeError) as error:  # The latter from torchvision.
 FLAGS = flags.FLAGS
 flags.DEFINE_enum('worker_map', 'map', ['map', 'vmap'], 'Of byzjax.')
 flags.DEFINE_integer('rounds', 4, 'Rounds in one measurement.', 1)
-flags.DEFINE_integer('repeats', 7, 'Repeats of each measurement.', 1)
+flags.DEFINE_integer('repeats', 5, 'Repeats of each measurement.', 1)
 
-THREADS = 2  # Of PyTorch; JAX takes all cores.
 N, F, BATCH_SIZE = 12, 2, 25  # F of the N workers are Byzantine.
 MOMENTUM, LEARNING_RATE = 0.9, 0.1
 # Shapes of cnn_mnist's kernels, the dense ones as convolutions.
@@ -56,7 +54,7 @@ KERNELS = ((20, 1, 5, 5), (50, 20, 5, 5), (500, 50, 4, 4), (10, 500, 1, 1))
 
 
 class CNN(nnx.Module):
-  """The architecture of ByzFL's `cnn_mnist`, with the weights of one."""
+  """ByzFL's `cnn_mnist`, with the weights of one."""
 
   def __init__(self, weights: dict[str, torch.Tensor]):
     arrays = [weight.numpy().copy() for weight in weights.values()]
@@ -73,12 +71,11 @@ class CNN(nnx.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     for convolution in self.layers[:2]:
       # 5 x 5 without padding, as one matrix product: models.Conv pads.
-      shifts = [(i, j) for i in range(5) for j in range(5)]
-      size = x.shape[1] - 4
+      size, shifts = x.shape[1] - 4, np.ndindex(5, 5)
       slices = [x[:, i : i + size, j : j + size] for i, j in shifts]
       x = convolution(jnp.concatenate(slices, axis=-1))
       x = models.max_pool(jax.nn.relu(x))
-    x = jax.nn.relu(self.layers[2](x.reshape(x.shape[0], -1)))
+    x = jax.nn.relu(self.layers[2](x.reshape(len(x), -1)))
     return self.layers[3](x)
 
 
@@ -100,7 +97,7 @@ def rows() -> list[Row]:
   mixed = byzjax.pre_aggregate(mixing, trimmed)
   krum = byzjax.multi_krum(num_byzantine=F, num_neighbors=N - F - 1)
   gm = byzjax.geometric_median(num_iterations=3, smoothing=0.1, start='zeros')
-  clipping = byzjax.centered_clipping(radius=0.1)
+  clip = byzjax.centered_clipping(radius=0.1)
   # ByzFL adds the standard deviations that byzjax subtracts.
   alie = named('ALittleIsEnough', tau=1.5), byzjax.alie(z=-1.5)
   return [
@@ -109,7 +106,7 @@ def rows() -> list[Row]:
     Row(named('TrMean', f=F), mixed, *alie, (named('NNM', f=F),)),
     Row(named('GeometricMedian', nu=0.1, T=3), gm),
     Row(named('MultiKrum', f=F), krum),
-    Row(named('CenteredClipping', L=1, tau=0.1), clipping),
+    Row(named('CenteredClipping', tau=0.1), clip),
     Row(named('Median'), byzjax.coordinate_median()),
   ]
 
@@ -128,8 +125,8 @@ def peer(row: Row, images: np.ndarray, labels: np.ndarray):
     batches: Any = list(zip(x, torch.tensor(labels[:, i]).long()))
     data = torch.utils.data.DataLoader(batches, batch_size=None)
     clients.append(Client(common | client | {'training_dataloader': data}))
-  common |= dict(test_loader=data, aggregator_info=row.rule)
-  server = Server(common | {'pre_agg_list': list(row.pre)})
+  common |= dict(aggregator_info=row.rule, pre_agg_list=list(row.pre))
+  server = Server(common | {'test_loader': data})
   attacker = ByzantineClient(row.attack | {'f': F})
 
   def run():
@@ -160,18 +157,19 @@ def ours(row: Row, model: CNN, batches: tuple[np.ndarray, np.ndarray]):
   def step(state, batch):
     return training.step(state, batch, jax.random.key(0))
 
-  scan = functools.partial(jax.lax.scan, step)
+  scan = jax.tree_util.Partial(jax.lax.scan, step)
   return timing.compiled(scan, training.init(params), batches)[0]
 
 
 def main(argv):
   del argv
-  torch.set_num_threads(THREADS)
+  logging.set_verbosity(logging.WARNING)
+  torch.set_num_threads(2)  # JAX takes all cores.
   shape, rng = (FLAGS.rounds, N, BATCH_SIZE), np.random.default_rng(0)
   images = rng.random((*shape, 28, 28, 1), np.float32)
   labels = rng.integers(0, 10, shape, np.int32)
-  load = os.getloadavg()[0]
-  calls, differs = {}, {}
+  calls: dict[str, Any] = {}
+  differs, sub = {}, optax.tree.sub
   for row in rows():
     name = ' '.join(x['name'] for x in (*row.pre, row.rule, row.attack))
     server, theirs = peer(row, images, labels)
@@ -180,24 +178,22 @@ def main(argv):
     calls |= {f'{name}, ByzFL': theirs, f'{name}, byzjax': program}
     theirs()
     start, end = nnx.state(model), nnx.state(CNN(server.get_dict_parameters()))
-    way = optax.tree.norm(optax.tree.sub(end, start))
-    error = optax.tree.sub(program()[0].params, end)
-    differs[name] = optax.tree.norm(error) / way
+    way, error = sub(end, start), sub(program()[0].params, end)
+    differs[name] = optax.tree.norm(error) / optax.tree.norm(way)
   seconds = timing.interleaved(calls, FLAGS.repeats)
   print(
     f'cnn_mnist, {optax.tree.size(start)} parameters, {N - F} + {F} workers,'
-    f' batch {BATCH_SIZE}, {FLAGS.worker_map}, {jax.default_backend()}; byzfl'
-    f' {importlib.metadata.version("byzfl")}, torch {torch.__version__},'
-    f' {THREADS} threads, jax {jax.__version__}; {os.cpu_count()} cores, load'
-    f' {load:.1f} before, {os.getloadavg()[0]:.1f} after\n{"rounds":30}'
-    '  ByzFL/s byzjax/s    ratio     best  differs'
+    f' batch {BATCH_SIZE}; byzfl {importlib.metadata.version("byzfl")}, torch'
+    f' {torch.__version__}, {torch.get_num_threads()} threads; jax'
+    f' {jax.__version__}, {jax.default_backend()}, {FLAGS.worker_map};'
+    f' {os.cpu_count()} cores, load over 1, 5, 15 minutes {os.getloadavg()}'
+    f'\n{"rounds":30}  ByzFL/s byzjax/s    ratio     best  differs'
   )
   for name, difference in differs.items():
-    pair = [seconds[f'{name}, {library}'] for library in ('ByzFL', 'byzjax')]
+    pair = seconds[f'{name}, ByzFL'], seconds[f'{name}, byzjax']
     rates = [FLAGS.rounds / np.median(times) for times in pair]
-    ratios = timing.ratio(*pair), min(pair[0]) / min(pair[1])
-    columns = [f'{number:8.2f}' for number in (*rates, *ratios)]
-    print(f'{name:30}', *columns, f'{difference:8.0e}')
+    numbers = *rates, timing.ratio(*pair), min(pair[0]) / min(pair[1])
+    print(f'{name:30}', *(f'{x:8.2f}' for x in numbers), f'{difference:8.0e}')
 
 
 if __name__ == '__main__':

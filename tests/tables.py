@@ -223,7 +223,11 @@ RULES = [
     'bucketing_geometric_median',
     lambda f, unit: byzjax.pre_aggregate(
       byzjax.bucketing(bucket_size=2),
-      byzjax.geometric_median(smoothing=1e-6 * unit),
+      byzjax.geometric_median(
+        # To the float64 digits that the oracle has.
+        num_iterations=64,
+        smoothing=1e-6 * unit,
+      ),
     ),
     _bucketed_median,
     2,

@@ -89,7 +89,8 @@ def geometric_median(
       weights = normalized(gram.squared_norms)
     else:
       # A step from a message itself would give it all the weight.
-      middle = jnp.maximum(gram.mask.sum() - 1, 0) // 2
+      # The upper median: of two messages none is preferred.
+      middle = gram.mask.sum() // 2
       median = jnp.sort(jnp.where(gram.mask, norms, jnp.inf))[middle]
       weights = normalized(norms, jnp.sqrt(median))
     return jax.lax.fori_loop(0, steps, weiszfeld_step, weights)
