@@ -1,9 +1,9 @@
 r"""Whole rounds of byzjax and of ByzFL, side by side in one process.
 
-  python3 -m venv /tmp/peer
-  /tmp/peer/bin/pip install torch===2.13.0 torchvision==0.28.0 byzfl==0.0.11
-  /tmp/peer/bin/pip install -c constraints.txt jax flax optax chex absl-py
-  /tmp/peer/bin/python -m benchmarks.byzfl
+  python3 -m venv .peer
+  .peer/bin/pip install torch===2.13.0 torchvision==0.28.0 byzfl==0.0.11
+  .peer/bin/pip install -c constraints.txt jax flax optax chex absl-py
+  .peer/bin/python -m benchmarks.byzfl
 
 Both train ByzFL's `cnn_mnist` from the same weights on the same random images:
 worker momentum from zero, attack, rule, SGD. ByzFL runs the round of its own

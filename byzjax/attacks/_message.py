@@ -59,7 +59,21 @@ def from_honest(
     x, layout = flat.ravel_rows(name, messages)
     finite = reductions.finite_rows(x, axis_name=axis_name)
     vector = vector_fn(x, ~is_byzantine & finite)
-    malicious = layout.unravel_rows(vector[None])
-    return overwrite(messages, malicious, is_byzantine), state
+    return layout.unravel_rows(_replace_rows(x, vector, is_byzantine)), state
 
   return base.Attack(optax.init_empty_state, apply)
+
+
+def _replace_rows(x: jax.Array, row: jax.Array, mask: jax.Array) -> jax.Array:
+  """`[n, d]` with one row [d] in place of the rows where `mask`."""
+  if jax.default_backend() != 'cpu':
+    return jnp.where(mask[:, None], row[None], x)
+
+  # XLA:CPU would fuse the computation of the row into one select, and so do it
+  # n times; it cannot fuse it into a loop.
+  def replace(i, x):
+    old = jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
+    new = jnp.where(mask[i], row.astype(x.dtype), old)
+    return jax.lax.dynamic_update_index_in_dim(x, new, i, 0)
+
+  return jax.lax.fori_loop(0, x.shape[0], replace, x)
