@@ -1,0 +1,45 @@
+"""Running any rule of the table, compiled once for all tests."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tables
+
+N, SIZE = tables.NUM_WORKERS, tables.SIZE
+KEY = jax.random.key(7)
+V0 = np.linspace(-0.5, 0.5, SIZE)
+
+all_rules = pytest.mark.parametrize(
+  'rule', tables.RULES, ids=[rule.name for rule in tables.RULES]
+)
+
+
+@functools.cache
+def _compiled(name):
+  """One program per rule for all tests on messages [N, SIZE]."""
+  rule = tables.RULE[name]
+
+  @jax.jit
+  def aggregate(x, v0, unit):
+    aggregator = rule.make(rule.num_byzantine, unit)
+    state = rule.start(aggregator.init(x[0]), v0)
+    return aggregator.inspect(x, state, key=KEY)
+
+  return aggregate
+
+
+def inspect(rule, x, v0=V0, unit=1.0):
+  x, v0 = jnp.asarray(x, jnp.float32), jnp.asarray(v0, jnp.float32)
+  return _compiled(rule.name)(x, v0, unit)
+
+
+def aggregated(rule, x, v0=V0, unit=1.0):
+  return np.asarray(inspect(rule, x, v0, unit)[0], np.float64)
+
+
+def make(rule):
+  return rule.make(rule.num_byzantine, 1.0)
