@@ -118,7 +118,10 @@ def test_gradients_of_workers_are_their_own(devices):
   state, _ = jax.jit(rounds.step)(rounds.init(params), batch, problem.KEY)
   expected = jax.vmap(jax.grad(problem.loss_fn), (None, 0))(params, batch)
   expected = np.stack(
-    [problem.flat(jax.tree.map(lambda g: g[i], expected)) for i in range(N)]  # noqa: B023
+    [
+      problem.flat(jax.tree.map(lambda g, i=i: g[i], expected))
+      for i in range(N)
+    ]
   )
   assert np.linalg.norm(expected[0] - expected[8]) > 0.1  # distinguishable
   np.testing.assert_allclose(state.workers.momentum, expected, 1e-5, 1e-6)
