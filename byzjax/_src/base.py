@@ -27,6 +27,9 @@ ByzantineSchedule = Callable[[jax.Array], jax.Array]  # step -> bool[n]
 class AggregationInfo(NamedTuple):
   """What a rule saw and did in one call; diagnostics, never carried.
 
+  None stands for what a rule does not have; `diagnose` fills in what can be
+  said of every rule.
+
   Attributes:
     weights: float[n], the weight of each message in the aggregate, or None for
       rules that have no single weight per worker.
@@ -34,11 +37,18 @@ class AggregationInfo(NamedTuple):
       rules that treat entries and not rows.
     error: float[], distance from the aggregate to the mean of the honest
       messages, where it is known who is honest.
+    kept: bool[n], the messages that a rule selected.
+    scores: float[n], by which it selected them: low is good, and +inf is
+      masked.
+    factors: float[n], by which messages were clipped: 1 is not at all.
   """
 
   weights: jax.Array | None = None
   mask: jax.Array | None = None
   error: jax.Array | None = None
+  kept: jax.Array | None = None
+  scores: jax.Array | None = None
+  factors: jax.Array | None = None
 
 
 class Gram(NamedTuple):
@@ -49,11 +59,15 @@ class Gram(NamedTuple):
       columns of masked messages are zero.
     squared_norms: float[n], `|x_i|^2` without the centre; zero when masked.
     mask: bool[n], False for the messages that must get no weight.
+    worker_weights: float[n], what each worker counts relative to the others
+      (zero when masked), or None if all count the same. Only rules that say
+      that they are `weighted` ever see it.
   """
 
   inner: jax.Array
   squared_norms: jax.Array
   mask: jax.Array
+  worker_weights: jax.Array | None = None
 
 
 class GramRule(NamedTuple):
@@ -61,7 +75,8 @@ class GramRule(NamedTuple):
 
   Attributes:
     init: `params -> state`.
-    weights: `(gram, state, *, key) -> (weights float[n], state)`.
+    weights: `(gram, state, *, key) -> (AggregationInfo, state)`; the info has
+      `weights`, and whatever else the rule knows.
     center: `state -> aggregate`, the centre c; None for the finite message of
       median norm.
     remember: `(state, aggregate float[d]) -> state`, after the aggregate is
@@ -69,13 +84,15 @@ class GramRule(NamedTuple):
     selects: whether the weights average a few whole messages; those are
       combined without a centre, so that one selected message is returned
       bit for bit.
+    weighted: whether the rule heeds `gram.worker_weights`.
   """
 
   init: Callable[[Params], State]
-  weights: Callable[..., tuple[jax.Array, State]]
+  weights: Callable[..., tuple[AggregationInfo, State]]
   center: Callable[[State], Aggregate] | None = None
   remember: Callable[[State, jax.Array], State] = lambda state, aggregate: state
   selects: bool = False
+  weighted: bool = False
 
 
 class InspectFn(Protocol):
@@ -103,12 +120,18 @@ class Aggregator(optax.GradientTransformationExtraArgs):
   that takes stacked gradients. `axis_name` names the mesh axes over which the
   coordinates (not the workers) are split; only `worker_sharded` passes it.
 
+  `update` and the call take `worker_weights`, float[n], too: what each worker
+  counts (its number of examples, or the trust in it), relative to the others.
+  `cap_weights` bounds any one worker's share. A rule without a weighted version
+  refuses them.
+
   Calling it, `aggregator(messages, key=None)`, aggregates once and is compiled:
   build a rule once and call it often. Jit a function that uses it, or
   `aggregator.update`; being a tuple, it cannot itself be an argument of
   `jax.jit`.
 
   Attributes:
+    name: of the rule, as in `byzjax.krum`; in errors and in certificates.
     inspect: like `update`, with an `AggregationInfo` as third result.
     gram_rule: how the rule acts on a Gram matrix, or None; what lets
       `pre_aggregate` compose without touching the coordinates.
@@ -121,6 +144,7 @@ class Aggregator(optax.GradientTransformationExtraArgs):
   """
 
   _call: Callable
+  name: str
   inspect: InspectFn
   gram_rule: GramRule | None
 
@@ -129,6 +153,7 @@ class Aggregator(optax.GradientTransformationExtraArgs):
     init: Callable[[Params], State],
     inspect: InspectFn,
     gram_rule: GramRule | None = None,
+    name: str = 'rule',
   ) -> 'Aggregator':
     """Builds the transform from `init` and `inspect`."""
 
@@ -137,22 +162,26 @@ class Aggregator(optax.GradientTransformationExtraArgs):
 
     # Compiled: unrolled rules are slow operation by operation.
     @jax.jit
-    def call(messages, key):
+    def call(messages, key, extra):
       num_workers('messages', messages)
       params = jax.tree.map(lambda x: jnp.zeros_like(x[0]), messages)
-      return update(messages, init(params), key=key)[0]
+      return update(messages, init(params), key=key, **extra)[0]
 
     self = super().__new__(cls, init, update)
     self._call = call
+    self.name = name
     self.inspect = inspect
     self.gram_rule = gram_rule
     return self
 
   def __call__(
-    self, messages: Messages, *, key: jax.Array | None = None
+    self, messages: Messages, *, key: jax.Array | None = None, **extra: Any
   ) -> Aggregate:
     """Aggregates once, from a fresh state; messages `[n, ...]` -> `[...]`."""
-    return self._call(messages, key)
+    return self._call(messages, key, extra)
+
+  def __repr__(self) -> str:
+    return f'<byzjax rule {self.name}>'
 
 
 class PreAggregator(NamedTuple):
@@ -166,11 +195,19 @@ class PreAggregator(NamedTuple):
     matrix: for linear ones, `(gram, state, *, key) -> (float[m, n], state)`:
       rows sum to one, or to zero where there is nothing to average. None if not
       linear.
+    factors: for those that scale messages, `(squared_norms float[n], mask
+      bool[n], state, *, key) -> (float[n], state)`.
+    weighted: whether `matrix` heeds `gram.worker_weights`, and its m rows are
+      still those of the workers.
+    name: as in `byzjax.bucketing`.
   """
 
   init: Callable[[Params], State]
   apply: Callable[..., tuple[Messages, State]]
   matrix: Callable[..., tuple[jax.Array, State]] | None = None
+  factors: Callable[..., tuple[jax.Array, State]] | None = None
+  weighted: bool = False
+  name: str = 'pre-aggregator'
 
 
 class Attack(NamedTuple):
@@ -179,11 +216,16 @@ class Attack(NamedTuple):
   Attributes:
     init: `params -> state`.
     apply: `(messages, state, *, is_byzantine bool[n], key=None, axis_name=None,
-      **knowledge) -> (messages with the Byzantine rows overwritten, state)`.
+      **knowledge) -> (messages with the Byzantine rows overwritten, state)`. A
+      round's knowledge has `aggregator_state`, the state of the rule before
+      this call, and `num_coordinates`, d without padding.
+    observe: `(state, aggregate) -> state`, after the rule has run; None if the
+      attack does not learn from the aggregate.
   """
 
   init: Callable[[Params], State]
   apply: Callable[..., tuple[Messages, State]]
+  observe: Callable[[State, Aggregate], State] | None = None
 
 
 class DataAttack(Protocol):
@@ -222,6 +264,9 @@ class RoundInfo(NamedTuple):
     is_byzantine: bool[n], who attacked in this round.
     masked: bool[n], which messages had a non-finite entry.
     weights: float[n], the rule's weights, or None where it has none.
+    kept: bool[n], the messages that the rule selected, or None.
+    scores: float[n], by which it selected them, or None.
+    factors: float[n], by which messages were clipped, or None.
   """
 
   loss: jax.Array
@@ -231,7 +276,10 @@ class RoundInfo(NamedTuple):
   num_nonfinite: jax.Array
   is_byzantine: jax.Array
   masked: jax.Array
-  weights: jax.Array | None
+  weights: jax.Array | None = None
+  kept: jax.Array | None = None
+  scores: jax.Array | None = None
+  factors: jax.Array | None = None
 
 
 class Round(NamedTuple):
@@ -303,6 +351,17 @@ def check_range(
     raise ValueError(
       f'{rule} needs {name} {relation} {minimum}{upper}, got {value}'
     )
+
+
+def check_worker_weights(rule: str, weights: Any, n: int) -> None:
+  """Raises ValueError unless the weights are float[n], and none is negative."""
+  shape = jnp.shape(weights)
+  if shape != (n,):
+    raise ValueError(
+      f'{rule} needs worker_weights to be float[{n}], one entry per message,'
+      f' got the shape {list(shape)}'
+    )
+  check_range(rule, 'worker_weights', weights, 0)
 
 
 def check_majority(rule: str, n: int, f: int) -> None:

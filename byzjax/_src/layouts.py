@@ -51,8 +51,11 @@ def attacked(
     axis_name=None,
     is_byzantine=None,
     columns=None,
+    num_coordinates=None,
     **extra,
   ):
+    if num_coordinates is None:
+      num_coordinates = sum(x[0].size for x in jax.tree.leaves(messages))
     attack_key, rule_key = (
       (None, None) if key is None else jax.random.split(key)
     )
@@ -66,6 +69,8 @@ def attacked(
         is_byzantine=is_byzantine,
         key=attack_key,
         axis_name=axis_name,
+        aggregator_state=state.aggregator,
+        num_coordinates=num_coordinates,
       )
     if columns is not None:
       # Padding is nobody's coordinate: whatever was sent there is dropped.
@@ -76,8 +81,11 @@ def attacked(
       params,
       key=rule_key,
       axis_name=axis_name,
+      num_coordinates=num_coordinates,
       **extra,
     )
+    if attack is not None and attack.observe is not None:
+      attack_state = attack.observe(attack_state, aggregate)
     x, layout = flat.ravel_rows('round', messages)
     info = info._replace(mask=reductions.finite_rows(x, axis_name=axis_name))
     if is_byzantine is not None:
@@ -90,7 +98,7 @@ def attacked(
       info = info._replace(error=error)
     return aggregate, WorkerShardedState(rule_state, attack_state), info
 
-  return base.Aggregator(init, inspect)
+  return base.Aggregator(init, inspect, name=aggregator.name)
 
 
 def padded_size(size: int, num_shards: int) -> int:
@@ -160,7 +168,12 @@ def worker_sharded(
     x, layout = flat.ravel_rows('worker_sharded', messages)
     x, columns = to_coordinates(x)
     aggregate, state, info = server.inspect(
-      x, state, axis_name=axes, columns=columns, **extra
+      x,
+      state,
+      axis_name=axes,
+      columns=columns,
+      num_coordinates=layout.size,
+      **extra,
     )
     full = lax.all_gather(aggregate, axes, tiled=True, to='invarying')
     return layout.unravel(full), state, info
@@ -177,4 +190,4 @@ def worker_sharded(
     first = lax.axis_index(axes) * x.shape[1]
     return x, first + jnp.arange(x.shape[1])[None] < size
 
-  return base.Aggregator(init, inspect)
+  return base.Aggregator(init, inspect, name=aggregator.name)

@@ -129,10 +129,17 @@ def mix(
   return jnp.where(jnp.any(matrix > 0, axis=1)[:, None], mixed, jnp.nan)
 
 
+def shares(mask: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+  """Weights that sum to one over the mask, and are equal if None are given."""
+  weights = mask if weights is None else jnp.where(mask, weights, 0)
+  total = weights.sum()
+  return weights / jnp.where(total > 0, total, 1)
+
+
 def rows_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
   """Mean of the rows where `mask`: `[n, d] -> [d]`; zeros if there are none."""
   # Divided before the sum, which may be too large for the dtype.
-  return weighted_sum(mask.astype(x.dtype) / jnp.maximum(mask.sum(), 1), x)
+  return weighted_sum(shares(mask).astype(x.dtype), x)
 
 
 def rows_std(
@@ -146,11 +153,17 @@ def rows_std(
   return jnp.sqrt(squares / count)
 
 
+def sqrt(x: jax.Array) -> jax.Array:
+  """The root of max(x, 0), with derivative zero where that is zero."""
+  positive = x > 0
+  return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
 def distance(
   x: jax.Array, y: jax.Array, *, axis_name: base.AxisName = None
 ) -> jax.Array:
   """`|x - y|` of two vectors: `[d], [d] -> []`."""
-  return jnp.sqrt(psum(jnp.sum(jnp.square(x - y)), axis_name))
+  return sqrt(psum(jnp.sum(jnp.square(x - y)), axis_name))
 
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -17,6 +17,9 @@ from byzjax._src import base, flat, nonfinite, reductions, sorting
 
 def from_column(
   column_fn: Callable[[sorting.Rows], jax.Array],
+  *,
+  weighted_fn: Callable[[sorting.Rows, jax.Array], jax.Array] | None = None,
+  name: str = 'from_column',
 ) -> base.Aggregator:
   """A rule from a function of one column of the n x d matrix of messages.
 
@@ -30,9 +33,15 @@ def from_column(
       rows: a list of n arrays `[d]`, or `[n, d]` for large n, which it must
       treat element by element. It raises ValueError for an n that it cannot
       take.
+    weighted_fn: the same with a second argument, the weights float[n] of the
+      workers, for calls with `worker_weights`; None refuses those.
+    name: of the rule, for errors.
 
   Returns:
     An `Aggregator` without state. Leaves keep their dtype.
+
+  Raises:
+    ValueError: at trace time, if there are worker weights and no `weighted_fn`.
 
   Example:
     >>> import byzjax, jax.numpy as jnp
@@ -42,25 +51,56 @@ def from_column(
   """
 
   def inspect(
-    messages, state, params=None, *, key=None, axis_name=None, **extra
+    messages,
+    state,
+    params=None,
+    *,
+    key=None,
+    axis_name=None,
+    worker_weights=None,
+    **extra,
   ):
     del params, key, axis_name, extra
-    base.num_workers('messages', messages)
+    n = base.num_workers('messages', messages)
+    weights = relative_weights(
+      name, worker_weights, n, supported=weighted_fn is not None
+    )
 
     # Leaf by leaf: one kernel each and no copy into a matrix.
     def aggregate_leaf(leaf):
-      x, layout = flat.ravel_rows('from_column', leaf)
-      y = column_fn(sorting.rows_of(x))
+      x, layout = flat.ravel_rows(name, leaf)
+      rows = sorting.rows_of(x)
+      if weights is None:
+        y = column_fn(rows)
+      else:
+        y = weighted_fn(rows, weights.astype(x.dtype))
       return layout.unravel(jnp.where(jnp.isfinite(y), y, 0))
 
     aggregate = jax.tree.map(aggregate_leaf, messages)
     return aggregate, state, base.AggregationInfo()
 
-  return base.Aggregator(optax.init_empty_state, inspect)
+  return base.Aggregator(optax.init_empty_state, inspect, name=name)
+
+
+def relative_weights(
+  name: str, weights: jax.Array | None, n: int, *, supported: bool
+) -> jax.Array | None:
+  """The workers' weights with zero for what is no weight, or None."""
+  if weights is None:
+    return None
+  if not supported:
+    raise ValueError(f'{name} has no version with worker_weights')
+  base.check_worker_weights(name, weights, n)
+  weights = jnp.asarray(weights, flat.compute_dtype(jnp.result_type(weights)))
+  return jnp.where(weights > 0, weights, 0)  # zero for NaN
 
 
 def from_weights(
-  weights_fn: Callable[[base.Gram], jax.Array], *, selects: bool = False
+  weights_fn: Callable[[base.Gram], jax.Array | base.AggregationInfo],
+  *,
+  selects: bool = False,
+  weighted: bool = False,
+  name: str = 'from_weights',
 ) -> base.Aggregator:
   """A rule from a function of the Gram matrix to weights.
 
@@ -71,13 +111,21 @@ def from_weights(
   masked the aggregate is zero.
 
   Args:
-    weights_fn: `Gram -> float[n]`, weights that sum to one. It raises
-      ValueError for an n that it cannot take.
+    weights_fn: `Gram -> float[n]`, weights that sum to one; or an
+      `AggregationInfo` that has them, and more. It raises ValueError for an n
+      that it cannot take.
     selects: set it if the weights average a few whole messages. They are then
       combined without the centre, and a single one is returned bit for bit.
+    weighted: set it if the function heeds `gram.worker_weights`; calls with
+      worker weights are refused otherwise.
+    name: of the rule, for errors.
 
   Returns:
     An `Aggregator` without state. Leaves keep their dtype.
+
+  Raises:
+    ValueError: at trace time, if there are worker weights and the rule is not
+      `weighted`.
 
   Example:
     >>> import byzjax, jax.numpy as jnp
@@ -88,30 +136,60 @@ def from_weights(
 
   def weights(gram, state, *, key=None):
     del key
-    return weights_fn(gram), state
+    info = weights_fn(gram)
+    if not isinstance(info, base.AggregationInfo):
+      info = base.AggregationInfo(info)
+    return info, state
 
-  return from_gram_rule(
-    base.GramRule(optax.init_empty_state, weights, selects=selects)
+  rule = base.GramRule(
+    optax.init_empty_state, weights, selects=selects, weighted=weighted
   )
+  return from_gram_rule(rule, name)
 
 
-def from_gram_rule(rule: base.GramRule) -> base.Aggregator:
+def from_gram_rule(rule: base.GramRule, name: str) -> base.Aggregator:
   """The aggregator of a Gram rule: two passes over the messages."""
 
   def inspect(
-    messages, state, params=None, *, key=None, axis_name=None, **extra
+    messages,
+    state,
+    params=None,
+    *,
+    key=None,
+    axis_name=None,
+    worker_weights=None,
+    **extra,
   ):
     del params, extra
-    x, layout = flat.ravel_rows('aggregator', messages)
+    x, layout = flat.ravel_rows(name, messages)
     center = rule.center and layout.ravel(rule.center(state))
     gram, center = gram_of(x, center, axis_name=axis_name)
-    weights, state = rule.weights(gram, state, key=key)
-    weights = jnp.where(gram.mask, weights, 0).astype(x.dtype)
+    gram = weighted_gram(name, gram, worker_weights, supported=rule.weighted)
+    info, state = rule.weights(gram, state, key=key)
+    weights = jnp.where(gram.mask, info.weights, 0).astype(x.dtype)
     aggregate = reductions.combine(weights, x, None if rule.selects else center)
-    info = base.AggregationInfo(weights, gram.mask)
+    info = info._replace(weights=weights, mask=gram.mask)
+    if rule.selects:
+      info = info._replace(kept=weights > 0)
     return layout.unravel(aggregate), rule.remember(state, aggregate), info
 
-  return base.Aggregator(rule.init, inspect, rule)
+  return base.Aggregator(rule.init, inspect, rule, name)
+
+
+def weighted_gram(
+  name: str,
+  gram: base.Gram,
+  worker_weights: jax.Array | None,
+  *,
+  supported: bool,
+) -> base.Gram:
+  """The Gram matrix with the workers' weights, if there are any."""
+  n = gram.mask.shape[0]
+  weights = relative_weights(name, worker_weights, n, supported=supported)
+  if weights is None:
+    return gram
+  weights = jnp.where(gram.mask, weights, 0).astype(gram.inner.dtype)
+  return gram._replace(worker_weights=weights)
 
 
 def gram_of(
@@ -171,6 +249,37 @@ def squared_distances(gram: base.Gram) -> jax.Array:
   return jnp.where(jnp.eye(n, dtype=bool), 0, squared)
 
 
+def nearest(
+  distances: jax.Array, weights: jax.Array, mass: jax.Array
+) -> jax.Array:
+  """How much of every worker the nearest `mass` around each worker takes.
+
+  Row i goes through the workers by `distances[i]` (ties to the lowest index)
+  and takes of each all its weight, until `mass` is reached; of the last only
+  what is missing.
+
+  Args:
+    distances: float[n, n], zero or less on the diagonal.
+    weights: float[n], not negative.
+    mass: float[], not more than the sum of the weights.
+
+  Returns:
+    float[n, n], rows that sum to `mass`.
+  """
+  order = jnp.argsort(distances, axis=1, stable=True)
+  sorted_weights = weights[order]
+  before = jnp.cumsum(sorted_weights, axis=1) - sorted_weights
+  taken = jnp.clip(mass - before, 0, sorted_weights)
+  return (
+    jnp.zeros_like(taken).at[jnp.arange(len(order))[:, None], order].set(taken)
+  )
+
+
+def largest_share(weights: jax.Array, count: int) -> jax.Array:
+  """What the `count` heaviest workers weigh together: float[]."""
+  return jnp.sort(weights)[::-1][:count].sum()
+
+
 def mix_gram(gram: base.Gram, matrix: jax.Array) -> base.Gram:
   """The Gram matrix of `M x` around the same centre: `M K M^T`.
 
@@ -188,31 +297,76 @@ def mix_gram(gram: base.Gram, matrix: jax.Array) -> base.Gram:
     matrix, gram.squared_norms - jnp.diagonal(gram.inner)
   ) + jnp.diagonal(inner)
   mask = jnp.any(matrix > 0, axis=1)
-  return base.Gram(inner, jnp.where(mask, jnp.maximum(norms, 0), 0), mask)
+  norms = jnp.where(mask, jnp.maximum(norms, 0), 0)
+  return base.Gram(inner, norms, mask, gram.worker_weights)
 
 
 def from_matrix(
-  init: Callable[[base.Params], base.State],
-  matrix_fn: Callable[..., tuple[jax.Array, base.State]],
-) -> base.PreAggregator:
-  """A linear pre-aggregator from `(gram, state, *, key) -> (M, state)`."""
-
-  def apply(messages, state, *, key=None, axis_name=None):
-    x, layout = flat.ravel_rows('pre-aggregator', messages)
-    gram, center = gram_of(x, axis_name=axis_name)
-    matrix, state = matrix_fn(gram, state, key=key)
-    mixed = reductions.mix(matrix, x, center, gram.mask)
-    return layout.unravel_rows(mixed), state
-
-  return base.PreAggregator(init, apply, matrix_fn)
-
-
-def stateless_matrix(
-  matrix_fn: Callable[..., jax.Array],
+  name: str,
+  matrix_fn: Callable[[base.Gram, jax.Array | None], jax.Array],
+  *,
+  weighted: bool = False,
 ) -> base.PreAggregator:
   """A linear pre-aggregator from `(gram, key) -> M [m, n]`."""
 
-  def with_state(gram, state, *, key=None):
+  def matrix_with_state(gram, state, *, key=None):
     return matrix_fn(gram, key), state
 
-  return from_matrix(optax.init_empty_state, with_state)
+  def apply(messages, state, *, key=None, axis_name=None, worker_weights=None):
+    x, layout = flat.ravel_rows(name, messages)
+    gram, center = gram_of(x, axis_name=axis_name)
+    gram = weighted_gram(name, gram, worker_weights, supported=weighted)
+    mixed = reductions.mix(matrix_fn(gram, key), x, center, gram.mask)
+    return layout.unravel_rows(mixed), state
+
+  return base.PreAggregator(
+    optax.init_empty_state,
+    apply,
+    matrix=matrix_with_state,
+    weighted=weighted,
+    name=name,
+  )
+
+
+def from_factors(
+  name: str, factors_fn: Callable[[jax.Array, jax.Array], jax.Array]
+) -> base.PreAggregator:
+  """A pre-aggregator `y_i = s_i x_i`, `s = factors_fn(squared norms, mask)`.
+
+  Messages that are masked stay what they are: not usable.
+  """
+
+  def factors_with_state(squared_norms, mask, state, *, key=None):
+    del key
+    factors = factors_fn(jnp.where(mask, squared_norms, 0), mask)
+    return jnp.where(mask, factors, 1).astype(squared_norms.dtype), state
+
+  def apply(messages, state, *, key=None, axis_name=None):
+    return scale_rows(
+      factors_with_state, messages, state, key=key, axis_name=axis_name
+    )[:2]
+
+  return base.PreAggregator(
+    optax.init_empty_state,
+    apply,
+    factors=factors_with_state,
+    weighted=True,
+    name=name,
+  )
+
+
+def scale_rows(
+  factors_fn: Callable[..., tuple[jax.Array, base.State]],
+  messages: base.Messages,
+  state: base.State,
+  *,
+  key: jax.Array | None = None,
+  axis_name: base.AxisName = None,
+) -> tuple[base.Messages, base.State, jax.Array]:
+  """`s_i x_i` for every message, NaN where it is masked; and the factors s."""
+  x, layout = flat.ravel_rows('scaling', messages)
+  norms = reductions.squared_norms(x, axis_name=axis_name)
+  mask = nonfinite.usable_norms(norms)
+  factors, state = factors_fn(norms, mask, state, key=key)
+  scaled = jnp.where(mask[:, None], factors[:, None] * x, jnp.nan)
+  return layout.unravel_rows(scaled), state, factors

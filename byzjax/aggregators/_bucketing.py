@@ -50,4 +50,4 @@ def bucketing(*, bucket_size: int) -> base.PreAggregator:
     counts = jnp.maximum(inside.sum(axis=1, keepdims=True), 1)
     return (inside / counts).astype(gram.inner.dtype)
 
-  return rules.stateless_matrix(matrix_fn)
+  return rules.from_matrix('bucketing', matrix_fn)

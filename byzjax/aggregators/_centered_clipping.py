@@ -18,7 +18,7 @@ def clip_factors(
   squared_distances: jax.Array, radius: base.Scalar
 ) -> jax.Array:
   """`min(1, tau / |x_i - v|)`: [n]; 1 at distance zero, 0 where not usable."""
-  distances = jnp.sqrt(jnp.maximum(squared_distances, 0))
+  distances = reductions.sqrt(squared_distances)
   tiny = jnp.finfo(distances.dtype).tiny
   factors = jnp.minimum(1, radius / jnp.maximum(distances, tiny))
   return jnp.where(nonfinite.usable_norms(squared_distances), factors, 0)
@@ -32,7 +32,8 @@ def centered_clipping(
   From `v` = the previous aggregate (zeros at first), L times
   `v <- v + (1/n) sum_i (x_i - v) min(1, tau / |x_i - v|)`. The division is by n
   also where messages are clipped or masked, so one message moves the aggregate
-  by at most `tau / n` per step. f is not an input.
+  by at most `tau / n` per step. f is not an input. With `worker_weights` p,
+  `p_i / sum_j p_j` stands for 1/n.
 
   `radius=jnp.inf` gives the mean (if no message is masked), 0 leaves v where it
   is. With `optax.inject_hyperparams`, num_iterations must be among its
@@ -74,40 +75,65 @@ def centered_clipping(
       flat.row_layout(state.center).unravel(aggregate)
     )
 
+  def shares(weights, n):
+    # Of all workers: what a masked one would have weighed stays at the centre.
+    return reductions.shares(jnp.ones(n, bool), weights)
+
   def weights(gram, state, *, key=None):
     """Coefficients a of `v_L - v_0 = sum_i a_i (x_i - v_0)`."""
     del key
-    n, norms = gram.mask.shape[0], jnp.diagonal(gram.inner)
+    norms = jnp.diagonal(gram.inner)
+    share = shares(gram.worker_weights, norms.shape[0])
 
-    def clipping_step(_, a):
+    def step_factors(a):
       projected = reductions.matmul(gram.inner, a)
       squared = norms - 2 * projected + reductions.matmul(a, projected)
-      factors = jnp.where(gram.mask, clip_factors(squared, radius), 0)
-      return (a * (1 - factors.sum() / n) + factors / n).astype(a.dtype)
+      return jnp.where(gram.mask, clip_factors(squared, radius), 0)
 
-    zeros = jnp.zeros_like(norms)
-    return jax.lax.fori_loop(0, num_iterations, clipping_step, zeros), state
+    def clipping_step(_, a):
+      steps = step_factors(a) * share
+      return (a * (1 - steps.sum()) + steps).astype(a.dtype)
+
+    a = jax.lax.fori_loop(
+      0, num_iterations - 1, clipping_step, jnp.zeros_like(norms)
+    )
+    info = base.AggregationInfo(clipping_step(0, a), factors=step_factors(a))
+    return info, state
 
   rule = base.GramRule(
     init,
     weights,
     center=lambda state: state.center,
     remember=remember,
+    weighted=True,
   )
 
   def inspect_one_step(
-    messages, state, params=None, *, key=None, axis_name=None, **extra
+    messages,
+    state,
+    params=None,
+    *,
+    key=None,
+    axis_name=None,
+    worker_weights=None,
+    **extra,
   ):
     # One step needs n distances and no Gram matrix.
     del params, key, extra
     x, layout = flat.ravel_rows('centered_clipping', messages)
+    given = rules.relative_weights(
+      'centered_clipping', worker_weights, x.shape[0], supported=True
+    )
     center = layout.ravel(state.center)
     squared = reductions.squared_norms(x, center=center, axis_name=axis_name)
-    weights = (clip_factors(squared, radius) / x.shape[0]).astype(x.dtype)
+    factors = clip_factors(squared, radius)
+    weights = (factors * shares(given, x.shape[0])).astype(x.dtype)
     aggregate = reductions.combine(weights, x, center)
-    info = base.AggregationInfo(weights, nonfinite.usable_norms(squared))
+    info = base.AggregationInfo(
+      weights, nonfinite.usable_norms(squared), factors=factors
+    )
     return layout.unravel(aggregate), remember(state, aggregate), info
 
   if num_iterations == 1:
-    return base.Aggregator(init, inspect_one_step, rule)
-  return rules.from_gram_rule(rule)
+    return base.Aggregator(init, inspect_one_step, rule, 'centered_clipping')
+  return rules.from_gram_rule(rule, 'centered_clipping')

@@ -35,4 +35,4 @@ def coordinate_median() -> base.Aggregator:
       return rows[low]
     return rows[low] + (rows[high] - rows[low]) / 2
 
-  return rules.from_column(median)
+  return rules.from_column(median, name='coordinate_median')

@@ -14,10 +14,11 @@ def geometric_median(
 ) -> base.Aggregator:
   """The point with the least sum of distances to the messages.
 
-  `argmin_z sum_i |z - x_i|`, by T smoothed Weiszfeld steps
-  `z <- sum_i w_i x_i / sum_i w_i`, `w_i = 1 / max(|z - x_i|, nu)`. Each z is a
-  combination of the messages, so the steps run on n coefficients and the Gram
-  matrix, and their number does not change how often the messages are read.
+  `argmin_z sum_i p_i |z - x_i|`, with p the `worker_weights` (all equal by
+  default), by T smoothed Weiszfeld steps `z <- sum_i w_i x_i / sum_i w_i`,
+  `w_i = p_i / max(|z - x_i|, nu)`. Each z is a combination of the messages, so
+  the steps run on n coefficients and the Gram matrix, and their number does not
+  change how often the messages are read.
 
   Where the steps start decides how far they get: from the mean, a minority of
   f messages far away is forgotten by a factor f / (n - f) a step only. The
@@ -69,10 +70,12 @@ def geometric_median(
     inner = jnp.where(gram.mask[:, None] & gram.mask[None], inner, 0)
     norms = jnp.diagonal(inner)
 
+    shares = reductions.shares(gram.mask, gram.worker_weights)
+
     def normalized(squared_distances, least=0.0):
-      distances = jnp.sqrt(jnp.maximum(squared_distances, 0))
+      distances = reductions.sqrt(squared_distances)
       inverse = 1 / jnp.maximum(jnp.maximum(distances, least), smoothing)
-      inverse = jnp.where(gram.mask, inverse.astype(norms.dtype), 0)
+      inverse = (shares * inverse).astype(norms.dtype)
       return inverse / jnp.maximum(inverse.sum(), jnp.finfo(norms.dtype).tiny)
 
     def weiszfeld_step(_, weights):
@@ -83,28 +86,39 @@ def geometric_median(
 
     steps = num_iterations - 1
     if start == 'mean':
-      uniform = gram.mask / jnp.maximum(gram.mask.sum(), 1)
-      weights = weiszfeld_step(0, uniform.astype(norms.dtype))
+      weights = weiszfeld_step(0, shares.astype(norms.dtype))
     elif start == 'zeros':
       weights = normalized(gram.squared_norms)
     else:
       # A step from a message itself would give it all the weight.
-      # The upper median: of two messages none is preferred.
-      middle = gram.mask.sum() // 2
-      median = jnp.sort(jnp.where(gram.mask, norms, jnp.inf))[middle]
-      weights = normalized(norms, jnp.sqrt(median))
+      weights = normalized(norms, _upper_median(norms, _worker_weights(gram)))
     return jax.lax.fori_loop(0, steps, weiszfeld_step, weights)
 
-  return rules.from_weights(weights_fn)
+  return rules.from_weights(weights_fn, weighted=True, name='geometric_median')
+
+
+def _worker_weights(gram):
+  if gram.worker_weights is None:
+    return gram.mask.astype(gram.inner.dtype)
+  return gram.worker_weights
+
+
+def _upper_median(squared: jax.Array, weights: jax.Array) -> jax.Array:
+  """The least distance within which there is more than half of the weight."""
+  # The upper one: of two messages none is preferred.
+  order = jnp.argsort(jnp.where(weights > 0, squared, jnp.inf))
+  middle = jnp.argmax(2 * jnp.cumsum(weights[order]) > weights.sum())
+  return reductions.sqrt(squared[order[middle]])
 
 
 def _medoid(gram: base.Gram) -> jax.Array:
   """The index of a message that has a majority close to it.
 
-  The one with the least sum of its n // 2 + 1 smallest distances: what a
-  minority sends, however far away, is in no honest message's sum.
+  The one with the least sum of distances to the nearest half of the workers:
+  what a minority sends, however far away, is in no honest message's sum.
   """
-  n = gram.mask.shape[0]
-  distances = jnp.sqrt(rules.squared_distances(gram))
-  totals = jnp.sort(distances, axis=1)[:, : n // 2 + 1].sum(axis=1)
+  distances = reductions.sqrt(rules.squared_distances(gram))
+  weights = _worker_weights(gram)
+  taken = rules.nearest(distances, weights, weights.sum() / 2)
+  totals = (taken * distances).sum(axis=1)
   return jnp.argmin(jnp.where(gram.mask, totals, jnp.inf))

@@ -132,9 +132,10 @@ def _krum(name, num_byzantine, num_neighbors, num_selected, distance_power):
     order = jnp.argsort(scores, stable=True)[:selected]
     # With fewer usable messages than `selected`, average those there are.
     chosen = jnp.zeros(n, bool).at[order].set(True) & gram.mask
-    return chosen / jnp.maximum(chosen.sum(), 1)
+    weights = chosen / jnp.maximum(chosen.sum(), 1)
+    return base.AggregationInfo(weights, scores=scores)
 
-  return rules.from_weights(weights_fn, selects=True)
+  return rules.from_weights(weights_fn, selects=True, name=name)
 
 
 def _check_krum(name, n, num_byzantine, num_neighbors):

@@ -1,17 +1,17 @@
 """The arithmetic mean: no robustness at all, and the control of every study."""
 
-import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat, reductions
+from byzjax._src import base, flat, reductions, rules
 
 
 def mean() -> base.Aggregator:
-  """The mean of the finite messages.
+  """The mean of the finite messages, weighted if the workers are.
 
-  `aggregate = (1 / |S|) sum_{i in S} x_i`, S the messages with finite entries
-  only; zero if there is none. One finite message moves it without bound (its
-  breakdown point is 0).
+  `aggregate = sum_{i in S} p_i x_i / sum_{i in S} p_i`, S the messages with
+  finite entries only and p the `worker_weights` (all equal by default); zero if
+  there is none. One finite message moves it without bound (its breakdown point
+  is 0).
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`.
@@ -27,21 +27,32 @@ def mean() -> base.Aggregator:
 
   def weights(gram, state, *, key=None):
     del key
-    return gram.mask / jnp.maximum(gram.mask.sum(), 1), state
+    shares = reductions.shares(gram.mask, gram.worker_weights)
+    return base.AggregationInfo(shares), state
 
   def inspect(
-    messages, state, params=None, *, key=None, axis_name=None, **extra
+    messages,
+    state,
+    params=None,
+    *,
+    key=None,
+    axis_name=None,
+    worker_weights=None,
+    **extra,
   ):
     del params, key, extra
     x, layout = flat.ravel_rows('mean', messages)
     mask = reductions.finite_rows(x, axis_name=axis_name)
-    info = base.AggregationInfo(
-      mask.astype(x.dtype) / jnp.maximum(mask.sum(), 1), mask
+    given = rules.relative_weights(
+      'mean', worker_weights, x.shape[0], supported=True
     )
-    return layout.unravel(reductions.rows_mean(x, mask)), state, info
+    shares = reductions.shares(mask, given).astype(x.dtype)
+    aggregate = layout.unravel(reductions.weighted_sum(shares, x))
+    return aggregate, state, base.AggregationInfo(shares, mask)
 
   return base.Aggregator(
     optax.init_empty_state,
     inspect,
-    base.GramRule(optax.init_empty_state, weights),
+    base.GramRule(optax.init_empty_state, weights, weighted=True),
+    'mean',
   )

@@ -13,6 +13,9 @@ def nearest_neighbor_mixing(*, num_byzantine: int) -> base.PreAggregator:
   mixture and is in nobody's; with fewer than n - f usable messages the mean is
   over those there are.
 
+  With `worker_weights` p the mean is weighted, over the nearest messages that
+  together weigh all but the f heaviest; the last counts with what is missing.
+
   Args:
     num_byzantine: f, a Python int with `0 <= f < n/2`. 0 gives n copies of the
       mean.
@@ -44,11 +47,15 @@ def nearest_neighbor_mixing(*, num_byzantine: int) -> base.PreAggregator:
     base.check_majority('nearest_neighbor_mixing', n, num_byzantine)
     distances = rules.squared_distances(gram)
     # Rounding may put a duplicate nearer than the message is to itself.
-    itself = jnp.eye(n, dtype=bool)
-    order = jnp.argsort(jnp.where(itself, -1, distances), axis=1, stable=True)
-    ranks = jnp.argsort(order, axis=1)
-    near = (ranks < n - num_byzantine) & gram.mask[:, None] & gram.mask[None]
-    counts = jnp.maximum(near.sum(axis=1, keepdims=True), 1)
-    return (near / counts).astype(gram.inner.dtype)
+    distances = jnp.where(jnp.eye(n, dtype=bool), -1, distances)
+    weights = gram.worker_weights
+    if weights is None:
+      weights = gram.mask.astype(distances.dtype)
+      mass = jnp.minimum(weights.sum(), n - num_byzantine)
+    else:
+      mass = weights.sum() - rules.largest_share(weights, num_byzantine)
+    near = rules.nearest(distances, weights, mass)
+    near = jnp.where(gram.mask[:, None], near, 0)
+    return (near / jnp.where(mass > 0, mass, 1)).astype(distances.dtype)
 
-  return rules.stateless_matrix(matrix_fn)
+  return rules.from_matrix('nearest_neighbor_mixing', matrix_fn, weighted=True)

@@ -1,6 +1,7 @@
 """Pre-aggregators and a rule, composed into one rule."""
 
 import jax
+import jax.numpy as jnp
 
 from byzjax._src import base, reductions, rules
 
@@ -15,8 +16,9 @@ def pre_aggregate(
   the rule sees `M K M^T` and its weights w become `w M`. There K is taken
   around the rule's centre: around the previous aggregate for
   `centered_clipping`, so that distances lose digits while it is far away, as it
-  may be at the start. Messages whose squared norm would overflow are masked,
-  for `mean` too.
+  may be at the start. Stages that scale messages are applied one by one, and the
+  linear ones behind them stay in Gram space. Messages whose squared norm would
+  overflow are masked, for `mean` too.
 
   Args:
     *stages: any number of `PreAggregator`s, and an `Aggregator` last.
@@ -45,30 +47,40 @@ def pre_aggregate(
       'pre_aggregate needs PreAggregators followed by one Aggregator, got'
       f' {[type(stage).__name__ for stage in stages]}'
     )
-  if aggregator.gram_rule and all(mixer.matrix for mixer in mixers):
-    return _in_gram_space(mixers, aggregator.gram_rule)
-  return _one_by_one(mixers, aggregator)
+  # What stays in Gram space: the linear stages that stand next to the rule.
+  first = len(mixers)
+  while aggregator.gram_rule and first and mixers[first - 1].matrix:
+    first -= 1
+  tail = _in_gram_space(mixers[first:], aggregator)
+  return _one_by_one(mixers[:first], tail) if first else tail
 
 
-def _in_gram_space(mixers, rule):
+def _name(mixers, aggregator):
+  return ' + '.join([*(mixer.name for mixer in mixers), aggregator.name])
+
+
+def _in_gram_space(mixers, aggregator):
+  """A rule behind linear stages; its state is a tuple."""
+  if not mixers:
+    return _with_tuple_state(aggregator)
+  rule = aggregator.gram_rule
+
   def init(params):
     return (*(mixer.init(params) for mixer in mixers), rule.init(params))
 
   def weights(gram, state, *, key=None):
     *mixer_states, rule_state = state
     keys = _keys(key, len(mixers) + 1)
-    product, new_states = None, []
+    product, new_states = jnp.eye(gram.mask.shape[0]), []
     for mixer, mixer_state, mixer_key in zip(mixers, mixer_states, keys):
       matrix, mixer_state = mixer.matrix(gram, mixer_state, key=mixer_key)
       gram = rules.mix_gram(gram, matrix)
-      product = (
-        matrix if product is None else reductions.matmul(matrix, product)
-      )
+      product = reductions.matmul(matrix, product)
       new_states.append(mixer_state)
-    w, rule_state = rule.weights(gram, rule_state, key=keys[-1])
-    if product is not None:
-      w = reductions.matmul(w.astype(product.dtype), product)
-    return w, (*new_states, rule_state)
+    info, rule_state = rule.weights(gram, rule_state, key=keys[-1])
+    w = reductions.matmul(info.weights.astype(product.dtype), product)
+    # Of the diagnostics only the weights can be told of workers.
+    return base.AggregationInfo(w), (*new_states, rule_state)
 
   center, remember = rule.center, rule.remember
   return rules.from_gram_rule(
@@ -80,37 +92,77 @@ def _in_gram_space(mixers, rule):
         *state[:-1],
         remember(state[-1], aggregate),
       ),
-    )
+      weighted=rule.weighted and all(mixer.weighted for mixer in mixers),
+    ),
+    _name(mixers, aggregator),
   )
 
 
-def _one_by_one(mixers, aggregator):
+def _with_tuple_state(aggregator):
   def init(params):
-    return (*(mixer.init(params) for mixer in mixers), aggregator.init(params))
+    return (aggregator.init(params),)
+
+  def inspect(messages, state, params=None, **extra):
+    aggregate, state, info = aggregator.inspect(
+      messages, state[0], params, **extra
+    )
+    return aggregate, (state,), info
+
+  return base.Aggregator(init, inspect, name=aggregator.name)
+
+
+def _one_by_one(mixers, tail):
+  """A rule, its state a tuple, behind stages that are not linear."""
+
+  def init(params):
+    return (*(mixer.init(params) for mixer in mixers), *tail.init(params))
 
   def inspect(
-    messages, state, params=None, *, key=None, axis_name=None, **extra
+    messages,
+    state,
+    params=None,
+    *,
+    key=None,
+    axis_name=None,
+    worker_weights=None,
+    **extra,
   ):
-    *mixer_states, rule_state = state
     keys = _keys(key, len(mixers) + 1)
-    new_states = []
-    for mixer, mixer_state, mixer_key in zip(mixers, mixer_states, keys):
-      messages, mixer_state = mixer.apply(
-        messages, mixer_state, key=mixer_key, axis_name=axis_name
-      )
+    if worker_weights is not None:
+      extra['worker_weights'] = worker_weights
+    new_states: list[base.State] = []
+    factors: jax.Array | None = jnp.ones(base.num_workers('messages', messages))
+    for mixer, mixer_state, mixer_key in zip(mixers, state, keys):
+      options = {'key': mixer_key, 'axis_name': axis_name}
+      if worker_weights is not None and not mixer.weighted:
+        raise ValueError(f'{mixer.name} has no version with worker_weights')
+      if mixer.factors:
+        messages, mixer_state, factor = rules.scale_rows(
+          mixer.factors, messages, mixer_state, **options
+        )
+        factors = None if factors is None else factors * factor
+      else:
+        if worker_weights is not None:
+          options['worker_weights'] = worker_weights
+        messages, mixer_state = mixer.apply(messages, mixer_state, **options)
+        factors = None  # from here on, rows are mixtures and not workers
       new_states.append(mixer_state)
-    aggregate, rule_state, _ = aggregator.inspect(
+    aggregate, tail_state, info = tail.inspect(
       messages,
-      rule_state,
+      state[len(mixers) :],
       params,
       key=keys[-1],
       axis_name=axis_name,
       **extra,
     )
-    # The rule's weights and mask are of mixtures, not of workers.
-    return aggregate, (*new_states, rule_state), base.AggregationInfo()
+    if factors is None:
+      info = base.AggregationInfo()
+    else:
+      weights = None if info.weights is None else info.weights * factors
+      info = info._replace(weights=weights, factors=factors)
+    return aggregate, (*new_states, *tail_state), info
 
-  return base.Aggregator(init, inspect)
+  return base.Aggregator(init, inspect, name=_name(mixers, tail))
 
 
 def _keys(key, count):

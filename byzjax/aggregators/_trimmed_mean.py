@@ -39,4 +39,4 @@ def trimmed_mean(*, num_byzantine: int) -> base.Aggregator:
       total += row
     return total / len(middle)
 
-  return rules.from_column(middle_mean)
+  return rules.from_column(middle_mean, name='trimmed_mean')

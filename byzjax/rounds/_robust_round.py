@@ -267,6 +267,9 @@ def robust_round(
       is_byzantine=is_byzantine,
       masked=~info.mask,
       weights=info.weights,
+      kept=info.kept,
+      scores=info.scores,
+      factors=info.factors,
     )
 
   def step(state, batch, key):
