@@ -126,7 +126,7 @@ def mix(
   """`c + M (x - c)`: `[m, n], [n, d] -> [m, d]`; empty rows of M give NaN."""
   y = jnp.where(mask[:, None], x - center[None], 0)
   mixed = center[None] + jnp.dot(matrix, y, precision=_HIGHEST)
-  return jnp.where(jnp.any(matrix > 0, axis=1)[:, None], mixed, jnp.nan)
+  return jnp.where(jnp.any(matrix != 0, axis=1)[:, None], mixed, jnp.nan)
 
 
 def shares(mask: jax.Array, weights: jax.Array | None = None) -> jax.Array:

@@ -70,7 +70,7 @@ def from_column(
     def aggregate_leaf(leaf):
       x, layout = flat.ravel_rows(name, leaf)
       rows = sorting.rows_of(x)
-      if weights is None:
+      if weights is None or weighted_fn is None:
         y = column_fn(rows)
       else:
         y = weighted_fn(rows, weights.astype(x.dtype))
@@ -166,6 +166,7 @@ def from_gram_rule(rule: base.GramRule, name: str) -> base.Aggregator:
     gram, center = gram_of(x, center, axis_name=axis_name)
     gram = weighted_gram(name, gram, worker_weights, supported=rule.weighted)
     info, state = rule.weights(gram, state, key=key)
+    assert info.weights is not None
     weights = jnp.where(gram.mask, info.weights, 0).astype(x.dtype)
     aggregate = reductions.combine(weights, x, None if rule.selects else center)
     info = info._replace(weights=weights, mask=gram.mask)
@@ -296,7 +297,7 @@ def mix_gram(gram: base.Gram, matrix: jax.Array) -> base.Gram:
   norms = reductions.matmul(
     matrix, gram.squared_norms - jnp.diagonal(gram.inner)
   ) + jnp.diagonal(inner)
-  mask = jnp.any(matrix > 0, axis=1)
+  mask = jnp.any(matrix != 0, axis=1)
   norms = jnp.where(mask, jnp.maximum(norms, 0), 0)
   return base.Gram(inner, norms, mask, gram.worker_weights)
 

@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 
 from byzjax._src import base, flat, layouts, reductions
 from byzjax.transforms import per_worker
@@ -56,8 +62,9 @@ def robust_round(
   attack: base.Attack | base.DataAttack | None = None,
   byzantine: int | jax.Array | base.ByzantineSchedule = 0,
   byzantine_chain: bool = True,
+  worker_weights: jax.Array | None = None,
   worker_map: str | int = 'vmap',
-  mesh: Mesh | None = None,
+  mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
 ) -> base.Round:
   """One round of training in which some workers may lie: one XLA program.
@@ -95,12 +102,15 @@ def robust_round(
       too, so that their own momentum is what a data attack or `sign_flip(
       own=True)` sends. False sends raw gradients, as the official code of
       centered clipping does.
+    worker_weights: float[n], what each worker counts relative to the others
+      (see `Aggregator` and `cap_weights`), or None if all count the same.
     worker_map: how per-worker gradients are computed: 'vmap' (one batched
       program: fast, most memory), 'map' (one worker after another: least
       memory, and on CPUs the faster way for convolutions that are written as
       matrix products, as those of `byzjax.models` are), or an int (chunks of so
       many workers).
-    mesh: devices to split workers over, or None for one device.
+    mesh: devices to split workers over, or None for one device. A mesh that is
+      abstract can be lowered for, on a machine that has no such devices.
     axis_name: the axis, or axes, of the mesh that workers are split over.
 
   Returns:
@@ -153,6 +163,9 @@ def robust_round(
   if mesh is not None:
     server = layouts.worker_sharded(aggregator, axis_name, message_attack)
   lifted = per_worker(worker, num_workers // num_shards)
+  if worker_weights is not None:
+    base.check_worker_weights('robust_round', worker_weights, num_workers)
+    worker_weights = jnp.asarray(worker_weights)
 
   def init(params, key=None):
     del key
@@ -241,6 +254,7 @@ def robust_round(
       layouts.WorkerShardedState(state.aggregator, state.attack),
       key=server_key,
       is_byzantine=is_byzantine,
+      worker_weights=worker_weights,
     )
     updates, optimizer_state = optimizer.update(
       layout.unravel(aggregate), state.optimizer, state.params
@@ -340,7 +354,9 @@ def _worker_gradients(loss_fn: LossFn, worker_map: str | int):
   return mapped
 
 
-def _check_mesh(mesh: Mesh, axis_name, num_workers: int) -> tuple[Mesh, int]:
+def _check_mesh(
+  mesh: Mesh | AbstractMesh, axis_name, num_workers: int
+) -> tuple[Mesh | AbstractMesh, int]:
   """The mesh with automatic axes, and the number of shards of workers."""
   names = (axis_name,) if isinstance(axis_name, str) else axis_name
   unknown = [name for name in names if name not in mesh.axis_names]
@@ -358,4 +374,8 @@ def _check_mesh(mesh: Mesh, axis_name, num_workers: int) -> tuple[Mesh, int]:
       f' {num_shards} devices of mesh axis {axis_name!r}, got {num_workers}'
     )
   auto = (AxisType.Auto,) * len(mesh.axis_names)
+  if isinstance(mesh, AbstractMesh):
+    return AbstractMesh(
+      mesh.axis_sizes, mesh.axis_names, axis_types=auto
+    ), num_shards
   return Mesh(mesh.devices, mesh.axis_names, axis_types=auto), num_shards

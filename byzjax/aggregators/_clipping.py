@@ -1,0 +1,89 @@
+"""Static and adaptive clipping of messages, in front of a rule."""
+
+import jax.numpy as jnp
+
+from byzjax._src import base, reductions, rules
+
+
+def clip_messages(*, max_norm: base.Scalar) -> base.PreAggregator:
+  """Scales every message down to a norm of at most c.
+
+  `y_i = x_i min(1, c / |x_i|)`.
+
+  The clipping is around zero: it is neither translation equivariant nor, unless
+  c follows the messages, scale equivariant. Clipping around the previous
+  aggregate is `centered_clipping`.
+
+  Args:
+    max_norm: c >= 0, in the units of the messages; may be traced. ByzFL's
+      default is 2.
+
+  Returns:
+    A `PreAggregator` without state, `[n, ...] -> [n, ...]`; `inspect` of a rule
+    behind it tells the factors.
+
+  Raises:
+    ValueError: if max_norm is negative or NaN.
+
+  References:
+    Karimireddy, He, Jaggi, 2021, arXiv:2012.10333, for clipping as a defence.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> rule = byzjax.pre_aggregate(
+    ...   byzjax.clip_messages(max_norm=5.0), byzjax.mean())
+    >>> rule(jnp.array([[3., 4.], [30., 40.]]))
+    Array([3., 4.], dtype=float32)
+  """
+  base.check_range('clip_messages', 'max_norm', max_norm, 0)
+
+  def factors_fn(squared_norms, mask):
+    del mask
+    return _factors(squared_norms, max_norm)
+
+  return rules.from_factors('clip_messages', factors_fn)
+
+
+def adaptive_clipping(*, num_byzantine: int) -> base.PreAggregator:
+  """Clips the loudest messages to the loudest of the others (ARC).
+
+  With `k = floor(2 f (n - f) / n)` the k largest norms are scaled down to the
+  (k+1)-th largest. The threshold follows the messages, so no bound has to be
+  known, and a rule's (f, kappa)-robustness is kept.
+
+  Messages with NaN or inf count among the largest, and stay masked.
+
+  Args:
+    num_byzantine: f, a Python int with `0 <= f < n/2`. 0 clips nothing.
+
+  Returns:
+    A `PreAggregator` without state, `[n, ...] -> [n, ...]`.
+
+  Raises:
+    ValueError: if f is not a non-negative int; at trace time if `n <= 2f`.
+
+  References:
+    Allouah, Guerraoui, Gupta, Jellouli, Rizk, Stephan, 2025, arXiv:2405.14432.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> clip = byzjax.adaptive_clipping(num_byzantine=1)
+    >>> clip.apply(jnp.array([0., 1., 2., 3., 100.])[:, None], ())[0].ravel()
+    Array([0., 1., 2., 3., 3.], dtype=float32)
+  """
+  base.check_count('adaptive_clipping', 'num_byzantine', num_byzantine)
+
+  def factors_fn(squared_norms, mask):
+    n = mask.shape[0]
+    base.check_majority('adaptive_clipping', n, num_byzantine)
+    num_clipped = 2 * num_byzantine * (n - num_byzantine) // n
+    ordered = jnp.sort(jnp.where(mask, squared_norms, jnp.inf))
+    threshold = ordered[n - 1 - num_clipped]
+    return _factors(squared_norms, reductions.sqrt(threshold))
+
+  return rules.from_factors('adaptive_clipping', factors_fn)
+
+
+def _factors(squared_norms, max_norm):
+  norms = reductions.sqrt(squared_norms)
+  return jnp.where(norms <= max_norm, 1, max_norm / jnp.maximum(norms, 1e-37))

@@ -1,0 +1,75 @@
+"""What a rule made of every single message."""
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base, flat, reductions
+
+
+def diagnose(
+  aggregator: base.Aggregator,
+  messages: base.Messages,
+  state: base.State | None = None,
+  *,
+  key: jax.Array | None = None,
+  **extra,
+) -> base.AggregationInfo:
+  """What a rule kept, how it scored, weighed and clipped: of every worker.
+
+  What the rule knows itself it tells (`aggregator.inspect`, and
+  `RoundInfo` in training). The rest is measured:
+
+  - `weights`: `w_i = (1/d) sum_j d aggregate[j] / d x_i[j]`, the derivative
+    averaged over the coordinates. For a trimmed mean that is the share of
+    coordinates in which message i was not trimmed, over n - 2f.
+  - `scores`: `|x_i - aggregate|^2`, the squared distance to the result.
+  - `kept`: whether the weight is above zero.
+  - `factors`: ones, where nothing is clipped.
+
+  That costs several times what the rule does; it is meant for looking, not for
+  every round.
+
+  Args:
+    aggregator: the rule.
+    messages: pytree with leaves `[n, *shape]`.
+    state: of the rule; None for a fresh one.
+    key: for rules that draw.
+    **extra: further arguments of `update`, such as `worker_weights`.
+
+  Returns:
+    An `AggregationInfo` whose fields, but for `error`, are all arrays.
+
+  Raises:
+    ValueError: as the rule.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> rule = byzjax.trimmed_mean(num_byzantine=1)
+    >>> info = byzjax.diagnose(rule, jnp.array([[0.], [1.], [2.], [99.]]))
+    >>> info.kept
+    Array([False,  True,  True, False], dtype=bool)
+  """
+  x, layout = flat.ravel_rows('diagnose', messages)
+  if state is None:
+    state = aggregator.init(jax.tree.map(lambda x: x[0], messages))
+  finite = reductions.finite_rows(x)
+
+  def aggregate(rows):
+    rows = layout.unravel_rows(rows)
+    out, _, info = aggregator.inspect(rows, state, key=key, **extra)
+    return layout.ravel(out), info
+
+  result, pullback, info = jax.vjp(aggregate, x, has_aux=True)
+  mask = finite if info.mask is None else info.mask
+  if info.weights is None:
+    (slopes,) = pullback(jnp.ones_like(result))
+    slopes = jnp.where(jnp.isfinite(slopes), slopes, 0).mean(axis=1)
+    info = info._replace(weights=slopes)
+  if info.kept is None:
+    info = info._replace(kept=info.weights > 0)
+  if info.scores is None:
+    squared = reductions.squared_norms(x, center=result)
+    info = info._replace(scores=jnp.where(mask, squared, jnp.inf))
+  if info.factors is None:
+    info = info._replace(factors=jnp.ones(x.shape[0], x.dtype))
+  return info._replace(mask=mask)

@@ -1,0 +1,50 @@
+"""Worker weights that no single worker can dominate."""
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base
+
+
+def cap_weights(weights: jax.Array, *, max_share: base.Scalar) -> jax.Array:
+  """Shares in proportion to the weights, but none above a cap.
+
+  `p_i = min(s w_i, c)` with the s for which `sum_i p_i = 1`: what a heavy
+  worker loses goes to the others in proportion to their weights. Sample counts
+  are what workers say they are; with a cap, f liars together weigh at most
+  `f c`, which must be below one half for any robust rule.
+
+  Where fewer than 1/c workers have a weight above zero, these get equal shares.
+
+  Args:
+    weights: w float[n], not negative: sample counts, trust.
+    max_share: c with `1/n <= c <= 1`; may be traced.
+
+  Returns:
+    p float[n], which sums to one: the `worker_weights` of a rule.
+
+  Raises:
+    ValueError: if the weights are not float[n] >= 0, or c is out of its range.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> byzjax.cap_weights(jnp.array([1., 1., 2., 96.]), max_share=0.4)
+    Array([0.15, 0.15, 0.3 , 0.4 ], dtype=float32)
+  """
+  n = base.num_workers('cap_weights: weights', weights)
+  base.check_worker_weights('cap_weights', weights, n)
+  # Rounding: 1/n of float32 may be below that of float64.
+  base.check_range('cap_weights', 'max_share', max_share, (1 - 1e-6) / n, 1)
+  weights = jnp.asarray(weights, jnp.result_type(weights, jnp.float32))
+  order = jnp.argsort(-weights, stable=True)
+  ordered = weights[order]
+  # With the k heaviest at the cap, the rest shares what is left.
+  rest = jnp.cumsum(ordered[::-1])[::-1]
+  left = 1 - jnp.arange(n) * max_share
+  scale = left / jnp.where(rest > 0, rest, 1)
+  fits = (scale * ordered <= max_share) | (rest <= 0)
+  first = jnp.argmax(fits)
+  shares = jnp.where(jnp.arange(n) < first, max_share, scale[first] * ordered)
+  shares = jnp.maximum(shares, 0)
+  shares /= jnp.where(shares.sum() > 0, shares.sum(), 1)
+  return jnp.zeros_like(shares).at[order].set(shares)

@@ -1,0 +1,154 @@
+"""An attacker that holds the defence and searches for its best strength."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byzjax._src import base
+from byzjax.attacks import _damage, _message
+
+# Half octaves around 1, the strength of the attack as it is.
+_STRENGTHS = tuple(np.exp2(np.arange(-8, 13) / 2))
+
+
+def adaptive(
+  attack: base.Attack,
+  aggregator: base.Aggregator,
+  *,
+  strengths: tuple[float, ...] | jax.Array = _STRENGTHS,
+  num_refinements: int = 1,
+  num_rounds: int = 1,
+  momentum: base.Scalar = 0.0,
+  batch_size: int | None = None,
+) -> base.Attack:
+  """The attack, at the strength that moves the aggregate farthest.
+
+  `x_b = mu + s (a_b - mu)`, mu the honest mean and a_b what `attack` would
+  send; s maximises `|Agg(x) - mu|` over a grid, in one batch, and then over the
+  same number of points between the neighbours of the best, `num_refinements`
+  times. The best of all that were tried is taken, and s = 1, the attack as it
+  is, is on the default grid.
+
+  The attacker simulates the rule, from the state that the round tells it
+  (`aggregator_state`; a fresh one where nobody does), and moves no state but
+  its own. Of random rules it knows the distribution and not the draw. For rules
+  that work on a Gram matrix a trial costs n x n numbers; for others it is a
+  call of the rule, and the whole batch is in memory at once.
+
+  ByzFL searches one factor upwards, 20 calls of the rule one after another.
+
+  Args:
+    attack: what to scale: `alie(z=1.0)` gives every `mu - s std`.
+    aggregator: the defence, with its pre-aggregators.
+    strengths: the grid, float[k]; from 1/16 to 64 in half octaves.
+    num_refinements: finer grids after the first, a Python int >= 0.
+    num_rounds: how many rounds ahead the attacker looks: messages stay, the
+      state of the rule moves, and the displacements add up. 1 is this round.
+    momentum: of the server, in [0, 1): the aggregates of earlier rounds ahead
+      have gone through more of it, and count more.
+    batch_size: trials at a time, to save memory; None for all of a grid.
+
+  Returns:
+    An `Attack` whose state is that of `attack`: `[n, ...] -> [n, ...]`.
+
+  Raises:
+    ValueError: if an argument has the wrong type or is out of range.
+
+  References:
+    Baruch, Baruch, Goldberg, 2019, arXiv:1902.06156; Shejwalkar, Houmansadr,
+    2021, NDSS, for attacks that know the rule.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> rule = byzjax.trimmed_mean(num_byzantine=1)
+    >>> attack = byzjax.adaptive(byzjax.alie(z=1.0), rule)
+    >>> x = jnp.array([[9.], [0.], [1.], [2.], [4.]])
+    >>> sent, _ = attack.apply(x, attack.init(x[0]),
+    ...   is_byzantine=jnp.array([True, False, False, False, False]))
+    >>> bool(rule(sent)[0] == 1.0)  # not 1.75: as low as trimming lets it
+    True
+  """
+  _damage.check_search('adaptive', attack, aggregator, num_rounds, momentum)
+  base.check_count('adaptive', 'num_refinements', num_refinements)
+  if batch_size is not None:
+    base.check_count('adaptive', 'batch_size', batch_size, 1)
+  num_strengths = base.num_workers(
+    'adaptive: strengths', jnp.asarray(strengths)
+  )
+
+  def evaluate(trial, grid):
+    if batch_size is None:
+      values = jax.vmap(trial)(grid)
+    else:
+      values = jax.lax.map(trial, grid, batch_size=batch_size)
+    return jnp.where(jnp.isnan(values), -jnp.inf, values)
+
+  def apply(
+    messages,
+    state,
+    *,
+    is_byzantine,
+    key=None,
+    axis_name=None,
+    aggregator_state=None,
+    **knowledge,
+  ):
+    _message.check_mask('adaptive', messages, is_byzantine)
+    scene, layout, state = _damage.draft_scene(
+      'adaptive',
+      attack,
+      aggregator,
+      messages,
+      state,
+      is_byzantine=is_byzantine,
+      key=key,
+      axis_name=axis_name,
+      aggregator_state=aggregator_state,
+      **knowledge,
+    )
+    if _damage.in_gram_space(aggregator, scene, num_rounds):
+      trial = _trial_in_gram_space(aggregator, scene)
+    else:
+      damage = _damage.damage_of(
+        aggregator, scene, num_rounds=num_rounds, momentum=momentum
+      )
+
+      def trial(strength):
+        return damage(_scaled(scene, strength))
+
+    grid = jnp.asarray(strengths, scene.rows.dtype)
+    values = evaluate(trial, grid)
+    for _ in range(num_refinements):
+      best = jnp.argmax(values)
+      low = grid[jnp.maximum(best - 1, 0)]
+      high = grid[jnp.minimum(best + 1, grid.shape[0] - 1)]
+      fine = jnp.linspace(low, high, num_strengths + 2)[1:-1]
+      grid = jnp.concatenate([grid, fine])
+      values = jnp.concatenate([values, evaluate(trial, fine)])
+      order = jnp.argsort(grid)
+      grid, values = grid[order], values[order]
+    strength = grid[jnp.argmax(values)]
+    sent = layout.unravel_rows(_scaled(scene, strength))
+    return _message.overwrite(messages, sent, is_byzantine), state
+
+  return base.Attack(attack.init, apply, attack.observe)
+
+
+def _scaled(scene, strength):
+  mean = scene.mean[None]
+  moved = mean + strength * (scene.rows - mean)
+  return jnp.where(scene.is_byzantine[:, None], moved, scene.rows)
+
+
+def _trial_in_gram_space(aggregator, scene):
+  gram = _damage.gram_scene(aggregator, scene)
+  n = scene.rows.shape[0]
+  moves = (scene.is_byzantine & gram.mask)[:, None]
+  mean = jnp.zeros_like(gram.identity).at[:, n].set(1)
+
+  def trial(strength):
+    moved = mean + strength * (gram.identity - mean)
+    matrix = jnp.where(moves, moved, gram.identity)
+    return gram.objective(*_damage.grams(gram, matrix))
+
+  return trial

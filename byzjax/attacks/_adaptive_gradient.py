@@ -1,0 +1,165 @@
+"""An attacker that differentiates through the defence."""
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base, reductions
+from byzjax.attacks import _ascent, _damage, _message
+
+
+def adaptive_gradient(
+  attack: base.Attack,
+  aggregator: base.Aggregator,
+  *,
+  num_steps: int = 30,
+  step_size: base.Scalar = 0.5,
+  jitter: base.Scalar = 0.1,
+  num_rounds: int = 1,
+  momentum: base.Scalar = 0.0,
+) -> base.Attack:
+  """Rows that ascend the gradient of the damage, each to its own place.
+
+  Starts at what `attack` sends and maximises `|Agg(x) - mu|` over all Byzantine
+  rows at once, by `num_steps` normalised gradient steps through the rule. The
+  best rows seen are sent, so the attack is at least as harmful as the one it
+  starts from, which may be `adaptive(attack, aggregator)`. A second ascent
+  starts from rows that are pulled apart, each a little towards another honest
+  message: from equal rows a symmetric gradient moves all alike.
+
+  For rules that work on a Gram matrix the gradient lies in the span of the
+  messages, so the whole ascent runs on n x n numbers. For others a step costs
+  the rule and its derivative. Rules that select have gradients too, of where
+  the selected messages are.
+
+  Args:
+    attack: where to start.
+    aggregator: the defence, with its pre-aggregators.
+    num_steps: T >= 1, a Python int.
+    step_size: length of the first step, in root mean square distances of honest
+      messages to their mean; steps shrink linearly to zero; may be traced.
+    jitter: how far rows are pulled apart, in the same units.
+    num_rounds: how many rounds ahead the attacker looks, as in `adaptive`.
+    momentum: of the server, as in `adaptive`.
+
+  Returns:
+    An `Attack` whose state is that of `attack`: `[n, ...] -> [n, ...]`.
+
+  Raises:
+    ValueError: if an argument has the wrong type or is out of range.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> rule = byzjax.geometric_median()
+    >>> start = byzjax.alie(z=1.0)
+    >>> attack = byzjax.adaptive_gradient(start, rule)
+    >>> x = jnp.array([[9., 9.], [0., 0.], [1., 3.], [2., 1.], [4., 2.]])
+    >>> is_byzantine = jnp.arange(5) < 1
+    >>> def damage(attack):
+    ...   sent, _ = attack.apply(x, attack.init(x[0]),
+    ...                          is_byzantine=is_byzantine)
+    ...   return jnp.linalg.norm(rule(sent) - x[1:].mean(axis=0))
+    >>> bool(damage(attack) > 1.02 * damage(start))
+    True
+  """
+  _damage.check_search(
+    'adaptive_gradient', attack, aggregator, num_rounds, momentum
+  )
+  base.check_count('adaptive_gradient', 'num_steps', num_steps, 1)
+  base.check_range('adaptive_gradient', 'step_size', step_size, 0)
+  base.check_range('adaptive_gradient', 'jitter', jitter, 0)
+
+  def apply(
+    messages,
+    state,
+    *,
+    is_byzantine,
+    key=None,
+    axis_name=None,
+    aggregator_state=None,
+    **knowledge,
+  ):
+    _message.check_mask('adaptive_gradient', messages, is_byzantine)
+    scene, layout, state = _damage.draft_scene(
+      'adaptive_gradient',
+      attack,
+      aggregator,
+      messages,
+      state,
+      is_byzantine=is_byzantine,
+      key=key,
+      axis_name=axis_name,
+      aggregator_state=aggregator_state,
+      **knowledge,
+    )
+    in_gram_space = _damage.in_gram_space(aggregator, scene, num_rounds)
+    if in_gram_space:
+      gram = _damage.gram_scene(aggregator, scene)
+      slope, start, movable = (
+        _slope_in_gram_space(gram),
+        gram.identity,
+        gram.mask,
+      )
+      mean = jnp.zeros_like(start[0]).at[start.shape[0]].set(1)
+    else:
+      damage = _damage.damage_of(
+        aggregator, scene, num_rounds=num_rounds, momentum=momentum
+      )
+      slope = _ascent.slope_of(damage, axis_name=axis_name)
+      start, mean = scene.rows, scene.mean
+      movable = reductions.finite_rows(start, axis_name=axis_name)
+    partners = _partners(is_byzantine, movable)
+    movable &= is_byzantine
+
+    pulled = start + jitter * (start[partners] - mean[None])
+    apart = jnp.where(movable[:, None], pulled, start)
+
+    def ascend(rows):
+      return _ascent.ascend(
+        slope,
+        rows,
+        num_steps=num_steps,
+        step_size=step_size * scene.spread,
+        movable=movable,
+      )
+
+    ends, values = jax.vmap(ascend)(jnp.stack([start, apart]))
+    rows = ends[jnp.argmax(values)]
+    if in_gram_space:
+      moved = _damage.messages(gram, rows)
+      rows = jnp.where(movable[:, None], moved, scene.rows)
+    sent = layout.unravel_rows(rows)
+    return _message.overwrite(messages, sent, is_byzantine), state
+
+  return base.Attack(attack.init, apply, attack.observe)
+
+
+def _partners(is_byzantine, usable):
+  """For each Byzantine worker another honest one, as long as there are any."""
+  honest = ~is_byzantine & usable
+  order = jnp.argsort(~honest, stable=True)
+  rank = jnp.cumsum(is_byzantine) - 1
+  return order[rank % jnp.maximum(honest.sum(), 1)]
+
+
+def _slope_in_gram_space(gram: _damage.GramScene) -> _ascent.Slope:
+  """The gradient of the damage with respect to messages `c + M (z - c)`.
+
+  It is a combination of the same vectors: with J a function of the inner
+  products K of messages and mean, and of the squared norms q,
+  `dJ/dx_b = sum_j (dJ/dK_bj + dJ/dK_jb) (x_j - c) + 2 dJ/dq_b x_b`.
+  """
+  n = gram.mask.shape[0]
+  mean = jnp.zeros((1, n + 2), gram.identity.dtype).at[0, n].set(1)
+  origin = jnp.zeros((1, n + 2), gram.identity.dtype).at[0, n + 1].set(1)
+
+  def slope(matrix):
+    value, (of_inner, of_norms) = jax.value_and_grad(gram.objective, (0, 1))(
+      *_damage.grams(gram, matrix)
+    )
+    symmetric = (of_inner + of_inner.T)[:n]
+    direction = reductions.matmul(symmetric, jnp.concatenate([matrix, mean]))
+    direction += 2 * of_norms[:, None] * (matrix - origin)
+    squared = jnp.diagonal(_damage.quadratic(direction, gram.inner))
+    return value, direction, squared
+
+  return slope
