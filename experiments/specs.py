@@ -14,26 +14,61 @@ import byzjax
 from byzjax import data
 
 AGGREGATORS: dict[str, Callable] = {
+  'aksel': byzjax.aksel,
+  'bulyan': byzjax.bulyan,
   'centered_clipping': byzjax.centered_clipping,
+  'clipped_clustering': byzjax.clipped_clustering,
+  'clustering': byzjax.clustering,
+  'comparative_gradient_elimination': byzjax.comparative_gradient_elimination,
   'coordinate_median': byzjax.coordinate_median,
+  'covariance_filter': byzjax.covariance_filter,
+  'divide_and_conquer': byzjax.divide_and_conquer,
   'geometric_median': byzjax.geometric_median,
   'krum': byzjax.krum,
+  'majority_vote': byzjax.majority_vote,
   'mean': byzjax.mean,
+  'mean_around_median': byzjax.mean_around_median,
+  'minimum_diameter_averaging': byzjax.minimum_diameter_averaging,
+  'monna': byzjax.monna,
   'multi_krum': byzjax.multi_krum,
+  'phocas': byzjax.phocas,
+  'smallest_max_eigenvalue_averaging': (
+    byzjax.smallest_max_eigenvalue_averaging
+  ),
   'trimmed_mean': byzjax.trimmed_mean,
 }
 PRE_AGGREGATORS: dict[str, Callable] = {
+  'adaptive_clipping': byzjax.adaptive_clipping,
   'bucketing': byzjax.bucketing,
+  'clip_messages': byzjax.clip_messages,
   'nearest_neighbor_mixing': byzjax.nearest_neighbor_mixing,
+  'resampling': byzjax.resampling,
 }
 ATTACKS: dict[str, Callable] = {
   'alie': byzjax.alie,
   'constant': byzjax.constant,
+  'drift': byzjax.drift,
+  'fang': byzjax.fang,
+  'flip_vote': byzjax.flip_vote,
   'gaussian': byzjax.gaussian,
   'inner_product_manipulation': byzjax.inner_product_manipulation,
   'label_flip': byzjax.label_flip,
+  'mimic': byzjax.mimic,
+  'min_max': byzjax.min_max,
+  'min_sum': byzjax.min_sum,
   'none': lambda: None,
+  'random_signs': byzjax.random_signs,
+  'relocated_orthogonal_perturbation': (
+    byzjax.relocated_orthogonal_perturbation
+  ),
+  'replay': byzjax.replay,
   'sign_flip': byzjax.sign_flip,
+}
+# How attackers that hold the defence choose their rows.
+SEARCHES: dict[str, Callable] = {
+  'gradient': byzjax.adaptive_gradient,
+  'none': lambda attack, aggregator: attack,
+  'strength': byzjax.adaptive,
 }
 PARTITIONS: dict[str, Callable] = {
   'dirichlet_by_class': data.dirichlet_by_class,
@@ -83,6 +118,8 @@ SCHEDULES: dict[str, Callable] = {
 
 # What the flags fill in by themselves.
 _FILLED = {
+  'aggregator',
+  'attack',
   'labels',
   'learning_rate',
   'num_byzantine',

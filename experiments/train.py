@@ -69,6 +69,13 @@ flags.DEFINE_string(
   f'What attackers send: {specs.describe(specs.ATTACKS)}. E.g. alie(z=1.5).',
 )
 flags.DEFINE_string(
+  'search',
+  'none',
+  'What attackers that hold the defence make of that, in every round:'
+  f' {specs.describe(specs.SEARCHES)}. strength finds the worst multiple of the'
+  ' attack, gradient ascends from it.',
+)
+flags.DEFINE_string(
   'pre_aggregators',
   '',
   'What messages go through before the rule, separated by commas:'
@@ -173,6 +180,9 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
     FLAGS.attack,
     specs.ATTACKS,
     defaults={'num_classes': dataset.num_classes},
+  )
+  attack = specs.build(
+    'search', FLAGS.search, specs.SEARCHES, attack, aggregator
   )
 
   def training_under(byzantine) -> byzjax.Round:

@@ -1,10 +1,14 @@
 """Attacks on messages: one row each."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 
 import byzjax
-from tests import claims, reference
+from tests import claims, reference, reference_attacks
+
+_shifted = reference_attacks.shifted
 
 ATTACKS = [
   claims.MessageAttack(
@@ -49,5 +53,46 @@ ATTACKS = [
     'constant_inf',
     lambda: byzjax.constant(value=-jnp.inf),
     lambda x, bad: np.full(x.shape[1], -np.inf),
+  ),
+  claims.MessageAttack(
+    'mimic_worker',
+    lambda: byzjax.mimic(worker=3),
+    lambda x, bad: x[~bad][3],
+  ),
+  claims.MessageAttack(
+    'min_max',
+    lambda: byzjax.min_max(),
+    lambda x, bad: _shifted(x[~bad], reference_attacks.min_max_allows),
+  ),
+  claims.MessageAttack(
+    'min_max_unit',
+    lambda: byzjax.min_max(deviation='unit'),
+    lambda x, bad: _shifted(x[~bad], reference_attacks.min_max_allows, 'unit'),
+  ),
+  claims.MessageAttack(
+    'min_max_sign',
+    lambda: byzjax.min_max(deviation='sign'),
+    lambda x, bad: _shifted(x[~bad], reference_attacks.min_max_allows, 'sign'),
+  ),
+  claims.MessageAttack(
+    'min_sum',
+    lambda: byzjax.min_sum(ddof=0),
+    lambda x, bad: _shifted(
+      x[~bad], reference_attacks.min_sum_allows, 'std', 0
+    ),
+  ),
+  claims.MessageAttack(
+    'min_sum_max_unit',
+    lambda: byzjax.min_sum(deviation='unit', bound='max'),
+    lambda x, bad: _shifted(
+      x[~bad],
+      functools.partial(reference_attacks.min_sum_allows, bound='max'),
+      'unit',
+    ),
+  ),
+  claims.MessageAttack(
+    'flip_vote',
+    lambda: byzjax.flip_vote(scale=2.0),
+    lambda x, bad: reference_attacks.flip_vote(x[~bad], 2.0),
   ),
 ]

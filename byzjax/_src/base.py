@@ -295,13 +295,16 @@ class Round(NamedTuple):
   step: Callable[[RoundState, Batch, jax.Array], tuple[RoundState, RoundInfo]]
 
 
-def zeros_like(params: Params) -> Params:
-  """Zeros of the same shapes and dtypes, which no later update changes."""
+def zeros_like(params: Params, lead: tuple[int, ...] = ()) -> Params:
+  """Zeros with leaves [*lead, *shape], split over devices as the params are."""
+
   # With a dtype of its own: a weak type would be lost in the first update, and
   # the second call would compile again.
-  return jax.tree.map(
-    lambda p: jnp.zeros(jnp.shape(p), jnp.result_type(p)), params
-  )
+  def zeros(p):
+    shape, dtype = lead + jnp.shape(p), jnp.result_type(p)
+    return jnp.full_like(p, 0, shape=shape, dtype=dtype)
+
+  return jax.tree.map(zeros, params)
 
 
 def num_workers(name: str, messages: Messages) -> int:

@@ -15,7 +15,7 @@ def adaptive(
   attack: base.Attack,
   aggregator: base.Aggregator,
   *,
-  strengths: tuple[float, ...] | jax.Array = _STRENGTHS,
+  strengths: tuple[float, ...] | jax.Array | None = None,
   num_refinements: int = 1,
   num_rounds: int = 1,
   momentum: base.Scalar = 0.0,
@@ -40,7 +40,7 @@ def adaptive(
   Args:
     attack: what to scale: `alie(z=1.0)` gives every `mu - s std`.
     aggregator: the defence, with its pre-aggregators.
-    strengths: the grid, float[k]; from 1/16 to 64 in half octaves.
+    strengths: the grid, float[k]; None for 1/16 to 64 in half octaves.
     num_refinements: finer grids after the first, a Python int >= 0.
     num_rounds: how many rounds ahead the attacker looks: messages stay, the
       state of the rule moves, and the displacements add up. 1 is this round.
@@ -72,9 +72,8 @@ def adaptive(
   base.check_count('adaptive', 'num_refinements', num_refinements)
   if batch_size is not None:
     base.check_count('adaptive', 'batch_size', batch_size, 1)
-  num_strengths = base.num_workers(
-    'adaptive: strengths', jnp.asarray(strengths)
-  )
+  strengths = jnp.asarray(_STRENGTHS if strengths is None else strengths)
+  num_strengths = base.num_workers('adaptive: strengths', strengths)
 
   def evaluate(trial, grid):
     if batch_size is None:
@@ -116,7 +115,7 @@ def adaptive(
       def trial(strength):
         return damage(_scaled(scene, strength))
 
-    grid = jnp.asarray(strengths, scene.rows.dtype)
+    grid = strengths.astype(scene.rows.dtype)
     values = evaluate(trial, grid)
     for _ in range(num_refinements):
       best = jnp.argmax(values)

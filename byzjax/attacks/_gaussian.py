@@ -1,15 +1,9 @@
 """Gaussian noise instead of a message."""
 
 import jax
-import jax.numpy as jnp
-import optax
 
-from byzjax._src import base, flat
+from byzjax._src import base
 from byzjax.attacks import _message
-
-# Coordinates drawn from one key. A shard of padded coordinates is a multiple of
-# it, so the draw does not depend on how the coordinates are split.
-_BLOCK = 32
 
 
 def gaussian(*, std: base.Scalar = 1.0, mean: base.Scalar = 0.0) -> base.Attack:
@@ -45,33 +39,15 @@ def gaussian(*, std: base.Scalar = 1.0, mean: base.Scalar = 0.0) -> base.Attack:
   """
   base.check_range('gaussian', 'std', std, 0)
 
-  def apply(
-    messages, state, *, is_byzantine, key=None, axis_name=None, **knowledge
-  ):
-    del knowledge
-    n = _message.check_mask('gaussian', messages, is_byzantine)
-    if key is None:
-      raise ValueError('gaussian needs a key to draw its noise, got None')
-    x, layout = flat.ravel_rows('gaussian', messages)
-    noise = _normal_rows(key, n, x.shape[1], x.dtype, axis_name)
-    noise = layout.unravel_rows(mean + std * noise)
-    return _message.overwrite(messages, noise, is_byzantine), state
+  def send(view, state):
+    key = _message.require_key('gaussian', view.key)
 
-  return base.Attack(optax.init_empty_state, apply)
+    def row(worker):
+      noise = _message.draw_row(
+        jax.random.normal, key, worker, view.x, view.axis_name
+      )
+      return mean + std * noise
 
+    return row, state
 
-def _normal_rows(key, n, d, dtype, axis_name):
-  """N(0, 1) for [n, d], block by block from (worker, global block number)."""
-  num_blocks = -(-d // _BLOCK)
-  first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_blocks
-
-  def block(worker_key, index):
-    block_key = jax.random.fold_in(worker_key, index)
-    return jax.random.normal(block_key, (_BLOCK,), dtype)
-
-  def row(worker):
-    worker_key = jax.random.fold_in(key, worker)
-    indices = first + jnp.arange(num_blocks)
-    return jax.vmap(block, (None, 0))(worker_key, indices).reshape(-1)[:d]
-
-  return jax.vmap(row)(jnp.arange(n))
+  return _message.from_view('gaussian', send)

@@ -1,12 +1,39 @@
 """What every attack on messages is made of."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from byzjax._src import base, flat, reductions
+
+# Coordinates drawn from one key. A shard of padded coordinates is a multiple of
+# it, so the draw does not depend on how the coordinates are split.
+_BLOCK = 32
+
+
+class View(NamedTuple):
+  """What the attackers see of one round.
+
+  Attributes:
+    x: float[n, d], the messages; with an `axis_name`, the local coordinates.
+    is_honest: bool[n], the messages to learn from. Honest ones with a NaN or
+      inf are left out like the Byzantine ones: one of them would turn the
+      attack into a NaN that every rule masks.
+    is_byzantine: bool[n], the rows to overwrite.
+    key: for attacks that draw, or None.
+    axis_name: mesh axes over which the coordinates are split.
+    num_coordinates: of the whole model, without padding.
+  """
+
+  x: jax.Array
+  is_honest: jax.Array
+  is_byzantine: jax.Array
+  key: jax.Array | None
+  axis_name: base.AxisName
+  num_coordinates: int
 
 
 def overwrite(
@@ -35,6 +62,60 @@ def check_mask(
   return n
 
 
+def check_choice(
+  attack: str, name: str, value: Any, choices: tuple[str, ...]
+) -> None:
+  """Raises ValueError unless `value` is one of the choices."""
+  if value not in choices:
+    allowed = ' or '.join(repr(choice) for choice in choices)
+    raise ValueError(f'{attack} needs {name} to be {allowed}, got {value!r}')
+
+
+def from_view(
+  name: str,
+  send: Callable[[View, base.State], tuple[Any, base.State]],
+  init: Callable[[base.Params], base.State] = optax.init_empty_state,
+  observe: Callable[[base.State, base.Aggregate], base.State] | None = None,
+) -> base.Attack:
+  """An attack from what its workers send when they have seen the messages.
+
+  Args:
+    name: of the attack, for errors.
+    send: `(view, state) -> (row, state)`; row is what all attackers send,
+      float[d], or a function of the worker's index that returns it.
+    init: `params -> state`.
+    observe: `(state, aggregate) -> state`, or None.
+  """
+
+  def apply(
+    messages,
+    state,
+    *,
+    is_byzantine,
+    key=None,
+    axis_name=None,
+    num_coordinates=None,
+    **knowledge,
+  ):
+    del knowledge
+    check_mask(name, messages, is_byzantine)
+    x, layout = flat.ravel_rows(name, messages)
+    finite = reductions.finite_rows(x, axis_name=axis_name)
+    view = View(
+      x,
+      ~is_byzantine & finite,
+      is_byzantine,
+      key,
+      axis_name,
+      layout.size if num_coordinates is None else num_coordinates,
+    )
+    row, state = send(view, state)
+    row_of = row if callable(row) else lambda worker: row
+    return layout.unravel_rows(_replace_rows(x, row_of, is_byzantine)), state
+
+  return base.Attack(init, apply, observe)
+
+
 def from_honest(
   name: str, vector_fn: Callable[[jax.Array, jax.Array], jax.Array]
 ) -> base.Attack:
@@ -43,37 +124,107 @@ def from_honest(
   Args:
     name: of the attack, for errors.
     vector_fn: `(x float[n, d], is_honest bool[n]) -> float[d]`, coordinate by
-      coordinate; the rows where `is_honest` is False must not be read. Honest
-      messages with a NaN or inf are left out like the Byzantine ones: one of
-      them would turn the attack into a NaN that every rule masks.
+      coordinate; the rows where `is_honest` is False must not be read.
 
   Returns:
     The attack, without state.
   """
-
-  def apply(
-    messages, state, *, is_byzantine, key=None, axis_name=None, **knowledge
-  ):
-    del key, knowledge
-    check_mask(name, messages, is_byzantine)
-    x, layout = flat.ravel_rows(name, messages)
-    finite = reductions.finite_rows(x, axis_name=axis_name)
-    vector = vector_fn(x, ~is_byzantine & finite)
-    return layout.unravel_rows(_replace_rows(x, vector, is_byzantine)), state
-
-  return base.Attack(optax.init_empty_state, apply)
+  return from_view(
+    name, lambda view, state: (vector_fn(view.x, view.is_honest), state)
+  )
 
 
-def _replace_rows(x: jax.Array, row: jax.Array, mask: jax.Array) -> jax.Array:
-  """`[n, d]` with one row [d] in place of the rows where `mask`."""
+def _replace_rows(
+  x: jax.Array, row_of: Callable[[jax.Array], jax.Array], mask: jax.Array
+) -> jax.Array:
+  """`[n, d]` with `row_of(i)` [d] in place of the rows i where `mask`."""
   if jax.default_backend() != 'cpu':
-    return jnp.where(mask[:, None], row[None], x)
+    rows = jax.vmap(row_of)(jnp.arange(x.shape[0]))
+    return jnp.where(mask[:, None], rows.astype(x.dtype), x)
 
   # XLA:CPU would fuse the computation of the row into one select, and so do it
   # n times; it cannot fuse it into a loop.
   def replace(i, x):
     old = jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
-    new = jnp.where(mask[i], row.astype(x.dtype), old)
+    new = jax.lax.cond(mask[i], lambda: row_of(i).astype(x.dtype), lambda: old)
     return jax.lax.dynamic_update_index_in_dim(x, new, i, 0)
 
   return jax.lax.fori_loop(0, x.shape[0], replace, x)
+
+
+# Draws, which do not depend on the number of devices.
+
+
+def require_key(name: str, key: jax.Array | None) -> jax.Array:
+  """The key, or a ValueError if there is none."""
+  if key is None:
+    raise ValueError(f'{name} needs a key to draw its noise, got None')
+  return key
+
+
+def draw_row(
+  sampler: Callable[..., jax.Array],
+  key: jax.Array,
+  worker: int | jax.Array,
+  like: jax.Array,
+  axis_name: base.AxisName,
+) -> jax.Array:
+  """A draw [d] of `sampler(key, shape, dtype)`, for one worker.
+
+  Block by block from (worker, global number of the block); d and the dtype are
+  those of the rows of `like`.
+  """
+  d = like.shape[-1]
+  num_blocks = -(-d // _BLOCK)
+  first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_blocks
+  worker_key = jax.random.fold_in(key, worker)
+
+  def block(index):
+    block_key = jax.random.fold_in(worker_key, index)
+    return sampler(block_key, (_BLOCK,), like.dtype)
+
+  return jax.vmap(block)(first + jnp.arange(num_blocks)).reshape(-1)[:d]
+
+
+# Vectors of coordinates that may be split over devices.
+
+
+def columns(view: View) -> jax.Array:
+  """One for every coordinate of the model and zero for padding: float[d]."""
+  d = view.x.shape[1]
+  first = (
+    0 if view.axis_name is None else jax.lax.axis_index(view.axis_name) * d
+  )
+  return (first + jnp.arange(d) < view.num_coordinates).astype(view.x.dtype)
+
+
+def norm(vector: jax.Array, axis_name: base.AxisName) -> jax.Array:
+  """`|v|`: [d] -> []."""
+  return reductions.sqrt(
+    reductions.squared_norms(vector[None], axis_name=axis_name)[0]
+  )
+
+
+def unit(vector: jax.Array, axis_name: base.AxisName) -> jax.Array:
+  """`v / |v|`, and zero for zero: [d] -> [d]."""
+  length = norm(vector, axis_name)
+  return vector / jnp.where(length > 0, length, 1)
+
+
+# State: trees shaped like the parameters, whose dtypes never change.
+
+
+def recall(name: str, tree: base.Params, view: View) -> jax.Array:
+  """A remembered vector: [d]."""
+  layout = flat.row_layout(tree)
+  if layout.size != view.x.shape[1]:
+    raise ValueError(
+      f'{name} needs the state that its init(params) returns, for'
+      f' {view.x.shape[1]} coordinates, got one for {layout.size}'
+    )
+  return layout.ravel(tree).astype(view.x.dtype)
+
+
+def remember(tree: base.Params, vector: jax.Array) -> base.Params:
+  """The vector [d] in place of what the tree held."""
+  return flat.row_layout(tree).unravel(vector)

@@ -20,6 +20,8 @@ message_attacks = pytest.mark.parametrize(
 )
 EVERY = {attack.name: attack.make for attack in tables.ATTACKS}
 EVERY['gaussian'] = lambda: byzjax.gaussian(std=2.0)
+EVERY['fang'] = lambda: byzjax.fang()
+EVERY['random_signs'] = lambda: byzjax.random_signs()
 every_attack = pytest.mark.parametrize('make', EVERY.values(), ids=EVERY)
 
 
@@ -126,8 +128,16 @@ def test_messages_without_a_common_worker_axis_are_refused(make):
     lambda value: byzjax.alie(z=value),
     lambda value: byzjax.constant(value=value),
     lambda value: byzjax.gaussian(std=value),
+    lambda value: byzjax.min_max(max_gamma=value),
+    lambda value: byzjax.min_sum(max_gamma=value),
+    lambda value: byzjax.fang(scale=1 + value),
+    lambda value: byzjax.flip_vote(scale=value),
+    lambda value: byzjax.random_signs(scale=value),
   ],
-  ids=['sign_flip', 'own', 'ipm', 'alie', 'constant', 'gaussian'],
+  ids=(
+    'sign_flip own ipm alie constant gaussian min_max min_sum fang flip_vote'
+    ' random_signs'
+  ).split(),
 )
 def test_strengths_in_one_vmap_equal_separate_calls(make):
   x = jnp.asarray(tables.random_messages(4), jnp.float32)

@@ -1,0 +1,149 @@
+"""MoNNA: the mean of the messages nearest to one's own."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from byzjax._src import base, flat, nonfinite, reductions, rules
+
+
+def nearest_to(
+  squared_distances: jax.Array,
+  mask: jax.Array,
+  reference: int | jax.Array,
+  count: int,
+) -> base.AggregationInfo:
+  """Equal weights for the `count` nearest messages, the reference first.
+
+  `squared_distances` are float[n], those to the message `reference`.
+  """
+  n = mask.shape[0]
+  scores = jnp.where(mask & mask[reference], squared_distances, jnp.inf)
+  # Nothing is nearer to the reference than itself, duplicates included.
+  is_reference = jnp.arange(n) == reference
+  order = jnp.argsort(jnp.where(is_reference, -1, scores), stable=True)
+  chosen = jnp.zeros(n, bool).at[order[:count]].set(True) & (scores < jnp.inf)
+  weights = chosen / jnp.maximum(chosen.sum(), 1)
+  return base.AggregationInfo(weights, kept=chosen, scores=scores)
+
+
+def monna(
+  *,
+  num_byzantine: int,
+  reference_worker: int | jax.Array,
+  num_selected: int | None = None,
+) -> base.Aggregator:
+  """The mean of the messages nearest to that of one trusted worker.
+
+  `aggregate = (1/m) sum_{i in S} x_i`, S the m messages nearest to `x_r`, the
+  message of the reference worker r, which is one of them. Ties go to the lowest
+  index. What a node of a decentralised network computes, with itself as r: the
+  rule stands f Byzantine messages if r is honest, and none if it is not.
+
+  Libraries agree on `m = n - f`, the default; nearest-neighbour averaging
+  around a pivot (`NearestNeighborAverage` of krum) has m as its argument:
+  `num_selected`.
+
+  With fewer than m usable messages the mean is over those there are. If the
+  reference message is masked, so is everything: the weights are zero, and so is
+  the aggregate.
+
+  Args:
+    num_byzantine: f, a Python int with `0 <= f < n/2`.
+    reference_worker: r, a Python int in `0 ... n - 1`: the n distances take one
+      pass over the messages. Or an integer array of shape [], maybe traced: all
+      distances between messages are taken, and one vmap over r gives every
+      node's answer. What is out of range then counts as the nearest index.
+    num_selected: m, in `1 ... n`, a Python int; None for `n - f`.
+
+  Returns:
+    An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`. `inspect`
+    tells which messages were kept, and their squared distances as scores.
+
+  Raises:
+    ValueError: if an argument is not an int in its range; at trace time unless
+      `n > 2f`, `r < n` and `m <= n`.
+
+  References:
+    Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan, 2023,
+    arXiv:2209.10931.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> rule = byzjax.monna(num_byzantine=1, reference_worker=3)
+    >>> rule(jnp.array([0., 1., 2., 3., 100.]))
+    Array(1.5, dtype=float32)
+  """
+  base.check_count('monna', 'num_byzantine', num_byzantine)
+  if num_selected is not None:
+    base.check_count('monna', 'num_selected', num_selected, 1)
+  _check_reference(reference_worker)
+
+  def nearest(squared_distances, mask):
+    n = mask.shape[0]
+    count = n - num_byzantine if num_selected is None else num_selected
+    reference = jnp.clip(reference_worker, 0, n - 1)
+    return nearest_to(squared_distances, mask, reference, count)
+
+  def check(n):
+    base.check_majority('monna', n, num_byzantine)
+    if num_selected is not None and num_selected > n:
+      raise ValueError(
+        f'monna needs num_selected <= num_workers, got {num_selected} and {n}'
+      )
+    if isinstance(reference_worker, int) and reference_worker >= n:
+      raise ValueError(
+        'monna needs reference_worker < num_workers, got'
+        f' {reference_worker} and {n}'
+      )
+
+  def weights(gram, state, *, key=None):
+    del key
+    n = gram.mask.shape[0]
+    check(n)
+    distances = jax.lax.stop_gradient(rules.squared_distances(gram))
+    row = distances[jnp.clip(reference_worker, 0, n - 1)]
+    return nearest(row, gram.mask), state
+
+  def inspect(
+    messages,
+    state,
+    params=None,
+    *,
+    key=None,
+    axis_name=None,
+    worker_weights=None,
+    **extra,
+  ):
+    # One row of distances needs no Gram matrix.
+    del params, key, extra
+    x, layout = flat.ravel_rows('monna', messages)
+    check(x.shape[0])
+    rules.relative_weights('monna', worker_weights, x.shape[0], supported=False)
+    constant = jax.lax.stop_gradient(x)
+    row = constant[reference_worker]
+    squared = reductions.squared_norms(
+      constant, center=row, axis_name=axis_name
+    )
+    own = reductions.squared_norms(row[None], axis_name=axis_name)
+    mask = nonfinite.usable_norms(squared) & nonfinite.usable_norms(own)
+    info = nearest(squared, mask)
+    weights = info.weights.astype(x.dtype)
+    aggregate = reductions.combine(weights, x)
+    info = info._replace(weights=weights, mask=mask)
+    return layout.unravel(aggregate), state, info
+
+  rule = base.GramRule(optax.init_empty_state, weights, selects=True)
+  if isinstance(reference_worker, int):
+    return base.Aggregator(rule.init, inspect, rule, 'monna')
+  return rules.from_gram_rule(rule, 'monna')
+
+
+def _check_reference(worker):
+  if not isinstance(worker, jax.Array):
+    base.check_count('monna', 'reference_worker', worker)
+  elif worker.shape or not jnp.issubdtype(worker.dtype, jnp.integer):
+    raise ValueError(
+      'monna needs reference_worker to be an integer, got'
+      f' {worker.dtype}{list(worker.shape)}'
+    )

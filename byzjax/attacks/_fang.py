@@ -1,0 +1,84 @@
+"""Just beyond the honest values, on the wrong side, in every coordinate."""
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base, reductions
+from byzjax.attacks import _message
+
+
+def fang(*, scale: base.Scalar = 2.0) -> base.Attack:
+  """Values beyond the honest range, against the mean, in every coordinate.
+
+  Where the honest mean of a coordinate is positive, each attacker draws a value
+  below the honest minimum l, uniform between l and `b l` (between l and `l / b`
+  for positive l); elsewhere above the maximum u, between u and `b u` (`u / b`
+  for negative u). It pushes the trimmed mean and the median to the end of the
+  honest values that f such values can reach.
+
+  The paper takes the sign of the change that the model would make; with
+  gradients or momenta as messages that is the honest mean.
+
+  Args:
+    scale: b >= 1, how far out; the paper has 2; may be traced.
+
+  Returns:
+    An `Attack` without state that needs a `key`: `[n, ...] -> [n, ...]`, dtypes
+    kept. The draw for worker i depends on the key and on i only.
+
+  Raises:
+    ValueError: if `scale < 1`; at trace time, if `is_byzantine` is not bool[n]
+      or no key is given.
+
+  References:
+    Fang, Cao, Jia, Gong, 2020, arXiv:1911.11815.
+
+  Example:
+    >>> import byzjax, jax, jax.numpy as jnp
+    >>> attack = byzjax.fang(scale=1.0)  # at the ends themselves
+    >>> messages, _ = attack.apply(
+    ...   jnp.array([[7., 7.], [1., -2.], [3., 1.]]), attack.init(None),
+    ...   key=jax.random.key(0), is_byzantine=jnp.array([True, False, False]))
+    >>> messages[0]
+    Array([1., 1.], dtype=float32)
+  """
+  base.check_range('fang', 'scale', scale, 1)
+
+  def send(view, state):
+    key = _message.require_key('fang', view.key)
+    mean = reductions.rows_mean(view.x, view.is_honest)
+    low, high = _extremes(view.x, view.is_honest)
+    near = jnp.where(mean > 0, low, high)
+    outwards = (near > 0) == (mean <= 0)  # away from zero
+    far = jnp.where(outwards, scale * near, near / scale)
+
+    def row(worker):
+      share = _message.draw_row(
+        jax.random.uniform, key, worker, view.x, view.axis_name
+      )
+      return near + share * (far - near)
+
+    return row, state
+
+  return _message.from_view('fang', send)
+
+
+def _extremes(x, mask):
+  """The least and the largest entry of every column where `mask`: [d], [d]."""
+
+  def fold(i, ends):
+    row, (low, high) = x[i], ends
+    low = jnp.where(mask[i] & (row < low), row, low)
+    return low, jnp.where(mask[i] & (row > high), row, high)
+
+  ends = (
+    jnp.where(mask[0], x[0], jnp.inf),
+    jnp.where(mask[0], x[0], -jnp.inf),
+  )
+  n = x.shape[0]
+  if n <= reductions.MAX_UNROLLED:
+    for i in range(1, n):
+      ends = fold(i, ends)
+  else:
+    ends = jax.lax.fori_loop(1, n, fold, ends)
+  return tuple(jnp.where(jnp.any(mask), end, 0) for end in ends)

@@ -1,0 +1,46 @@
+"""The votes that cost a majority vote most."""
+
+import jax.numpy as jnp
+
+from byzjax._src import base, reductions
+from byzjax.attacks import _message
+
+
+def flip_vote(*, scale: base.Scalar = 1.0) -> base.Attack:
+  """All attackers vote against the majority of the honest signs.
+
+  `x_b[j] = -scale sign(sum_i sign(x_i[j]))` over honest i. In a majority vote
+  on signs it turns every coordinate in which the honest votes differ by less
+  than f, which no f votes can outdo. Where honest votes tie it is `-scale
+  sign(mu[j])`, against their mean.
+
+  Args:
+    scale: size of every entry, for rules that look at it; may be traced.
+
+  Returns:
+    An `Attack` without state: `[n, ...] -> [n, ...]`, dtypes kept.
+
+  Raises:
+    ValueError: at trace time, if `is_byzantine` is not bool[n].
+
+  References:
+    Bernstein, Zhao, Azizzadenesheli, Anandkumar, 2019, arXiv:1810.05291, for
+    the vote; its theory covers workers that negate their own signs only.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> attack = byzjax.flip_vote()
+    >>> messages, _ = attack.apply(
+    ...   jnp.array([[7., 7.], [1., -2.], [3., -4.], [-9., 5.]]),
+    ...   attack.init(None),
+    ...   is_byzantine=jnp.array([True, False, False, False]))
+    >>> messages[0]
+    Array([-1.,  1.], dtype=float32)
+  """
+
+  def vector(x, is_honest):
+    votes = reductions.weighted_sum(is_honest.astype(x.dtype), x, jnp.sign)
+    mean = reductions.rows_mean(x, is_honest)
+    return -scale * jnp.sign(jnp.where(votes == 0, mean, votes))
+
+  return _message.from_honest('flip_vote', vector)

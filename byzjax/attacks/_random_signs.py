@@ -1,0 +1,51 @@
+"""A coin for every coordinate."""
+
+import jax
+
+from byzjax._src import base
+from byzjax.attacks import _message
+
+
+def random_signs(*, scale: base.Scalar = 1.0) -> base.Attack:
+  """Every attacker sends random signs of its own, independent of all data.
+
+  `x_b[j]` is `scale` or `-scale` with probability 1/2 each, drawn anew for each
+  attacker and round: the adversary of a majority vote that knows nothing.
+
+  Args:
+    scale: size of every entry; may be traced.
+
+  Returns:
+    An `Attack` without state that needs a `key`: `[n, ...] -> [n, ...]`, dtypes
+    kept. The draw for worker i depends on the key and on i only, not on the
+    number of devices.
+
+  Raises:
+    ValueError: at trace time, if `is_byzantine` is not bool[n] or no key is
+      given.
+
+  References:
+    Bernstein, Zhao, Azizzadenesheli, Anandkumar, 2019, arXiv:1810.05291.
+
+  Example:
+    >>> import byzjax, jax, jax.numpy as jnp
+    >>> attack = byzjax.random_signs(scale=3.0)
+    >>> messages, _ = attack.apply(
+    ...   jnp.ones([2, 5]), attack.init(None), key=jax.random.key(0),
+    ...   is_byzantine=jnp.array([True, False]))
+    >>> abs(messages[0])
+    Array([3., 3., 3., 3., 3.], dtype=float32)
+  """
+
+  def send(view, state):
+    key = _message.require_key('random_signs', view.key)
+
+    def row(worker):
+      signs = _message.draw_row(
+        jax.random.rademacher, key, worker, view.x, view.axis_name
+      )
+      return scale * signs
+
+    return row, state
+
+  return _message.from_view('random_signs', send)
