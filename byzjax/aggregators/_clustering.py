@@ -1,0 +1,266 @@
+"""Clustering by direction: the mean of the larger of two clusters."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from byzjax._src import base, flat, nonfinite, reductions, rules
+
+_LINKAGES = ('average', 'complete', 'single')
+
+
+class ClippedClusteringState(NamedTuple):
+  """What `clipped_clustering` carries: the last norms, +inf where none is."""
+
+  norms: jax.Array
+
+
+def cosine_distances(gram: base.Gram) -> jax.Array:
+  """`1 - cos(x_i, x_j)` in [0, 2]: float[n, n]; 1 to a message of zeros."""
+  norms = reductions.sqrt(gram.squared_norms)
+  product = norms[:, None] * norms[None]
+  has_direction = product > 0
+  # Not from x_i . x_j, whose difference to the product of norms cancels.
+  apart = rules.squared_distances(gram) - jnp.square(
+    norms[:, None] - norms[None]
+  )
+  distances = apart / (2 * jnp.where(has_direction, product, 1))
+  return jnp.where(has_direction, jnp.clip(distances, 0, 2), 1)
+
+
+def larger_cluster(
+  distances: jax.Array, mask: jax.Array, linkage: str
+) -> jax.Array:
+  """Who is in the larger of two clusters: bool[n].
+
+  From n clusters of one, the two of least distance are merged until there are
+  two. Of equal distances the pair of the lowest indices is first, and of equal
+  clusters the one that has the lowest index.
+
+  Args:
+    distances: float[n, n].
+    mask: bool[n], what is in any cluster.
+    linkage: what the distance between clusters is: 'average', 'complete' or
+      'single'.
+  """
+  n = mask.shape[0]
+  upper = jnp.triu(jnp.ones((n, n), bool), 1)
+
+  def merge(_, carry):
+    # A cluster goes by its lowest index; `alive` are those.
+    distances, alive, cluster = carry
+    pairs = upper & alive[:, None] & alive[None]
+    nearest = jnp.argmin(jnp.where(pairs, distances, jnp.inf))
+    i, j = nearest // n, nearest % n
+    if linkage == 'average':
+      size_i, size_j = (cluster == i).sum(), (cluster == j).sum()
+      share = size_j / (size_i + size_j)
+      merged = distances[i] + share * (distances[j] - distances[i])
+    elif linkage == 'complete':
+      merged = jnp.maximum(distances[i], distances[j])
+    else:
+      merged = jnp.minimum(distances[i], distances[j])
+    merged = merged.astype(distances.dtype)
+    after = (
+      distances.at[i].set(merged).at[:, i].set(merged),
+      alive.at[j].set(False),
+      jnp.where(cluster == j, i, cluster),
+    )
+    too_many = alive.sum() > 2
+    return jax.tree.map(lambda a, b: jnp.where(too_many, a, b), after, carry)
+
+  start = distances, mask, jnp.where(mask, jnp.arange(n), n)
+  _, _, cluster = jax.lax.fori_loop(0, max(n - 2, 0), merge, start)
+  sizes = jnp.sum(cluster[None] == jnp.arange(n)[:, None], axis=1)
+  return (cluster == jnp.argmax(sizes)) & mask
+
+
+def _gram_of_directions(x, squared_norms, mask, axis_name):
+  """The Gram matrix of `x_i / |x_i|`.
+
+  Of messages of very different lengths the inner products and distances would
+  not have the digits of an angle.
+  """
+  x, squared_norms = jax.lax.stop_gradient((x, squared_norms))
+  norms = reductions.sqrt(squared_norms)
+  known = mask & (norms > 0)
+  scales = jnp.where(known, 1 / jnp.where(known, norms, 1), 0)
+  directions = jnp.where(known[:, None], x * scales[:, None], 0)
+  unit_norms = known.astype(x.dtype)
+  center = rules.median_norm_row(directions, squared_norms, known)
+  inner = reductions.centered_gram(
+    directions, center, mask, axis_name=axis_name
+  )
+  return base.Gram(inner, unit_norms, mask)
+
+
+def clustering(*, linkage: str = 'complete') -> base.Aggregator:
+  """The mean of the larger of two clusters of messages by direction.
+
+  The distance is `1 - cos(x_i, x_j)`, and 1 to a message of zeros. From n
+  clusters of one, the two at the least distance are merged until two are left;
+  the aggregate is the mean of the larger. Ties go to the lowest index. f is not
+  an input.
+
+  Lengths do not matter to the clusters: one long message in the direction of
+  the honest ones moves the aggregate as far as it likes. `clipped_clustering`
+  prevents that.
+
+  Old versions of Blades hand the similarity for the distance, and so group what
+  is most different; this rule does not.
+
+  Args:
+    linkage: what the distance between two clusters is: 'complete', the largest
+      between their messages; 'average', the mean; 'single', the smallest.
+
+  Returns:
+    An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`. `inspect`
+    tells which messages were kept.
+
+  Raises:
+    ValueError: if linkage is none of these.
+
+  References:
+    Sattler, Mueller, Wiegand, Samek, 2020, ICASSP,
+    doi:10.1109/ICASSP40776.2020.9054676; the clustering is that of Sattler,
+    Mueller, Samek, 2019, arXiv:1910.01991.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> x = jnp.array([[1., 0.], [3., 1.], [2., -1.], [-2., 0.]])
+    >>> byzjax.clustering()(x)
+    Array([2., 0.], dtype=float32)
+  """
+  _check_linkage('clustering', linkage)
+
+  def weights(gram, state, *, key=None):
+    del key
+    distances = cosine_distances(jax.lax.stop_gradient(gram))
+    kept = larger_cluster(distances, gram.mask, linkage)
+    return base.AggregationInfo(reductions.shares(kept), kept=kept), state
+
+  def inspect(
+    messages,
+    state,
+    params=None,
+    *,
+    key=None,
+    axis_name=None,
+    worker_weights=None,
+    **extra,
+  ):
+    del params, key, extra
+    x, layout = flat.ravel_rows('clustering', messages)
+    rules.relative_weights(
+      'clustering', worker_weights, x.shape[0], supported=False
+    )
+    norms = reductions.squared_norms(x, axis_name=axis_name)
+    mask = nonfinite.usable_norms(norms)
+    gram = _gram_of_directions(x, norms, mask, axis_name)
+    info, state = weights(gram, state)
+    info = info._replace(weights=info.weights.astype(x.dtype), mask=mask)
+    return layout.unravel(reductions.combine(info.weights, x)), state, info
+
+  rule = base.GramRule(optax.init_empty_state, weights, selects=True)
+  return base.Aggregator(rule.init, inspect, rule, 'clustering')
+
+
+def clipped_clustering(
+  *,
+  linkage: str = 'average',
+  max_norm: base.Scalar = float('inf'),
+  num_remembered: int = 1000,
+) -> base.Aggregator:
+  """The larger of two clusters, after clipping to the usual norm.
+
+  `y_i = x_i min(1, c / |x_i|)`, with c the median of the norms of these and
+  the last `num_remembered` messages, or `max_norm` if that is less; then
+  `clustering` of the y. So the aggregate is never longer than c, which fewer
+  than half of all messages cannot raise above the norms of the others.
+
+  The original, and fedlib, remember the norms of all rounds; the longest memory
+  here is fixed, as it is part of the state. fedlib's `max_tau` is `max_norm`,
+  1e5 there; its `agg='median'` takes the coordinate-wise median of the cluster.
+
+  Args:
+    linkage: as in `clustering`.
+    max_norm: an upper limit of c, >= 0, in the units of the messages; may be
+      traced.
+    num_remembered: how many norms to remember from earlier rounds, a Python int
+      >= 0. Messages that are masked are not remembered.
+
+  Returns:
+    An `Aggregator` with a `ClippedClusteringState`: leaves `[n, *shape] ->
+    [*shape]`. `inspect` tells which messages were kept, and by which factors
+    all were clipped.
+
+  Raises:
+    ValueError: if an argument is out of its range.
+
+  References:
+    Li, Ngai, Voigt, 2023, IEEE Transactions on Big Data,
+    doi:10.36227/techrxiv.19560325.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> x = jnp.array([[1., 0.], [4., 0.], [90., 0.], [-4., 0.]])
+    >>> byzjax.clipped_clustering()(x)
+    Array([3., 0.], dtype=float32)
+  """
+  name = 'clipped_clustering'
+  _check_linkage(name, linkage)
+  base.check_range(name, 'max_norm', max_norm, 0)
+  base.check_count(name, 'num_remembered', num_remembered)
+
+  def init(params):
+    dtype = flat.row_layout(params).dtype
+    return ClippedClusteringState(jnp.full(num_remembered, jnp.inf, dtype))
+
+  def inspect(
+    messages,
+    state,
+    params=None,
+    *,
+    key=None,
+    axis_name=None,
+    worker_weights=None,
+    **extra,
+  ):
+    del params, key, extra
+    x, layout = flat.ravel_rows(name, messages)
+    rules.relative_weights(name, worker_weights, x.shape[0], supported=False)
+    squared = reductions.squared_norms(x, axis_name=axis_name)
+    mask = nonfinite.usable_norms(squared)
+    norms = jnp.where(mask, reductions.sqrt(squared), jnp.inf)
+    seen = jnp.concatenate([norms, state.norms.astype(norms.dtype)])
+    limit = jnp.minimum(_median_of_finite(seen), max_norm)
+    clipped = mask & (norms > limit)
+    factors = jnp.where(clipped, limit / jnp.where(clipped, norms, 1), 1)
+
+    # Clipping turns no message.
+    gram = _gram_of_directions(x, squared, mask, axis_name)
+    kept = larger_cluster(cosine_distances(gram), mask, linkage)
+    weights = (reductions.shares(kept) * factors).astype(x.dtype)
+
+    # The latest first, and what is no norm last.
+    latest = seen[jnp.argsort(seen == jnp.inf, stable=True)][:num_remembered]
+    state = ClippedClusteringState(latest.astype(state.norms.dtype))
+    info = base.AggregationInfo(weights, mask, kept=kept, factors=factors)
+    return layout.unravel(reductions.combine(weights, x)), state, info
+
+  return base.Aggregator(init, inspect, name=name)
+
+
+def _median_of_finite(x):
+  """The mean of the two middle finite values; inf if there is none."""
+  x, count = jnp.sort(x), jnp.sum(x < jnp.inf)
+  return (x[jnp.maximum(count - 1, 0) // 2] + x[count // 2]) / 2
+
+
+def _check_linkage(name, linkage):
+  if linkage not in _LINKAGES:
+    raise ValueError(
+      f'{name} needs linkage to be one of {_LINKAGES}, got {linkage!r}'
+    )
