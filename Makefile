@@ -9,8 +9,9 @@ READY := $(VENV)/.ready
 run: $(READY)
 	$(BIN)/python -m experiments.train $(ARGS)
 
+# Whole files go to one of two processes: what a file compiles it uses again.
 test: $(READY) lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -10,32 +10,10 @@ import pytest
 import byzjax
 from byzjax.aggregators import _divide_and_conquer
 from tests import filter_rows, reference, reference_rules, tables
+from tests.aggregators import calls
 
 N, SIZE = tables.NUM_WORKERS, tables.SIZE
 KEY = jax.random.key(3)
-
-
-@functools.cache
-def _compiled(make, **options):
-  rule = make(**options)
-  return rule.init, jax.jit(
-    lambda x, state, key: rule.inspect(x, state, key=key)
-  )
-
-
-def _inspect(make, x, state=None, key=None, **options):
-  init, inspect = _compiled(make, **options)
-  x = jnp.asarray(x, jnp.float32)
-  state = init(x[0]) if state is None else state
-  return inspect(x, state, key)
-
-
-def _aggregate(make, x, **options):
-  return np.float64(_inspect(make, x, **options)[0])
-
-
-def _kept(make, x, **options):
-  return np.flatnonzero(_inspect(make, x, **options)[2].kept).tolist()
 
 
 # The covariance filter.
@@ -44,13 +22,13 @@ def _kept(make, x, **options):
 def test_the_mean_is_remembered_before_the_first_filtering():
   # All messages are equally far: one round takes all weight from all.
   x = np.array([[-1.0], [1.0], [-1.0], [1.0]])
-  result = _aggregate(byzjax.covariance_filter, x, num_byzantine=1)
+  result = calls.aggregate(byzjax.covariance_filter, x, num_byzantine=1)
   np.testing.assert_array_equal(result, [0.0])
 
 
 def test_covariance_filter_without_byzantine_is_the_mean():
   x = tables.random_messages(0)
-  result = _aggregate(byzjax.covariance_filter, x, num_byzantine=0)
+  result = calls.aggregate(byzjax.covariance_filter, x, num_byzantine=0)
   np.testing.assert_allclose(result, reference.mean(x), 1e-5, 1e-6)
 
 
@@ -58,19 +36,19 @@ def test_covariance_filter_without_byzantine_is_the_mean():
 def test_outliers_lose_all_weight_whatever_their_distance(distance):
   x = tables.random_messages(1)
   x[[2, 5, 7]] = distance * np.eye(SIZE)[[0, 0, 4]] * [[1], [1.01], [-3]]
-  _, _, info = _inspect(byzjax.covariance_filter, x, num_byzantine=3)
+  _, _, info = calls.inspect(byzjax.covariance_filter, x, num_byzantine=3)
   assert not info.kept[jnp.array([2, 5, 7])].any()
   np.testing.assert_array_equal(info.scores[jnp.array([2, 5, 7])], 1)
   assert ((info.scores >= 0) & (info.scores <= 1)).all()
   honest = np.delete(x, [2, 5, 7], axis=0)
-  _, _, alone = _inspect(byzjax.covariance_filter, honest, num_byzantine=0)
+  _, _, alone = calls.inspect(byzjax.covariance_filter, honest, num_byzantine=0)
   assert alone.kept.all()
 
 
 def test_masked_messages_score_inf_and_the_others_are_filtered():
   x = tables.random_messages(2)
   x[3, 1], x[8] = np.nan, 1e4
-  _, _, info = _inspect(byzjax.covariance_filter, x, num_byzantine=3)
+  _, _, info = calls.inspect(byzjax.covariance_filter, x, num_byzantine=3)
   assert info.scores[3] == np.inf and not info.kept[3]
   assert info.scores[8] == 1 and not info.kept[8]
 
@@ -87,7 +65,7 @@ def test_bound_holds_where_the_filter_is_led_astray(seed):
   farthest = 0.0
   for distance in np.geomspace(0.5, 1e3, 30):
     bad = center + distance * direction * random.choice([1, 1.02, -0.5], (5, 1))
-    result = _aggregate(
+    result = calls.aggregate(
       byzjax.covariance_filter, np.concatenate([bad, honest]), num_byzantine=5
     )
     farthest = max(farthest, np.linalg.norm(result - center))
@@ -165,7 +143,7 @@ def test_a_draw_needs_a_key_and_all_coordinates_do_not():
 
 @pytest.mark.parametrize('fraction, removed', [(0.5, 1), (1.3, 3), (0.0, 0)])
 def test_filter_fraction_is_rounded_down(fraction, removed):
-  kept = _kept(
+  kept = calls.kept(
     byzjax.divide_and_conquer,
     tables.random_messages(5),
     num_byzantine=3,
@@ -191,18 +169,20 @@ def test_where_no_message_is_always_kept_those_kept_most_often_are_averaged():
     ]
     assert set(drawn) == {0, 1}  # so that none is kept in both
     often = int(np.argmax(np.bincount(drawn)))
-    kept = _kept(byzjax.divide_and_conquer, x, key=key, **options)
+    kept = calls.kept(byzjax.divide_and_conquer, x, key=key, **options)
     assert kept == [often]
 
 
 def test_equal_outliers_are_filtered_and_one_hides_another():
   x = tables.random_messages(6)
   x[:2] = 1e3
-  assert _kept(byzjax.divide_and_conquer, x, num_byzantine=2) == [*range(2, N)]
+  assert calls.kept(byzjax.divide_and_conquer, x, num_byzantine=2) == [
+    *range(2, N)
+  ]
   # The known limit, which is why its row in the table claims no ball.
   x[:2] = 0
   x[0, 0], x[1, :2] = 1e6, [2e4, 1e5]
-  hidden = _aggregate(byzjax.divide_and_conquer, x, num_byzantine=2)
+  hidden = calls.aggregate(byzjax.divide_and_conquer, x, num_byzantine=2)
   assert np.abs(hidden).max() > 1e3
 
 
@@ -212,10 +192,10 @@ def test_equal_outliers_are_filtered_and_one_hides_another():
 def test_the_sum_is_as_many_times_the_mean():
   x, f = tables.random_messages(7), 4
   make = byzjax.comparative_gradient_elimination
-  total = _aggregate(make, x, num_byzantine=f, reduce='sum')
+  total = calls.aggregate(make, x, num_byzantine=f, reduce='sum')
   expected = reference_rules.comparative_gradient_elimination(x, f, 'sum')
   np.testing.assert_allclose(total, expected, 1e-5, 1e-6)
-  mean = _aggregate(make, x, num_byzantine=f)
+  mean = calls.aggregate(make, x, num_byzantine=f)
   np.testing.assert_allclose(total, (N - f) * mean, 1e-5, 1e-6)
 
 
@@ -236,182 +216,7 @@ def test_elimination_behind_mixing(reduce):
 def test_equal_norms_go_to_the_lowest_index():
   x = np.array([[3.0], [-3.0], [3.0], [1.0], [-3.0]])
   make = byzjax.comparative_gradient_elimination
-  assert _kept(make, x, num_byzantine=2) == [0, 1, 3]
-
-
-# Clustering.
-
-
-LINKAGES = ['average', 'complete', 'single']
-
-
-@pytest.mark.parametrize('linkage', LINKAGES)
-def test_clusters_are_those_of_the_definition(linkage):
-  for seed in range(20):
-    x = np.random.default_rng(seed).normal(size=(9, 3)) + [0.5, 0, 0]
-    kept = _kept(byzjax.clustering, x, linkage=linkage)
-    assert kept == reference_rules.largest_cluster(x, linkage), seed
-
-
-def test_linkages_differ():
-  chains = [
-    _kept(byzjax.clustering, x, linkage=linkage)
-    for linkage in LINKAGES
-    for x in np.random.default_rng(0).normal(size=(5, 9, 3))
-  ]
-  assert chains[:5] != chains[5:10] != chains[10:] != chains[:5]
-
-
-def test_two_directions_are_told_apart_and_the_larger_is_averaged():
-  # A similarity that is taken for a distance would group the unlike.
-  x = tables.random_messages(9) / 10
-  x[:, 0] += 3
-  x[6:] *= -1
-  for linkage in LINKAGES:
-    kept = _kept(byzjax.clustering, x, linkage=linkage)
-    assert kept == [*range(6)]
-
-
-def test_clusters_of_equal_size_go_to_the_lowest_index():
-  x = np.array([[1.0, 0], [-1, 0], [-1, 0.1], [1, 0.1]])
-  assert _kept(byzjax.clustering, x) == [0, 3]
-  assert _kept(byzjax.clustering, x[1:]) == [0, 1]
-  assert _kept(byzjax.clustering, x[:2]) == [0]
-  assert _kept(byzjax.clustering, x[:1]) == [0]
-
-
-def test_a_message_of_zeros_is_at_right_angles_to_all():
-  for seed in range(5):
-    x = np.random.default_rng(seed).normal(size=(9, 3))
-    x[[1, 4, 5]] = 0
-    kept = _kept(byzjax.clustering, x, linkage='average')
-    assert kept == reference_rules.largest_cluster(x, 'average'), seed
-  np.testing.assert_array_equal(_aggregate(byzjax.clustering, 0 * x), 0)
-
-
-def test_masked_messages_are_in_no_cluster_and_no_distance():
-  x = np.random.default_rng(1).normal(size=(9, 3)) + [0.5, 0, 0]
-  bad = x.copy()
-  bad[[0, 4]] = [[np.nan, 0, 0], [np.inf, 1, 1]]
-  good = np.delete(np.arange(9), [0, 4])
-  for linkage in LINKAGES:
-    kept = _kept(byzjax.clustering, bad, linkage=linkage)
-    expected = good[reference_rules.largest_cluster(x[good], linkage)]
-    assert kept == expected.tolist()
-
-
-def test_lengths_do_not_matter_however_different():
-  x = np.random.default_rng(2).normal(size=(9, 3)) + [0.5, 0, 0]
-  lengths = np.array([1e-12, 1e12, 1, 1e-6, 1e6, 3, 1e9, 1e-9, 1e3])
-  kept = _kept(byzjax.clustering, x * lengths[:, None])
-  assert kept == reference_rules.largest_cluster(x, 'complete')
-
-
-def test_small_angles_keep_their_digits():
-  # Two groups, at angles of 1e-4 to each other: 1 - cos is 5e-9, less than the
-  # rounding of a cosine in float32.
-  random = np.random.default_rng(3)
-  common = random.normal(size=200)
-  common /= np.linalg.norm(common)
-  across = random.normal(size=200)
-  across -= (across @ common) * common
-  across *= 1e-4 / np.linalg.norm(across)
-  group = np.array([0, 1, 1, 0, 0, 1, 0, 0, 1])
-  x = common + group[:, None] * across
-  x += 1e-7 * random.normal(size=x.shape)
-  assert _kept(byzjax.clustering, x) == [0, 3, 4, 6, 7]
-
-
-def test_clustering_behind_mixing_stays_in_gram_space():
-  x = tables.random_messages(4)
-  rule = byzjax.pre_aggregate(
-    byzjax.nearest_neighbor_mixing(num_byzantine=3),
-    byzjax.clustering(linkage='average'),
-  )
-  expected = reference_rules.clustering(
-    reference.nearest_neighbor_mixing(x, 3), 'average'
-  )
-  assert rule.gram_rule is not None
-  result = rule(jnp.asarray(x, jnp.float32))
-  np.testing.assert_allclose(result, expected, 1e-5, 1e-6)
-
-
-# Clipped clustering.
-
-
-def _norms(x):
-  return np.linalg.norm(x, axis=1).tolist()
-
-
-def test_norms_of_all_rounds_are_remembered():
-  past, state = [], None
-  for step in range(3):
-    # Ever shorter, as gradients are: so the median is one of the past.
-    x = tables.random_messages(20 + step) / (step + 1)
-    result, state, info = _inspect(byzjax.clipped_clustering, x, state)
-    expected = reference_rules.clipped_clustering(x, past)
-    np.testing.assert_allclose(result, expected, 1e-5, 1e-6)
-    past += _norms(x)
-    limit = np.median(past)
-    factors = np.minimum(1, limit / np.array(_norms(x)))
-    np.testing.assert_allclose(info.factors, factors, 1e-5)
-  assert isinstance(state, byzjax.ClippedClusteringState)
-  assert np.isfinite(state.norms).sum() == 3 * N
-
-
-def test_the_oldest_norms_are_forgotten():
-  options, past, state = {'num_remembered': N + 4}, [], None
-  for step in range(4):
-    x = 3.0**step * tables.random_messages(30 + step)
-    result, state, _ = _inspect(byzjax.clipped_clustering, x, state, **options)
-    expected = reference_rules.clipped_clustering(x, past)
-    np.testing.assert_allclose(result, expected, 1e-5, 1e-6)
-    past = (_norms(x) + past)[: N + 4]
-    np.testing.assert_allclose(state.norms[: len(past)], past, 1e-5)
-
-
-def test_without_memory_every_round_is_the_first():
-  x, y = tables.random_messages(40), 10 * tables.random_messages(41)
-  _, state, _ = _inspect(byzjax.clipped_clustering, x, num_remembered=0)
-  result, _, _ = _inspect(byzjax.clipped_clustering, y, state, num_remembered=0)
-  expected = reference_rules.clipped_clustering(y)
-  np.testing.assert_allclose(result, expected, 1e-5, 1e-5)
-
-
-def test_masked_messages_take_no_place_in_the_memory():
-  x, options = tables.random_messages(42), {'num_remembered': N}
-  _, state, _ = _inspect(byzjax.clipped_clustering, x, **options)
-  bad = x.copy()
-  bad[2:] = np.nan
-  _, state, _ = _inspect(byzjax.clipped_clustering, bad, state, **options)
-  expected = (_norms(x[:2]) + _norms(x))[:N]
-  np.testing.assert_allclose(state.norms, expected, 1e-5)
-
-
-def test_the_aggregate_is_no_longer_than_max_norm():
-  x = 100 * tables.random_messages(43)
-  result = _aggregate(byzjax.clipped_clustering, x, max_norm=0.5)
-  np.testing.assert_allclose(
-    result,
-    0.5 * _unit_mean(x, reference_rules.largest_cluster(x, 'average')),
-    1e-5,
-    1e-6,
-  )
-
-
-def _unit_mean(x, rows):
-  return reference.mean([row / np.linalg.norm(row) for row in x[rows]])
-
-
-def test_the_limit_may_be_traced():
-  x = jnp.asarray(tables.random_messages(44), jnp.float32)
-
-  def length(limit):
-    rule = byzjax.clipped_clustering(max_norm=limit)
-    return jnp.linalg.norm(rule.update(x, rule.init(x[0]))[0])
-
-  lengths = jax.jit(jax.vmap(length))(jnp.array([0.0, 0.1, 0.2]))
-  np.testing.assert_allclose(lengths / lengths[1], [0, 1, 2], 1e-5, 1e-6)
+  assert calls.kept(make, x, num_byzantine=2) == [0, 1, 3]
 
 
 # Errors.

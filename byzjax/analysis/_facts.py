@@ -1,0 +1,181 @@
+"""What is known of every rule apart from numbers, and who says so."""
+
+from typing import NamedTuple
+
+
+class Known(NamedTuple):
+  """What holds for a rule whatever the messages are, and its sources."""
+
+  facts: tuple[str, ...]
+  sources: tuple[str, ...]
+
+
+_ALLOUAH = (
+  'Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan 2023 arXiv:2302.01772'
+)
+_BLANCHARD = 'Blanchard, El Mhamdi, Guerraoui, Stainer 2017 arXiv:1703.02757'
+_BUCKETING = 'Karimireddy, He, Jaggi 2022 arXiv:2006.09365'
+_CLIPPING = 'Karimireddy, He, Jaggi 2021 arXiv:2012.10333'
+_RESAM = 'Farhadkhani, Guerraoui, Gupta, Pinot, Stephan 2022 arXiv:2205.12173'
+_YIN = 'Yin, Chen, Ramchandran, Bartlett 2018 arXiv:1803.01498'
+_BETWEEN = 'every coordinate lies between two honest ones'
+
+RULES = {
+  'aksel': Known(
+    (),
+    (
+      'Boussetta, El Mhamdi, Guerraoui, Maurer, Rouault 2020'
+      ' doi:10.4230/LIPIcs.OPODIS.2020.8',
+    ),
+  ),
+  'bulyan': Known(
+    ('of the n - 2f messages that it picks, n - 3f or more are honest',),
+    ('El Mhamdi, Guerraoui, Rouault 2018 arXiv:1802.07927',),
+  ),
+  'centered_clipping': Known(
+    (
+      'moves by at most its radius in a step, whatever is sent',
+      'one message moves it by at most 2 radius / n in a step, f by 2 f radius'
+      ' / n: theory.clipping_displacement',
+      'published, with very loose constants: if the radius follows the honest'
+      ' spread, it starts within that, and f <= n / 10, then the squared error'
+      ' is O(f / n) of the honest variance',
+      'equal honest messages beyond the radius are not returned: no kappa',
+    ),
+    (_CLIPPING,),
+  ),
+  'clipped_clustering': Known(
+    (
+      'not longer than the longest honest message so far, if honest ones have'
+      ' been the majority',
+      'equal honest messages are not told apart from shorter ones in their'
+      ' direction: no kappa',
+    ),
+    ('Li, Ngai, Voigt 2023 doi:10.36227/techrxiv.19560325',),
+  ),
+  'clustering': Known(
+    (
+      'one long message in the direction of the honest ones moves it as far as'
+      ' it likes',
+    ),
+    (
+      'Sattler, Mueller, Wiegand, Samek 2020'
+      ' doi:10.1109/ICASSP40776.2020.9054676',
+    ),
+  ),
+  'comparative_gradient_elimination': Known(
+    (
+      'not longer than the longest honest message',
+      'f messages of zero among equal honest ones shrink it: no kappa',
+    ),
+    ('Gupta, Liu, Vaidya 2020 arXiv:2008.04699',),
+  ),
+  'coordinate_median': Known(
+    (_BETWEEN, 'its kappa cannot be improved'), (_YIN, _ALLOUAH)
+  ),
+  'covariance_filter': Known(
+    ('its kappa holds for the top eigenvalue of the honest covariance, too',),
+    ('Allouah, Guerraoui, Stephan 2025 arXiv:2505.01874',),
+  ),
+  'divide_and_conquer': Known(
+    (
+      'two messages move it as far as they like, whatever num_byzantine is: one'
+      ' far away fixes the direction in which all are compared, and one across'
+      ' it is kept',
+    ),
+    ('Shejwalkar, Houmansadr 2021 doi:10.14722/ndss.2021.24498',),
+  ),
+  'geometric_median': Known(
+    (
+      'its kappa cannot be improved',
+      'Weiszfeld steps approach it: the kappa holds in the limit',
+    ),
+    (
+      'Pillutla, Kakade, Harchaoui 2019 arXiv:1912.13445',
+      'Minsker 2015 arXiv:1308.1334',
+      _ALLOUAH,
+    ),
+  ),
+  'krum': Known(
+    (
+      'returns one of the messages',
+      'made for f, stands f + 1 messages that are far away, but not f + 3',
+      'numbers are for n - f - 2 neighbours and squared distances, the'
+      ' defaults',
+    ),
+    (_BLANCHARD, _ALLOUAH, _RESAM),
+  ),
+  'majority_vote': Known(
+    (
+      'f messages change no coordinate where the honest margin exceeds f votes',
+      'every coordinate has size one whatever is sent',
+      'says nothing of lengths: no kappa',
+    ),
+    ('Bernstein, Zhao, Azizzadenesheli, Anandkumar 2019 arXiv:1810.05291',),
+  ),
+  'mean': Known(('one message moves it as far as it likes',), (_BLANCHARD,)),
+  'mean_around_median': Known(
+    (),
+    ('Xie, Koyejo, Gupta 2018 arXiv:1802.10116', _RESAM),
+  ),
+  'minimum_diameter_averaging': Known(
+    (),
+    (
+      'El Mhamdi, Guerraoui, Guirguis, Hoang, Rouault 2020 arXiv:1905.03853',
+      _RESAM,
+    ),
+  ),
+  'monna': Known(
+    ('nothing holds if the reference worker is Byzantine',),
+    (
+      'Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan 2023'
+      ' arXiv:2209.10931',
+    ),
+  ),
+  'multi_krum': Known(
+    ('numbers are for n - f - 2 neighbours and n - f selected, the defaults',),
+    (_BLANCHARD, 'Bareilles, Bouaziz, Fageot, El Mhamdi 2026 arXiv:2602.03899'),
+  ),
+  'phocas': Known((), ('Xie, Koyejo, Gupta 2018 arXiv:1805.09682',)),
+  'smallest_max_eigenvalue_averaging': Known(
+    ('its kappa holds for the top eigenvalue of the honest covariance, too',),
+    ('Allouah, Guerraoui, Gupta, Pinot, Stephan 2023 arXiv:2302.04787',),
+  ),
+  'trimmed_mean': Known(
+    (_BETWEEN, 'no rule has a smaller kappa'), (_YIN, _ALLOUAH, _RESAM)
+  ),
+}
+STAGES = {
+  'adaptive_clipping': Known(
+    ('clipping adds at most 2 f / (n - 2f) to kappa',),
+    (
+      'Allouah, Guerraoui, Gupta, Jellouli, Rizk, Stephan 2025'
+      ' arXiv:2405.14432',
+    ),
+  ),
+  'bucketing': Known(
+    (
+      'f messages spoil at most f of the ceil(n / bucket_size) buckets, and the'
+      ' rule must stand those',
+    ),
+    (_BUCKETING,),
+  ),
+  'clip_messages': Known(
+    (
+      'no message is longer than max_norm, whatever is sent',
+      'equal honest messages beyond max_norm are not returned: no kappa',
+    ),
+    (_CLIPPING,),
+  ),
+  'nearest_neighbor_mixing': Known(
+    ('kappa is 8 f / (n - f) times one more than that of the rule behind',),
+    (_ALLOUAH,),
+  ),
+  'resampling': Known(
+    (
+      'f messages spoil at most f num_samples of the n means, and the rule must'
+      ' stand those',
+    ),
+    ('He, Karimireddy, Jaggi 2020 arXiv:2006.09365v1',),
+  ),
+}

@@ -1,0 +1,331 @@
+"""What is proved of how far a rule can be led astray."""
+
+import math
+
+from byzjax._src import base
+from byzjax.theory import _kappa, _names
+
+
+def kappa_lower_bound(num_workers: int, num_byzantine: int) -> float:
+  """The least kappa that any rule can have: `f / (n - 2f)`.
+
+  Let n - f messages be 0 and f be 1. If the zeros are honest, the aggregate
+  must be 0. If the ones are, and all but f of the zeros, this is off by f / (n
+  - f), and V is `f (n - 2f) / (n - f)^2`.
+
+  Args:
+    num_workers: n, a Python int.
+    num_byzantine: f, a Python int with `0 <= f < n/2`.
+
+  Returns:
+    The bound, as a float.
+
+  Raises:
+    ValueError: if an argument is not an int in its range.
+
+  References:
+    Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, 2023,
+    arXiv:2302.01772.
+
+  Example:
+    >>> import byzjax
+    >>> byzjax.theory.kappa_lower_bound(9, 3)
+    1.0
+  """
+  base.check_count('kappa_lower_bound', 'num_workers', num_workers, 1)
+  base.check_count('kappa_lower_bound', 'num_byzantine', num_byzantine)
+  base.check_majority('kappa_lower_bound', num_workers, num_byzantine)
+  return num_byzantine / (num_workers - 2 * num_byzantine)
+
+
+def kappa_bound(
+  rule: str | base.Aggregator,
+  num_workers: int,
+  num_byzantine: int,
+  *,
+  num_neighbors: int | None = None,
+  num_selected: int | None = None,
+) -> float | None:
+  """The least kappa for which a rule is proved to be (f, kappa)-robust.
+
+  That is, `|aggregate - xbar|^2 <= kappa / |S| sum_{i in S} |x_i - xbar|^2` for
+  all n messages and all S of n - f of them, xbar the mean over S. With h = n -
+  f and r = f / (n - 2f):
+
+  | rule                              | bound                     | published |
+  |-----------------------------------|---------------------------|-----------|
+  | trimmed_mean                      | r                         | 6r (1+r)  |
+  | coordinate_median, n odd          | (n-1) / (n+1-2f)          | 4 (1+r)^2 |
+  | coordinate_median, n even         | (n-2) / (n+2-2f)          | 4 (1+r)^2 |
+  | geometric_median                  | floor(n/2)/(ceil(n/2)-f)  | 4 (1+r)^2 |
+  | krum, n - f - 1 neighbours        | (sqrt(2+2r) + sqrt(r))^2  | 6 (1+r)   |
+  | smallest_max_eigenvalue_averaging | 4r                        | 4r (1+r)  |
+  | nearest_neighbor_mixing + X       | 8f/h (kappa_X + 1)        | the same  |
+  | adaptive_clipping + X             | kappa_X + k/(h-k), k below| +2r       |
+
+  The published ones are those of the first two references and the last; the
+  bounds here are no larger, hold for all n > 2f, and their proofs stand in the
+  source, beside those for `krum` with k neighbours, `multi_krum`,
+  `minimum_diameter_averaging`, `mean_around_median`, `phocas`, `aksel`,
+  `bulyan` and `covariance_filter`. No rule has a smaller kappa
+  than the trimmed mean; those of the two medians cannot be improved. k =
+  floor(2 f h / n).
+
+  The bounds are for the factories of byzjax with `num_byzantine=f` and their
+  defaults, but for the arguments below; for the exact geometric median, which
+  Weiszfeld steps approach; and for the rule without worker weights.
+
+  Args:
+    rule: an `Aggregator`, or its name: 'krum', or 'nearest_neighbor_mixing +
+      krum' as `pre_aggregate` has it.
+    num_workers: n, a Python int.
+    num_byzantine: f, a Python int that the rule stands: see `max_byzantine`.
+    num_neighbors: k of `krum` and `multi_krum`; None for `n - f - 2`.
+    num_selected: m of `multi_krum`; None for `n - f`.
+
+  Returns:
+    The bound, as a float; inf if there is none, for equal honest messages do
+    not fix the aggregate; None if nothing is known.
+
+  Raises:
+    ValueError: if the rule is unknown, an argument is not an int in its range,
+      or f is more than the rule stands.
+
+  References:
+    Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, 2023,
+    arXiv:2302.01772; Allouah, Guerraoui, Gupta, Pinot, Stephan, 2023,
+    arXiv:2302.04787; Allouah, Guerraoui, Gupta, Jellouli, Rizk, Stephan, 2025,
+    arXiv:2405.14432.
+
+  Example:
+    >>> import byzjax
+    >>> byzjax.theory.kappa_bound('trimmed_mean', 9, 3)
+    1.0
+    >>> byzjax.theory.kappa_bound(byzjax.krum(num_byzantine=3), 9, 3)
+    12.996...
+  """
+  n, f = num_workers, num_byzantine
+  most = _names.most_byzantine('kappa_bound', rule, n)
+  stages, last = _names.split(rule)
+  if num_neighbors is not None:
+    most = (n - 1) // 2
+  _names.check_byzantine('kappa_bound', rule, n, f, most)
+  neighbors = n - f - 2 if num_neighbors is None else num_neighbors
+  selected = n - f if num_selected is None else num_selected
+  base.check_count('kappa_bound', 'num_selected', selected, 1)
+  if num_neighbors is not None:
+    base.check_count('kappa_bound', 'num_neighbors', num_neighbors, 1)
+  kappa = _kappa_of_rule(last, n, f, neighbors, selected)
+  for stage in reversed(stages):
+    kappa = _kappa_behind(stage, n, f, kappa)
+  return kappa
+
+
+def _kappa_of_rule(name, n, f, neighbors, selected):
+  if name in ('krum', 'multi_krum'):
+    if not f <= neighbors < n - f or selected > n - f:
+      return None
+    if name == 'krum':
+      return _kappa.krum(n, f, neighbors)
+    return _kappa.multi_krum(n, f, neighbors, selected)
+  bound = _OF_N_AND_F.get(name)
+  return None if bound is None else bound(n, f)
+
+
+def _around(center):
+  return lambda n, f: _kappa.nearest_to_center(n, f, n - f, center(n, f))
+
+
+def _none(n, f):
+  del n, f
+  return math.inf
+
+
+def _none_beyond(most):
+  return lambda n, f: math.inf if f > most else 0.0 if f == 0 else None
+
+
+_OF_N_AND_F = {
+  'aksel': _around(_kappa.coordinate_median),
+  'bulyan': _kappa.bulyan,
+  'centered_clipping': _none,
+  'clipped_clustering': _none,
+  'clustering': _none,
+  'comparative_gradient_elimination': _none_beyond(0),
+  'coordinate_median': _kappa.coordinate_median,
+  'covariance_filter': _kappa.covariance_filter,
+  'divide_and_conquer': _none_beyond(1),
+  'geometric_median': _kappa.geometric_median,
+  'majority_vote': _none,
+  'mean': lambda n, f: 0.0,
+  'mean_around_median': _around(_kappa.coordinate_median),
+  'minimum_diameter_averaging': _kappa.minimum_diameter_averaging,
+  'phocas': _around(_kappa.trimmed_mean),
+  'smallest_max_eigenvalue_averaging': (
+    _kappa.smallest_max_eigenvalue_averaging
+  ),
+  'trimmed_mean': _kappa.trimmed_mean,
+}
+_BEHIND = {
+  'adaptive_clipping': _kappa.adaptive_clipping,
+  'nearest_neighbor_mixing': _kappa.nearest_neighbor_mixing,
+}
+
+
+def _kappa_behind(stage, n, f, kappa):
+  if stage == 'clip_messages':
+    return math.inf
+  if kappa is None or stage not in _BEHIND:
+    return None
+  return kappa if kappa == math.inf else _BEHIND[stage](n, f, kappa)
+
+
+def resilience_bound(
+  rule: str | base.Aggregator,
+  num_workers: int,
+  num_byzantine: int,
+  num_coordinates: int | None = None,
+  **options: int | None,
+) -> float | None:
+  """The least lambda for which a rule is proved (f, lambda)-resilient.
+
+  That is, `|aggregate - xbar| <= lambda max_{i, j in S} |x_i - x_j|` for all n
+  messages and all S of n - f of them, xbar the mean over S. With h = n - f and
+  D the largest distance, `V <= D^2 (h - 1) / (2h)`: every kappa is a lambda of
+  `sqrt(kappa (h - 1) / (2h))`. Some rules have a smaller one:
+
+  - `minimum_diameter_averaging`: 2f/h, for the chosen set and S differ by at
+    most f messages, and its diameter is no larger.
+  - `krum` with k neighbours: `(h-1)/h + sqrt(k / (k+1-f))`; the score of an
+    honest message is at most k D^2, so that the chosen one has an honest
+    neighbour within the root.
+  - `geometric_median`: `(h-1) / sqrt(n (n - 2f))`, by lemma 2.1 of Minsker.
+  - with d coordinates `sqrt(d)` times what holds for one: f/h for
+    `trimmed_mean`, 2f/h for `mean_around_median` and n/(2h) for
+    `coordinate_median`.
+
+  Args:
+    rule: an `Aggregator`, or its name, as in `kappa_bound`.
+    num_workers: n, a Python int.
+    num_byzantine: f, a Python int that the rule stands.
+    num_coordinates: d, a Python int; None for any.
+    **options: as in `kappa_bound`.
+
+  Returns:
+    The bound, as a float; inf if there is none, None if nothing is known.
+
+  Raises:
+    ValueError: as `kappa_bound`, and if d is not a positive int.
+
+  References:
+    Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, 2022, arXiv:2205.12173, for
+    the notion, and bounds that these do not exceed; Minsker, 2015,
+    arXiv:1308.1334.
+
+  Example:
+    >>> import byzjax
+    >>> byzjax.theory.resilience_bound('minimum_diameter_averaging', 9, 3)
+    1.0
+  """
+  n, f, h = num_workers, num_byzantine, num_workers - num_byzantine
+  kappa = kappa_bound(rule, n, f, **options)
+  candidates = []
+  if kappa is not None:
+    candidates.append(math.sqrt(kappa * (h - 1) / (2 * h)))
+  stages, last = _names.split(rule)
+  if last == 'minimum_diameter_averaging':
+    candidates.append(2 * f / h)
+  if last == 'krum' and kappa is not None:
+    k = options.get('num_neighbors') or h - 2
+    candidates.append((h - 1) / h + math.sqrt(k / (k + 1 - f)))
+  if last == 'geometric_median':
+    candidates.append((h - 1) / math.sqrt(n * (n - 2 * f)))
+  if num_coordinates is not None:
+    base.check_count('resilience_bound', 'num_coordinates', num_coordinates, 1)
+    for_one = {
+      'coordinate_median': n / (2 * h),
+      'mean_around_median': 2 * f / h,
+      'trimmed_mean': f / h,
+    }
+    if last in for_one:
+      candidates.append(math.sqrt(num_coordinates) * for_one[last])
+  # What is special to the last rule says nothing of what is in front of it.
+  candidates = candidates[:1] if stages else candidates
+  return min(candidates, default=None)
+
+
+def max_byzantine(rule: str | base.Aggregator, num_workers: int) -> int | None:
+  """The most Byzantine messages, of n, that a rule is made for.
+
+  `krum` and `multi_krum` need `n >= 2f + 3`, `bulyan` needs `n >= 4f + 3`,
+  `mean` stands none, and all others need `n > 2f`: with half of the messages
+  Byzantine nobody knows which half. That a rule accepts an f does not say that
+  it stands any f messages: see `kappa_bound` and
+  `byzjax.analysis.breakdown_point`.
+
+  Args:
+    rule: an `Aggregator`, or its name, as in `kappa_bound`.
+    num_workers: n, a Python int.
+
+  Returns:
+    The largest f, a Python int. None behind `bucketing` or `resampling`: how
+    many messages these spoil depends on their argument.
+
+  Raises:
+    ValueError: if the rule is unknown, or takes no n messages at all.
+
+  References:
+    Blanchard, El Mhamdi, Guerraoui, Stainer, 2017, arXiv:1703.02757; El Mhamdi,
+    Guerraoui, Rouault, 2018, arXiv:1802.07927.
+
+  Example:
+    >>> import byzjax
+    >>> [byzjax.theory.max_byzantine(rule, 15) for rule in ('krum', 'bulyan')]
+    [6, 3]
+  """
+  most = _names.most_byzantine('max_byzantine', rule, num_workers)
+  spreads = set(_names.split(rule)[0]) & set(_names.SPREADING)
+  return None if spreads else most
+
+
+def clipping_displacement(
+  radius: float, num_workers: int, num_byzantine: int, num_iterations: int = 1
+) -> float:
+  """How far any f messages move `centered_clipping`: `2 f tau L / n`.
+
+  The distance between its results for any two choices of f of the n messages;
+  half of it where they would otherwise be at the centre. Each of the L steps is
+  the mean of n maps `v -> v + clip(x_i - v)`, none of which moves two points
+  apart, and a change of x_i changes one of these by at most 2 tau.
+
+  Args:
+    radius: tau >= 0.
+    num_workers: n, a Python int.
+    num_byzantine: f, a Python int with `0 <= f <= n`.
+    num_iterations: L >= 1, a Python int.
+
+  Returns:
+    The bound, as a float.
+
+  Raises:
+    ValueError: if an argument is not in its range.
+
+  References:
+    Karimireddy, He, Jaggi, 2021, arXiv:2012.10333, for the rule.
+
+  Example:
+    >>> import byzjax
+    >>> byzjax.theory.clipping_displacement(1.0, 10, 2, num_iterations=3)
+    1.2
+  """
+  name = 'clipping_displacement'
+  base.check_range(name, 'radius', radius, 0)
+  base.check_count(name, 'num_workers', num_workers, 1)
+  base.check_count(name, 'num_byzantine', num_byzantine)
+  base.check_count(name, 'num_iterations', num_iterations, 1)
+  if num_byzantine > num_workers:
+    raise ValueError(
+      f'{name} needs num_byzantine <= num_workers, got {num_byzantine} and'
+      f' {num_workers}'
+    )
+  return 2 * num_byzantine * float(radius) * num_iterations / num_workers
