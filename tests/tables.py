@@ -5,7 +5,13 @@ oracle, the equivariances, and how much the method stands. A new method adds one
 row to the file of its kind.
 """
 
-from tests import attack_rows, rule_rows
+from tests import (
+  attack_rows,
+  coordinate_rows,
+  filter_rows,
+  rule_rows,
+  subset_rows,
+)
 from tests.claims import (
   NUM_WORKERS,
   SHAPES,
@@ -31,6 +37,11 @@ __all__ = [
   'to_tree',
 ]
 
-RULES = rule_rows.RULES
+RULES = (
+  rule_rows.RULES
+  + coordinate_rows.RULES
+  + subset_rows.RULES
+  + filter_rows.RULES
+)
 RULE = {rule.name: rule for rule in RULES}
 ATTACKS = attack_rows.ATTACKS

@@ -3,17 +3,30 @@
 A median of n values per coordinate is a fixed sequence of compare-and-swaps.
 Unrolled over the rows of `[n, d]` they fuse into one pass over the data, where
 `jnp.sort` over workers takes 80 to 480 times longer on a CPU.
+
+What bounds n is the number of operations: XLA compiles a fusion of up to about
+3900 as one vectorised loop, and cuts off what is above as functions that are
+called for every number, 5 to 100 times slower. Hence a minimum and a maximum of
+integers, two operations per compare-and-swap, where numbers with their NaN
+would need three.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 Rows = jax.Array | list[jax.Array]
 
-# Above this the unrolled network takes minutes to compile.
+# The most rows that are kept apart: a median and a trimmed mean of so many stay
+# below the number of operations that XLA compiles well.
 MAX_NETWORK = 128
+# The same where nearly all rows are needed in order, and where every row has
+# its weight with it.
+MAX_FULL_NETWORK = 104
+MAX_WEIGHTED_NETWORK = 54
 
 
 def comparators(n: int) -> list[tuple[int, int]]:
@@ -60,28 +73,114 @@ def rows_of(x: jax.Array) -> Rows:
   return rows[0] if x.shape[0] > MAX_NETWORK else rows
 
 
-def sorted_rows(rows: Rows, labels: tuple[int, ...]) -> Rows:
+def sorted_rows(rows: Rows, labels: tuple[int, ...]) -> list[jax.Array]:
   """The n rows sorted per column, in any order within a label.
 
-  `labels[k]` tags the k-th smallest value. The caller must reduce the rows to
-  one expression; returning many of them recomputes the network for each.
+  `labels[k]` tags the k-th smallest value; NaN counts as the largest. The
+  caller must reduce the rows to one expression; returning many of them
+  recomputes the network for each.
   """
-  if isinstance(rows, jax.Array):
-    return jnp.sort(rows, axis=0)
-  rows = list(rows)
+  return _network(list(rows), labels)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _network(rows, labels):
+  dtype = rows[0].dtype
+  keys = [key(row) for row in rows]
   for a, b in pruned_comparators(labels):
-    # Select, not minimum and maximum: half the time to run, and far less to
-    # compile.
-    smaller = rows[a] < rows[b]
-    rows[a], rows[b] = (
-      jnp.where(smaller, rows[a], rows[b]),
-      jnp.where(smaller, rows[b], rows[a]),
+    keys[a], keys[b] = lax.min(keys[a], keys[b]), lax.max(keys[a], keys[b])
+  return [lax.bitcast_convert_type(_flip(key), dtype) for key in keys]
+
+
+@_network.defjvp
+def _network_jvp(labels, primals, tangents):
+  # Integers have no derivative: the same network of selections.
+  def selected(rows):
+    rows = [jnp.where(jnp.isnan(row), jnp.inf, row) for row in rows]
+    for a, b in pruned_comparators(labels):
+      _compare_and_swap(rows, a, b)
+    return rows
+
+  return jax.jvp(selected, primals, tangents)
+
+
+def _compare_and_swap(rows, a, b, *along):
+  """Puts the smaller of two rows first, and swaps what goes along with them."""
+  smaller = rows[a] < rows[b]
+  for values in (rows, *along):
+    values[a], values[b] = (
+      jnp.where(smaller, values[a], values[b]),
+      jnp.where(smaller, values[b], values[a]),
     )
-  return rows
 
 
-def trimmed_rows(rows: Rows, num_trimmed: int) -> Rows:
+def key(row: jax.Array) -> jax.Array:
+  """Integers in the order of the numbers, with every NaN at the top."""
+  return _flip(lax.bitcast_convert_type(row, f'int{8 * row.dtype.itemsize}'))
+
+
+def _flip(bits: jax.Array) -> jax.Array:
+  """Reverses the order of what has the sign bit; its own inverse.
+
+  The bits of a float are in order but for the sign. Subtracted from those of
+  +inf, the bits of -inf become the least integer, and those of a NaN with a
+  sign wrap around to above +inf, where the other NaN are.
+  """
+  infinity = np.array(np.inf, f'f{bits.dtype.itemsize}').view(bits.dtype)
+  return jnp.where(bits < 0, infinity - bits, bits)
+
+
+def stacked(rows: Rows) -> jax.Array:
+  """The rows as `[n, d]`."""
+  return rows if isinstance(rows, jax.Array) else jnp.stack(rows)
+
+
+def sorted_with_weights(
+  rows: Rows, weights: jax.Array
+) -> tuple[list[jax.Array], list[jax.Array]]:
+  """The n rows sorted per column, and the weight of each value: float[n].
+
+  Rows of weight zero become +inf and come last.
+  """
+  n = len(rows)
+  rows = [jnp.where(weights[i] > 0, rows[i], jnp.inf) for i in range(n)]
+  masses = [jnp.broadcast_to(weights[i], rows[i].shape) for i in range(n)]
+  for a, b in comparators(n):
+    _compare_and_swap(rows, a, b, masses)
+  return rows, masses
+
+
+def trimmed_rows(rows: Rows, num_trimmed: int) -> list[jax.Array]:
   """The n - 2k middle values of each column, in any order."""
   n, k = len(rows), num_trimmed
   labels = tuple(0 if i < k else 1 if i < n - k else 2 for i in range(n))
   return sorted_rows(rows, labels)[k : n - k]
+
+
+def mean_of(rows: Rows) -> jax.Array:
+  """The mean of the rows, added one by one."""
+  return sum_of(rows) / len(rows)
+
+
+def sum_of(rows: Rows) -> jax.Array:
+  """The sum of the rows, added one by one."""
+  return functools.reduce(lambda a, b: a + b, rows)
+
+
+def check_middle(rule: str, middle: str) -> None:
+  """Raises ValueError unless `middle` says what the median of an even n is."""
+  if middle not in ('mean', 'lower'):
+    raise ValueError(
+      f"{rule} needs middle to be 'mean' or 'lower', got {middle!r}"
+    )
+
+
+def between(low: jax.Array, high: jax.Array, middle: str) -> jax.Array:
+  """What stands for the median between two middle values."""
+  return low if middle == 'lower' else low + (high - low) / 2
+
+
+def middle_ranks(n: int, middle: str) -> tuple[int, int]:
+  """The ranks of the middle values among n sorted ones; equal if it is one."""
+  low = (n - 1) // 2
+  return low, low if middle == 'lower' else n // 2

@@ -1,28 +1,72 @@
 """Rules and pre-aggregators."""
 
+from byzjax.aggregators._aksel import aksel
 from byzjax.aggregators._bucketing import bucketing
+from byzjax.aggregators._bulyan import bulyan
 from byzjax.aggregators._centered_clipping import (
   CenteredClippingState,
   centered_clipping,
 )
+from byzjax.aggregators._clipping import adaptive_clipping, clip_messages
+from byzjax.aggregators._clustering import (
+  ClippedClusteringState,
+  clipped_clustering,
+  clustering,
+)
+from byzjax.aggregators._comparative_gradient_elimination import (
+  comparative_gradient_elimination,
+)
 from byzjax.aggregators._coordinate_median import coordinate_median
+from byzjax.aggregators._covariance_filter import covariance_filter
+from byzjax.aggregators._diagnose import diagnose
+from byzjax.aggregators._divide_and_conquer import divide_and_conquer
 from byzjax.aggregators._geometric_median import geometric_median
 from byzjax.aggregators._krum import krum, multi_krum
+from byzjax.aggregators._majority_vote import majority_vote
 from byzjax.aggregators._mean import mean
+from byzjax.aggregators._mean_around_median import mean_around_median, phocas
+from byzjax.aggregators._minimum_diameter_averaging import (
+  minimum_diameter_averaging,
+)
+from byzjax.aggregators._monna import monna
 from byzjax.aggregators._nearest_neighbor_mixing import nearest_neighbor_mixing
 from byzjax.aggregators._pre_aggregate import pre_aggregate
+from byzjax.aggregators._resampling import resampling
+from byzjax.aggregators._smallest_max_eigenvalue_averaging import (
+  smallest_max_eigenvalue_averaging,
+)
 from byzjax.aggregators._trimmed_mean import trimmed_mean
+from byzjax.aggregators._worker_weights import cap_weights
 
 __all__ = [
   'CenteredClippingState',
+  'ClippedClusteringState',
+  'adaptive_clipping',
+  'aksel',
   'bucketing',
+  'bulyan',
+  'cap_weights',
   'centered_clipping',
+  'clip_messages',
+  'clipped_clustering',
+  'clustering',
+  'comparative_gradient_elimination',
   'coordinate_median',
+  'covariance_filter',
+  'diagnose',
+  'divide_and_conquer',
   'geometric_median',
   'krum',
+  'majority_vote',
   'mean',
+  'mean_around_median',
+  'minimum_diameter_averaging',
+  'monna',
   'multi_krum',
   'nearest_neighbor_mixing',
+  'phocas',
   'pre_aggregate',
+  'resampling',
+  'smallest_max_eigenvalue_averaging',
   'trimmed_mean',
 ]

@@ -1,21 +1,34 @@
 """The coordinate-wise median."""
 
-from byzjax._src import base, rules, sorting
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base, rules, selection, sorting
 
 
-def coordinate_median() -> base.Aggregator:
+def coordinate_median(*, middle: str = 'mean') -> base.Aggregator:
   """The median of every coordinate.
 
-  `aggregate[j] = median(x_1[j], ..., x_n[j])`; for even n the mean of the two
-  middle values. (ByzPy and Garfield take the lower of the two.) A NaN counts as
-  +inf; with fewer than n/2 bad values in a column the result is between honest
-  values.
+  `aggregate[j] = median(x_1[j], ..., x_n[j])`. A NaN counts as +inf; with fewer
+  than n/2 bad values in a column the result is between honest values.
+
+  With `worker_weights` p it is the value at which the weights of the sorted
+  values pass half of their sum; where they come to exactly half, that value and
+  the next are the two middle ones. Equal weights give the same bits as none.
+
+  Libraries differ in the median of an even number of values: the mean of the
+  two middle ones is the default, and what most do; Garfield and ByzPy (as
+  `torch.median`) take the lower.
+
+  Args:
+    middle: 'mean' or 'lower', of two middle values.
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`.
 
   Raises:
-    ValueError: at trace time, if leaves do not share their leading axis.
+    ValueError: if `middle` is neither; at trace time, if leaves do not share
+      their leading axis.
 
   References:
     Yin, Chen, Ramchandran, Bartlett, 2018, arXiv:1803.01498.
@@ -25,14 +38,59 @@ def coordinate_median() -> base.Aggregator:
     >>> byzjax.coordinate_median()(jnp.array([0., 1., 2., 3., 100.]))
     Array(2., dtype=float32)
   """
+  sorting.check_middle('coordinate_median', middle)
+  return rules.from_column(
+    lambda column: median(column, middle),
+    weighted_fn=lambda column, weights: _weighted_median(
+      column, weights, middle
+    ),
+    name='coordinate_median',
+  )
 
-  def median(column):
-    n = len(column)
-    low, high = (n - 1) // 2, n // 2
-    labels = tuple(0 if i < low else 1 if i <= high else 2 for i in range(n))
-    rows = sorting.sorted_rows(column, labels)
-    if low == high:
-      return rows[low]
-    return rows[low] + (rows[high] - rows[low]) / 2
 
-  return rules.from_column(median, name='coordinate_median')
+def median(column: sorting.Rows, middle: str) -> jax.Array:
+  """The median of every column."""
+  n = len(column)
+  if isinstance(column, jax.Array):
+    low_row, high_row = selection.middles(column, jnp.ones(n, column.dtype))
+    return sorting.between(low_row, high_row, middle)
+  low, high = sorting.middle_ranks(n, middle)
+  # Two middles are in order as well: the same bits for any order of the rows.
+  labels = tuple((i >= low) + (i >= high) + (i > high) for i in range(n))
+  rows = sorting.sorted_rows(column, labels)
+  if low == high:
+    return rows[low]
+  return sorting.between(rows[low], rows[high], middle)
+
+
+def _weighted_median(column, weights, middle):
+  if len(column) > sorting.MAX_WEIGHTED_NETWORK:
+    low, high = selection.middles(sorting.stacked(column), weights)
+    return sorting.between(low, high, middle)
+  return median_of_sorted(*sorting.sorted_with_weights(column, weights), middle)
+
+
+def masses(
+  weights: list[jax.Array],
+) -> tuple[list[jax.Array], list[jax.Array]]:
+  """What the values up to each one weigh, and the values from each one on.
+
+  Each is added up from its own end, so that equal weights tie exactly.
+  """
+  ascending, descending = [weights[0]], [weights[-1]]
+  for low, high in zip(weights[1:], weights[-2::-1]):
+    ascending.append(ascending[-1] + low)
+    descending.append(descending[-1] + high)
+  return ascending, descending[::-1]
+
+
+def median_of_sorted(
+  rows: list[jax.Array], weights: list[jax.Array], middle: str
+) -> jax.Array:
+  """The weighted median of sorted rows, each value with its weight."""
+  upto, onward = masses(weights)
+  low = high = rows[-1]
+  for k in range(len(rows) - 2, -1, -1):
+    low = jnp.where(upto[k] >= onward[k + 1], rows[k], low)
+    high = jnp.where(upto[k] > onward[k + 1], rows[k], high)
+  return sorting.between(low, high, middle)

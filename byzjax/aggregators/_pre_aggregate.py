@@ -16,9 +16,9 @@ def pre_aggregate(
   the rule sees `M K M^T` and its weights w become `w M`. There K is taken
   around the rule's centre: around the previous aggregate for
   `centered_clipping`, so that distances lose digits while it is far away, as it
-  may be at the start. Stages that scale messages are applied one by one, and the
-  linear ones behind them stay in Gram space. Messages whose squared norm would
-  overflow are masked, for `mean` too.
+  may be at the start. Stages that scale messages are applied one by one, and
+  the linear ones behind them stay in Gram space. Messages whose squared norm
+  would overflow are masked, for `mean` too.
 
   Args:
     *stages: any number of `PreAggregator`s, and an `Aggregator` last.

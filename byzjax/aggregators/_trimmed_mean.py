@@ -1,6 +1,10 @@
 """The coordinate-wise trimmed mean."""
 
-from byzjax._src import base, rules, sorting
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base, rules, selection, sorting
+from byzjax.aggregators import _coordinate_median
 
 
 def trimmed_mean(*, num_byzantine: int) -> base.Aggregator:
@@ -9,6 +13,12 @@ def trimmed_mean(*, num_byzantine: int) -> base.Aggregator:
   `aggregate[j] = (1 / (n - 2f)) sum_{k=f+1}^{n-f} x_(k)[j]`, with `x_(1)[j] <=
   ... <= x_(n)[j]`. A NaN counts as +inf, so up to f bad values are trimmed
   away. The middle is summed after sorting; sums minus extremes would cancel.
+
+  With `worker_weights` p the sorted values lie end to end on a line, each as
+  long as its weight, and what the f heaviest workers weigh together is trimmed
+  from both ends: no f workers can reach the middle. The values count with what
+  is left of their length. Where nothing is left, for f workers may hold half of
+  the weight, the result is the limit: the weighted median.
 
   Args:
     num_byzantine: f, a Python int with `0 <= f < n/2`. 0 gives the mean.
@@ -31,12 +41,54 @@ def trimmed_mean(*, num_byzantine: int) -> base.Aggregator:
   """
   base.check_count('trimmed_mean', 'num_byzantine', num_byzantine)
 
-  def middle_mean(column):
+  def mean(column):
     base.check_majority('trimmed_mean', len(column), num_byzantine)
-    middle = sorting.trimmed_rows(column, num_byzantine)
-    total = middle[0]
-    for row in middle[1:]:
-      total += row
-    return total / len(middle)
+    return middle_mean(column, num_byzantine)
 
-  return rules.from_column(middle_mean, name='trimmed_mean')
+  def weighted_mean(column, weights):
+    base.check_majority('trimmed_mean', len(column), num_byzantine)
+    return _weighted_middle_mean(column, weights, num_byzantine)
+
+  return rules.from_column(mean, weighted_fn=weighted_mean, name='trimmed_mean')
+
+
+def middle_mean(column: sorting.Rows, num_trimmed: int) -> jax.Array:
+  """The mean of every column without so many values on both sides."""
+  if isinstance(column, jax.Array):
+    ones = jnp.ones(len(column), column.dtype)
+    return selection.trimmed_mean(column, ones, num_trimmed, 0.5)[0]
+  return sorting.mean_of(sorting.trimmed_rows(column, num_trimmed))
+
+
+def _weighted_middle_mean(column, weights, f):
+  n = len(column)
+  largest = weights.max()
+  weights = weights / jnp.where(largest > 0, largest, 1)
+  trimmed = rules.largest_share(weights, f)
+  # A rounding error of a length is no length, or it would let a value in whose
+  # size is the attacker's choice.
+  least = 4 * n * jnp.finfo(weights.dtype).eps * trimmed
+  if n > sorting.MAX_WEIGHTED_NETWORK:
+    x = sorting.stacked(column)
+    mean, total = selection.trimmed_mean(x, weights, trimmed, least)
+    median = sorting.between(*selection.middles(x, weights), 'mean')
+    return jnp.where(total > 0, mean, median)
+
+  rows, lengths = sorting.sorted_with_weights(column, weights)
+  upto, onward = _coordinate_median.masses(lengths)
+
+  def left_of(k):
+    below = upto[k - 1] if k else 0
+    above = onward[k + 1] if k + 1 < n else 0
+    length = lengths[k]
+    length = length - jnp.clip(trimmed - below, 0, lengths[k])
+    length = length - jnp.clip(trimmed - above, 0, lengths[k])
+    return jnp.where(length > least, length, 0)
+
+  left = [left_of(k) for k in range(n)]
+  total = sorting.sum_of(left)
+  mean = sorting.sum_of(
+    [jnp.where(left[k] > 0, rows[k], 0) * left[k] for k in range(n)]
+  ) / jnp.where(total > 0, total, 1)
+  median = _coordinate_median.median_of_sorted(rows, lengths, 'mean')
+  return jnp.where(total > 0, mean, median)

@@ -135,13 +135,16 @@ def empirical_kappa(
     for i in range(num_draws)
   ]
   rows, is_honest, step_sizes = (np.stack(parts) for parts in zip(*draws))
-  return _search(aggregator, num_steps, rows, is_honest, step_sizes, key)
+  # The cheap kind of key, for steps that need not be the best random numbers.
+  climb_key = jax.random.key(random.integers(2**31), impl='rbg')
+  rule_keys = jax.random.split(key, num_draws)
+  placed = (rows, is_honest, step_sizes, rule_keys)
+  return _search(aggregator, num_steps, placed, climb_key)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _search(aggregator, num_steps, rows, is_honest, step_sizes, key):
+def _search(aggregator, num_steps, placed, key):
   ratio = ratio_of(aggregator)
-  num_draws, n, _ = rows.shape
 
   def ascend(rows, is_honest, step_size, key):
     rows, value = _ascent.ascend(
@@ -149,14 +152,11 @@ def _search(aggregator, num_steps, rows, is_honest, step_sizes, key):
       rows,
       num_steps=num_steps,
       step_size=step_size,
-      movable=jnp.ones(n, bool),
+      movable=jnp.ones_like(is_honest),
     )
     return Placement(rows, is_honest, key, value)
 
-  rule_key, climb_key = jax.random.split(key)
-  rule_keys = jax.random.split(rule_key, num_draws)
-  found = jax.vmap(ascend)(rows, is_honest, step_sizes, rule_keys)
-  found = climb(ratio, found, climb_key, num_steps)
+  found = climb(ratio, jax.vmap(ascend)(*placed), key, num_steps)
   best = jnp.argmax(found.value)
   return EmpiricalKappa(
     found.value[best], found.rows[best], found.is_honest[best]
@@ -203,15 +203,13 @@ def climb(
   index = jnp.arange(num_placements)
   island = index // _ISLAND
 
-  def step(found, inputs):
-    t, key = inputs
-    noise_key, length_key = jax.random.split(key)
-    noise = jax.random.normal(noise_key, (num_placements, n, d + 1))
-    lengths = 10 ** jax.random.uniform(
-      length_key, (num_placements, 1, 1), minval=-3.5, maxval=0
+  def step(found, t):
+    noise = jax.random.normal(
+      jax.random.fold_in(key, t), (num_placements, n, d + 2)
     )
-    moves = jnp.where(noise[..., d:] > 0, lengths * noise[..., :d], 0)
-    rows = found.rows + moves
+    lengths = 10 ** (noise[:, :1, d + 1 :] - 1.75)
+    moves = jnp.where(noise[..., d : d + 1] > 0, noise[..., :d], 0)
+    rows = found.rows + lengths * moves
     values = jax.vmap(ratio)(rows, found.is_honest, found.key)
     better = values > found.value  # False for NaN
     found = found._replace(
@@ -223,5 +221,4 @@ def climb(
     kept = jnp.where(t % 32 == 31, order, index)
     return jax.tree.map(lambda x: x[kept], found), None
 
-  keys = jax.random.split(key, num_steps)
-  return jax.lax.scan(step, found, (jnp.arange(num_steps), keys))[0]
+  return jax.lax.scan(step, found, jnp.arange(num_steps))[0]

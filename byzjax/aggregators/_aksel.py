@@ -1,0 +1,92 @@
+"""AKSEL: the messages closest to the coordinate-wise median."""
+
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from byzjax._src import base, flat, nonfinite, reductions, rules, sorting
+from byzjax.aggregators import _coordinate_median
+
+
+def aksel(
+  *,
+  num_byzantine: int,
+  num_selected: int | None = None,
+  middle: str = 'mean',
+) -> base.Aggregator:
+  """The mean of the messages closest to the coordinate-wise median.
+
+  `aggregate = (1/m) sum_{i in S} x_i`, S the m messages with the least `|x_i -
+  med|`, `med = coordinate_median(x)`. Whole messages are kept or left out. Ties
+  go to the lowest index.
+
+  Libraries differ in m: `n - f` is krum (the default); `ceil(n / 2)` is
+  Garfield, which also takes the lower of two middle values.
+
+  Args:
+    num_byzantine: f, a Python int with `0 <= f < n/2`.
+    num_selected: m, in `1 ... n - f`; None for `n - f`.
+    middle: 'mean' or 'lower', of two middle values; as in `coordinate_median`.
+
+  Returns:
+    An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`.
+
+  Raises:
+    ValueError: if an argument is not in its range; at trace time if `n <= 2f`,
+      if `m > n - f`, or if there are `worker_weights`.
+
+  References:
+    Boussetta, El Mhamdi, Guerraoui, Maurer, Rouault, 2021, "AKSEL: Fast
+    Byzantine SGD", OPODIS 2020, doi:10.4230/LIPIcs.OPODIS.2020.8.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> rule = byzjax.aksel(num_byzantine=1)
+    >>> rule(jnp.array([0., 1., 2., 3., 100.]))
+    Array(1.5, dtype=float32)
+  """
+  base.check_count('aksel', 'num_byzantine', num_byzantine)
+  if num_selected is not None:
+    base.check_count('aksel', 'num_selected', num_selected, 1)
+  sorting.check_middle('aksel', middle)
+
+  def inspect(
+    messages,
+    state,
+    params=None,
+    *,
+    key=None,
+    axis_name=None,
+    worker_weights=None,
+    **extra,
+  ):
+    del params, key, extra
+    x, layout = flat.ravel_rows('aksel', messages)
+    n = x.shape[0]
+    rules.relative_weights('aksel', worker_weights, n, supported=False)
+    base.check_majority('aksel', n, num_byzantine)
+    count = n - num_byzantine if num_selected is None else num_selected
+    if count > n - num_byzantine:
+      raise ValueError(
+        'aksel needs num_selected <= num_workers - num_byzantine, got'
+        f' {count} and {n} - {num_byzantine}'
+      )
+    # Whom it selects is constant almost everywhere: no derivative.
+    scores = _distances(lax.stop_gradient(x), middle, axis_name)
+    mask = nonfinite.usable_norms(scores)
+    scores = jnp.where(mask, scores, jnp.inf)
+    closest = jnp.argsort(scores, stable=True)[:count]
+    kept = jnp.zeros(n, bool).at[closest].set(True) & mask
+    weights = reductions.shares(kept).astype(x.dtype)
+    aggregate = reductions.combine(weights, x)
+    info = base.AggregationInfo(weights, mask, kept=kept, scores=scores)
+    return layout.unravel(aggregate), state, info
+
+  return base.Aggregator(optax.init_empty_state, inspect, name='aksel')
+
+
+def _distances(x, middle, axis_name):
+  """`|x_i - med|^2`, not finite where x_i is not: `[n, d] -> [n]`."""
+  median = _coordinate_median.median(sorting.rows_of(x), middle)
+  median = jnp.where(jnp.isfinite(median), median, 0)
+  return reductions.squared_norms(x, center=median, axis_name=axis_name)

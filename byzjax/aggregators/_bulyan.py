@@ -1,0 +1,250 @@
+"""Bulyan: messages that Krum selects one by one, and a mean of their middle."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from byzjax._src import base, flat, reductions, rules, sorting
+from byzjax.aggregators import _mean_around_median, _trimmed_mean
+
+FIRST_STAGES = ('krum', 'multi_krum')
+SECOND_STAGES = ('mean_around_median', 'trimmed_mean')
+
+
+def bulyan(
+  *,
+  num_byzantine: int,
+  num_selected: int | None = None,
+  num_averaged: int | None = None,
+  num_neighbors: int | None = None,
+  distance_power: int = 2,
+  first_stage: str = 'krum',
+  second_stage: str = 'mean_around_median',
+  middle: str = 'mean',
+) -> base.Aggregator:
+  """What Krum selects, run after run, and of that the middle of every column.
+
+  First, theta times, Krum runs on the messages that remain and the one that it
+  picks moves to the set S. Then `aggregate[j]` is the mean of the `beta = theta
+  - 2f` values of S closest to their median. A Byzantine message may be picked;
+  but S holds few enough of them to be outvoted in every coordinate.
+
+  Each run counts as neighbours the messages that remain: of r of them, the `r -
+  f - 2` nearest others, at least one. Ties go to the lowest index. Messages
+  with a non-finite entry are never picked; with more than `n - theta` of those
+  the aggregate is zero.
+
+  Libraries differ. Flower does the above. krum 0.9.1 runs multi-Krum instead
+  (`first_stage='multi_krum'`): each run adds the *mean* of its `r - f - 2` best
+  messages to S, of which the one closest to that mean leaves; theta is
+  `n - 2f - 2`, and the rest of S after trimming f values on both sides is
+  averaged (`second_stage='trimmed_mean'`). Garfield measures from the lower
+  of two middle values.
+
+  Args:
+    num_byzantine: f, a Python int >= 0.
+    num_selected: theta, in `2f + 1 ... n`; None for `n - 2f`. For
+      'multi_krum' at most `n - f - 2`, and None is `n - 2f - 2`.
+    num_averaged: beta, in `1 ... theta - f`; None for `theta - 2f`. For
+      'trimmed_mean' theta - beta must be even.
+    num_neighbors: of the first run, in `1 ... n - 1`; one less in each run that
+      follows, but at least one. None for `n - f - 2`.
+    distance_power: p >= 1 in `|x_i - x_j|^p`, as in `krum`.
+    first_stage: 'krum' or 'multi_krum'.
+    second_stage: 'mean_around_median' or 'trimmed_mean'.
+    middle: 'mean' or 'lower', of two middle values; as in `coordinate_median`.
+
+  Returns:
+    An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`. Of its
+    info, `kept` are the messages that were picked, and `scores` the Krum scores
+    in the first run.
+
+  Raises:
+    ValueError: if an argument is not in its range; at trace time if `n < 4f +
+      3`, or if there are `worker_weights`.
+
+  References:
+    El Mhamdi, Guerraoui, Rouault, 2018, arXiv:1802.07927.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> rule = byzjax.bulyan(num_byzantine=1)
+    >>> rule(jnp.array([0., 1., 2., 3., 4., 5., 100.]))
+    Array(2., dtype=float32)
+  """
+  base.check_count('bulyan', 'num_byzantine', num_byzantine)
+  base.check_count('bulyan', 'distance_power', distance_power, 1)
+  for name, value in [
+    ('num_selected', num_selected),
+    ('num_averaged', num_averaged),
+    ('num_neighbors', num_neighbors),
+  ]:
+    if value is not None:
+      base.check_count('bulyan', name, value, 1)
+  for name, stage, choices in [
+    ('first_stage', first_stage, FIRST_STAGES),
+    ('second_stage', second_stage, SECOND_STAGES),
+  ]:
+    if stage not in choices:
+      raise ValueError(f'bulyan needs {name} in {choices}, got {stage!r}')
+  sorting.check_middle('bulyan', middle)
+  means = first_stage == 'multi_krum'
+
+  def counts(n):
+    f = num_byzantine
+    if n < 4 * f + 3:
+      raise ValueError(
+        f'bulyan needs num_workers >= 4 * num_byzantine + 3, got {n} and {f}'
+      )
+    theta = num_selected or (n - 2 * f - 2 if means else n - 2 * f)
+    beta = num_averaged or theta - 2 * f
+    limits = [
+      ('num_selected', theta, 2 * f + 1, n - f - 2 if means else n),
+      ('num_averaged', beta, 1, theta - f),
+      ('num_neighbors', num_neighbors or n - f - 2, 1, n - 1),
+    ]
+    for name, value, low, high in limits:
+      if not low <= value <= high:
+        raise ValueError(
+          f'bulyan needs {name} in {low} ... {high} for num_workers = {n} and'
+          f' num_byzantine = {f}, got {value}'
+        )
+    if second_stage == 'trimmed_mean' and (theta - beta) % 2:
+      raise ValueError(
+        'bulyan needs num_selected - num_averaged to be even to trim both'
+        f' sides, got {theta} and {beta}'
+      )
+    return theta, beta
+
+  def middle_of(rows, beta):
+    if second_stage == 'trimmed_mean':
+      return _trimmed_mean.middle_mean(rows, (len(rows) - beta) // 2)
+    return _mean_around_median.around_median(rows, beta, middle)
+
+  def inspect(
+    messages,
+    state,
+    params=None,
+    *,
+    key=None,
+    axis_name=None,
+    worker_weights=None,
+    **extra,
+  ):
+    del params, key, extra
+    x, layout = flat.ravel_rows('bulyan', messages)
+    n = x.shape[0]
+    rules.relative_weights('bulyan', worker_weights, n, supported=False)
+    theta, beta = counts(n)
+    # Whom it picks is constant almost everywhere: no derivative.
+    gram, center = rules.gram_of(lax.stop_gradient(x), axis_name=axis_name)
+    picks = _picks(
+      gram,
+      theta,
+      num_neighbors or n - num_byzantine - 2,
+      n - num_byzantine - 2 if means else 1,
+      distance_power,
+    )
+    if means:
+      rows = sorting.rows_of(
+        reductions.mix(picks.weights, x, center, gram.mask)
+      )
+    else:
+      rows = _rows_at(x, picks.order)
+    aggregate = middle_of(rows, beta)
+    # With too few usable messages, some runs had nothing to pick.
+    usable = (picks.weights > 0).any(axis=1).all() & jnp.isfinite(aggregate)
+    info = base.AggregationInfo(
+      mask=gram.mask,
+      kept=(picks.weights > 0).any(axis=0),
+      scores=picks.scores,
+    )
+    return layout.unravel(jnp.where(usable, aggregate, 0)), state, info
+
+  return base.Aggregator(optax.init_empty_state, inspect, name='bulyan')
+
+
+def _rows_at(x: jax.Array, indices: jax.Array) -> sorting.Rows:
+  """The rows at `indices`, apart if so few that what is done to them fuses."""
+  n = len(indices)
+  if n > sorting.MAX_NETWORK:
+    return x[indices]
+  return [
+    lax.dynamic_index_in_dim(x, indices[i], keepdims=False) for i in range(n)
+  ]
+
+
+class _Picks(NamedTuple):
+  order: jax.Array  # int[theta], who leaves the remaining messages when
+  weights: jax.Array  # float[theta, n], of the messages averaged in each run
+  scores: jax.Array  # float[n], in the first run
+
+
+def _picks(
+  gram: base.Gram,
+  num_selected: int,
+  num_neighbors: int,
+  num_best: int,
+  distance_power: int,
+) -> _Picks:
+  """Runs (multi-)Krum again and again, on the messages that remain.
+
+  The first run scores by `num_neighbors` neighbours and averages the `num_best`
+  best messages; each that follows by one less of both, but at least one.
+  """
+  n = gram.mask.shape[0]
+  distances = rules.squared_distances(gram)
+  # Inner products may differ in the last bit from their transpose, but two
+  # messages that are each other's nearest must tie.
+  distances = jnp.minimum(distances, distances.T)
+  # Each row sorted once; in every run those who remain are still in order.
+  others = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, distances)
+  nearest = jnp.argsort(others, axis=1, stable=True)[:, : n - 1]
+  powers = _powers(
+    jnp.take_along_axis(others, nearest, axis=1), num_neighbors, distance_power
+  )
+
+  def scores(remaining, count):
+    present = remaining[nearest]
+    counted = present & (jnp.cumsum(present, axis=1) <= count)
+    total = jnp.where(counted, powers, 0).sum(axis=1)
+    # Even an overflowing score is better than that of a masked message.
+    total = jnp.minimum(total, jnp.finfo(powers.dtype).max)
+    return jnp.where(remaining & gram.mask, total, jnp.inf)
+
+  def run(i, carry):
+    remaining, order, weights = carry
+    score = scores(remaining, jnp.maximum(num_neighbors - i, 1))
+    rank = jnp.argsort(jnp.argsort(score, stable=True))
+    best = (rank < jnp.maximum(num_best - i, 1)) & jnp.isfinite(score)
+    # |x_j - mean|^2 is the mean squared distance to the averaged messages, up
+    # to a constant.
+    spread = jnp.where(best[None], distances, 0).sum(axis=1)
+    pick = jnp.argmin(jnp.where(best, spread, jnp.inf))
+    return (
+      remaining.at[pick].set(False),
+      order.at[i].set(pick),
+      weights.at[i].set(reductions.shares(best).astype(weights.dtype)),
+    )
+
+  everyone = jnp.ones(n, bool)
+  start = (
+    everyone,
+    jnp.zeros(num_selected, int),
+    jnp.zeros((num_selected, n), distances.dtype),
+  )
+  _, order, weights = lax.fori_loop(0, num_selected, run, start)
+  return _Picks(order, weights, scores(everyone, num_neighbors))
+
+
+def _powers(squared, num_neighbors, distance_power):
+  """`|x_i - x_j|^p` up to a factor, of distances that are sorted."""
+  if distance_power == 2:
+    return squared
+  # In units of the best score, as Krum does.
+  unit = squared[:, :num_neighbors].sum(axis=1).min()
+  unit = jnp.where(unit > 0, unit, 1)
+  return unit * (squared / unit) ** (distance_power / 2)

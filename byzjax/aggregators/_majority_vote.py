@@ -1,0 +1,95 @@
+"""The coordinate-wise majority vote on signs."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from byzjax._src import base, flat, reductions, rules
+
+
+def majority_vote(*, zeros: str = 'plus') -> base.Aggregator:
+  """The sign that most messages have, coordinate by coordinate.
+
+  `aggregate[j] = sign(sum_i sign(x_i[j]))`, and with `worker_weights` p
+  `sign(sum_i p_i sign(x_i[j]))`. Only signs matter: messages may be gradients,
+  or signs already. f workers change no coordinate that the others decide by
+  more than f votes.
+
+  Conventions differ in `sign(0)`. The deployed code of the paper sends one bit
+  and decodes a zero, and a tie of the vote, as +1: with `zeros='plus'`, the
+  default, the aggregate is always +1 or -1, and a NaN votes +1 as well. With
+  `zeros='abstain'` (three values, the `sign` of NumPy) a zero or a NaN does not
+  vote and a tie gives 0.
+
+  Args:
+    zeros: 'plus' or 'abstain'.
+
+  Returns:
+    An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`.
+
+  Raises:
+    ValueError: if `zeros` is neither.
+
+  References:
+    Bernstein, Zhao, Azizzadenesheli, Anandkumar, 2019, arXiv:1810.05291.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> rule = byzjax.majority_vote()
+    >>> rule(jnp.array([[-1., 7., 0.], [-2., -0.1, 1.], [99., -1., -1.]]))
+    Array([-1., -1.,  1.], dtype=float32)
+  """
+  if zeros not in ('plus', 'abstain'):
+    raise ValueError(
+      f"majority_vote needs zeros to be 'plus' or 'abstain', got {zeros!r}"
+    )
+
+  def inspect(
+    messages,
+    state,
+    params=None,
+    *,
+    key=None,
+    axis_name=None,
+    worker_weights=None,
+    **extra,
+  ):
+    del params, key, axis_name, extra
+    n = base.num_workers('messages', messages)
+    weights = rules.relative_weights(
+      'majority_vote', worker_weights, n, supported=True
+    )
+
+    def aggregate_leaf(leaf):
+      x, layout = flat.ravel_rows('majority_vote', leaf)
+      if weights is None:
+        votes = jnp.ones(n, x.dtype)
+        margin = reductions.weighted_sum(
+          votes, x, lambda row: _sign(row, zeros)
+        )
+      else:
+        votes = weights.astype(x.dtype)
+        margin = _weighted_margin(votes, x, zeros)
+      return layout.unravel(_sign(margin, zeros))
+
+    aggregate = jax.tree.map(aggregate_leaf, messages)
+    return aggregate, state, base.AggregationInfo()
+
+  return base.Aggregator(optax.init_empty_state, inspect, name='majority_vote')
+
+
+def _sign(x: jax.Array, zeros: str) -> jax.Array:
+  """+1 or -1, and for `zeros='abstain'` 0 for what has no sign."""
+  one = jnp.ones((), x.dtype)
+  rest = one if zeros == 'plus' else jnp.where(x > 0, one, 0)
+  return jnp.where(x < 0, -one, rest)
+
+
+def _weighted_margin(weights, x, zeros):
+  # Both sides add up alike: equal weights tie exactly.
+  def votes(sign):
+    return reductions.weighted_sum(
+      weights, x, lambda row: (_sign(row, zeros) == sign).astype(x.dtype)
+    )
+
+  return votes(1) - votes(-1)
