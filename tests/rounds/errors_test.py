@@ -264,7 +264,6 @@ def test_messages_must_share_their_worker_axis(rule, messages):
       r"among the axes \('workers', 'model'\) .* got \('workers', 'rows'\)$",
     ),
   ],
-  ids=str,
 )
 def test_robust_round_refuses(kwargs, message):
   with _raises(message):
