@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._src import base, reductions, sorting
+from byzjax._src import base, sorting
 
 Test = Callable[[jax.Array], jax.Array]  # a row [d] -> bool[d]
 
@@ -65,9 +65,7 @@ def trimmed_mean(
 
   at_low, at_high = upto(low) - trimmed, above(high - 1) - trimmed
   left = _mass(x, weights, inside) + at_low + at_high
-  total = reductions.weighted_sum(
-    weights, x, lambda row: jnp.where(inside(row), row, 0)
-  )
+  total = _sum(x, lambda row, i: weights[i] * jnp.where(inside(row), row, 0))
   low_value, high_value = _value(x, weights, low), _value(x, weights, high)
   total += at_low * low_value + at_high * high_value
   # Between two masses that meet in one value, nothing else is left.
@@ -93,9 +91,7 @@ def mean_around(
   radius = _least_key(lambda key: upto(key) >= count, x)
 
   def sum_of(test):
-    total = reductions.weighted_sum(
-      everyone, x, lambda row: jnp.where(test(row), row, 0)
-    )
+    total = _sum(x, lambda row, i: jnp.where(test(row), row, 0))
     return total, _mass(x, everyone, test)
 
   def at_radius(row):
@@ -113,12 +109,25 @@ def mean_around(
   ) / count
 
 
+def _sum(
+  x: jax.Array, of: Callable[[jax.Array, int | jax.Array], jax.Array]
+) -> jax.Array:
+  """`sum_i of(x_i, i)`, not unrolled: many passes would compile for long."""
+
+  def add(i, total):
+    return total + of(lax.dynamic_index_in_dim(x, i, keepdims=False), i)
+
+  # The first row stands outside of the loop: under shard_map the carry then has
+  # the varying type that the body gives it.
+  return lax.fori_loop(1, x.shape[0], add, of(x[0], 0))
+
+
 def _mass(x: jax.Array, weights: jax.Array, test: Test) -> jax.Array:
   """What the rows weigh for which a test holds: [d]."""
-  return reductions.weighted_sum(
-    lax.stop_gradient(weights),
+  weights = lax.stop_gradient(weights)
+  return _sum(
     lax.stop_gradient(x),
-    lambda row: test(row).astype(x.dtype),
+    lambda row, i: jnp.where(test(row), weights[i], 0),
   )
 
 
