@@ -33,7 +33,6 @@ def arc(f):
     # One more than what the rule was told.
     (byzjax.trimmed_mean(num_byzantine=2), 3),
     (byzjax.multi_krum(num_byzantine=2), 3),
-    (byzjax.mean_around_median(num_byzantine=2), 3),
     (byzjax.comparative_gradient_elimination(num_byzantine=2), 3),
     # Scores have honest messages only up to f + 1, see the docstring.
     (byzjax.krum(num_byzantine=2), 5),
@@ -73,7 +72,9 @@ def test_a_bucket_is_lost_with_each_message():
   rule = byzjax.pre_aggregate(
     byzjax.bucketing(bucket_size=2), byzjax.coordinate_median()
   )
-  found = analysis.breakdown_point(rule, num_workers=N, key=jax.random.key(0))
+  found = analysis.breakdown_point(
+    rule, num_workers=N, num_draws=6, key=jax.random.key(0)
+  )
   assert found.num_byzantine == 3
 
 

@@ -57,17 +57,14 @@ FOUND_BEFORE = {
   'coordinate_median': (1.0, 1.5, 2.0),
   'smallest_max_eigenvalue_averaging': (1.33, 2.67, 4.0),
 }
-# The others, and the rules that take long to compile, are in the slow tests.
+# The others are in the slow tests, and on lattices in `theory`'s.
 QUICK = {
-  'aksel': (5, 1),
   'coordinate_median': (5, 1),
   'geometric_median': (5, 1),
   'krum': (5, 1),
   'krum_more_neighbors': (9, 3),
-  'mean_around_median': (5, 1),
   'minimum_diameter_averaging': (5, 1),
   'multi_krum': (5, 1),
-  'phocas': (5, 1),
   'trimmed_mean': (7, 2),
   'mixed': (5, 1),
   'clipped': (5, 1),
@@ -124,7 +121,7 @@ def test_search_stays_below_the_bound_and_reaches_what_is_known(name, setting):
 @pytest.mark.slow
 @pytest.mark.parametrize('name, n, f', ALL)
 def test_longer_search(name, n, f):
-  check_search(name, n, f, num_draws=256, num_steps=600)
+  check_search(name, n, f, num_draws=512, num_steps=800)
 
 
 def test_rules_without_a_kappa_show():
@@ -168,29 +165,28 @@ def test_equal_honest_messages_are_no_division_by_zero(offset):
   assert 1e6 < far < jnp.inf
 
 
-def test_rules_with_a_key_or_a_state():
-  for rule in (
-    byzjax.pre_aggregate(byzjax.bucketing(bucket_size=2), byzjax.mean()),
-    byzjax.centered_clipping(radius=0.1),
-  ):
-    found = analysis.empirical_kappa(
-      rule,
-      num_workers=5,
-      num_byzantine=1,
-      num_draws=16,
-      num_steps=8,
-      key=jax.random.key(0),
-    )
-    assert 0 < found.kappa < jnp.inf
+def test_rules_with_a_key_and_a_state():
+  rule = byzjax.pre_aggregate(
+    byzjax.bucketing(bucket_size=2), byzjax.centered_clipping(radius=0.1)
+  )
+  found = analysis.empirical_kappa(
+    rule,
+    num_workers=5,
+    num_byzantine=1,
+    num_draws=16,
+    num_steps=8,
+    key=jax.random.key(0),
+  )
+  assert 0 < found.kappa < jnp.inf
 
 
 def test_more_steps_find_no_less_and_the_key_decides():
-  rule = byzjax.multi_krum(num_byzantine=1)
+  rule = byzjax.mean_around_median(num_byzantine=1)
 
   def search(num_steps, seed):
     return analysis.empirical_kappa(
       rule,
-      num_workers=5,
+      num_workers=3,
       num_byzantine=1,
       num_draws=16,
       num_steps=num_steps,
