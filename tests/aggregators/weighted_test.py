@@ -56,7 +56,7 @@ RULES = {
   ),
 }
 every_rule = pytest.mark.parametrize('name', RULES)
-WEIGHTS = np.array([3, 1, 2, 0.5, 1, 4, 2.5, 1, 0.25, 2, 1.5])
+WEIGHTS = np.array([2, 1, 2, 0.5, 1, 2.5, 2, 1, 0.25, 2, 1.5])
 
 
 @functools.cache
