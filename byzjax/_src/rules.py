@@ -69,11 +69,15 @@ def from_column(
     # Leaf by leaf: one kernel each and no copy into a matrix.
     def aggregate_leaf(leaf):
       x, layout = flat.ravel_rows(name, leaf)
-      rows = sorting.rows_of(x)
       if weights is None or weighted_fn is None:
-        y = column_fn(rows)
+        y = sorting.by_column(column_fn, x)
       else:
-        y = weighted_fn(rows, weights.astype(x.dtype))
+        p = weights.astype(x.dtype)
+        y = sorting.by_column(
+          lambda column: weighted_fn(column, p),
+          x,
+          sorting.MAX_WEIGHTED_NETWORK,
+        )
       return layout.unravel(jnp.where(jnp.isfinite(y), y, 0))
 
     aggregate = jax.tree.map(aggregate_leaf, messages)

@@ -6,6 +6,7 @@ passes as a number has bits, whatever the number of workers, in no memory;
 sorting takes ten times as long.
 """
 
+import operator
 from collections.abc import Callable
 
 import jax
@@ -24,15 +25,9 @@ def middles(x: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
   half of all.
   """
 
-  def upto(key):
-    return _mass(x, weights, lambda row: sorting.key(row) <= key)
-
-  def above(key):
-    return _mass(x, weights, lambda row: sorting.key(row) > key)
-
-  low = _least_key(lambda key: upto(key) >= above(key), x)
+  low = _least_key(lambda key: operator.ge(*_masses(x, weights, key)), x)
   next_key = _next_key(x, weights, low)
-  high = jnp.where(upto(low) > above(low), low, next_key)
+  high = jnp.where(operator.gt(*_masses(x, weights, low)), low, next_key)
   return _value(x, weights, low), _value(x, weights, high)
 
 
@@ -52,10 +47,10 @@ def trimmed_mean(
   """
 
   def upto(key):
-    return _mass(x, weights, lambda row: sorting.key(row) <= key)
+    return _masses(x, weights, key)[0]
 
   def above(key):
-    return _mass(x, weights, lambda row: sorting.key(row) > key)
+    return _masses(x, weights, key)[1]
 
   low = _least_key(lambda key: upto(key) - trimmed > least, x)
   high = _least_key(lambda key: above(key) - trimmed <= least, x)
@@ -65,7 +60,9 @@ def trimmed_mean(
 
   at_low, at_high = upto(low) - trimmed, above(high - 1) - trimmed
   left = _mass(x, weights, inside) + at_low + at_high
-  total = _sum(x, lambda row, i: weights[i] * jnp.where(inside(row), row, 0))
+  (total,) = _sum(
+    x, lambda row, i: (weights[i] * jnp.where(inside(row), row, 0),)
+  )
   low_value, high_value = _value(x, weights, low), _value(x, weights, high)
   total += at_low * low_value + at_high * high_value
   # Between two masses that meet in one value, nothing else is left.
@@ -91,7 +88,7 @@ def mean_around(
   radius = _least_key(lambda key: upto(key) >= count, x)
 
   def sum_of(test):
-    total = _sum(x, lambda row, i: jnp.where(test(row), row, 0))
+    (total,) = _sum(x, lambda row, _: (jnp.where(test(row), row, 0),))
     return total, _mass(x, everyone, test)
 
   def at_radius(row):
@@ -110,12 +107,14 @@ def mean_around(
 
 
 def _sum(
-  x: jax.Array, of: Callable[[jax.Array, int | jax.Array], jax.Array]
-) -> jax.Array:
+  x: jax.Array,
+  of: Callable[[jax.Array, int | jax.Array], tuple[jax.Array, ...]],
+) -> tuple[jax.Array, ...]:
   """`sum_i of(x_i, i)`, not unrolled: many passes would compile for long."""
 
   def add(i, total):
-    return total + of(lax.dynamic_index_in_dim(x, i, keepdims=False), i)
+    more = of(lax.dynamic_index_in_dim(x, i, keepdims=False), i)
+    return tuple(a + b for a, b in zip(total, more))
 
   # The first row stands outside of the loop: under shard_map the carry then has
   # the varying type that the body gives it.
@@ -125,10 +124,24 @@ def _sum(
 def _mass(x: jax.Array, weights: jax.Array, test: Test) -> jax.Array:
   """What the rows weigh for which a test holds: [d]."""
   weights = lax.stop_gradient(weights)
-  return _sum(
-    lax.stop_gradient(x),
-    lambda row, i: jnp.where(test(row), weights[i], 0),
+  (mass,) = _sum(
+    lax.stop_gradient(x), lambda row, i: (jnp.where(test(row), weights[i], 0),)
   )
+  return mass
+
+
+def _masses(
+  x: jax.Array, weights: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """What the rows weigh that are not above a key, and those that are: [d]."""
+  weights = lax.stop_gradient(weights)
+
+  def split(row, i):
+    upto = sorting.key(row) <= key
+    return jnp.where(upto, weights[i], 0), jnp.where(upto, 0, weights[i])
+
+  upto, above = _sum(lax.stop_gradient(x), split)
+  return upto, above
 
 
 def _least_key(

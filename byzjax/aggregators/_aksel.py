@@ -87,6 +87,8 @@ def aksel(
 
 def _distances(x, middle, axis_name):
   """`|x_i - med|^2`, not finite where x_i is not: `[n, d] -> [n]`."""
-  median = _coordinate_median.median(sorting.rows_of(x), middle)
+  median = sorting.by_column(
+    lambda column: _coordinate_median.median(column, middle), x
+  )
   median = jnp.where(jnp.isfinite(median), median, 0)
   return reductions.squared_norms(x, center=median, axis_name=axis_name)

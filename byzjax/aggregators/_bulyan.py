@@ -148,13 +148,12 @@ def bulyan(
       n - num_byzantine - 2 if means else 1,
       distance_power,
     )
-    if means:
-      rows = sorting.rows_of(
-        reductions.mix(picks.weights, x, center, gram.mask)
-      )
-    else:
-      rows = _rows_at(x, picks.order)
-    aggregate = middle_of(rows, beta)
+    selected = (
+      reductions.mix(picks.weights, x, center, gram.mask)
+      if means
+      else x[picks.order]
+    )
+    aggregate = sorting.by_column(lambda rows: middle_of(rows, beta), selected)
     # With too few usable messages, some runs had nothing to pick.
     usable = (picks.weights > 0).any(axis=1).all() & jnp.isfinite(aggregate)
     info = base.AggregationInfo(
@@ -165,16 +164,6 @@ def bulyan(
     return layout.unravel(jnp.where(usable, aggregate, 0)), state, info
 
   return base.Aggregator(optax.init_empty_state, inspect, name='bulyan')
-
-
-def _rows_at(x: jax.Array, indices: jax.Array) -> sorting.Rows:
-  """The rows at `indices`, apart if so few that what is done to them fuses."""
-  n = len(indices)
-  if n > sorting.MAX_NETWORK:
-    return x[indices]
-  return [
-    lax.dynamic_index_in_dim(x, indices[i], keepdims=False) for i in range(n)
-  ]
 
 
 class _Picks(NamedTuple):

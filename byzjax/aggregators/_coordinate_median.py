@@ -50,22 +50,25 @@ def coordinate_median(*, middle: str = 'mean') -> base.Aggregator:
 
 def median(column: sorting.Rows, middle: str) -> jax.Array:
   """The median of every column."""
+  return sorting.between(*middles(column, middle), middle)
+
+
+def middles(column: sorting.Rows, middle: str) -> tuple[jax.Array, jax.Array]:
+  """The two middle values of every column, or the one that counts, twice."""
   n = len(column)
   if isinstance(column, jax.Array):
     low_row, high_row = selection.middles(column, jnp.ones(n, column.dtype))
-    return sorting.between(low_row, high_row, middle)
+    return low_row, low_row if middle == 'lower' else high_row
   low, high = sorting.middle_ranks(n, middle)
   # Two middles are in order as well: the same bits for any order of the rows.
   labels = tuple((i >= low) + (i >= high) + (i > high) for i in range(n))
   rows = sorting.sorted_rows(column, labels)
-  if low == high:
-    return rows[low]
-  return sorting.between(rows[low], rows[high], middle)
+  return rows[low], rows[high]
 
 
 def _weighted_median(column, weights, middle):
-  if len(column) > sorting.MAX_WEIGHTED_NETWORK:
-    low, high = selection.middles(sorting.stacked(column), weights)
+  if isinstance(column, jax.Array):
+    low, high = selection.middles(column, weights)
     return sorting.between(low, high, middle)
   return median_of_sorted(*sorting.sorted_with_weights(column, weights), middle)
 

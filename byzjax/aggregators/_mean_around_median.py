@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax._src import base, rules, selection, sorting
-from byzjax.aggregators import _trimmed_mean
+from byzjax.aggregators import _coordinate_median, _trimmed_mean
 
 
 def mean_around_median(
@@ -95,10 +95,9 @@ def phocas(*, num_byzantine: int) -> base.Aggregator:
   def mean_of_closest(column):
     n, f = len(column), num_byzantine
     base.check_majority('phocas', n, f)
-    if n > sorting.MAX_FULL_NETWORK:
-      x = sorting.stacked(column)
+    if isinstance(column, jax.Array):
       center = _trimmed_mean.middle_mean(column, f)
-      return selection.mean_around(x, n - f, center, center)
+      return selection.mean_around(column, n - f, center, center)
     rows = sorting.sorted_rows(column, _labels(n, n - f))
     center = sorting.mean_of(rows[f : n - f])
     return _mean_around(rows, n - f, center, center)
@@ -111,11 +110,9 @@ def around_median(
 ) -> jax.Array:
   """Per column, the mean of the `count` values closest to the median."""
   n = len(column)
-  if n > sorting.MAX_FULL_NETWORK:
-    x = sorting.stacked(column)
-    low_row, high_row = selection.middles(x, jnp.ones(n, x.dtype))
-    high_row = low_row if middle == 'lower' else high_row
-    return selection.mean_around(x, count, low_row, high_row)
+  if isinstance(column, jax.Array):
+    centers = _coordinate_median.middles(column, middle)
+    return selection.mean_around(column, count, *centers)
   low, high = sorting.middle_ranks(n, middle)
   rows = sorting.sorted_rows(column, _labels(n, count, low, high))
   return _mean_around(rows, count, rows[low], rows[high])

@@ -68,10 +68,9 @@ def _weighted_middle_mean(column, weights, f):
   # A rounding error of a length is no length, or it would let a value in whose
   # size is the attacker's choice.
   least = 4 * n * jnp.finfo(weights.dtype).eps * trimmed
-  if n > sorting.MAX_WEIGHTED_NETWORK:
-    x = sorting.stacked(column)
-    mean, total = selection.trimmed_mean(x, weights, trimmed, least)
-    median = sorting.between(*selection.middles(x, weights), 'mean')
+  if isinstance(column, jax.Array):
+    mean, total = selection.trimmed_mean(column, weights, trimmed, least)
+    median = sorting.between(*selection.middles(column, weights), 'mean')
     return jnp.where(total > 0, mean, median)
 
   rows, lengths = sorting.sorted_with_weights(column, weights)
