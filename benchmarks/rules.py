@@ -20,6 +20,8 @@ from absl import app, flags
 
 import byzjax
 from benchmarks import timing
+from byzjax._src import bits
+from byzjax.aggregators import _packed_vote
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer('num_workers', 20, 'n; f is n // 5.', 5)
@@ -34,6 +36,7 @@ GOALS = {
   'trimmed_mean': (1.2, 4.0, COORDINATE),
   'mean_around_median': (1.3, 5.0, COORDINATE),
   'majority_vote': (1.1, 2.0, COORDINATE),
+  'majority_vote, packed words': (0.1, 0.1, None),
   'centered_clipping, 1 step': (3.5, 5.0, GRAM),
   'centered_clipping, 3 steps': (6.0, 12.0, GRAM),
   'krum': (5.0, 10.0, GRAM),
@@ -45,6 +48,7 @@ GOALS = {
   'bulyan, f=5': (None, 15.0, None),
   'mixing + krum': (7.0, 14.0, GRAM),
 }
+GOALS_OF_GROUPS = {('detox vote, r=3', 15): 2.4}
 # More subsets than this are not for smallest_max_eigenvalue_averaging.
 MAX_SUBSETS = 200_000
 
@@ -96,6 +100,8 @@ def rules(n: int) -> dict[str, byzjax.Aggregator]:
     named[f'smallest_max_eigenvalue_averaging{suffix}'] = (
       byzjax.smallest_max_eigenvalue_averaging(num_byzantine=few)
     )
+  if n % 3 == 0:
+    named['detox vote, r=3'] = byzjax.detox(group_size=3, rule=byzjax.mean())
   return named
 
 
@@ -137,6 +143,10 @@ def main(argv):
     for name, rule in rules(n).items()
     if FLAGS.only in name
   }
+  packed = 'majority_vote, packed words'
+  if FLAGS.only in packed:
+    words = jax.jit(bits.pack)(x < 0)
+    programs[packed] = timing.compiled(_packed_vote.vote_words, words)
   baselines = {
     name: call for name, call in numpy_rules(host).items() if name in programs
   }
@@ -157,6 +167,7 @@ def main(argv):
   column = {20: 0, 50: 1, 128: 2}.get(n)
   for name, (_, compile_seconds, temporary) in programs.items():
     goal = GOALS.get(name, (None,) * 3)[column] if column is not None else None
+    goal = GOALS_OF_GROUPS.get((name, n), goal)
     line = (
       f'{name:34} {timing.ratio(seconds[name], seconds["F"]):6.1f}'
       f' {goal or "-":>6} {temporary / x.nbytes:7.1%} {compile_seconds:6.1f} s'

@@ -1,6 +1,7 @@
 """The folder of a run: config, metrics, checkpoints, and how to resume."""
 
 import csv
+import io
 import json
 import os
 import pathlib
@@ -9,17 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import orbax.checkpoint as ocp
-
-METRICS = (
-  'round',
-  'seed',
-  'loss',
-  'accuracy',
-  'balanced_accuracy',
-  'train_loss',
-  'aggregation_error',
-  'num_nonfinite',
-)
 
 
 def check_root(folder: pathlib.Path, *, resume: bool) -> None:
@@ -72,11 +62,24 @@ def open_folder(folder: pathlib.Path, config: dict[str, Any]) -> None:
     _write(path, json.dumps(config, indent=2) + '\n')
 
 
+def write_rows(path: pathlib.Path, rows: Sequence[dict]) -> None:
+  """All rows so far, with the columns of the first, in one atomic step."""
+  text = io.StringIO()
+  writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(rows)
+  _write(path, text.getvalue())
+
+
+def read_rows(path: pathlib.Path) -> list[dict]:
+  """The rows of a file that `write_rows` has written, as text."""
+  with path.open() as file:
+    return list(csv.DictReader(file))
+
+
 def write_metrics(folder: pathlib.Path, rows: Sequence[dict]) -> None:
   """All rows so far as `metrics.csv`, in one atomic step."""
-  lines = [','.join(METRICS)]
-  lines += [','.join(str(row[name]) for name in METRICS) for row in rows]
-  _write(folder / 'metrics.csv', '\n'.join(lines) + '\n')
+  write_rows(folder / 'metrics.csv', rows)
 
 
 def read_metrics(folder: pathlib.Path, up_to_round: int) -> list[dict]:
@@ -86,10 +89,7 @@ def read_metrics(folder: pathlib.Path, up_to_round: int) -> list[dict]:
     ValueError: if the file is missing or lacks rows of that round.
   """
   path = folder / 'metrics.csv'
-  rows = []
-  if path.exists():
-    with path.open() as file:
-      rows = list(csv.DictReader(file))
+  rows = read_rows(path) if path.exists() else []
   rows = [row for row in rows if int(row['round']) <= up_to_round]
   if not rows or int(rows[-1]['round']) != up_to_round:
     raise ValueError(

@@ -1,10 +1,14 @@
-"""The table and the picture at the end of a run."""
+"""Tables and pictures of results."""
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
+
+Rows = list[dict[str, Any]]
 
 matplotlib.use('agg')  # Files only: a server has no screen.
 
@@ -49,3 +53,77 @@ def picture(
   axes.legend(loc='best')
   figure.savefig(path, dpi=150)
   plt.close(figure)
+
+
+def final(rows: Rows, column: str = 'accuracy', tail: int = 3) -> np.ndarray:
+  """Per seed, the mean of a column over the last evaluations."""
+  seeds = sorted({row['seed'] for row in rows})
+  per_seed = [[r[column] for r in rows if r['seed'] == s] for s in seeds]
+  return np.array([np.mean(values[-tail:]) for values in per_seed])
+
+
+def select(rows: Rows, **labels: Any) -> Rows:
+  """The rows with these values."""
+  return [
+    row
+    for row in rows
+    if all(row[key] == value for key, value in labels.items())
+  ]
+
+
+def tuned(rows: Rows, name: str) -> Rows:
+  """The rows of the value of a grid that is best on the validation split."""
+  values = dict.fromkeys(row[name] for row in rows)
+  found = {value: select(rows, **{name: value}) for value in values}
+  best = max(
+    values, key=lambda v: final(found[v], 'validation_accuracy').mean()
+  )
+  return found[best]
+
+
+def pivot(cells: Mapping[tuple[str, str], np.ndarray], digits: int = 1) -> str:
+  """A table of mean and standard deviation over seeds, by (row, column)."""
+  rows, columns = _axes(cells)
+  width = max(map(len, rows))
+  lines = ['  '.join([' ' * width, *(f'{c:>12}' for c in columns)])]
+  for row in rows:
+    line = [f'{row:{width}}']
+    for column in columns:
+      cell = cells.get((row, column))
+      text = (
+        '-'
+        if cell is None
+        else f'{cell.mean():.{digits}f} ± {cell.std():.{digits}f}'
+      )
+      line.append(f'{text:>12}')
+    lines.append('  '.join(line))
+  return '\n'.join(lines)
+
+
+def heatmap(
+  cells: Mapping[tuple[str, str], np.ndarray], title: str, path: pathlib.Path
+) -> None:
+  """The means of a table from 0 to 100, as colours."""
+  rows, columns = _axes(cells)
+  size = (2 + 0.9 * len(columns), 1.2 + 0.4 * len(rows))
+  figure, axes = plt.subplots(figsize=size, layout='constrained')
+  nothing = np.array(np.nan)
+  means = np.array(
+    [[cells.get((r, c), nothing).mean() for c in columns] for r in rows]
+  )
+  image = axes.imshow(means, vmin=0, vmax=100, cmap='viridis', aspect='auto')
+  axes.set_xticks(range(len(columns)), columns, rotation=20)
+  axes.set_yticks(range(len(rows)), rows)
+  for (i, j), value in np.ndenumerate(means):
+    if not np.isnan(value):
+      color = 'black' if value > 60 else 'white'
+      axes.text(j, i, f'{value:.0f}', ha='center', va='center', color=color)
+  axes.set_title(title)
+  figure.colorbar(image, label='test accuracy (%)')
+  figure.savefig(path, dpi=120)
+  plt.close(figure)
+
+
+def _axes(cells):
+  rows = list(dict.fromkeys(row for row, _ in cells))
+  return rows, list(dict.fromkeys(column for _, column in cells))

@@ -69,14 +69,31 @@ SIGNATURES = {
     'mesh',
   ],
   'random_byzantine': ['num_workers', 'num_byzantine', 'key'],
+  'random_participation': ['num_workers', 'num_participants', 'key'],
+  'sign_codec': [],
+  'noisy_sign_codec': ['std'],
+  'scaled_sign_codec': [],
+  'sparsign_codec': ['budget'],
+  'qsgd_codec': ['norm'],
+  'terngrad_codec': ['clip'],
+  'top_k_codec': ['num_kept'],
+  'error_feedback': ['codec'],
+  'signum_majority_vote': [
+    'learning_rate',
+    'num_workers',
+    'momentum',
+    'weight_decay',
+  ],
+  'sparsign_local_steps': ['loss_fn', 'budget', 'learning_rate'],
   'worker_sharded': ['aggregator', 'axis_name', 'attack'],
   'sanitize': ['messages'],
 }
 # Rules and attacks name every hyper-parameter at the call.
 POSITIONAL = {
   'adaptive', 'adaptive_gradient', 'byz_sgdm', 'byz_sgdnm', 'cap_weights',
-  'label_flip', 'per_worker', 'random_byzantine', 'robust_round', 'sanitize',
-  'worker_momentum', 'worker_sharded',
+  'error_feedback', 'label_flip', 'per_worker', 'random_byzantine',
+  'random_participation', 'robust_round', 'sanitize', 'signum_majority_vote',
+  'sparsign_local_steps', 'worker_momentum', 'worker_sharded',
 }  # fmt: skip
 KEYWORD_ONLY = SIGNATURES.keys() - POSITIONAL
 DEFAULTS = {
@@ -90,8 +107,11 @@ DEFAULTS = {
   ('robust_round', 'mesh'): None,
 }
 FIELDS = {
-  'RoundState': 'step params workers attack aggregator optimizer',
+  'RoundState': (
+    'step params workers attack aggregator optimizer codec server_codec'
+  ),
   'RoundInfo': 'loss aggregation_error bits_up bits_down num_nonfinite',
+  'Codec': 'init encode decode bits_per_message constrain',
   'Round': 'init step',
   'PreAggregator': 'init apply',
   'Attack': 'init apply',

@@ -10,8 +10,14 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+
+from byzjax._src import checks
+
+check_count = checks.check_count
+check_majority = checks.check_majority
+check_range = checks.check_range
+check_worker_weights = checks.check_worker_weights
 
 ArrayTree: TypeAlias = Any  # a pytree of arrays
 Params: TypeAlias = ArrayTree
@@ -22,6 +28,8 @@ State: TypeAlias = ArrayTree
 Scalar: TypeAlias = float | jax.Array  # a real number, maybe traced
 AxisName = str | tuple[str, ...] | None
 ByzantineSchedule = Callable[[jax.Array], jax.Array]  # step -> bool[n]
+WeightSchedule = Callable[[jax.Array], jax.Array]  # step -> float[n]
+Payload: TypeAlias = Any  # a pytree of arrays: what goes over the wire
 
 
 class AggregationInfo(NamedTuple):
@@ -135,6 +143,8 @@ class Aggregator(optax.GradientTransformationExtraArgs):
     inspect: like `update`, with an `AggregationInfo` as third result.
     gram_rule: how the rule acts on a Gram matrix, or None; what lets
       `pre_aggregate` compose without touching the coordinates.
+    inspect_words: how it acts on packed signs, or None: `(words uint32[n, W],
+      *, is_byzantine, axis_name=None) -> (words uint32[W], AggregationInfo)`.
 
   Example:
     >>> import byzjax, jax.numpy as jnp
@@ -147,6 +157,7 @@ class Aggregator(optax.GradientTransformationExtraArgs):
   name: str
   inspect: InspectFn
   gram_rule: GramRule | None
+  inspect_words: Callable[..., tuple[jax.Array, AggregationInfo]] | None
 
   def __new__(
     cls,
@@ -154,6 +165,7 @@ class Aggregator(optax.GradientTransformationExtraArgs):
     inspect: InspectFn,
     gram_rule: GramRule | None = None,
     name: str = 'rule',
+    inspect_words: Callable | None = None,
   ) -> 'Aggregator':
     """Builds the transform from `init` and `inspect`."""
 
@@ -172,6 +184,7 @@ class Aggregator(optax.GradientTransformationExtraArgs):
     self.name = name
     self.inspect = inspect
     self.gram_rule = gram_rule
+    self.inspect_words = inspect_words
     return self
 
   def __call__(
@@ -240,6 +253,44 @@ class DataAttack(Protocol):
   ) -> Batch: ...
 
 
+class Codec(NamedTuple):
+  """How one vector goes over the wire, and what that costs.
+
+  Vectors are flat, `float[D]`: the d = `num_coordinates` true ones, and zeros
+  up to D, a multiple of 32. Leaves of a payload are scalars, or arrays whose
+  last axis is D (a number per coordinate) or D / 32 (a word per 32 coordinates
+  in a row). So a payload can be cut where coordinates are split over devices,
+  and `encode` can run on such a slice: with an `axis_name`, x is the local part
+  of the coordinates, what is summed over all of them is completed over the mesh
+  axes, and scalars of the payload are the same on all devices.
+
+  Attributes:
+    init: `params float[D] -> state`.
+    encode: `(x float[D], state, key, *, num_coordinates, axis_name=None) ->
+      (payload, state)`, for one vector; the key may be None for codecs that do
+      not draw.
+    decode: `payload -> float[D]`, element by element given the scalars, so it
+      takes a slice of a payload too. What padding decodes to means nothing.
+    bits_per_message: `(payload, num_coordinates) -> float32[]`, the exact
+      length of this very message (a whole one, not a slice).
+    constrain: `(x float[D], *, num_coordinates, axis_name=None) -> float[D]`,
+      the message nearest to x that decoding can give: what a Byzantine worker,
+      who need not encode anything, can really make the server see. What was
+      decoded stays what it is.
+    packs_signs: whether the payload is uint32[D / 32], a bit per coordinate
+      that is 1 for -1 and 0 for +1: a vote can be taken on it as it is.
+    name: as in `byzjax.sign_codec`.
+  """
+
+  init: Callable[[Params], State]
+  encode: Callable[..., tuple[Payload, State]]
+  decode: Callable[[Payload], jax.Array]
+  bits_per_message: Callable[[Payload, int], jax.Array]
+  constrain: Callable[..., jax.Array]
+  name: str = 'codec'
+  packs_signs: bool = False
+
+
 class RoundState(NamedTuple):
   """All that one round hands to the next."""
 
@@ -249,6 +300,8 @@ class RoundState(NamedTuple):
   attack: State
   aggregator: State
   optimizer: optax.OptState
+  codec: State = ()  # leaves [n, ...]: what the workers' codecs keep
+  server_codec: State = ()
 
 
 class RoundInfo(NamedTuple):
@@ -257,9 +310,11 @@ class RoundInfo(NamedTuple):
   Attributes:
     loss: float[], mean loss of the honest workers before the update.
     aggregation_error: float[], distance from the aggregate to the mean of the
-      honest messages that are finite.
-    bits_up: float[], bits that the workers sent to the server, all together.
-    bits_down: float[], bits that the server sent to the workers.
+      honest messages that are finite, both as the server has them decoded.
+    bits_up: float[], bits that the workers sent to the server, all together;
+      only of those that took part, and of an attacker what its honest message
+      would have taken.
+    bits_down: float[], bits that the server sent to those workers.
     num_nonfinite: int32[], the number of messages with a non-finite entry.
     is_byzantine: bool[n], who attacked in this round.
     masked: bool[n], which messages had a non-finite entry.
@@ -323,53 +378,3 @@ def num_workers(name: str, messages: Messages) -> int:
       f' one row, got the shapes {shapes}'
     )
   return lengths.pop()[0]
-
-
-def check_count(rule: str, name: str, value: Any, minimum: int = 0) -> None:
-  """Raises ValueError unless `value` is a Python int of at least `minimum`."""
-  if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-    raise ValueError(
-      f'{rule} needs {name} to be a Python int (it sets shapes) of at least'
-      f' {minimum}, got {value!r}'
-    )
-
-
-def check_range(
-  rule: str,
-  name: str,
-  value: Any,
-  minimum: float,
-  maximum: float = np.inf,
-  *,
-  exclusive: bool = False,
-) -> None:
-  """Raises ValueError if a concrete number is NaN or outside of a range."""
-  if isinstance(value, jax.core.Tracer):
-    return
-  number = np.asarray(value)
-  low = number > minimum if exclusive else number >= minimum
-  if not np.all(low & (number <= maximum)):
-    upper = '' if maximum == np.inf else f' and {name} <= {maximum}'
-    relation = '>' if exclusive else '>='
-    raise ValueError(
-      f'{rule} needs {name} {relation} {minimum}{upper}, got {value}'
-    )
-
-
-def check_worker_weights(rule: str, weights: Any, n: int) -> None:
-  """Raises ValueError unless the weights are float[n], and none is negative."""
-  shape = jnp.shape(weights)
-  if shape != (n,):
-    raise ValueError(
-      f'{rule} needs worker_weights to be float[{n}], one entry per message,'
-      f' got the shape {list(shape)}'
-    )
-  check_range(rule, 'worker_weights', weights, 0)
-
-
-def check_majority(rule: str, n: int, f: int) -> None:
-  """Raises ValueError unless honest workers are in the majority: `n > 2 f`."""
-  if n <= 2 * f:
-    raise ValueError(
-      f'{rule} needs num_workers > 2 * num_byzantine, got {n} and {f}'
-    )

@@ -7,6 +7,7 @@ live there. A tiled all-to-all leads from one to the other, and no device ever
 holds n x d.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -29,12 +30,15 @@ class WorkerShardedState(NamedTuple):
 
 
 def attacked(
-  aggregator: base.Aggregator, attack: base.Attack | None
+  aggregator: base.Aggregator,
+  attack: base.Attack | None,
+  codec: base.Codec | None = None,
 ) -> base.Aggregator:
   """The rule as the server meets it: after the attack, with full diagnostics.
 
   `inspect` takes an extra `is_byzantine` bool[n]; its info has the finite mask
-  and the distance to the honest mean for every rule.
+  and the distance to the honest mean for every rule. With a codec the messages
+  are decoded ones, and what attackers send is made such.
   """
 
   def init(params):
@@ -72,6 +76,12 @@ def attacked(
         aggregator_state=state.aggregator,
         num_coordinates=num_coordinates,
       )
+      if codec is not None:
+        x = messages if columns is None else jnp.where(columns, messages, 0)
+        constrain = functools.partial(
+          codec.constrain, num_coordinates=num_coordinates, axis_name=axis_name
+        )
+        messages = jnp.where(is_byzantine[:, None], jax.vmap(constrain)(x), x)
     if columns is not None:
       # Padding is nobody's coordinate: whatever was sent there is dropped.
       messages = jnp.where(columns, messages, 0)
@@ -84,6 +94,9 @@ def attacked(
       num_coordinates=num_coordinates,
       **extra,
     )
+    if columns is not None:
+      # A vote on nothing is +1.
+      aggregate = jnp.where(columns[0], aggregate, 0)
     if attack is not None and attack.observe is not None:
       attack_state = attack.observe(attack_state, aggregate)
     x, layout = flat.ravel_rows('round', messages)
@@ -91,7 +104,10 @@ def attacked(
     if is_byzantine is not None:
       honest = layout.ravel_rows(honest)
       finite = reductions.finite_rows(honest, axis_name=axis_name)
-      honest_mean = reductions.rows_mean(honest, ~is_byzantine & finite)
+      counted = ~is_byzantine & finite
+      if extra.get('worker_weights') is not None:
+        counted &= extra['worker_weights'] > 0  # who took part
+      honest_mean = reductions.rows_mean(honest, counted)
       error = reductions.distance(
         layout.ravel(aggregate), honest_mean, axis_name=axis_name
       )
@@ -106,6 +122,52 @@ def padded_size(size: int, num_shards: int) -> int:
   multiple = _COORDINATE_MULTIPLE * num_shards
   multiple *= -(-_LEAST_PADDING // multiple)
   return -(-size // multiple) * multiple
+
+
+def columns(
+  local_size: int, num_coordinates: int, axis_name: base.AxisName = None
+) -> jax.Array:
+  """Which of the coordinates here are no padding: bool[local_size]."""
+  first = 0 if axis_name is None else lax.axis_index(axis_name) * local_size
+  return first + jnp.arange(local_size) < num_coordinates
+
+
+def to_coordinates(
+  payload: base.Payload, axis_name: base.AxisName
+) -> base.Payload:
+  """From worker layout to coordinate layout: `[n/p, .., s] -> [n, .., s/p]`.
+
+  Leaves [n/p] of one number per worker become [n] everywhere. The identity if
+  nothing is split.
+  """
+  if axis_name is None:
+    return payload
+
+  def move(x):
+    if x.ndim == 1:
+      return lax.all_gather(x, axis_name, tiled=True, to='invarying')
+    return lax.all_to_all(
+      x, axis_name, split_axis=x.ndim - 1, concat_axis=0, tiled=True
+    )
+
+  return jax.tree.map(move, payload)
+
+
+def to_everyone(
+  payload: base.Payload, axis_name: base.AxisName
+) -> base.Payload:
+  """All coordinates of one vector: `[.., s/p] -> [.., s]`; scalars stay."""
+  if axis_name is None:
+    return payload
+
+  def gather(x):
+    if x.ndim == 0:
+      return x
+    return lax.all_gather(
+      x, axis_name, axis=x.ndim - 1, tiled=True, to='invarying'
+    )
+
+  return jax.tree.map(gather, payload)
 
 
 def worker_sharded(
@@ -166,28 +228,19 @@ def worker_sharded(
   def inspect(messages, state, params=None, *, axis_name=None, **extra: Any):
     del params, axis_name
     x, layout = flat.ravel_rows('worker_sharded', messages)
-    x, columns = to_coordinates(x)
+    size = padded_size(layout.size, lax.axis_size(axes))
+    x = jnp.pad(x, ((0, 0), (0, size - layout.size)))
+    x = to_coordinates(x, axes)
+    padded = size > layout.size
     aggregate, state, info = server.inspect(
       x,
       state,
       axis_name=axes,
-      columns=columns,
+      columns=columns(x.shape[1], layout.size, axes)[None] if padded else None,
       num_coordinates=layout.size,
       **extra,
     )
-    full = lax.all_gather(aggregate, axes, tiled=True, to='invarying')
-    return layout.unravel(full), state, info
+    return layout.unravel(to_everyone(aggregate, axes)), state, info
 
   axes = axis_name
-
-  def to_coordinates(x):
-    size = x.shape[1]
-    padding = padded_size(size, lax.axis_size(axes)) - size
-    x = jnp.pad(x, ((0, 0), (0, padding)))
-    x = lax.all_to_all(x, axes, split_axis=1, concat_axis=0, tiled=True)
-    if not padding:
-      return x, None
-    first = lax.axis_index(axes) * x.shape[1]
-    return x, first + jnp.arange(x.shape[1])[None] < size
-
   return base.Aggregator(init, inspect, name=aggregator.name)

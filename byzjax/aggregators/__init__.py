@@ -18,9 +18,12 @@ from byzjax.aggregators._comparative_gradient_elimination import (
 )
 from byzjax.aggregators._coordinate_median import coordinate_median
 from byzjax.aggregators._covariance_filter import covariance_filter
+from byzjax.aggregators._detox import detox
 from byzjax.aggregators._diagnose import diagnose
 from byzjax.aggregators._divide_and_conquer import divide_and_conquer
 from byzjax.aggregators._geometric_median import geometric_median
+from byzjax.aggregators._group_vote import group_vote
+from byzjax.aggregators._hierarchical import hierarchical
 from byzjax.aggregators._krum import krum, multi_krum
 from byzjax.aggregators._majority_vote import majority_vote
 from byzjax.aggregators._mean import mean
@@ -53,9 +56,12 @@ __all__ = [
   'comparative_gradient_elimination',
   'coordinate_median',
   'covariance_filter',
+  'detox',
   'diagnose',
   'divide_and_conquer',
   'geometric_median',
+  'group_vote',
+  'hierarchical',
   'krum',
   'majority_vote',
   'mean',

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from byzjax._src import base, flat, reductions, rules
+from byzjax.aggregators import _packed_vote
 
 
 def majority_vote(*, zeros: str = 'plus') -> base.Aggregator:
@@ -20,6 +21,10 @@ def majority_vote(*, zeros: str = 'plus') -> base.Aggregator:
   default, the aggregate is always +1 or -1, and a NaN votes +1 as well. With
   `zeros='abstain'` (three values, the `sign` of NumPy) a zero or a NaN does not
   vote and a tie gives 0.
+
+  In a `robust_round` with a codec of signs, no attack on messages and at most
+  128 workers, the vote of two values is taken on packed words, 32 coordinates
+  at a time.
 
   Args:
     zeros: 'plus' or 'abstain'.
@@ -75,7 +80,12 @@ def majority_vote(*, zeros: str = 'plus') -> base.Aggregator:
     aggregate = jax.tree.map(aggregate_leaf, messages)
     return aggregate, state, base.AggregationInfo()
 
-  return base.Aggregator(optax.init_empty_state, inspect, name='majority_vote')
+  return base.Aggregator(
+    optax.init_empty_state,
+    inspect,
+    name='majority_vote',
+    inspect_words=_packed_vote.inspect_words if zeros == 'plus' else None,
+  )
 
 
 def _sign(x: jax.Array, zeros: str) -> jax.Array:

@@ -7,11 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat, reductions
-
-# Coordinates drawn from one key. A shard of padded coordinates is a multiple of
-# it, so the draw does not depend on how the coordinates are split.
-_BLOCK = 32
+from byzjax._src import base, draws, flat, reductions
 
 
 class View(NamedTuple):
@@ -155,11 +151,7 @@ def _replace_rows(
 # Draws, which do not depend on the number of devices.
 
 
-def require_key(name: str, key: jax.Array | None) -> jax.Array:
-  """The key, or a ValueError if there is none."""
-  if key is None:
-    raise ValueError(f'{name} needs a key to draw its noise, got None')
-  return key
+require_key = draws.require_key
 
 
 def draw_row(
@@ -174,16 +166,8 @@ def draw_row(
   Block by block from (worker, global number of the block); d and the dtype are
   those of the rows of `like`.
   """
-  d = like.shape[-1]
-  num_blocks = -(-d // _BLOCK)
-  first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_blocks
   worker_key = jax.random.fold_in(key, worker)
-
-  def block(index):
-    block_key = jax.random.fold_in(worker_key, index)
-    return sampler(block_key, (_BLOCK,), like.dtype)
-
-  return jax.vmap(block)(first + jnp.arange(num_blocks)).reshape(-1)[:d]
+  return draws.draw(sampler, worker_key, like, axis_name)
 
 
 # Vectors of coordinates that may be split over devices.

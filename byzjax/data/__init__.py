@@ -1,5 +1,6 @@
 """Data sets, their division among workers, and batches on the device."""
 
+from byzjax.data._augment import random_crop_and_flip
 from byzjax.data._long_tail import long_tail
 from byzjax.data._partition import (
   Partition,
@@ -10,6 +11,7 @@ from byzjax.data._partition import (
   random_shards,
   restrict,
 )
+from byzjax.data._redundant_groups import redundant_groups
 from byzjax.data._sampling import sample_batch
 from byzjax.data._sources import Dataset, load
 
@@ -22,7 +24,9 @@ __all__ = [
   'label_sorted',
   'load',
   'long_tail',
+  'random_crop_and_flip',
   'random_shards',
+  'redundant_groups',
   'restrict',
   'sample_batch',
 ]

@@ -1,55 +1,19 @@
 """The synchronous robust round, as one pure function."""
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
-from jax.sharding import (
-  AbstractMesh,
-  AxisType,
-  Mesh,
-  NamedSharding,
-  PartitionSpec,
-)
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from byzjax._src import base, flat, layouts, reductions
+from byzjax.rounds import _arguments, _wire
+from byzjax.rounds._worker_gradients import (
+  LossFn,
+  ValueAndGrad,
+  worker_gradients,
+)
 from byzjax.transforms import per_worker
-
-LossFn = Callable[[base.Params, base.Batch], jax.Array]
-
-
-def random_byzantine(
-  num_workers: int, num_byzantine: int, key: jax.Array
-) -> base.ByzantineSchedule:
-  """Attackers that change: f workers drawn anew in every step.
-
-  Args:
-    num_workers: n, a Python int.
-    num_byzantine: f, a Python int with `0 <= f < n/2`.
-    key: of all the draws; step t uses `fold_in(key, t)`.
-
-  Returns:
-    A schedule, `step int32[] -> bool[n]`, for `robust_round(byzantine=...)`.
-
-  Raises:
-    ValueError: if `n <= 2f` or an argument is not an int.
-
-  Example:
-    >>> import byzjax, jax
-    >>> schedule = byzjax.random_byzantine(5, 2, jax.random.key(0))
-    >>> int(schedule(3).sum())
-    2
-  """
-  _check_byzantine(num_workers, num_byzantine)
-  mask = jnp.arange(num_workers) < num_byzantine
-  return lambda step: jax.random.permutation(
-    jax.random.fold_in(key, step), mask
-  )
 
 
 def robust_round(
@@ -62,7 +26,10 @@ def robust_round(
   attack: base.Attack | base.DataAttack | None = None,
   byzantine: int | jax.Array | base.ByzantineSchedule = 0,
   byzantine_chain: bool = True,
-  worker_weights: jax.Array | None = None,
+  worker_weights: jax.Array | base.WeightSchedule | None = None,
+  codec: base.Codec | None = None,
+  server_codec: base.Codec | None = None,
+  value_and_grad: ValueAndGrad | None = None,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -71,13 +38,17 @@ def robust_round(
 
   `g_i = grad loss(w, batch_i)`, `m_i = worker chain(g_i)`, the Byzantine rows
   of m are overwritten by the attack, `u = Agg(m_1, ..., m_n)`, `w <- w +
-  optimizer(u)`. `init` and `step` are pure: jit them, scan over them, vmap them
-  over seeds, donate the state.
+  optimizer(u)`. With codecs the server sees `decode(encode(m_i))`, with a
+  residual of worker i where the codec keeps one, and the workers move along the
+  decoded u. The attack acts on what the server decodes, and its rows are then
+  put into the form that the codec can carry. `init` and `step` are pure: jit
+  them, scan over them, vmap them over seeds, donate the state.
 
   With a mesh, workers are split over devices: each computes the gradients and
   keeps the momentum of its own `n / p` workers, and attack and rule run on its
-  own `d / p` coordinates (see `worker_sharded`). The results agree with those
-  of one device to rounding.
+  own `d / p` coordinates (see `worker_sharded`). What crosses devices is what
+  the codecs make: with `sign_codec` both ways 1/32 of the bytes of float32. The
+  results agree with those of one device to rounding.
 
   Args:
     loss_fn: `(params, batch_i) -> scalar`, differentiable in params; batch_i is
@@ -103,7 +74,19 @@ def robust_round(
       own=True)` sends. False sends raw gradients, as the official code of
       centered clipping does.
     worker_weights: float[n], what each worker counts relative to the others
-      (see `Aggregator` and `cap_weights`), or None if all count the same.
+      (see `Aggregator` and `cap_weights`), or a schedule of it, `step ->
+      float[n]`, such as `random_participation`; None if all count the same. A
+      worker of weight 0 does not take part in this round: it sends no bits, and
+      its momentum and its codec stay as they are. (Attackers see what it would
+      have sent.) Only rules with a weighted version take weights.
+    codec: how workers send their messages, such as `sign_codec()`, or None for
+      float32. Each worker draws from a key of its own.
+    server_codec: how the server sends the aggregate, such as `sign_codec()`
+      behind a vote or `error_feedback(scaled_sign_codec())`, or None. The rule
+      and an attack that learns remember the aggregate before it is encoded.
+    value_and_grad: `(params, batch_i, key_i) -> (loss, gradient)` of one
+      worker, such as `sparsign_local_steps(...)`; `loss_fn` is then not used.
+      None for `jax.value_and_grad(loss_fn)`.
     worker_map: how per-worker gradients are computed: 'vmap' (one batched
       program: fast, most memory), 'map' (one worker after another: least
       memory, and on CPUs the faster way for convolutions that are written as
@@ -139,41 +122,44 @@ def robust_round(
     True
   """
   base.check_count('robust_round', 'num_workers', num_workers, 1)
-  if not isinstance(aggregator, base.Aggregator):
-    raise ValueError(
-      'robust_round needs aggregator to be an Aggregator (put optax transforms'
-      f' behind it, in optimizer), got {type(aggregator).__name__}'
-    )
-  if attack is not None and not isinstance(attack, base.Attack):
-    if not callable(attack):
-      raise ValueError(
-        'robust_round needs attack to be an Attack, a data attack (batch,'
-        f' is_byzantine, key) -> batch, or None, got {attack!r}'
-      )
-  schedule = _schedule(num_workers, byzantine)
-  gradients = _worker_gradients(loss_fn, worker_map)
+  _arguments.check_slots(
+    aggregator, attack, {'codec': codec, 'server_codec': server_codec}
+  )
+  schedule = _arguments.byzantine_schedule(num_workers, byzantine)
+  weights_at = _arguments.weight_schedule(num_workers, worker_weights)
+  gradients = worker_gradients(loss_fn, value_and_grad, worker_map)
   optimizer = optax.with_extra_args_support(optimizer)
   worker = optax.identity() if worker is None else worker
   message_attack = attack if isinstance(attack, base.Attack) else None
   data_attack = None if isinstance(attack, base.Attack) else attack
-  num_shards = 1
+  num_shards, axes = 1, None
   if mesh is not None:
-    mesh, num_shards = _check_mesh(mesh, axis_name, num_workers)
-  server = layouts.attacked(aggregator, message_attack)
-  if mesh is not None:
-    server = layouts.worker_sharded(aggregator, axis_name, message_attack)
-  lifted = per_worker(worker, num_workers // num_shards)
-  if worker_weights is not None:
-    base.check_worker_weights('robust_round', worker_weights, num_workers)
-    worker_weights = jnp.asarray(worker_weights)
+    mesh, num_shards = _arguments.check_mesh(mesh, axis_name, num_workers)
+    axes = axis_name
+  num_local = num_workers // num_shards
+  server = layouts.attacked(aggregator, message_attack, codec)
+  lifted = per_worker(worker, num_local)
+  # Unpacking would take most of the server's time, and only an attack on
+  # messages needs it.
+  inspect_words = aggregator.inspect_words
+  if message_attack is not None or num_workers > reductions.MAX_UNROLLED:
+    inspect_words = None
+
+  def size_of(layout):
+    """D: coordinates are padded where they are cut or packed."""
+    if mesh is None and codec is None and server_codec is None:
+      return layout.size
+    return layouts.padded_size(layout.size, num_shards)
+
+  def init_server(vector):
+    sender = server_codec.init(vector) if server_codec else ()
+    return server.init(vector), sender
 
   def init(params, key=None):
     del key
     layout = flat.row_layout(params)
-    size = layouts.padded_size(layout.size, num_shards) if mesh else layout.size
-    state = layouts.attacked(aggregator, message_attack).init(
-      jnp.zeros(size, layout.dtype)
-    )
+    zeros = jnp.zeros(size_of(layout), layout.dtype)
+    server_state, sender = init_server(zeros)
     # A copy: the state may be donated, the caller's parameters may not. And of
     # a fixed dtype: a weak one would not survive the first step.
     params = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
@@ -181,9 +167,11 @@ def robust_round(
       step=jnp.zeros([], jnp.int32),
       params=params,
       workers=per_worker(worker, num_workers).init(layout.ravel(params)),
-      attack=state.attack,
-      aggregator=state.aggregator,
+      attack=server_state.attack,
+      aggregator=server_state.aggregator,
       optimizer=optimizer.init(params),
+      codec=_wire.init_rows(codec, zeros, num_workers),
+      server_codec=sender,
     )
     if mesh is None:
       return state
@@ -200,11 +188,11 @@ def robust_round(
     """Workers are split by row, and what the server keeps by coordinate."""
     rows, everywhere = PartitionSpec(axis_name), PartitionSpec()
     layout = flat.row_layout(state.params)
-    size = layouts.padded_size(layout.size, num_shards)
-    initial = layouts.attacked(aggregator, message_attack).init
     # A leaf has coordinates if it grows with their number.
     small, large = (
-      jax.eval_shape(initial, jax.ShapeDtypeStruct((k * size,), layout.dtype))
+      jax.eval_shape(
+        init_server, jax.ShapeDtypeStruct((k * size_of(layout),), layout.dtype)
+      )
       for k in (1, 2)
     )
 
@@ -212,58 +200,101 @@ def robust_round(
       axes = [axis_name if p != q else None for p, q in zip(a.shape, b.shape)]
       return PartitionSpec(*axes)
 
-    server_specs = jax.tree.map(by_coordinate, small, large)
+    server_specs, sender_specs = jax.tree.map(by_coordinate, small, large)
     specs = jax.tree.map(lambda _: everywhere, state)
     return specs._replace(
       workers=jax.tree.map(lambda _: rows, state.workers),
       attack=server_specs.attack,
       aggregator=server_specs.aggregator,
+      codec=jax.tree.map(lambda _: rows, state.codec),
+      server_codec=sender_specs,
+    )
+
+  def serve(payload, state, key, layout, is_byzantine, weights):
+    """What the server makes of the messages, on its local coordinates."""
+    server_state = layouts.WorkerShardedState(state.aggregator, state.attack)
+    payload = layouts.to_coordinates(payload, axes)
+    if inspect_words and codec and codec.packs_signs and weights is None:
+      vote, info = inspect_words(
+        payload, is_byzantine=is_byzantine, axis_name=axes
+      )
+      return codec.decode(vote).astype(layout.dtype), server_state, info
+    x = _wire.decode_rows(codec, payload, layout.dtype)
+    columns = None
+    if size_of(layout) > layout.size:
+      columns = layouts.columns(x.shape[1], layout.size, axes)[None]
+      x = x if codec is None else jnp.where(columns, x, 0)
+    return server.inspect(
+      x,
+      server_state,
+      key=key,
+      axis_name=axes,
+      is_byzantine=is_byzantine,
+      columns=columns,
+      num_coordinates=layout.size,
+      worker_weights=weights,
     )
 
   def local_step(state, batch, key):
     """A round, on all workers, or on this device's workers under shard_map."""
     layout = flat.row_layout(state.params)
     key = jax.random.fold_in(key, state.step)
-    data_key, server_key = jax.random.split(key)
-    is_byzantine = jnp.asarray(schedule(state.step))
-    if is_byzantine.shape != (num_workers,) or is_byzantine.dtype != bool:
-      raise ValueError(
-        f'robust_round needs byzantine(step) to be bool[{num_workers}], got'
-        f' {is_byzantine.dtype}{list(is_byzantine.shape)}'
-      )
-    mine, params = is_byzantine, state.params
+    data_key, server_key, gradient_key, codec_key, sender_key = (
+      jax.random.split(key, 5)
+    )
+    is_byzantine = _arguments.byzantine_of(schedule, state.step, num_workers)
+    weights = weights_at(state.step)
+    first, params = jnp.zeros([], jnp.int32), state.params
     if mesh is not None:
-      local = num_workers // num_shards
-      first = lax.axis_index(axis_name) * local
-      mine = lax.dynamic_slice_in_dim(is_byzantine, first, local)
+      first = lax.axis_index(axis_name) * num_local
       # Without this, gradients of replicated parameters are silently summed
       # over the devices.
       params = lax.pcast(params, axis_name, to='varying')
+
+    def of_mine(x):
+      return lax.dynamic_slice_in_dim(x, first, num_local)
+
+    def my_keys(key):
+      numbers = first + jnp.arange(num_local)
+      return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+    mine = of_mine(is_byzantine)
     if data_attack is not None:
       batch = data_attack(batch, mine, data_key)
-
-    losses, grads = gradients(params, batch)
+    losses, grads = gradients(params, batch, my_keys(gradient_key))
     grads = layout.ravel_rows(grads)
     messages, workers = lifted.update(
       grads, state.workers, layout.ravel(params)
     )
     if not byzantine_chain:
       messages = jnp.where(mine[:, None], grads, messages)
-    aggregate, server_state, info = server.inspect(
-      messages,
-      layouts.WorkerShardedState(state.aggregator, state.attack),
-      key=server_key,
-      is_byzantine=is_byzantine,
-      worker_weights=worker_weights,
+    payload, coders, bits = _wire.encode_rows(
+      codec, messages, state.codec, my_keys(codec_key), size_of(layout)
+    )
+    num_receivers: int | jax.Array = num_workers
+    if weights is not None:
+      takes_part = of_mine(weights > 0)
+      workers = _where_rows(takes_part, workers, state.workers)
+      coders = _where_rows(takes_part, coders, state.codec)
+      bits = jnp.where(takes_part, bits, 0)
+      num_receivers = jnp.sum(weights > 0)
+
+    aggregate, server_state, info = serve(
+      payload, state, server_key, layout, is_byzantine, weights
+    )
+    aggregate, sender, bits_down = _wire.broadcast(
+      server_codec,
+      aggregate,
+      state.server_codec,
+      sender_key,
+      num_coordinates=layout.size,
+      axis_name=axes,
     )
     updates, optimizer_state = optimizer.update(
       layout.unravel(aggregate), state.optimizer, state.params
     )
     loss = jnp.sum(jnp.where(mine, 0, losses))
-    if mesh is not None:
-      loss = reductions.psum(loss, axis_name)
     assert info.mask is not None and info.error is not None
-    bits = jnp.asarray(32.0 * layout.size * num_workers)
     new_state = base.RoundState(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
@@ -271,12 +302,14 @@ def robust_round(
       attack=server_state.attack,
       aggregator=server_state.aggregator,
       optimizer=optimizer_state,
+      codec=coders,
+      server_codec=sender,
     )
     return new_state, base.RoundInfo(
-      loss=loss / jnp.sum(~is_byzantine),
+      loss=reductions.psum(loss, axes) / jnp.sum(~is_byzantine),
       aggregation_error=info.error,
-      bits_up=bits,
-      bits_down=bits,
+      bits_up=reductions.psum(jnp.sum(bits), axes),
+      bits_down=bits_down * num_receivers,
       num_nonfinite=jnp.sum(~info.mask, dtype=jnp.int32),
       is_byzantine=is_byzantine,
       masked=~info.mask,
@@ -307,75 +340,12 @@ def robust_round(
   return base.Round(init, step)
 
 
-def _check_byzantine(num_workers: int, num_byzantine: Any) -> None:
-  base.check_count('byzantine', 'num_workers', num_workers, 1)
-  base.check_count('byzantine', 'num_byzantine', num_byzantine)
-  base.check_majority('byzantine', num_workers, num_byzantine)
+def _where_rows(
+  mask: jax.Array, new: base.State, old: base.State
+) -> base.State:
+  """The rows of the leaves `[n, ...]` from one state or the other."""
 
+  def rows(x, y):
+    return jnp.where(mask.reshape((-1,) + (1,) * (x.ndim - 1)), x, y)
 
-def _schedule(num_workers: int, byzantine: Any) -> base.ByzantineSchedule:
-  if callable(byzantine):
-    return byzantine
-  if isinstance(byzantine, int) and not isinstance(byzantine, bool):
-    _check_byzantine(num_workers, byzantine)
-    first = jnp.arange(num_workers) < byzantine
-    return lambda step: first
-  traced = isinstance(byzantine, jax.core.Tracer)
-  mask = byzantine if traced else np.asarray(byzantine)
-  if mask.shape != (num_workers,) or mask.dtype != jnp.bool_:
-    raise ValueError(
-      'robust_round needs byzantine to be an int, a schedule or'
-      f' bool[{num_workers}], got {mask.dtype}{list(mask.shape)}'
-    )
-  if not traced:
-    base.check_majority('byzantine', num_workers, int(mask.sum()))
-  return lambda step: jnp.asarray(mask)
-
-
-def _worker_gradients(loss_fn: LossFn, worker_map: str | int):
-  """`(params, batch [n, ...]) -> (losses [n], gradients [n, ...])`."""
-  value_and_grad = jax.value_and_grad(loss_fn)
-  if worker_map == 'vmap':
-    return jax.vmap(value_and_grad, in_axes=(None, 0))
-  if worker_map == 'map':
-    batch_size = None
-  elif type(worker_map) is int and worker_map > 0:
-    batch_size = worker_map
-  else:
-    raise ValueError(
-      "robust_round needs worker_map to be 'vmap', 'map' or a positive int, got"
-      f' {worker_map!r}'
-    )
-
-  def mapped(params, batch):
-    one = functools.partial(value_and_grad, params)
-    return lax.map(one, batch, batch_size=batch_size)
-
-  return mapped
-
-
-def _check_mesh(
-  mesh: Mesh | AbstractMesh, axis_name, num_workers: int
-) -> tuple[Mesh | AbstractMesh, int]:
-  """The mesh with automatic axes, and the number of shards of workers."""
-  names = (axis_name,) if isinstance(axis_name, str) else axis_name
-  unknown = [name for name in names if name not in mesh.axis_names]
-  if unknown:
-    raise ValueError(
-      f'robust_round needs axis_name to be among the axes {mesh.axis_names} of'
-      f' the mesh, got {axis_name!r}'
-    )
-  num_shards = 1
-  for name in names:
-    num_shards *= mesh.shape[name]
-  if num_workers % num_shards:
-    raise ValueError(
-      'robust_round needs num_workers to be a multiple of the'
-      f' {num_shards} devices of mesh axis {axis_name!r}, got {num_workers}'
-    )
-  auto = (AxisType.Auto,) * len(mesh.axis_names)
-  if isinstance(mesh, AbstractMesh):
-    return AbstractMesh(
-      mesh.axis_sizes, mesh.axis_names, axis_types=auto
-    ), num_shards
-  return Mesh(mesh.devices, mesh.axis_names, axis_types=auto), num_shards
+  return jax.tree.map(rows, new, old)

@@ -5,6 +5,7 @@ from byzjax.transforms._normalize_by_global_norm import (
   normalize_by_global_norm,
 )
 from byzjax.transforms._per_worker import per_worker
+from byzjax.transforms._signum_majority_vote import signum_majority_vote
 from byzjax.transforms._worker_momentum import (
   WorkerMomentumState,
   worker_momentum,
@@ -16,5 +17,6 @@ __all__ = [
   'byz_sgdnm',
   'normalize_by_global_norm',
   'per_worker',
+  'signum_majority_vote',
   'worker_momentum',
 ]

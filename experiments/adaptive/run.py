@@ -18,18 +18,14 @@ import time
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import optax
 import tqdm
 from absl import app, flags
-from matplotlib import pyplot as plt
 
 import byzjax
 from byzjax import data, models
-from experiments import specs
-
-matplotlib.use('agg')  # Files only: a server has no screen.
+from experiments import report, specs
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('dataset', 'digits', 'digits, or a set in --data_dir.')
@@ -144,30 +140,6 @@ def table(results: dict[str, dict[str, np.ndarray]]) -> str:
   return '\n'.join(lines)
 
 
-def picture(results, path: pathlib.Path) -> None:
-  means = np.array(
-    [
-      [row[name].mean() if name in row else np.nan for name in ATTACKS]
-      for row in results.values()
-    ]
-  )
-  figure, axes = plt.subplots(figsize=(8, 5), layout='constrained')
-  image = axes.imshow(means, vmin=0, vmax=100, cmap='viridis', aspect='auto')
-  axes.set_xticks(range(len(ATTACKS)), ATTACKS, rotation=20)
-  axes.set_yticks(range(len(results)), list(results))
-  for i, row in enumerate(means):
-    for j, value in enumerate(row):
-      if np.isnan(value):
-        continue
-      color = 'black' if value > 60 else 'white'
-      axes.text(j, i, f'{value:.0f}', ha='center', va='center', color=color)
-  axes.set_title(
-    f'{FLAGS.dataset}, {FLAGS.num_byzantine} of {FLAGS.num_workers} Byzantine'
-  )
-  figure.colorbar(image, label='test accuracy (%)')
-  figure.savefig(path, dpi=120)
-
-
 def beaten(results: dict[str, dict[str, np.ndarray]]) -> list[str]:
   """The rules on which a search does more harm than both fixed attacks."""
   return [
@@ -199,7 +171,15 @@ def main(argv):
         for name, cell in row.items():
           for seed, accuracy in enumerate(cell):
             writer.writerow([done, name, seed, f'{accuracy:.2f}'])
-  picture(results, folder / 'table.png')
+  report.heatmap(
+    {
+      (rule, name): cell
+      for rule, row in results.items()
+      for name, cell in row.items()
+    },
+    f'{FLAGS.dataset}, {FLAGS.num_byzantine} of {FLAGS.num_workers} Byzantine',
+    folder / 'table.png',
+  )
   print(
     f'{FLAGS.dataset}: test accuracy (%) after {FLAGS.rounds} rounds,'
     f' {FLAGS.num_byzantine} of {FLAGS.num_workers} Byzantine, momentum'

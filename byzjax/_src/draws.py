@@ -1,0 +1,40 @@
+"""Random vectors that do not depend on how coordinates are split."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base
+
+# Coordinates drawn from one key. A shard of padded coordinates is a multiple of
+# it, so the draw does not depend on how the coordinates are split.
+_BLOCK = 32
+
+
+def draw(
+  sampler: Callable[..., jax.Array],
+  key: jax.Array,
+  like: jax.Array,
+  axis_name: base.AxisName = None,
+) -> jax.Array:
+  """A draw [d] of `sampler(key, shape, dtype)`, d and dtype as of `like`.
+
+  Block by block from the global number of the block.
+  """
+  d = like.shape[-1]
+  num_blocks = -(-d // _BLOCK)
+  first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_blocks
+
+  def block(index):
+    block_key = jax.random.fold_in(key, index)
+    return sampler(block_key, (_BLOCK,), like.dtype)
+
+  return jax.vmap(block)(first + jnp.arange(num_blocks)).reshape(-1)[:d]
+
+
+def require_key(name: str, key: jax.Array | None) -> jax.Array:
+  """The key, or a ValueError if there is none."""
+  if key is None:
+    raise ValueError(f'{name} needs a key to draw its noise, got None')
+  return key

@@ -1,0 +1,152 @@
+"""Ternary codecs that send a magnitude: QSGD with one level, and TernGrad."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from byzjax._src import base, bits, draws, reductions
+from byzjax.compression import _sparsign
+
+
+class ScaledTernary(NamedTuple):
+  """Entries -1, 0, 1 and one number: the payload of `qsgd_codec`."""
+
+  planes: jax.Array  # uint32[2, D / 32]
+  scale: jax.Array  # float[]
+
+
+def qsgd_codec(*, norm: str = 'l2') -> base.Codec:
+  """Unbiased random rounding to one level: QSGD with s = 1.
+
+  `C(x)[j] = |x| sign(x[j])` with probability `|x[j]| / |x|`, else 0, where |x|
+  is the l2 norm, as in the paper, or the largest entry; `E C(x) = x`. With the
+  l2 norm about sqrt(d) entries of d are sent, each as large as the whole
+  vector. The paper codes positions in Elias code; here they are in Golomb-Rice
+  code, as in `sparsign_codec`.
+
+  Args:
+    norm: 'l2' or 'linf'.
+
+  Returns:
+    A `Codec` without state that needs a key: float[D] to uint32[2, D / 32] and
+    one number, which costs 32 bits (64 for float64).
+
+  Raises:
+    ValueError: if `norm` is neither; at trace time, if no key is given.
+
+  References:
+    Alistarh, Grubic, Li, Tomioka, Vojnovic, 2017, arXiv:1610.02132.
+
+  Example:
+    >>> import byzjax, jax, jax.numpy as jnp
+    >>> codec = byzjax.qsgd_codec(norm='linf')
+    >>> x = jnp.array([-3., 0., 3.] + 29 * [0.])
+    >>> payload, _ = codec.encode(x, (), jax.random.key(0), num_coordinates=3)
+    >>> print(codec.decode(payload)[:3])
+    [-3.  0.  3.]
+  """
+  if norm not in ('l2', 'linf'):
+    raise ValueError(
+      f"qsgd_codec needs norm to be 'l2' or 'linf', got {norm!r}"
+    )
+
+  def scale_of(x, axis_name):
+    if norm == 'linf':
+      return _largest(x, axis_name)
+    squares = reductions.squared_norms(x[None], axis_name=axis_name)
+    return reductions.sqrt(squares[0])
+
+  def prepare(x, num_coordinates, axis_name):
+    del num_coordinates, axis_name
+    return x
+
+  return _scaled_ternary('qsgd_codec', prepare, scale_of)
+
+
+def terngrad_codec(*, clip: base.Scalar | None = None) -> base.Codec:
+  """Unbiased random rounding to the largest entry: TernGrad.
+
+  `C(x)[j] = s sign(x[j])` with probability `|x[j]| / s`, else 0, where `s =
+  max |x|`; `E C(x) = x`. Without clipping this is `qsgd_codec(norm='linf')`.
+  The paper clips first, at 2.5 standard deviations of the entries, and
+  quantizes layer by layer; here the message is one vector.
+
+  Args:
+    clip: cut entries at so many standard deviations (of all entries, about
+      their mean), > 0, or None; may be traced.
+
+  Returns:
+    A `Codec` without state that needs a key: float[D] to uint32[2, D / 32] and
+    one number, which costs 32 bits (64 for float64).
+
+  Raises:
+    ValueError: if `clip` is not positive; at trace time, if no key is given.
+
+  References:
+    Wen, Xu, Yan, Wu, Wang, Chen, Li, 2017, arXiv:1705.07878.
+
+  Example:
+    >>> import byzjax, jax, jax.numpy as jnp
+    >>> codec = byzjax.terngrad_codec()
+    >>> x = jnp.array([-3., 0., 3.] + 29 * [0.])
+    >>> payload, _ = codec.encode(x, (), jax.random.key(0), num_coordinates=3)
+    >>> print(codec.decode(payload)[:3])
+    [-3.  0.  3.]
+  """
+  if clip is not None:
+    base.check_range('terngrad_codec', 'clip', clip, 0, exclusive=True)
+
+  def prepare(x, num_coordinates, axis_name):
+    if clip is None:
+      return x
+    # Padding is zero, and so in neither sum.
+    total = reductions.psum(jnp.sum(x), axis_name)
+    squares = reductions.squared_norms(x[None], axis_name=axis_name)[0]
+    mean = total / num_coordinates
+    limit = clip * reductions.sqrt(squares / num_coordinates - mean**2)
+    return jnp.clip(x, -limit, limit)
+
+  return _scaled_ternary('terngrad_codec', prepare, _largest)
+
+
+def _largest(x: jax.Array, axis_name: base.AxisName) -> jax.Array:
+  largest = jnp.max(jnp.abs(x))
+  return largest if axis_name is None else lax.pmax(largest, axis_name)
+
+
+def _scaled_ternary(name, prepare, scale_of) -> base.Codec:
+  """`s sign(x)` with probability `|x| / s`, else 0; `s(x) >= max |x|`."""
+
+  def encode(x, state, key=None, *, num_coordinates, axis_name=None):
+    key = draws.require_key(name, key)
+    x = prepare(x, num_coordinates, axis_name)
+    scale = scale_of(x, axis_name)
+    budget = 1 / jnp.where(scale > 0, scale, 1)
+    ternary = _sparsign.sparsign(x, budget, key, axis_name)
+    return ScaledTernary(bits.pack_ternary(ternary), scale), state
+
+  def decode(payload):
+    ternary = bits.unpack_ternary(payload.planes)
+    return jnp.where(ternary == 0, 0, payload.scale * ternary)
+
+  def bits_per_message(payload, num_coordinates):
+    scale_bits = 8 * payload.scale.dtype.itemsize
+    return scale_bits + bits.ternary_bits(payload.planes, num_coordinates)
+
+  def constrain(x, *, num_coordinates, axis_name=None):
+    # Ternary weights of Li, Zhang, Liu, 2016, arXiv:1605.04711: nearly the
+    # nearest, without a sort.
+    size = jnp.abs(x)
+    mean = reductions.psum(jnp.sum(size), axis_name) / num_coordinates
+    kept = size > 0.7 * mean
+    count = reductions.psum(jnp.sum(kept), axis_name)
+    total = reductions.psum(jnp.sum(jnp.where(kept, size, 0)), axis_name)
+    scale = total / jnp.maximum(count, 1)
+    return jnp.where(kept, scale * jnp.sign(x), 0)
+
+  return base.Codec(
+    optax.init_empty_state, encode, decode, bits_per_message, constrain, name
+  )

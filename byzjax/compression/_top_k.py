@@ -1,0 +1,74 @@
+"""The largest coordinates, as they are."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from byzjax._src import base
+
+
+def top_k_codec(*, num_kept: int) -> base.Codec:
+  """The k coordinates of largest size, as they are, and zeros.
+
+  `C(x)[j] = x[j]` for the k largest `|x[j]|` (ties to the lowest index), else
+  0. Biased: use it inside `error_feedback`. NaN counts as larger than all, so
+  that it reaches the server, who masks the message.
+
+  In a program the payload is D numbers, most of them zero, since it must be cut
+  where coordinates are split; `bits_per_message` counts k values and k indices.
+
+  Args:
+    num_kept: k >= 1, a Python int; all coordinates if it is more than d.
+
+  Returns:
+    A `Codec` without state or draws: float[D] to float[D]; a message takes `k
+    (32 + ceil(log2(d)))` bits (64 for float64).
+
+  Raises:
+    ValueError: if k is not a positive int.
+
+  References:
+    Stich, Cordonnier, Jaggi, 2018, arXiv:1809.07599.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> codec = byzjax.top_k_codec(num_kept=1)
+    >>> x = jnp.array([-1., 0., -7.] + 29 * [0.])
+    >>> payload, _ = codec.encode(x, codec.init(x), None, num_coordinates=3)
+    >>> print(codec.decode(payload)[:3])
+    [ 0.  0. -7.]
+  """
+  base.check_count('top_k_codec', 'num_kept', num_kept, 1)
+
+  def constrain(x, *, num_coordinates, axis_name=None):
+    size = jnp.abs(x)
+    size = jnp.where(jnp.isnan(size), jnp.inf, size)
+    if axis_name is not None:
+      size = lax.all_gather(size, axis_name, tiled=True)
+    _, indices = lax.top_k(size, min(num_kept, num_coordinates))
+    kept = jnp.zeros(size.shape, bool).at[indices].set(True)
+    if axis_name is not None:
+      first = lax.axis_index(axis_name) * x.size
+      kept = lax.dynamic_slice_in_dim(kept, first, x.size)
+    return jnp.where(kept, x, 0)
+
+  def encode(x, state, key=None, *, num_coordinates, axis_name=None):
+    del key
+    kept = constrain(x, num_coordinates=num_coordinates, axis_name=axis_name)
+    return kept, state
+
+  def bits_per_message(payload: jax.Array, num_coordinates: int) -> jax.Array:
+    index_bits = (num_coordinates - 1).bit_length()
+    value_bits = 8 * payload.dtype.itemsize
+    count = min(num_kept, num_coordinates)
+    return jnp.asarray(count * (value_bits + index_bits), jnp.float32)
+
+  return base.Codec(
+    optax.init_empty_state,
+    encode,
+    lambda payload: payload,
+    bits_per_message,
+    constrain,
+    'top_k_codec',
+  )

@@ -1,0 +1,38 @@
+"""The same batch for every worker of a group."""
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base, groups
+
+
+def redundant_groups(batch: base.Batch, group_size: int) -> base.Batch:
+  """Gives the batch of every group to each of its r workers.
+
+  Workers `j r, ..., j r + r - 1` get slice j. Whatever else the gradients
+  depend on must be the same too: let keys be leaves of the batch. Equal inputs
+  then have gradients of equal bits in `robust_round`; `group_vote` says where.
+
+  Args:
+    batch: leaves `[n/r, ...]`, one slice per group.
+    group_size: r >= 1, an odd Python int.
+
+  Returns:
+    The batch of all workers: leaves `[n, ...]`.
+
+  Raises:
+    ValueError: if r is not an odd int of at least 1, or the leaves do not share
+      their leading axis.
+
+  References:
+    Rajput, Wang, Charles, Papailiopoulos, 2019, arXiv:1907.12205.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from byzjax import data
+    >>> data.redundant_groups(jnp.array([5, 7]), 3)
+    Array([5, 5, 5, 7, 7, 7], dtype=int32)
+  """
+  groups.check_group_size('redundant_groups', group_size)
+  base.num_workers('redundant_groups: batch', batch)
+  return jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), batch)

@@ -1,0 +1,119 @@
+"""What `robust_round` checks, and the forms its arguments may take."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from byzjax._src import base
+
+
+def check_slots(aggregator: Any, attack: Any, codecs: dict[str, Any]) -> None:
+  """Raises ValueError for a slot that holds what does not belong there."""
+  if not isinstance(aggregator, base.Aggregator):
+    raise ValueError(
+      'robust_round needs aggregator to be an Aggregator (put optax transforms'
+      f' behind it, in optimizer), got {type(aggregator).__name__}'
+    )
+  if attack is not None and not callable(attack):
+    if not isinstance(attack, base.Attack):
+      raise ValueError(
+        'robust_round needs attack to be an Attack, a data attack (batch,'
+        f' is_byzantine, key) -> batch, or None, got {attack!r}'
+      )
+  for name, codec in codecs.items():
+    if codec is not None and not isinstance(codec, base.Codec):
+      raise ValueError(
+        f'robust_round needs {name} to be a Codec or None, got {codec!r}'
+      )
+
+
+def check_byzantine(num_workers: int, num_byzantine: Any) -> None:
+  """Raises ValueError unless both are ints and less than half are Byzantine."""
+  base.check_count('byzantine', 'num_workers', num_workers, 1)
+  base.check_count('byzantine', 'num_byzantine', num_byzantine)
+  base.check_majority('byzantine', num_workers, num_byzantine)
+
+
+def byzantine_schedule(
+  num_workers: int, byzantine: Any
+) -> base.ByzantineSchedule:
+  """Who attacks, in any of its forms, as a schedule."""
+  if callable(byzantine):
+    return byzantine
+  if isinstance(byzantine, int) and not isinstance(byzantine, bool):
+    check_byzantine(num_workers, byzantine)
+    first = jnp.arange(num_workers) < byzantine
+    return lambda step: first
+  traced = isinstance(byzantine, jax.core.Tracer)
+  mask = byzantine if traced else np.asarray(byzantine)
+  if mask.shape != (num_workers,) or mask.dtype != jnp.bool_:
+    raise ValueError(
+      'robust_round needs byzantine to be an int, a schedule or'
+      f' bool[{num_workers}], got {mask.dtype}{list(mask.shape)}'
+    )
+  if not traced:
+    base.check_majority('byzantine', num_workers, int(mask.sum()))
+  return lambda step: jnp.asarray(mask)
+
+
+def byzantine_of(
+  schedule: base.ByzantineSchedule, step: jax.Array, num_workers: int
+) -> jax.Array:
+  """Who attacks in this step: bool[n], or a ValueError at trace time."""
+  mask = jnp.asarray(schedule(step))
+  if mask.shape != (num_workers,) or mask.dtype != bool:
+    raise ValueError(
+      f'robust_round needs byzantine(step) to be bool[{num_workers}], got'
+      f' {mask.dtype}{list(mask.shape)}'
+    )
+  return mask
+
+
+def weight_schedule(
+  num_workers: int, worker_weights: Any
+) -> Callable[[jax.Array], jax.Array | None]:
+  """What workers count, in any of its forms, as a schedule; None stays None."""
+  if worker_weights is None:
+    return lambda step: None
+  if callable(worker_weights):
+
+    def checked(step):
+      weights = worker_weights(step)
+      base.check_worker_weights('robust_round', weights, num_workers)
+      return jnp.asarray(weights)
+
+    return checked
+  base.check_worker_weights('robust_round', worker_weights, num_workers)
+  weights = jnp.asarray(worker_weights)
+  return lambda step: weights
+
+
+def check_mesh(
+  mesh: Mesh | AbstractMesh, axis_name, num_workers: int
+) -> tuple[Mesh | AbstractMesh, int]:
+  """The mesh with automatic axes, and the number of shards of workers."""
+  names = (axis_name,) if isinstance(axis_name, str) else axis_name
+  unknown = [name for name in names if name not in mesh.axis_names]
+  if unknown:
+    raise ValueError(
+      f'robust_round needs axis_name to be among the axes {mesh.axis_names} of'
+      f' the mesh, got {axis_name!r}'
+    )
+  num_shards = 1
+  for name in names:
+    num_shards *= mesh.shape[name]
+  if num_workers % num_shards:
+    raise ValueError(
+      'robust_round needs num_workers to be a multiple of the'
+      f' {num_shards} devices of mesh axis {axis_name!r}, got {num_workers}'
+    )
+  auto = (AxisType.Auto,) * len(mesh.axis_names)
+  if isinstance(mesh, AbstractMesh):
+    return AbstractMesh(
+      mesh.axis_sizes, mesh.axis_names, axis_types=auto
+    ), num_shards
+  return Mesh(mesh.devices, mesh.axis_names, axis_types=auto), num_shards

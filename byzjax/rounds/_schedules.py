@@ -1,0 +1,78 @@
+"""Who attacks and who takes part, step by step."""
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base
+from byzjax.rounds import _arguments
+
+
+def random_byzantine(
+  num_workers: int, num_byzantine: int, key: jax.Array
+) -> base.ByzantineSchedule:
+  """Attackers that change: f workers drawn anew in every step.
+
+  Args:
+    num_workers: n, a Python int.
+    num_byzantine: f, a Python int with `0 <= f < n/2`.
+    key: of all the draws; step t uses `fold_in(key, t)`.
+
+  Returns:
+    A schedule, `step int32[] -> bool[n]`, for `robust_round(byzantine=...)`.
+
+  Raises:
+    ValueError: if `n <= 2f` or an argument is not an int.
+
+  Example:
+    >>> import byzjax, jax
+    >>> schedule = byzjax.random_byzantine(5, 2, jax.random.key(0))
+    >>> int(schedule(3).sum())
+    2
+  """
+  _arguments.check_byzantine(num_workers, num_byzantine)
+  mask = jnp.arange(num_workers) < num_byzantine
+  return lambda step: jax.random.permutation(
+    jax.random.fold_in(key, step), mask
+  )
+
+
+def random_participation(
+  num_workers: int, num_participants: int, key: jax.Array
+) -> base.WeightSchedule:
+  """Partial participation: m workers drawn anew in every step.
+
+  Drawn uniformly without replacement, and not together with the attackers of
+  `random_byzantine`, even if the key is the same.
+
+  Args:
+    num_workers: n, a Python int.
+    num_participants: m, a Python int with `1 <= m <= n`.
+    key: of all the draws.
+
+  Returns:
+    A schedule, `step int32[] -> float[n]`, for
+    `robust_round(worker_weights=...)`: 1 for who takes part, 0 for the others.
+
+  Raises:
+    ValueError: if an argument is not an int in its range.
+
+  Example:
+    >>> import byzjax, jax
+    >>> schedule = byzjax.random_participation(5, 2, jax.random.key(0))
+    >>> int(schedule(3).sum())
+    2
+  """
+  name = 'random_participation'
+  base.check_count(name, 'num_workers', num_workers, 1)
+  base.check_count(name, 'num_participants', num_participants, 1)
+  if num_participants > num_workers:
+    raise ValueError(
+      f'{name} needs num_participants <= num_workers, got {num_participants}'
+      f' and {num_workers}'
+    )
+  weights = (jnp.arange(num_workers) < num_participants).astype(jnp.float32)
+  # Another stream of draws than that of random_byzantine.
+  key = jax.random.split(key)[1]
+  return lambda step: jax.random.permutation(
+    jax.random.fold_in(key, step), weights
+  )

@@ -1,0 +1,61 @@
+"""Signum with majority vote: the named optimizer for stacked gradients."""
+
+import optax
+
+from byzjax._src import base
+from byzjax.aggregators import majority_vote
+from byzjax.transforms._per_worker import per_worker
+
+
+def signum_majority_vote(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  num_workers: int,
+  momentum: base.Scalar = 0.9,
+  weight_decay: base.Scalar = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+  """Every coordinate moves by eta, where most workers' momenta point.
+
+  `v_t^i = beta v_{t-1}^i + (1 - beta) g_t^i` (`v_0 = 0`; only its sign counts,
+  so nothing corrects for that), `V = sign(sum_i sign(v_t^i))`, `w_{t+1} = w_t -
+  eta_t (V + lambda w_t)`. The sign of zero is +1, that of a tie too. With beta
+  = 0 this is signSGD.
+
+  The weight decay is decoupled, as in the paper and its deployed code; their
+  variant without compression adds it to the gradients.
+
+  Args:
+    learning_rate: eta > 0, or a schedule of it: by 100 to 1000 smaller than
+      that of SGD.
+    num_workers: n, a Python int.
+    momentum: beta in [0, 1).
+    weight_decay: lambda >= 0; it needs params in `update`.
+
+  Returns:
+    An optax optimizer that takes stacked gradients, leaves `[n, *shape]`, and
+    returns updates with leaves `[*shape]`. On the wire of a `robust_round` it
+    is `worker=optax.ema(beta, debias=False)`, `codec=sign_codec()`,
+    `aggregator=majority_vote()` and `server_codec=sign_codec()`.
+
+  Raises:
+    ValueError: if n, beta or lambda is out of range.
+
+  References:
+    Bernstein, Zhao, Azizzadenesheli, Anandkumar, 2019, arXiv:1810.05291.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> optimizer = byzjax.signum_majority_vote(0.5, num_workers=3)
+    >>> w = jnp.zeros(2)
+    >>> gradients = jnp.array([[1., -2.], [3., -4.], [-99., 99.]])
+    >>> optimizer.update(gradients, optimizer.init(w), w)[0]
+    Array([-0.5,  0.5], dtype=float32)
+  """
+  base.check_range('signum_majority_vote', 'momentum', momentum, 0, 1)
+  base.check_range('signum_majority_vote', 'weight_decay', weight_decay, 0)
+  return optax.chain(
+    per_worker(optax.ema(momentum, debias=False), num_workers),
+    majority_vote(),
+    optax.add_decayed_weights(weight_decay),
+    optax.scale_by_learning_rate(learning_rate),
+  )

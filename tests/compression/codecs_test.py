@@ -1,0 +1,337 @@
+"""What codecs send: values, means, and who draws what."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import byzjax
+from byzjax._src import bits
+from tests.compression.messages import CODECS, KEY, pad, send, vector
+
+D = 77  # neither a multiple of 32 nor even
+
+
+@functools.cache
+def _mean_of_draws(name, num_draws=4000):
+  codec, x = CODECS[name], pad(vector(D))
+
+  @jax.jit
+  def mean(keys):
+    def one(key):
+      payload, _ = codec.encode(x, codec.init(x), key, num_coordinates=D)
+      return codec.decode(payload)
+
+    return jnp.mean(jax.lax.map(one, keys, batch_size=100), axis=0)
+
+  return np.asarray(mean(jax.random.split(KEY, num_draws)))[:D]
+
+
+# Packing.
+
+
+@pytest.mark.parametrize('d', [1, 31, 32, 33, 100])
+def test_unpacking_undoes_packing(d):
+  mask = np.random.default_rng(d).random((3, d)) < 0.5
+  words = bits.pack(jnp.asarray(mask))
+  assert words.dtype == jnp.uint32 and words.shape == (3, -(-d // 32))
+  np.testing.assert_array_equal(bits.unpack(words, d), mask)
+
+
+def test_packing_is_numpys_little_endian():
+  mask = np.random.default_rng(0).random(96) < 0.5
+  expected = np.packbits(mask, bitorder='little').view('<u4')
+  np.testing.assert_array_equal(bits.pack(jnp.asarray(mask)), expected)
+
+
+# Every codec.
+
+
+@pytest.mark.parametrize('name', CODECS)
+def test_a_payload_can_be_cut_where_coordinates_are(name):
+  codec, x = CODECS[name], pad(vector(128))
+  _, payload, _ = send(codec, x)
+  whole = codec.decode(payload)
+  for part in range(4):
+
+    def cut(leaf, part=part):
+      width = leaf.shape[-1] // 4 if leaf.ndim else 0
+      return leaf[..., part * width : (part + 1) * width] if width else leaf
+
+    assert all(
+      leaf.ndim == 0 or leaf.shape[-1] in (4, 128)
+      for leaf in jax.tree.leaves(payload)
+    )
+    np.testing.assert_array_equal(
+      codec.decode(jax.tree.map(cut, payload)), whole[32 * part :][:32]
+    )
+
+
+@pytest.mark.parametrize('name', CODECS)
+def test_what_was_decoded_is_what_the_wire_can_carry(name):
+  codec = CODECS[name]
+  decoded, _, _ = send(codec, vector(D))
+  again = codec.constrain(pad(decoded), num_coordinates=D)[:D]
+  np.testing.assert_allclose(again, decoded, 1e-6)
+
+
+@pytest.mark.parametrize('name', CODECS)
+def test_codecs_have_no_memory_of_their_own(name):
+  codec = CODECS[name]
+  first, _, state = send(codec, vector(D))
+  assert jax.tree.leaves(state) == []
+  _, _, state = send(codec, vector(D, seed=1), state=state)
+  np.testing.assert_array_equal(send(codec, vector(D), state=state)[0], first)
+
+
+@pytest.mark.parametrize('name', CODECS)
+def test_draws_are_those_of_the_key(name):
+  codec = CODECS[name]
+  x = vector(D)
+  one, other = (send(codec, x, jax.random.key(i))[0] for i in (1, 2))
+  draws = name in ('noisy_sign', 'sparsign', 'qsgd_l2', 'qsgd_linf', 'terngrad')
+  assert (one != other).any() == draws
+  if draws:
+    with pytest.raises(ValueError, match='needs a key'):
+      codec.encode(pad(x), (), None, num_coordinates=D)
+
+
+@pytest.mark.parametrize('name', CODECS)
+def test_split_coordinates_are_encoded_alike(name):
+  codec, x = CODECS[name], pad(vector(250))
+  whole, payload, _ = send(codec, x[:250])
+  mesh = jax.make_mesh(
+    (4,), ('parts',), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+
+  @functools.partial(
+    jax.shard_map, mesh=mesh, in_specs=jax.P('parts'), out_specs=jax.P('parts')
+  )
+  def encode(part):
+    payload, _ = codec.encode(
+      part, (), KEY, num_coordinates=250, axis_name='parts'
+    )
+    constrained = codec.constrain(part, num_coordinates=250, axis_name='parts')
+    return codec.decode(payload), constrained
+
+  decoded, constrained = jax.jit(encode)(x)
+  np.testing.assert_allclose(decoded[:250], whole, 1e-6)
+  np.testing.assert_allclose(
+    constrained, codec.constrain(x, num_coordinates=250), 1e-6
+  )
+
+
+# Signs.
+
+
+@pytest.mark.parametrize('name', ['sign', 'scaled_sign'])
+def test_signs_of_numbers_zeros_and_nan(name):
+  x = vector(D)
+  decoded = send(CODECS[name], x)[0]
+  scale = np.abs(np.float64(x)).mean() if name == 'scaled_sign' else 1.0
+  np.testing.assert_allclose(decoded, scale * np.where(x < 0, -1, 1), 1e-5)
+  special = send(byzjax.sign_codec(), [np.nan, -np.inf, np.inf, -1e-37])[0]
+  np.testing.assert_array_equal(special, [1, -1, 1, -1])
+
+
+def test_signs_ignore_positive_factors():
+  x, factors = vector(D), np.exp(vector(D, seed=3).clip(-5, 5))
+  expected = send(CODECS['sign'], x)[1]
+  for scaled in (1e-20 * x, 1e20 * x, factors * x):
+    np.testing.assert_array_equal(send(CODECS['sign'], scaled)[1], expected)
+
+
+def test_noise_before_the_sign_has_its_probability():
+  x = np.linspace(-1, 1, D).astype(np.float32)
+  codec = byzjax.noisy_sign_codec(std=0.5)
+  keys = jax.random.split(KEY, 2000)
+
+  def one(key):
+    return codec.decode(codec.encode(pad(x), (), key, num_coordinates=D)[0])
+
+  mean = np.asarray(jax.jit(jax.vmap(one))(keys)).mean(axis=0)[:D]
+  expected = np.asarray(2 * jax.scipy.stats.norm.cdf(x / 0.5) - 1)
+  np.testing.assert_allclose(mean, expected, atol=5 / np.sqrt(2000))
+
+
+def test_a_message_that_is_not_finite_is_seen_by_the_server():
+  for bad in (np.nan, np.inf):
+    x = vector(D)
+    x[5] = bad
+    assert not np.isfinite(send(CODECS['scaled_sign'], x)[0]).any()
+    assert not np.isfinite(send(CODECS['top_k'], x)[0]).all()
+
+
+# sparsign.
+
+
+def test_sparsign_is_ternary_and_follows_the_magnitude():
+  x = vector(D)
+  decoded = send(CODECS['sparsign'], x)[0]
+  assert set(np.unique(decoded)) <= {-1.0, 0.0, 1.0}
+  assert (decoded[x == 0] == 0).all()
+  probability = np.minimum(1, 0.4 * np.abs(x))
+  expected = np.sign(x) * probability
+  slack = 5 * np.sqrt(probability * (1 - probability) / 4000) + 1e-6
+  assert (np.abs(_mean_of_draws('sparsign') - expected) <= slack).all()
+
+
+def test_sparsign_of_any_budget():
+  x = vector(D)
+  everything = send(byzjax.sparsign_codec(budget=1e30), x)[0]
+  np.testing.assert_array_equal(everything, np.sign(x))
+  x[7] = np.inf
+  assert not send(byzjax.sparsign_codec(budget=0.0), x)[0].any()
+  x[7] = np.nan
+  assert send(byzjax.sparsign_codec(budget=1e30), x)[0][7] == 0
+  with pytest.raises(ValueError, match='budget >= 0, got -1'):
+    byzjax.sparsign_codec(budget=-1.0)
+
+
+def test_density_of_sparsign_for_budgets_in_one_program():
+  x = vector(100_000)
+
+  def density(budget):
+    codec = byzjax.sparsign_codec(budget=budget)
+    payload, _ = codec.encode(x, (), KEY, num_coordinates=len(x))
+    return jnp.mean(codec.decode(payload) != 0)
+
+  budgets = np.array([0.01, 0.1, 1.0, 10.0])
+  found = jax.jit(jax.vmap(density))(budgets)
+  expected = np.minimum(1, budgets[:, None] * np.abs(x)).mean(axis=1)
+  np.testing.assert_allclose(found, expected, atol=5 * 0.5 / np.sqrt(len(x)))
+
+
+def test_sparse_votes_follow_the_sum_of_gradients():
+  # Two small gradients up, a large one down: p_right 1/3, p_wrong 0.2/3.
+  gradients = jnp.array([[1.0], [1.0], [-10.0]]) * jnp.ones((1, 32))
+  codec = byzjax.sparsign_codec(budget=0.1)
+
+  def vote(key):
+    keys = jax.random.split(key, 3)
+    payload, _ = jax.vmap(
+      lambda x, k: codec.encode(x, (), k, num_coordinates=32)
+    )(gradients, keys)
+    return jnp.sum(jax.vmap(codec.decode)(payload), axis=0)
+
+  votes = np.asarray(jax.jit(jax.vmap(vote))(jax.random.split(KEY, 500)))
+  shares = [(votes < 0).mean(), (votes == 0).mean(), (votes > 0).mean()]
+  np.testing.assert_allclose(shares, [0.81, 0.18, 0.01], atol=0.01)
+  bound = byzjax.theory.vote_error_bound(1 / 3, 0.2 / 3, 3)
+  assert shares[1] + shares[2] <= bound
+
+
+# Codecs with a magnitude.
+
+
+@pytest.mark.parametrize('name', ['qsgd_l2', 'qsgd_linf'])
+def test_qsgd_is_ternary_and_unbiased(name):
+  x = vector(D)
+  order = 2 if name == 'qsgd_l2' else np.inf
+  scale = np.linalg.norm(np.float64(x), order)
+  decoded = send(CODECS[name], x)[0]
+  np.testing.assert_allclose(np.abs(decoded[decoded != 0]), scale, 1e-5)
+  probability = np.abs(x) / scale
+  slack = 5 * scale * np.sqrt(probability * (1 - probability) / 4000) + 1e-5
+  assert (np.abs(_mean_of_draws(name) - x) <= slack).all()
+
+
+def test_terngrad_clips_first():
+  x = vector(D)
+  limit = 2.5 * np.float64(x).std()
+  assert np.abs(x).max() > limit
+  decoded = send(CODECS['terngrad'], x)[0]
+  np.testing.assert_allclose(np.abs(decoded[decoded != 0]), limit, 1e-5)
+  same = send(byzjax.terngrad_codec(), x)[0]
+  np.testing.assert_array_equal(same, send(CODECS['qsgd_linf'], x)[0])
+
+
+def test_top_k():
+  x = vector(D)
+  expected = np.zeros_like(x)
+  largest = np.argsort(-np.abs(x))[:7]
+  expected[largest] = x[largest]
+  np.testing.assert_array_equal(send(CODECS['top_k'], x)[0], expected)
+  ties = send(byzjax.top_k_codec(num_kept=2), np.ones(5, np.float32))[0]
+  np.testing.assert_array_equal(ties, [1, 1, 0, 0, 0])
+  many = send(byzjax.top_k_codec(num_kept=1000), x)[0]
+  np.testing.assert_array_equal(many, x)
+
+
+def test_what_an_attacker_can_send():
+  x = np.array([0.2, -5.0, 0.0, np.nan], np.float32)
+
+  def sent(name, x):
+    return CODECS[name].constrain(pad(x), num_coordinates=len(x))[: len(x)]
+
+  np.testing.assert_array_equal(sent('sign', x), [1, -1, 1, 1])
+  np.testing.assert_array_equal(sent('sparsign', x), [1, -1, 0, 0])
+  expected = 5.2 / 3 * np.array([1, -1, 1])
+  np.testing.assert_allclose(sent('scaled_sign', x[:3]), expected, 1e-6)
+  np.testing.assert_array_equal(sent('qsgd_l2', x[:3]), [0, -5, 0])
+
+
+def test_refusals():
+  with pytest.raises(ValueError, match="'l2' or 'linf', got 'l1'"):
+    byzjax.qsgd_codec(norm='l1')
+  with pytest.raises(ValueError, match='std >= 0'):
+    byzjax.noisy_sign_codec(std=-0.1)
+  with pytest.raises(ValueError, match='clip > 0'):
+    byzjax.terngrad_codec(clip=0.0)
+  with pytest.raises(ValueError, match='num_kept'):
+    byzjax.top_k_codec(num_kept=0)
+  with pytest.raises(ValueError, match='needs codec to be a Codec'):
+    byzjax.error_feedback(byzjax.mean())
+
+
+# Error feedback.
+
+
+@pytest.mark.parametrize('name', ['scaled_sign', 'top_k', 'sparsign'])
+def test_the_residual_is_what_was_not_sent(name):
+  codec = byzjax.error_feedback(CODECS[name])
+  state, total, arrived = None, np.zeros(D), np.zeros(D)
+  for t in range(5):
+    x = vector(D, seed=t)
+    before = 0 if state is None else np.asarray(state.residual)[:D]
+    decoded, _, state = send(codec, x, jax.random.key(t), state)
+    np.testing.assert_allclose(
+      np.asarray(state.residual)[:D] + decoded, x + before, 1e-5, 1e-5
+    )
+    assert not np.asarray(state.residual)[D:].any()
+    total, arrived = total + x, arrived + decoded
+  # Nothing is lost: what has not arrived waits.
+  np.testing.assert_allclose(
+    arrived + np.asarray(state.residual)[:D], total, 1e-4, 1e-4
+  )
+
+
+def test_nothing_is_kept_of_what_is_sent_whole():
+  codec = byzjax.error_feedback(byzjax.top_k_codec(num_kept=D))
+  state = None
+  for t in range(3):
+    decoded, _, state = send(codec, vector(D, seed=t), KEY, state)
+    np.testing.assert_array_equal(decoded, vector(D, seed=t))
+    assert not np.asarray(state.residual).any()
+
+
+def test_one_bad_gradient_does_not_stay_in_the_residual():
+  codec = byzjax.error_feedback(byzjax.scaled_sign_codec())
+  x = vector(D)
+  x[3] = np.nan
+  _, _, state = send(codec, x)
+  decoded, _, _ = send(codec, vector(D), KEY, state)
+  assert np.isfinite(decoded).all()
+
+
+def test_error_feedback_delivers_what_signs_alone_cannot():
+  # The mean of what arrives is what was meant, in size too.
+  a = np.array([1.0, 0.01], np.float32)
+  codec = byzjax.error_feedback(byzjax.scaled_sign_codec())
+  state, arrived = None, np.zeros(2)
+  for _ in range(200):
+    decoded, _, state = send(codec, a, KEY, state)
+    arrived += decoded
+  np.testing.assert_allclose(arrived / 200, a, atol=0.02)

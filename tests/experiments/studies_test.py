@@ -1,0 +1,110 @@
+"""The studies as a user starts them, each in a process of its own.
+
+Flags of the studies share names, so that no two can be in one process.
+"""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+
+# A cell of every study, small.
+CELLS = {
+  'learning_from_history': (
+    '--parts=radius',
+    '--only=radius, iid, ipm 5, centered',
+    '--rounds=3',
+    '--radii=1,10',
+  ),
+  'batch_size': (
+    '--only=alie, 3, krum, nm, 2',
+    '--batch_sizes=2',
+    '--num_gradients=560',
+  ),
+  'detox': ('--parts=training', '--only=alie, worst, bulyan, D', '--rounds=3'),
+  'sign_majority': ('--only=vote, omniscient, 3', '--rounds=3'),
+  'magnitude_sign': (
+    '--only=local steps',
+    '--rounds=3',
+    '--batch_size=2',
+    '--num_workers=10',
+    '--alpha=10',
+    '--participation=0.5',
+  ),
+}
+
+
+def study(name, *arguments):
+  return subprocess.run(
+    [sys.executable, '-m', f'experiments.{name}.run', *arguments],
+    capture_output=True,
+    text=True,
+    timeout=600,
+    check=False,
+  )
+
+
+def results(folder):
+  with (folder / 'results.csv').open() as file:
+    return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize('name', CELLS)
+def test_a_cell_runs(name, tmp_path):
+  folder = tmp_path / 'out'
+  found = study(name, *CELLS[name], '--num_seeds=2', f'--output_dir={folder}')
+  assert found.returncode == 0, found.stderr
+  rows = results(folder)
+  assert {row['seed'] for row in rows} == {'0', '1'}
+  for row in rows:
+    assert 0 <= float(row['accuracy']) <= 1
+    assert float(row['bits_up']) > 0
+  if name == 'sign_majority':
+    # 64-32-10: every worker sends a bit for each of 2410 coordinates.
+    assert {float(row['bits_up']) for row in rows} == {7.0 * 2410}
+
+
+def test_a_study_that_was_cut_off_goes_on_to_the_same_numbers(tmp_path):
+  small = ('--rounds=2', '--num_seeds=1', '--num_workers=3')
+  whole = (*small, '--only=vote, invert')
+  cut = tmp_path / 'cut'
+  one = (*small, '--only=vote, invert, 1', f'--output_dir={cut}')
+  assert study('sign_majority', *one).returncode == 0
+  again = study('sign_majority', *whole, f'--output_dir={cut}')
+  assert again.returncode != 0
+  assert 'is not empty' in again.stderr
+  other = study(
+    'sign_majority', *whole, f'--output_dir={cut}', '--resume', '--momentum=0.5'
+  )
+  assert other.returncode != 0
+  assert "'momentum': '0.9 there, 0.5 here'" in other.stderr
+  resumed = study('sign_majority', *whole, f'--output_dir={cut}', '--resume')
+  assert resumed.returncode == 0, resumed.stderr
+  straight = tmp_path / 'straight'
+  assert (
+    study('sign_majority', *whole, f'--output_dir={straight}').returncode == 0
+  )
+
+  def sorted_rows(folder):
+    return sorted(tuple(row.values()) for row in results(folder))
+
+  assert sorted_rows(cut) == sorted_rows(straight)
+  assert len(sorted_rows(cut)) == 3 * 2
+
+
+@pytest.mark.parametrize(
+  ('name', 'arguments', 'message'),
+  [
+    ('detox', ('--group_size=7',), 'group_size to divide num_workers'),
+    ('batch_size', ('--num_gradients=10',), 'no multiple of 1 x 8'),
+    ('learning_from_history', ('--parts=nothing',), 'nothing is none of'),
+    ('sign_majority', ('--only=nobody',), 'matches no cell'),
+  ],
+)
+def test_refuses_up_front(name, arguments, message, tmp_path):
+  folder = tmp_path / 'out'
+  found = study(name, *arguments, f'--output_dir={folder}')
+  assert found.returncode != 0
+  assert message in found.stdout + found.stderr
+  assert not folder.exists()
