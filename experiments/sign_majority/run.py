@@ -110,9 +110,7 @@ def main(argv):
   minority, majority = (n - 1) // 2, (n + 1) // 2
   study.finish(
     [
-      study.claim(
-        f'{minority} inverters cost', -loss('invert', minority), -2.5
-      ),
+      study.claim(f'{minority} inverters cost', -loss('invert', minority), -2),
       study.claim(f'{majority} inverters cost', loss('invert', majority), 60),
       study.claim(
         f'{majority} random signs cost', -loss('random', majority), -2
