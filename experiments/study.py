@@ -294,6 +294,13 @@ def _check(cell: Cell, dataset: data.Dataset) -> None:
     return training.step(training.init(params), cell.make_batch(batch), key)
 
   try:
+    for seed in range(FLAGS.num_seeds):
+      specs.partition(
+        cell.partition,
+        split_validation(dataset)[0].train_labels,
+        cell.num_workers,
+        seed,
+      )
     jax.eval_shape(step, params, batch)
   except ValueError as error:
     raise ValueError(f'{cell.name}: {error}') from error

@@ -123,7 +123,7 @@ def cell(name: str, method: Method, share: float) -> study.Cell:
     n,
     FLAGS.rounds,
     FLAGS.batch_size * (tau if method.local else 1),
-    f'dirichlet_by_class(alpha={FLAGS.alpha})',
+    f'dirichlet_by_worker(alpha={FLAGS.alpha})',
     make_batch=by_step if method.local else (lambda batch: batch),
   )
 
