@@ -69,6 +69,9 @@ def methods(num_coordinates: int) -> dict[str, Method]:
     ),
     'sparsign 1': Method(3e-3, byzjax.sparsign_codec(budget=1.0), vote),
     'sparsign 10': Method(3e-3, byzjax.sparsign_codec(budget=10.0), vote),
+    'sparsign 1, server feedback': Method(
+      0.1, byzjax.sparsign_codec(budget=1.0), byzjax.mean, feedback
+    ),
     'sparsign 10, server feedback': Method(
       0.1, byzjax.sparsign_codec(budget=10.0), byzjax.mean, feedback
     ),
@@ -209,8 +212,8 @@ def main(argv):
         0,
       ),
       study.claim(
-        f'{few} of workers: server feedback over sparsign 10',
-        gain('sparsign 10, server feedback', 'sparsign 10', few),
+        f'{few} of workers: server feedback over sparsign 1',
+        gain('sparsign 1, server feedback', 'sparsign 1', few),
         1,
       ),
     ]
