@@ -144,6 +144,7 @@ def picture(rows: report.Rows, path) -> None:
   )
   for share, axes in zip(shares, panels[0]):
     found = report.select(rows, participation=share)
+    axes.set_prop_cycle(color=plt.get_cmap('tab20')(np.arange(20)))
     for name in dict.fromkeys(row['method'] for row in found):
       best = report.tuned(report.select(found, method=name), 'learning_rate')
       rounds = sorted({row['round'] for row in best})
