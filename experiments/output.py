@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -60,6 +61,11 @@ def open_folder(folder: pathlib.Path, config: dict[str, Any]) -> None:
   else:
     folder.mkdir(parents=True, exist_ok=True)
     _write(path, json.dumps(config, indent=2) + '\n')
+
+
+def slug(text: str) -> str:
+  """The text as the name of a folder."""
+  return re.sub(r'[^\w.=-]+', '_', text).strip('_')
 
 
 def write_rows(path: pathlib.Path, rows: Sequence[dict]) -> None:

@@ -35,11 +35,20 @@ flags.DEFINE_integer('num_seeds', 3, 'Seeds 0, 1, ... in one program.', 1)
 flags.DEFINE_string('output_dir', None, 'Where results go; runs/STUDY if none.')
 flags.DEFINE_string('only', '', 'Only the cells whose name contains this.')
 flags.DEFINE_bool('resume', False, 'Continue the study in --output_dir.')
+flags.DEFINE_float(
+  'checkpoint_seconds', 60.0, 'Between checkpoints inside a cell.', 0.0
+)
 flags.DEFINE_bool('check', False, 'Fail unless the claims of the study hold.')
 
 # What may differ between a study and its continuation.
-_NOT_CONFIG = ('check', 'data_dir', 'only', 'output_dir', 'resume')
-_SECONDS_BETWEEN_CHECKPOINTS = 60.0
+_NOT_CONFIG = (
+  'check',
+  'checkpoint_seconds',
+  'data_dir',
+  'only',
+  'output_dir',
+  'resume',
+)
 
 
 class Cell(NamedTuple):
@@ -217,7 +226,7 @@ def run_cell(
       for seed in seeds
       for j, value in enumerate(values)
     ]
-    if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+    if time.monotonic() - saved > FLAGS.checkpoint_seconds:
       folder.mkdir(parents=True, exist_ok=True)
       output.write_rows(folder / 'rows.csv', rows)
       output.save_checkpoint(folder, done, states)
@@ -256,9 +265,11 @@ def run(
   for cell in (bar := tqdm.tqdm(cells, unit='cells')):
     bar.set_description(cell.name)
     if tuple(map(str, cell.labels.values())) not in done:
-      rows += run_cell(cell, dataset, folder / 'unfinished')
+      # Of its own, for a study may be killed before it is removed.
+      unfinished = folder / 'unfinished' / output.slug(cell.name)
+      rows += run_cell(cell, dataset, unfinished)
       output.write_rows(path, rows)
-      shutil.rmtree(folder / 'unfinished', ignore_errors=True)
+      shutil.rmtree(unfinished, ignore_errors=True)
   return folder, rows
 
 

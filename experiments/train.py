@@ -14,7 +14,6 @@ ends with the same bits.
 
 import functools
 import pathlib
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -356,7 +355,7 @@ def main(argv):
   )
   rules = specs.split_top(FLAGS.aggregator, ';')
   # One rule writes to the folder itself, several to a folder each.
-  folders = [root / slug(r) if len(rules) > 1 else root for r in rules]
+  folders = [root / output.slug(r) if len(rules) > 1 else root for r in rules]
   own_flags = FLAGS.get_key_flags_for_module(sys.modules[__name__])
   config = {flag.name: flag.value for flag in own_flags}
   config = {k: v for k, v in config.items() if k not in _NOT_CONFIG}
@@ -387,10 +386,6 @@ def main(argv):
   report.picture(
     results, FLAGS.num_seeds, f'{FLAGS.dataset}: {title}', root / 'curve.png'
   )
-
-
-def slug(rule: str) -> str:
-  return re.sub(r'[^\w.=-]+', '_', rule).strip('_')
 
 
 if __name__ == '__main__':

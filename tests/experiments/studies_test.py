@@ -6,6 +6,7 @@ Flags of the studies share names, so that no two can be in one process.
 import csv
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -91,6 +92,31 @@ def test_a_study_that_was_cut_off_goes_on_to_the_same_numbers(tmp_path):
 
   assert sorted_rows(cut) == sorted_rows(straight)
   assert len(sorted_rows(cut)) == 3 * 2
+
+
+def test_a_killed_cell_goes_on_to_the_same_bits(tmp_path):
+  cell = (
+    '--only=vote, random, 3',
+    '--num_seeds=1',
+    '--rounds=400',
+    '--checkpoint_seconds=0',
+  )
+  straight, killed = tmp_path / 'straight', tmp_path / 'killed'
+  found = study('sign_majority', *cell, f'--output_dir={straight}')
+  assert found.returncode == 0, found.stderr
+  command = [sys.executable, '-m', 'experiments.sign_majority.run', *cell]
+  with subprocess.Popen([*command, f'--output_dir={killed}']) as process:
+    deadline = time.monotonic() + 300
+    checkpoints = 'unfinished/*/checkpoints/00000040'
+    while not [*killed.glob(checkpoints)] and time.monotonic() < deadline:
+      time.sleep(0.01)
+    process.kill()
+  assert not (killed / 'results.csv').exists()
+  assert [*killed.glob('unfinished/*/checkpoints/*')]
+  resumed = study('sign_majority', *cell, f'--output_dir={killed}', '--resume')
+  assert resumed.returncode == 0, resumed.stderr
+  assert results(killed) == results(straight)
+  assert len(results(killed)) == 20
 
 
 @pytest.mark.parametrize(

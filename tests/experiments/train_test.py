@@ -16,7 +16,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import train
+from experiments import output, train
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = {
@@ -87,7 +87,7 @@ CLAIMS = {
 def test_handwritten_digits(claim, tmp_path):
   changed, bounds = CLAIMS[claim]
   run(tmp_path, aggregator='; '.join(bounds), eval_every=200, **changed)
-  folders = {rule: tmp_path / train.slug(rule) for rule in bounds}
+  folders = {rule: tmp_path / output.slug(rule) for rule in bounds}
   measured = {rule: accuracy(folder) for rule, folder in folders.items()}
   for rule, (low, high) in bounds.items():
     assert low <= measured[rule] <= high, measured
