@@ -167,6 +167,16 @@ STAGES = {
     ),
     (_CLIPPING,),
   ),
+  'group_vote': Known(
+    (
+      'f messages win or spoil at most floor(f / ((group_size + 1) / 2)) of the'
+      ' n / group_size votes, and the rule must stand those:'
+      ' theory.max_corrupted_groups',
+      'where attackers have no majority in a group its vote is honest, bit for'
+      ' bit',
+    ),
+    ('Rajput, Wang, Charles, Papailiopoulos 2019 arXiv:1907.12205',),
+  ),
   'nearest_neighbor_mixing': Known(
     ('kappa is 8 f / (n - f) times one more than that of the rule behind',),
     (_ALLOUAH,),

@@ -35,7 +35,7 @@ MAX_BYZANTINE: dict[str, Callable[[int], int]] = {
 STAGES = ('adaptive_clipping', 'clip_messages', 'nearest_neighbor_mixing')
 # After these it must stand f of fewer messages, or more of n; how many depends
 # on an argument that the name does not have.
-SPREADING = ('bucketing', 'resampling')
+SPREADING = ('bucketing', 'group_vote', 'resampling')
 
 
 def rule_name(rule: str | base.Aggregator) -> str:

@@ -12,7 +12,14 @@ from byzjax.analysis import _facts
 from byzjax.theory import _names
 
 # These make an aggregator from others, or from a function of the caller's.
-NOT_RULES = ['from_column', 'from_weights', 'pre_aggregate', 'worker_sharded']
+NOT_RULES = [
+  'detox',
+  'from_column',
+  'from_weights',
+  'hierarchical',
+  'pre_aggregate',
+  'worker_sharded',
+]
 
 
 def factories(kind):
