@@ -85,7 +85,7 @@ def by_column(
     part = lax.dynamic_slice_in_dim(x, start, width, axis=1)
     return column_fn(_without_nan(part))
 
-  if width == d:
+  if width >= d:
     return block(0, d)
   blocks = lax.map(lambda i: block(i * width, width), jnp.arange(d // width))
   return jnp.concatenate(

@@ -81,3 +81,11 @@ def test_arguments_that_do_not_fit_the_messages(factory, kwargs, match):
 def test_without_a_weighted_version(rule):
   with pytest.raises(ValueError, match=f'{rule.name} has no version'):
     rule(jnp.zeros((7, 3)), worker_weights=jnp.ones(7))
+
+
+@pytest.mark.parametrize('n', [5, 130])
+def test_a_leaf_without_coordinates_stays_without(n):
+  messages = {'empty': jnp.zeros((n, 0)), 'w': jnp.ones((n, 2))}
+  result = byzjax.coordinate_median()(messages)
+  assert result['empty'].shape == (0,)
+  assert result['w'].tolist() == [1, 1]
