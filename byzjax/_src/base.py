@@ -302,6 +302,9 @@ class RoundState(NamedTuple):
   optimizer: optax.OptState
   codec: State = ()  # leaves [n, ...]: what the workers' codecs keep
   server_codec: State = ()
+  shared: State = ()  # what the server keeps for its workers' local steps
+  sides: State = ()  # rule and attack of what is exchanged beside messages
+  participation: State = ()
 
 
 class RoundInfo(NamedTuple):
@@ -322,6 +325,10 @@ class RoundInfo(NamedTuple):
     kept: bool[n], the messages that the rule selected, or None.
     scores: float[n], by which it selected them, or None.
     factors: float[n], by which messages were clipped, or None.
+    num_local_steps: int32[] or int32[n], steps of the workers, or None where
+      there is no such thing.
+    participants: int32[n], the numbers of the n workers of this round, where
+      they are drawn from more, or None.
   """
 
   loss: jax.Array
@@ -335,6 +342,8 @@ class RoundInfo(NamedTuple):
   kept: jax.Array | None = None
   scores: jax.Array | None = None
   factors: jax.Array | None = None
+  num_local_steps: jax.Array | None = None
+  participants: jax.Array | None = None
 
 
 class Round(NamedTuple):

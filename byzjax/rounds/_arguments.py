@@ -1,4 +1,4 @@
-"""What `robust_round` checks, and the forms its arguments may take."""
+"""What rounds check, and the forms that their arguments may take."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,23 +11,25 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from byzjax._src import base
 
 
-def check_slots(aggregator: Any, attack: Any, codecs: dict[str, Any]) -> None:
+def check_slots(
+  name: str, aggregator: Any, attack: Any, codecs: dict[str, Any]
+) -> None:
   """Raises ValueError for a slot that holds what does not belong there."""
   if not isinstance(aggregator, base.Aggregator):
     raise ValueError(
-      'robust_round needs aggregator to be an Aggregator (put optax transforms'
+      f'{name} needs aggregator to be an Aggregator (put optax transforms'
       f' behind it, in optimizer), got {type(aggregator).__name__}'
     )
   if attack is not None and not callable(attack):
     if not isinstance(attack, base.Attack):
       raise ValueError(
-        'robust_round needs attack to be an Attack, a data attack (batch,'
+        f'{name} needs attack to be an Attack, a data attack (batch,'
         f' is_byzantine, key) -> batch, or None, got {attack!r}'
       )
-  for name, codec in codecs.items():
+  for slot, codec in codecs.items():
     if codec is not None and not isinstance(codec, base.Codec):
       raise ValueError(
-        f'robust_round needs {name} to be a Codec or None, got {codec!r}'
+        f'{name} needs {slot} to be a Codec or None, got {codec!r}'
       )
 
 
@@ -39,7 +41,7 @@ def check_byzantine(num_workers: int, num_byzantine: Any) -> None:
 
 
 def byzantine_schedule(
-  num_workers: int, byzantine: Any
+  name: str, num_workers: int, byzantine: Any
 ) -> base.ByzantineSchedule:
   """Who attacks, in any of its forms, as a schedule."""
   if callable(byzantine):
@@ -52,7 +54,7 @@ def byzantine_schedule(
   mask = byzantine if traced else np.asarray(byzantine)
   if mask.shape != (num_workers,) or mask.dtype != jnp.bool_:
     raise ValueError(
-      'robust_round needs byzantine to be an int, a schedule or'
+      f'{name} needs byzantine to be an int, a schedule or'
       f' bool[{num_workers}], got {mask.dtype}{list(mask.shape)}'
     )
   if not traced:
@@ -61,20 +63,23 @@ def byzantine_schedule(
 
 
 def byzantine_of(
-  schedule: base.ByzantineSchedule, step: jax.Array, num_workers: int
+  name: str,
+  schedule: base.ByzantineSchedule,
+  step: jax.Array,
+  num_workers: int,
 ) -> jax.Array:
   """Who attacks in this step: bool[n], or a ValueError at trace time."""
   mask = jnp.asarray(schedule(step))
   if mask.shape != (num_workers,) or mask.dtype != bool:
     raise ValueError(
-      f'robust_round needs byzantine(step) to be bool[{num_workers}], got'
+      f'{name} needs byzantine(step) to be bool[{num_workers}], got'
       f' {mask.dtype}{list(mask.shape)}'
     )
   return mask
 
 
 def weight_schedule(
-  num_workers: int, worker_weights: Any
+  name: str, num_workers: int, worker_weights: Any
 ) -> Callable[[jax.Array], jax.Array | None]:
   """What workers count, in any of its forms, as a schedule; None stays None."""
   if worker_weights is None:
@@ -83,32 +88,41 @@ def weight_schedule(
 
     def checked(step):
       weights = worker_weights(step)
-      base.check_worker_weights('robust_round', weights, num_workers)
+      base.check_worker_weights(name, weights, num_workers)
       return jnp.asarray(weights)
 
     return checked
-  base.check_worker_weights('robust_round', worker_weights, num_workers)
+  base.check_worker_weights(name, worker_weights, num_workers)
   weights = jnp.asarray(worker_weights)
   return lambda step: weights
 
 
+def check_batch(name: str, batch: base.Batch, num_workers: int) -> None:
+  """Raises ValueError unless the batch has a row for every worker."""
+  rows = base.num_workers(f'{name}: batch', batch)
+  if rows != num_workers:
+    raise ValueError(
+      f'{name} needs a batch with num_workers={num_workers} rows, got {rows}'
+    )
+
+
 def check_mesh(
-  mesh: Mesh | AbstractMesh, axis_name, num_workers: int
+  name: str, mesh: Mesh | AbstractMesh, axis_name, num_workers: int
 ) -> tuple[Mesh | AbstractMesh, int]:
   """The mesh with automatic axes, and the number of shards of workers."""
   names = (axis_name,) if isinstance(axis_name, str) else axis_name
-  unknown = [name for name in names if name not in mesh.axis_names]
+  unknown = [axis for axis in names if axis not in mesh.axis_names]
   if unknown:
     raise ValueError(
-      f'robust_round needs axis_name to be among the axes {mesh.axis_names} of'
+      f'{name} needs axis_name to be among the axes {mesh.axis_names} of'
       f' the mesh, got {axis_name!r}'
     )
   num_shards = 1
-  for name in names:
-    num_shards *= mesh.shape[name]
+  for axis in names:
+    num_shards *= mesh.shape[axis]
   if num_workers % num_shards:
     raise ValueError(
-      'robust_round needs num_workers to be a multiple of the'
+      f'{name} needs num_workers to be a multiple of the'
       f' {num_shards} devices of mesh axis {axis_name!r}, got {num_workers}'
     )
   auto = (AxisType.Auto,) * len(mesh.axis_names)

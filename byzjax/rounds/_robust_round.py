@@ -3,11 +3,10 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, flat, layouts, reductions
-from byzjax.rounds import _arguments, _wire
+from byzjax._src import base, flat
+from byzjax.rounds import _arguments, _engine
 from byzjax.rounds._worker_gradients import (
   LossFn,
   ValueAndGrad,
@@ -52,7 +51,7 @@ def robust_round(
 
   Args:
     loss_fn: `(params, batch_i) -> scalar`, differentiable in params; batch_i is
-      the slice of one worker.
+      the slice of one worker. Or an `Objective` of `byzjax.objectives`.
     aggregator: the rule; an `Aggregator` (optax transforms that follow it
       belong to `optimizer`).
     optimizer: optax transform of the aggregate, on the tree of parameters.
@@ -121,231 +120,58 @@ def robust_round(
     >>> bool(info.loss < 0.01)
     True
   """
-  base.check_count('robust_round', 'num_workers', num_workers, 1)
+  name = 'robust_round'
+  base.check_count(name, 'num_workers', num_workers, 1)
   _arguments.check_slots(
-    aggregator, attack, {'codec': codec, 'server_codec': server_codec}
+    name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
-  schedule = _arguments.byzantine_schedule(num_workers, byzantine)
-  weights_at = _arguments.weight_schedule(num_workers, worker_weights)
+  schedule = _arguments.byzantine_schedule(name, num_workers, byzantine)
+  weights_at = _arguments.weight_schedule(name, num_workers, worker_weights)
   gradients = worker_gradients(loss_fn, value_and_grad, worker_map)
-  optimizer = optax.with_extra_args_support(optimizer)
   worker = optax.identity() if worker is None else worker
-  message_attack = attack if isinstance(attack, base.Attack) else None
-  data_attack = None if isinstance(attack, base.Attack) else attack
-  num_shards, axes = 1, None
+  num_shards = 1
   if mesh is not None:
-    mesh, num_shards = _arguments.check_mesh(mesh, axis_name, num_workers)
-    axes = axis_name
-  num_local = num_workers // num_shards
-  server = layouts.attacked(aggregator, message_attack, codec)
-  lifted = per_worker(worker, num_local)
-  # Unpacking would take most of the server's time, and only an attack on
-  # messages needs it.
-  inspect_words = aggregator.inspect_words
-  if message_attack is not None or num_workers > reductions.MAX_UNROLLED:
-    inspect_words = None
+    mesh, num_shards = _arguments.check_mesh(name, mesh, axis_name, num_workers)
+  lifted = per_worker(worker, num_workers // num_shards)
 
-  def size_of(layout):
-    """D: coordinates are padded where they are cut or packed."""
-    if mesh is None and codec is None and server_codec is None:
-      return layout.size
-    return layouts.padded_size(layout.size, num_shards)
+  def init_rows(params, n):
+    return per_worker(worker, n).init(flat.row_layout(params).ravel(params))
 
-  def init_server(vector):
-    sender = server_codec.init(vector) if server_codec else ()
-    return server.init(vector), sender
+  def run(params, batch, rows, keys, *, is_byzantine, shared, sides, **extra):
+    del extra
+    layout = flat.row_layout(params)
+    losses, gradient = gradients(params, batch, keys)
+    gradient = layout.ravel_rows(gradient)
+    messages, rows = lifted.update(gradient, rows, layout.ravel(params))
+    if not byzantine_chain:
+      messages = jnp.where(is_byzantine[:, None], gradient, messages)
+    return _engine.Done(losses, messages, rows, shared, sides)
+
+  engine = _engine.build(
+    _engine.Work(init_rows, run),
+    aggregator=aggregator,
+    optimizer=optimizer,
+    num_workers=num_workers,
+    cohort_size=num_workers,
+    attack=attack,
+    codec=codec,
+    server_codec=server_codec,
+    mesh=mesh,
+    num_shards=num_shards,
+    axis_name=axis_name,
+  )
 
   def init(params, key=None):
     del key
-    layout = flat.row_layout(params)
-    zeros = jnp.zeros(size_of(layout), layout.dtype)
-    server_state, sender = init_server(zeros)
-    # A copy: the state may be donated, the caller's parameters may not. And of
-    # a fixed dtype: a weak one would not survive the first step.
-    params = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
-    state = base.RoundState(
-      step=jnp.zeros([], jnp.int32),
-      params=params,
-      workers=per_worker(worker, num_workers).init(layout.ravel(params)),
-      attack=server_state.attack,
-      aggregator=server_state.aggregator,
-      optimizer=optimizer.init(params),
-      codec=_wire.init_rows(codec, zeros, num_workers),
-      server_codec=sender,
-    )
-    if mesh is None:
-      return state
-    shardings = jax.tree.map(
-      lambda spec: NamedSharding(mesh, spec), state_specs(state)
-    )
-    traced = any(
-      isinstance(p, jax.core.Tracer) for p in jax.tree.leaves(params)
-    )
-    place = lax.with_sharding_constraint if traced else jax.device_put
-    return place(state, shardings)
-
-  def state_specs(state):
-    """Workers are split by row, and what the server keeps by coordinate."""
-    rows, everywhere = PartitionSpec(axis_name), PartitionSpec()
-    layout = flat.row_layout(state.params)
-    # A leaf has coordinates if it grows with their number.
-    small, large = (
-      jax.eval_shape(
-        init_server, jax.ShapeDtypeStruct((k * size_of(layout),), layout.dtype)
-      )
-      for k in (1, 2)
-    )
-
-    def by_coordinate(a, b):
-      axes = [axis_name if p != q else None for p, q in zip(a.shape, b.shape)]
-      return PartitionSpec(*axes)
-
-    server_specs, sender_specs = jax.tree.map(by_coordinate, small, large)
-    specs = jax.tree.map(lambda _: everywhere, state)
-    return specs._replace(
-      workers=jax.tree.map(lambda _: rows, state.workers),
-      attack=server_specs.attack,
-      aggregator=server_specs.aggregator,
-      codec=jax.tree.map(lambda _: rows, state.codec),
-      server_codec=sender_specs,
-    )
-
-  def serve(payload, state, key, layout, is_byzantine, weights):
-    """What the server makes of the messages, on its local coordinates."""
-    server_state = layouts.WorkerShardedState(state.aggregator, state.attack)
-    payload = layouts.to_coordinates(payload, axes)
-    if inspect_words and codec and codec.packs_signs and weights is None:
-      vote, info = inspect_words(
-        payload, is_byzantine=is_byzantine, axis_name=axes
-      )
-      return codec.decode(vote).astype(layout.dtype), server_state, info
-    x = _wire.decode_rows(codec, payload, layout.dtype)
-    columns = None
-    if size_of(layout) > layout.size:
-      columns = layouts.columns(x.shape[1], layout.size, axes)[None]
-      x = x if codec is None else jnp.where(columns, x, 0)
-    return server.inspect(
-      x,
-      server_state,
-      key=key,
-      axis_name=axes,
-      is_byzantine=is_byzantine,
-      columns=columns,
-      num_coordinates=layout.size,
-      worker_weights=weights,
-    )
-
-  def local_step(state, batch, key):
-    """A round, on all workers, or on this device's workers under shard_map."""
-    layout = flat.row_layout(state.params)
-    key = jax.random.fold_in(key, state.step)
-    data_key, server_key, gradient_key, codec_key, sender_key = (
-      jax.random.split(key, 5)
-    )
-    is_byzantine = _arguments.byzantine_of(schedule, state.step, num_workers)
-    weights = weights_at(state.step)
-    first, params = jnp.zeros([], jnp.int32), state.params
-    if mesh is not None:
-      first = lax.axis_index(axis_name) * num_local
-      # Without this, gradients of replicated parameters are silently summed
-      # over the devices.
-      params = lax.pcast(params, axis_name, to='varying')
-
-    def of_mine(x):
-      return lax.dynamic_slice_in_dim(x, first, num_local)
-
-    def my_keys(key):
-      numbers = first + jnp.arange(num_local)
-      return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-
-    mine = of_mine(is_byzantine)
-    if data_attack is not None:
-      batch = data_attack(batch, mine, data_key)
-    losses, grads = gradients(params, batch, my_keys(gradient_key))
-    grads = layout.ravel_rows(grads)
-    messages, workers = lifted.update(
-      grads, state.workers, layout.ravel(params)
-    )
-    if not byzantine_chain:
-      messages = jnp.where(mine[:, None], grads, messages)
-    payload, coders, bits = _wire.encode_rows(
-      codec, messages, state.codec, my_keys(codec_key), size_of(layout)
-    )
-    num_receivers: int | jax.Array = num_workers
-    if weights is not None:
-      takes_part = of_mine(weights > 0)
-      workers = _where_rows(takes_part, workers, state.workers)
-      coders = _where_rows(takes_part, coders, state.codec)
-      bits = jnp.where(takes_part, bits, 0)
-      num_receivers = jnp.sum(weights > 0)
-
-    aggregate, server_state, info = serve(
-      payload, state, server_key, layout, is_byzantine, weights
-    )
-    aggregate, sender, bits_down = _wire.broadcast(
-      server_codec,
-      aggregate,
-      state.server_codec,
-      sender_key,
-      num_coordinates=layout.size,
-      axis_name=axes,
-    )
-    updates, optimizer_state = optimizer.update(
-      layout.unravel(aggregate), state.optimizer, state.params
-    )
-    loss = jnp.sum(jnp.where(mine, 0, losses))
-    assert info.mask is not None and info.error is not None
-    new_state = base.RoundState(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      workers=workers,
-      attack=server_state.attack,
-      aggregator=server_state.aggregator,
-      optimizer=optimizer_state,
-      codec=coders,
-      server_codec=sender,
-    )
-    return new_state, base.RoundInfo(
-      loss=reductions.psum(loss, axes) / jnp.sum(~is_byzantine),
-      aggregation_error=info.error,
-      bits_up=reductions.psum(jnp.sum(bits), axes),
-      bits_down=bits_down * num_receivers,
-      num_nonfinite=jnp.sum(~info.mask, dtype=jnp.int32),
-      is_byzantine=is_byzantine,
-      masked=~info.mask,
-      weights=info.weights,
-      kept=info.kept,
-      scores=info.scores,
-      factors=info.factors,
-    )
+    return engine.init(params)
 
   def step(state, batch, key):
-    rows = base.num_workers('robust_round: batch', batch)
-    if rows != num_workers:
-      raise ValueError(
-        f'robust_round needs a batch with num_workers={num_workers} rows, got'
-        f' {rows}'
-      )
-    if mesh is None:
-      return local_step(state, batch, key)
-    specs = state_specs(state)
-    sharded = jax.shard_map(
-      local_step,
-      mesh=mesh,
-      in_specs=(specs, PartitionSpec(axis_name), PartitionSpec()),
-      out_specs=(specs, PartitionSpec()),
+    _arguments.check_batch(name, batch, num_workers)
+    everybody = _engine.Cohort(
+      jnp.arange(num_workers),
+      _arguments.byzantine_of(name, schedule, state.step, num_workers),
+      weights_at(state.step),
     )
-    return sharded(state, batch, key)
+    return engine.step(state, batch, key, everybody)
 
   return base.Round(init, step)
-
-
-def _where_rows(
-  mask: jax.Array, new: base.State, old: base.State
-) -> base.State:
-  """The rows of the leaves `[n, ...]` from one state or the other."""
-
-  def rows(x, y):
-    return jnp.where(mask.reshape((-1,) + (1,) * (x.ndim - 1)), x, y)
-
-  return jax.tree.map(rows, new, old)

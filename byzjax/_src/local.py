@@ -1,0 +1,81 @@
+"""What a worker does between two communications, in types."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from byzjax._src import base
+
+LossFn = Callable[[base.Params, Any], jax.Array]  # (params, batch_i) -> scalar
+
+
+class LocalContext(NamedTuple):
+  """What a local objective may know beside parameters and batch.
+
+  Attributes:
+    anchor: the parameters that the worker received at the start of the round.
+    key: of this worker and this local step alone.
+    step: int32[], the local step, from 0.
+  """
+
+  anchor: base.Params
+  key: jax.Array
+  step: jax.Array
+
+
+class Objective(NamedTuple):
+  """A loss that a worker descends on its own, in place of a plain one.
+
+  Attributes:
+    loss: `(params, batch_i, context) -> scalar`, differentiable in params; what
+      stands for the loss in `local_round` and `robust_round`. Its gradient is
+      what the worker steps along, so that a part of the parameters may ascend
+      by reversing its gradient.
+    name: as in `byzjax.objectives.proximal`.
+  """
+
+  loss: Callable[[base.Params, Any, LocalContext], jax.Array]
+  name: str = 'objective'
+
+
+class LocalSampler(NamedTuple):
+  """How a worker takes batches from its data, step by step, in one round.
+
+  Attributes:
+    init: `params -> state`, what one worker keeps from round to round.
+    start: `(state, params, data_i, key) -> plan`, once a round: data_i is the
+      worker's slice of what the round was given, params are what it received.
+    draw: `(plan, data_i, step int32[], key) -> (batch_i, plan)`, once a local
+      step, with a key of its own.
+    finish: `(state, params) -> state`, with the worker's parameters after its
+      last local step.
+  """
+
+  init: Callable[[base.Params], base.State]
+  start: Callable[..., base.State]
+  draw: Callable[..., tuple[Any, base.State]]
+  finish: Callable[[base.State, base.Params], base.State]
+
+
+class Participation(NamedTuple):
+  """Who takes part in a round, when that depends on more than its number.
+
+  Attributes:
+    init: `num_workers -> state`.
+    score: `(params, data_i) -> float[]` of one worker, computed before the
+      draw, or None.
+    draw: `(state, scores float[n] or None, step, key) -> (weights float[n],
+      state)`: 0 for who does not take part.
+  """
+
+  init: Callable[[int], base.State]
+  score: Callable[[base.Params, Any], jax.Array] | None
+  draw: Callable[..., tuple[jax.Array, base.State]]
+
+
+def as_objective(loss_fn: LossFn | Objective) -> Objective:
+  """A plain loss as an objective that does not look at the context."""
+  if isinstance(loss_fn, Objective):
+    return loss_fn
+  return Objective(lambda params, batch, context: loss_fn(params, batch))
