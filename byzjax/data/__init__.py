@@ -1,7 +1,13 @@
 """Data sets, their division among workers, and batches on the device."""
 
 from byzjax.data._augment import random_crop_and_flip
+from byzjax.data._client_curriculum import client_curriculum
+from byzjax.data._curriculum import curriculum
+from byzjax.data._hold_out import held_out_workers, hold_out
+from byzjax.data._local_sampler import local_sampler
 from byzjax.data._long_tail import long_tail
+from byzjax.data._main_class import main_class
+from byzjax.data._pacing import pool_size
 from byzjax.data._partition import (
   Partition,
   dirichlet_by_class,
@@ -12,21 +18,35 @@ from byzjax.data._partition import (
   restrict,
 )
 from byzjax.data._redundant_groups import redundant_groups
+from byzjax.data._rotate import rotate, rotation_shift
 from byzjax.data._sampling import sample_batch
 from byzjax.data._sources import Dataset, load
+from byzjax.data._total_dirichlet import dirichlet_total
+from byzjax.data._worker_loss import worker_loss
 
 __all__ = [
   'Dataset',
   'Partition',
+  'client_curriculum',
+  'curriculum',
   'dirichlet_by_class',
   'dirichlet_by_worker',
+  'dirichlet_total',
+  'held_out_workers',
+  'hold_out',
   'iid',
   'label_sorted',
   'load',
+  'local_sampler',
   'long_tail',
+  'main_class',
+  'pool_size',
   'random_crop_and_flip',
   'random_shards',
   'redundant_groups',
   'restrict',
+  'rotate',
+  'rotation_shift',
   'sample_batch',
+  'worker_loss',
 ]

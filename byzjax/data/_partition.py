@@ -46,7 +46,7 @@ def iid(labels: np.ndarray, num_workers: int) -> Partition:
     >>> data.iid(np.zeros(10, int), 4).sizes
     array([10, 10, 10, 10], dtype=int32)
   """
-  labels = _check('iid', labels, num_workers)
+  labels = check('iid', labels, num_workers)
   everything = np.arange(labels.size, dtype=np.int32)
   return Partition(
     np.broadcast_to(everything, (num_workers, labels.size)),
@@ -80,9 +80,9 @@ def label_sorted(labels: np.ndarray, num_workers: int) -> Partition:
     >>> data.label_sorted(np.array([1, 0, 1, 0]), 2).indices
     array([[1, 3], [0, 2]], dtype=int32)
   """
-  labels = _check('label_sorted', labels, num_workers)
+  labels = check('label_sorted', labels, num_workers)
   order = np.argsort(labels, kind='stable')
-  return _from_shards('label_sorted', np.array_split(order, num_workers))
+  return from_shards('label_sorted', np.array_split(order, num_workers))
 
 
 def random_shards(
@@ -120,9 +120,9 @@ def random_shards(
     >>> data.random_shards(np.zeros(10, int), 4).sizes
     array([3, 3, 2, 2], dtype=int32)
   """
-  labels = _check('random_shards', labels, num_workers)
+  labels = check('random_shards', labels, num_workers)
   order = np.random.default_rng(seed).permutation(labels.size)
-  return _from_shards('random_shards', np.array_split(order, num_workers))
+  return from_shards('random_shards', np.array_split(order, num_workers))
 
 
 def dirichlet_by_class(
@@ -165,7 +165,7 @@ def dirichlet_by_class(
     >>> data.dirichlet_by_class(labels, 2, alpha=1.0).sizes.sum()
     np.int64(100)
   """
-  labels = _check('dirichlet_by_class', labels, num_workers)
+  labels = check('dirichlet_by_class', labels, num_workers)
   _check_alpha('dirichlet_by_class', alpha)
   rng = np.random.default_rng(seed)
   pieces: list[list[np.ndarray]] = [[] for _ in range(num_workers)]
@@ -175,7 +175,7 @@ def dirichlet_by_class(
     cuts = np.floor(np.cumsum(shares)[:-1] * members.size).astype(int)
     for piece, part in zip(pieces, np.split(members, cuts)):
       piece.append(part)
-  return _from_shards(
+  return from_shards(
     'dirichlet_by_class', [np.concatenate(piece) for piece in pieces]
   )
 
@@ -221,7 +221,7 @@ def dirichlet_by_worker(
     >>> data.dirichlet_by_worker(labels, 3, alpha=0.1).sizes
     array([34, 33, 33], dtype=int32)
   """
-  labels = _check('dirichlet_by_worker', labels, num_workers)
+  labels = check('dirichlet_by_worker', labels, num_workers)
   _check_alpha('dirichlet_by_worker', alpha)
   rng = np.random.default_rng(seed)
   members = [
@@ -231,19 +231,20 @@ def dirichlet_by_worker(
   shards = []
   for part in np.array_split(np.arange(labels.size), num_workers):
     mix = rng.dirichlet(np.full(left.size, alpha))
-    counts = _draw_counts(rng, mix, left, part.size)
+    counts = draw_counts(rng, mix, left, part.size)
     shards.append(
       np.concatenate(
         [m[have - c : have] for m, have, c in zip(members, left, counts)]
       )
     )
     left = left - counts
-  return _from_shards('dirichlet_by_worker', shards)
+  return from_shards('dirichlet_by_worker', shards)
 
 
-def _draw_counts(
+def draw_counts(
   rng: np.random.Generator, mix: np.ndarray, left: np.ndarray, size: int
 ) -> np.ndarray:
+  """How many of `size` draws without replacement fall into each class."""
   # Draws beyond what a class has are rejected and drawn again from the classes
   # left: the same law as one draw at a time with the mass renormalised.
   counts = np.zeros_like(left)
@@ -308,7 +309,8 @@ def check_labels(function: str, labels: np.ndarray) -> np.ndarray:
   return labels
 
 
-def _check(function: str, labels: np.ndarray, num_workers: int) -> np.ndarray:
+def check(function: str, labels: np.ndarray, num_workers: int) -> np.ndarray:
+  """The labels as an array, for a number of workers that they suffice for."""
   labels = check_labels(function, labels)
   if not 1 <= num_workers <= labels.size:
     raise ValueError(
@@ -325,7 +327,17 @@ def _check_alpha(function: str, alpha: float) -> None:
     )
 
 
-def _from_shards(function: str, shards: Sequence[np.ndarray]) -> Partition:
+def check_concentration(function: str, concentration: float) -> None:
+  """Raises ValueError unless the concentration is positive and finite."""
+  if not (concentration > 0.0 and math.isfinite(concentration)):
+    raise ValueError(
+      f'{function}: concentration must be positive and finite, got '
+      f'concentration={concentration!r}.'
+    )
+
+
+def from_shards(function: str, shards: Sequence[np.ndarray]) -> Partition:
+  """The partition of the shards; ValueError if one of them is empty."""
   sizes = np.array([shard.size for shard in shards], np.int32)
   if sizes.min() == 0:
     raise ValueError(

@@ -1,0 +1,75 @@
+"""Label skew whose concentration is given for all classes together."""
+
+import numpy as np
+
+from byzjax.data import _partition
+
+
+def dirichlet_total(
+  labels: np.ndarray,
+  num_workers: int,
+  *,
+  concentration: float,
+  seed: int = 0,
+) -> _partition.Partition:
+  r"""Each worker draws a mix around what is left; all get equally many.
+
+  .. math::
+    q_i \sim \mathrm{Dir}(\alpha r_i), \qquad
+    r_{i, k} = \frac{|C_k \text{ that is left}|}{\sum_l |C_l
+      \text{ that is left}|}
+
+  and worker i draws from `q_i` without replacement, as in
+  `dirichlet_by_worker`, one worker after the other. There alpha is what each
+  class has; here it is their sum, so that `alpha = 0.1` with ten balanced
+  classes begins like 0.01 there, and most workers see one or two classes. Sizes
+  differ by at most one example, and the larger shards come first.
+
+  Args:
+    labels: integers `[N]`, at least 0.
+    num_workers: number of workers n, from 1 to N.
+    concentration: alpha, over all classes together, positive and finite.
+    seed: of the mixes and the draws.
+
+  Returns:
+    A `Partition` that holds every example exactly once: `indices` int32 `[n,
+    ceil(N / n)]`, `sizes` int32 `[n]`.
+
+  Raises:
+    ValueError: if labels is not a vector of integers of at least 0, the number
+      of workers is below 1 or above N, or the concentration is not positive and
+      finite.
+
+  References:
+    Guo, Tang, Lin, 2023, arXiv:2205.13462.
+
+  Example:
+    >>> import numpy as np
+    >>> from byzjax import data
+    >>> labels = np.repeat([0, 1], 50)
+    >>> partition = data.dirichlet_total(labels, 2, concentration=1e-9)
+    >>> labels[partition.indices].mean(axis=1).tolist() in ([0, 1], [1, 0])
+    True
+  """
+  name = 'dirichlet_total'
+  labels = _partition.check(name, labels, num_workers)
+  _partition.check_concentration(name, concentration)
+  rng = np.random.default_rng(seed)
+  members = [
+    rng.permutation(np.flatnonzero(labels == k)) for k in np.unique(labels)
+  ]
+  left = np.array([m.size for m in members])
+  shards = []
+  for part in np.array_split(np.arange(labels.size), num_workers):
+    remains = left > 0
+    mix = np.zeros(left.size)
+    prior = concentration * left[remains] / left.sum()
+    mix[remains] = rng.dirichlet(np.maximum(prior, np.finfo(float).tiny))
+    counts = _partition.draw_counts(rng, mix, left, part.size)
+    shards.append(
+      np.concatenate(
+        [m[have - c : have] for m, have, c in zip(members, left, counts)]
+      )
+    )
+    left = left - counts
+  return _partition.from_shards(name, shards)
