@@ -6,6 +6,7 @@ files that start with an underscore are private.
 """
 
 from byzjax import analysis as analysis
+from byzjax import objectives as objectives
 from byzjax import theory as theory
 from byzjax._src.base import (
   Aggregate,
@@ -22,6 +23,12 @@ from byzjax._src.base import (
   RoundState,
 )
 from byzjax._src.layouts import WorkerShardedState, worker_sharded
+from byzjax._src.local import (
+  LocalContext,
+  LocalSampler,
+  Objective,
+  Participation,
+)
 from byzjax._src.nonfinite import sanitize
 from byzjax._src.rules import from_column, from_weights, squared_distances
 from byzjax.aggregators import (
@@ -90,19 +97,33 @@ from byzjax.compression import (
   terngrad_codec,
   top_k_codec,
 )
-from byzjax.gradients import sparsign_local_steps
+from byzjax.gradients import hutchinson_diagonal, sparsign_local_steps
 from byzjax.rounds import (
+  constant_synchronization,
+  diloco,
+  fed_avg,
+  fed_opt,
+  fed_prox,
+  linear_synchronization,
+  local_round,
+  post_local_synchronization,
+  quadratic_synchronization,
   random_byzantine,
   random_participation,
   robust_round,
   worst_case_byzantine,
 )
 from byzjax.transforms import (
+  Preconditioner,
+  ScaleByDeltaSgdState,
+  ScaleByPreconditionerState,
   WorkerMomentumState,
   byz_sgdm,
   byz_sgdnm,
   normalize_by_global_norm,
   per_worker,
+  scale_by_delta_sgd,
+  scale_by_preconditioner,
   signum_majority_vote,
   worker_momentum,
 )
@@ -120,11 +141,18 @@ __all__ = [
   'DataAttack',
   'ErrorFeedbackState',
   'Gram',
+  'LocalContext',
+  'LocalSampler',
   'Messages',
+  'Objective',
+  'Participation',
   'PreAggregator',
+  'Preconditioner',
   'Round',
   'RoundInfo',
   'RoundState',
+  'ScaleByDeltaSgdState',
+  'ScaleByPreconditionerState',
   'WorkerMomentumState',
   'WorkerShardedState',
   'adaptive',
@@ -144,14 +172,19 @@ __all__ = [
   'clustering',
   'comparative_gradient_elimination',
   'constant',
+  'constant_synchronization',
   'coordinate_median',
   'covariance_filter',
   'detox',
   'diagnose',
+  'diloco',
   'divide_and_conquer',
   'drift',
   'error_feedback',
   'fang',
+  'fed_avg',
+  'fed_opt',
+  'fed_prox',
   'flip_vote',
   'from_column',
   'from_weights',
@@ -159,9 +192,12 @@ __all__ = [
   'geometric_median',
   'group_vote',
   'hierarchical',
+  'hutchinson_diagonal',
   'inner_product_manipulation',
   'krum',
   'label_flip',
+  'linear_synchronization',
+  'local_round',
   'majority_vote',
   'mean',
   'mean_around_median',
@@ -176,8 +212,10 @@ __all__ = [
   'normalize_by_global_norm',
   'per_worker',
   'phocas',
+  'post_local_synchronization',
   'pre_aggregate',
   'qsgd_codec',
+  'quadratic_synchronization',
   'random_byzantine',
   'random_participation',
   'random_signs',
@@ -186,6 +224,8 @@ __all__ = [
   'resampling',
   'robust_round',
   'sanitize',
+  'scale_by_delta_sgd',
+  'scale_by_preconditioner',
   'scaled_sign_codec',
   'sign_codec',
   'sign_flip',

@@ -85,15 +85,43 @@ SIGNATURES = {
     'weight_decay',
   ],
   'sparsign_local_steps': ['loss_fn', 'budget', 'learning_rate'],
+  'local_round': [
+    'loss_fn',
+    'local_optimizer',
+    'num_local_steps',
+    'aggregator',
+    'optimizer',
+    'num_workers',
+    'local_state',
+    'sampler',
+    'participation',
+    'attack',
+    'byzantine',
+    'mesh',
+  ],
+  'fed_avg': ['loss_fn', 'learning_rate', 'num_local_steps', 'num_workers'],
+  'fed_prox': ['loss_fn', 'learning_rate', 'mu'],
+  'fed_opt': ['loss_fn', 'learning_rate', 'optimizer'],
+  'diloco': ['loss_fn', 'learning_rate', 'outer_momentum'],
+  'constant_synchronization': ['total_steps', 'base_steps'],
+  'post_local_synchronization': ['total_steps', 'base_steps', 'switch_step'],
+  'linear_synchronization': ['learning_rate', 'growth', 'warmup_steps'],
+  'quadratic_synchronization': ['learning_rate', 'growth', 'warmup_steps'],
+  'scale_by_preconditioner': ['rule', 'decay', 'lower_bound'],
+  'scale_by_delta_sgd': ['initial_step_size', 'gamma', 'damping'],
+  'hutchinson_diagonal': ['loss_fn'],
   'worker_sharded': ['aggregator', 'axis_name', 'attack'],
   'sanitize': ['messages'],
 }
 # Rules and attacks name every hyper-parameter at the call.
 POSITIONAL = {
   'adaptive', 'adaptive_gradient', 'byz_sgdm', 'byz_sgdnm', 'cap_weights',
-  'error_feedback', 'label_flip', 'per_worker', 'random_byzantine',
-  'random_participation', 'robust_round', 'sanitize', 'signum_majority_vote',
-  'sparsign_local_steps', 'worker_momentum', 'worker_sharded',
+  'diloco', 'error_feedback', 'fed_avg', 'fed_opt', 'fed_prox',
+  'hutchinson_diagonal', 'label_flip', 'linear_synchronization', 'local_round',
+  'per_worker', 'quadratic_synchronization', 'random_byzantine',
+  'random_participation', 'robust_round', 'sanitize', 'scale_by_preconditioner',
+  'signum_majority_vote', 'sparsign_local_steps', 'worker_momentum',
+  'worker_sharded',
 }  # fmt: skip
 KEYWORD_ONLY = SIGNATURES.keys() - POSITIONAL
 DEFAULTS = {
@@ -105,6 +133,8 @@ DEFAULTS = {
   ('alie', 'z'): None,
   ('robust_round', 'attack'): None,
   ('robust_round', 'mesh'): None,
+  ('local_round', 'local_state'): 'keep',
+  ('scale_by_delta_sgd', 'gamma'): 2.0,
 }
 FIELDS = {
   'RoundState': (

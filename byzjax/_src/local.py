@@ -66,12 +66,14 @@ class Participation(NamedTuple):
     score: `(params, data_i) -> float[]` of one worker, computed before the
       draw, or None.
     draw: `(state, scores float[n] or None, step, key) -> (weights float[n],
-      state)`: 0 for who does not take part.
+      state)`: exactly m of them positive, and 0 for who does not take part.
+    num_participants: m, a Python int.
   """
 
   init: Callable[[int], base.State]
   score: Callable[[base.Params, Any], jax.Array] | None
   draw: Callable[..., tuple[jax.Array, base.State]]
+  num_participants: int
 
 
 def as_objective(loss_fn: LossFn | Objective) -> Objective:

@@ -63,7 +63,14 @@ class CNN(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps `[B, H, W, C]` to logits `[B, K]`."""
+    return self.classify(self.features(x))
+
+  def features(self, x: jax.Array) -> jax.Array:
+    """What the last layer is given, `[B, 64]`."""
     x = max_pool(jax.nn.relu(self.conv1(x)))
     x = max_pool(jax.nn.relu(self.conv2(x)))
-    x = jax.nn.relu(self.dense1(x.reshape(x.shape[0], -1)))
-    return self.dense2(x)
+    return jax.nn.relu(self.dense1(x.reshape(x.shape[0], -1)))
+
+  def classify(self, z: jax.Array) -> jax.Array:
+    """The last layer: `[B, 64]` to logits `[B, K]`."""
+    return self.dense2(z)

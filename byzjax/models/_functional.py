@@ -10,6 +10,7 @@ from flax import nnx
 Params = Any
 Batch = tuple[jax.Array, jax.Array]
 LossFn = Callable[[Params, Batch], jax.Array]
+Apply = Callable[[Params, jax.Array], jax.Array]
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
@@ -83,3 +84,50 @@ def cross_entropy_loss(graphdef: nnx.GraphDef) -> LossFn:
     return losses.mean()
 
   return loss_fn
+
+
+def features_and_classifier(graphdef: nnx.GraphDef) -> tuple[Apply, Apply]:
+  r"""A model as two functions: up to its last layer, and the last layer.
+
+  .. math::
+    f_\theta(x) = \mathrm{classify}(\theta, \mathrm{features}(\theta, x))
+
+  Args:
+    graphdef: structure of the model f, from `split`; of a class that has the
+      methods `features` and `classify`, as all of `byzjax.models`.
+
+  Returns:
+    `(features, classify)`: `features(params, x)` maps `[B, H, W, C]` to `[B,
+    d]`, and `classify(params, z)` that to logits `[B, K]`. Both take all
+    parameters of the model.
+
+  Raises:
+    ValueError: where they are called, if the model has no such methods.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from byzjax import models
+    >>> model = models.make('mlp', (8, 8, 1), 10, seed=0)
+    >>> graphdef, params = models.split(model)
+    >>> features, classify = models.features_and_classifier(graphdef)
+    >>> z = features(params, jnp.ones([5, 8, 8, 1]))
+    >>> z.shape, classify(params, z).shape
+    ((5, 32), (5, 10))
+  """
+
+  def method(params: Params, name: str) -> Callable[[jax.Array], jax.Array]:
+    model = nnx.merge(graphdef, params)
+    if not callable(found := getattr(model, name, None)):
+      raise ValueError(
+        'features_and_classifier: the model must have the methods features and '
+        f'classify, got {type(model).__name__} without {name}.'
+      )
+    return found
+
+  def features(params: Params, x: jax.Array) -> jax.Array:
+    return method(params, 'features')(x)
+
+  def classify(params: Params, z: jax.Array) -> jax.Array:
+    return method(params, 'classify')(z)
+
+  return features, classify

@@ -48,13 +48,21 @@ class MLP(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps `[B, ...]` to logits `[B, d_L]`."""
-    first, *others = self.layers
+    return self.classify(self.features(x))
+
+  def features(self, x: jax.Array) -> jax.Array:
+    """What the last layer is given, `[B, d_{L-1}]`."""
+    first = self.layers[0]
     if math.prod(x.shape[1:]) != first.in_features:
       raise ValueError(
         f'MLP: x must have {first.in_features} numbers per example, got '
         f'x.shape={x.shape}.'
       )
-    x = first(x.reshape(x.shape[0], -1))
-    for layer in others:
-      x = layer(jax.nn.relu(x))
+    x = x.reshape(x.shape[0], -1)
+    for layer in self.layers[:-1]:
+      x = jax.nn.relu(layer(x))
     return x
+
+  def classify(self, z: jax.Array) -> jax.Array:
+    """The last layer: `[B, d_{L-1}]` to logits `[B, d_L]`."""
+    return self.layers[-1](z)

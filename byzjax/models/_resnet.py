@@ -137,7 +137,15 @@ class ResNet20(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps `[B, H, W, C]` to logits `[B, K]`."""
+    return self.classify(self.features(x))
+
+  def features(self, x: jax.Array) -> jax.Array:
+    """What the last layer is given, `[B, 64]`."""
     x = jax.nn.relu(self.norm(self.conv(x)))
     for block in self.blocks:
       x = block(x)
-    return self.dense(jnp.mean(x, axis=(1, 2)))
+    return jnp.mean(x, axis=(1, 2))
+
+  def classify(self, z: jax.Array) -> jax.Array:
+    """The last layer: `[B, 64]` to logits `[B, K]`."""
+    return self.dense(z)

@@ -1,10 +1,27 @@
 """Rounds of training."""
 
+from byzjax.rounds._local_methods import diloco, fed_avg, fed_opt, fed_prox
+from byzjax.rounds._local_round import local_round
 from byzjax.rounds._robust_round import robust_round
 from byzjax.rounds._schedules import random_byzantine, random_participation
+from byzjax.rounds._synchronization import (
+  constant_synchronization,
+  linear_synchronization,
+  post_local_synchronization,
+  quadratic_synchronization,
+)
 from byzjax.rounds._worst_case_byzantine import worst_case_byzantine
 
 __all__ = [
+  'constant_synchronization',
+  'diloco',
+  'fed_avg',
+  'fed_opt',
+  'fed_prox',
+  'linear_synchronization',
+  'local_round',
+  'post_local_synchronization',
+  'quadratic_synchronization',
   'random_byzantine',
   'random_participation',
   'robust_round',

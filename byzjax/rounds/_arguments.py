@@ -106,6 +106,70 @@ def check_batch(name: str, batch: base.Batch, num_workers: int) -> None:
     )
 
 
+def check_choice(name: str, argument: str, value: Any, choices) -> None:
+  """Raises ValueError unless the value is one of the choices."""
+  if value not in choices:
+    raise ValueError(
+      f'{name} needs {argument} to be one of {", ".join(choices)}, got'
+      f' {value!r}'
+    )
+
+
+def step_schedule(
+  name: str, num_workers: int, num_local_steps: Any
+) -> tuple[Callable[[jax.Array], jax.Array], int | None]:
+  """Local steps by round, int32[] or int32[n], and the most, if known."""
+  if callable(num_local_steps):
+
+    def scheduled(step):
+      steps = jnp.asarray(num_local_steps(step))
+      whole = jnp.issubdtype(steps.dtype, jnp.integer)
+      if not whole or steps.shape not in ((), (num_workers,)):
+        raise ValueError(
+          f'{name} needs num_local_steps(step) to be int32[] or'
+          f' int32[{num_workers}], got {steps.dtype}{list(steps.shape)}'
+        )
+      return steps
+
+    return scheduled, None
+  if isinstance(num_local_steps, int):
+    base.check_count(name, 'num_local_steps', num_local_steps, 1)
+    return lambda step: jnp.asarray(num_local_steps), num_local_steps
+  lengths = np.asarray(num_local_steps)
+  if (
+    lengths.ndim != 1
+    or not lengths.size
+    or not np.issubdtype(lengths.dtype, np.integer)
+    or lengths.min() < 0
+  ):
+    raise ValueError(
+      f'{name} needs num_local_steps to be an int, a schedule or the lengths of'
+      f' rounds, integers >= 0 [R], got {num_local_steps!r}'
+    )
+  table = jnp.asarray(lengths, jnp.int32)
+
+  def of_round(step):
+    return jnp.take(table, step, mode='fill', fill_value=0)
+
+  return of_round, int(lengths.max())
+
+
+def check_slices(name: str, batch: base.Batch, longest: int | None) -> None:
+  """Raises ValueError if a round takes neither S slices nor whole passes."""
+  lengths = {x.shape[1] if x.ndim > 1 else 0 for x in jax.tree.leaves(batch)}
+  if len(lengths) > 1 or 0 in lengths:
+    raise ValueError(
+      f'{name} needs batch leaves [num_workers, S, ...] with one S for all, got'
+      f' the shapes {[x.shape for x in jax.tree.leaves(batch)]}'
+    )
+  slices = lengths.pop()
+  if longest is not None and longest > slices and longest % slices:
+    raise ValueError(
+      f'{name} needs a slice of the batch for each of num_local_steps={longest}'
+      f' local steps, or a number that divides it, got {slices}'
+    )
+
+
 def check_mesh(
   name: str, mesh: Mesh | AbstractMesh, axis_name, num_workers: int
 ) -> tuple[Mesh | AbstractMesh, int]:

@@ -40,17 +40,26 @@ class Done(NamedTuple):
 class Exchange(Protocol):
   """Rows beside the messages, through the same attack and a rule.
 
-  `(i, rows float[k, D], side state, key) -> (aggregate float[D], side state)`
-  for the i-th of `Work.sides`.
+  `(i, rows float[k, D], side state) -> (aggregate float[D], side state)` for
+  the i-th of `Work.sides`.
   """
 
   def __call__(
-    self,
-    i: int,
-    rows: jax.Array,
-    state: layouts.WorkerShardedState,
-    key: jax.Array,
+    self, i: int, rows: jax.Array, state: layouts.WorkerShardedState
   ) -> tuple[jax.Array, layouts.WorkerShardedState]: ...
+
+
+class Context(NamedTuple):
+  """What the work knows of its round, on the workers of one device."""
+
+  step: jax.Array
+  cohort: Cohort  # of all devices
+  ids: jax.Array  # int32[k]
+  is_byzantine: jax.Array  # bool[k]
+  takes_part: jax.Array | None  # bool[k], None for all
+  shared: base.State
+  sides: tuple[layouts.WorkerShardedState, ...]
+  axis_name: base.AxisName
 
 
 class Work(NamedTuple):
@@ -61,9 +70,8 @@ class Work(NamedTuple):
     init_shared: `params -> shared`, what the server keeps for all of them.
     sides: `params -> ((size, rule), ...)`, of the exchanges beside the
       messages.
-    run: `(params, batch, rows, keys [k], *, is_byzantine, step, shared, sides,
-      takes_part, exchange, key, axis_name) -> Done`, on the workers of one
-      device.
+    run: `(params, batch, rows, keys [k], *, context, exchange) -> Done`, on the
+      workers of one device.
   """
 
   init: Callable[[base.Params, int], base.State]
@@ -224,11 +232,11 @@ def build(
       worker_weights=cohort.weights,
     )
 
-  def exchange_of(params, cohort):
-    """The exchanges beside the messages, in float32 both ways."""
+  def exchange_of(params, cohort, key):
+    """The exchanges beside the messages, uncompressed both ways."""
     sides = work.sides(params)
 
-    def exchange(i, rows, side_state, key):
+    def exchange(i, rows, side_state):
       size, rule = sides[i]
       rows = jnp.pad(rows, ((0, 0), (0, size_of(size) - size)))
       x = layouts.to_coordinates(rows, axes)
@@ -253,6 +261,7 @@ def build(
     data_key, server_key, work_key, codec_key, sender_key = jax.random.split(
       key, 5
     )
+    side_key = jax.random.fold_in(server_key, 0)
     first, params = jnp.zeros([], jnp.int32), state.params
     if mesh is not None:
       first = lax.axis_index(axis_name) * num_local
@@ -277,14 +286,17 @@ def build(
       batch,
       state.workers,
       my_keys(work_key),
-      is_byzantine=mine,
-      step=state.step,
-      shared=state.shared,
-      sides=state.sides,
-      takes_part=takes_part,
-      exchange=exchange_of(state.params, cohort),
-      key=jax.random.fold_in(work_key, num_workers),
-      axis_name=axes,
+      context=Context(
+        state.step,
+        cohort,
+        of_mine(cohort.ids),
+        mine,
+        takes_part,
+        state.shared,
+        state.sides,
+        axes,
+      ),
+      exchange=exchange_of(state.params, cohort, side_key),
     )
     payload, coders, bits = _wire.encode_rows(
       codec,

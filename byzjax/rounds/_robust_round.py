@@ -137,15 +137,15 @@ def robust_round(
   def init_rows(params, n):
     return per_worker(worker, n).init(flat.row_layout(params).ravel(params))
 
-  def run(params, batch, rows, keys, *, is_byzantine, shared, sides, **extra):
-    del extra
+  def run(params, batch, rows, keys, *, context, exchange):
+    del exchange
     layout = flat.row_layout(params)
     losses, gradient = gradients(params, batch, keys)
     gradient = layout.ravel_rows(gradient)
     messages, rows = lifted.update(gradient, rows, layout.ravel(params))
     if not byzantine_chain:
-      messages = jnp.where(is_byzantine[:, None], gradient, messages)
-    return _engine.Done(losses, messages, rows, shared, sides)
+      messages = jnp.where(context.is_byzantine[:, None], gradient, messages)
+    return _engine.Done(losses, messages, rows, context.shared, context.sides)
 
   engine = _engine.build(
     _engine.Work(init_rows, run),

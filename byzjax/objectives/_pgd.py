@@ -1,0 +1,83 @@
+"""Test inputs moved against the model, inside a box."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from byzjax._src import base, local
+from byzjax.objectives import _wasserstein
+
+
+def pgd_inputs(
+  loss_fn: local.LossFn,
+  params: base.Params,
+  batch: tuple[jax.Array, Any],
+  *,
+  epsilon: base.Scalar,
+  step_size: base.Scalar,
+  num_steps: int,
+  value_range: tuple[float, float] | None = None,
+) -> jax.Array:
+  """Inputs that raise the loss, each within epsilon of where it was.
+
+  `x'_0 = x`, `x'_{k+1} = clip(x'_k + alpha sign(grad_x l(x'_k, y)),
+  x - epsilon, x + epsilon)`: projected gradient ascent in the largest-entry
+  norm. It attacks at test time, and has nothing to do with Byzantine workers.
+  Where the gradient is zero an input stays.
+
+  This starts at x; others start at a random point of the box. The WAFL
+  experiments do not clip to the range of pixels (the default), most others do.
+
+  Args:
+    loss_fn: `(params, (inputs, labels)) -> scalar`, the mean over rows of a
+      loss of each row by itself.
+    params: of the model; the result is a constant for differentiation.
+    batch: `(inputs, labels)`, inputs float `[B, ...]`.
+    epsilon: half the side of the box, epsilon >= 0; may be traced.
+    step_size: alpha >= 0; may be traced.
+    num_steps: a Python int >= 0.
+    value_range: `(low, high)` that inputs are clipped to after every step, or
+      None.
+
+  Returns:
+    x', shape and dtype of the inputs.
+
+  Raises:
+    ValueError: if an argument is out of its range, loss_fn is an `Objective`,
+      or the inputs are not real numbers.
+
+  References:
+    Madry, Makelov, Schmidt, Tsipras, Vladu, 2018, arXiv:1706.06083.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> def linear(w, batch):
+    ...   return jnp.mean(batch[0] @ w)
+    >>> byzjax.objectives.pgd_inputs(
+    ...   linear, jnp.array([3.0, -4.0]), (jnp.zeros([1, 2]), jnp.zeros(1)),
+    ...   epsilon=0.5, step_size=0.2, num_steps=10)
+    Array([[ 0.5, -0.5]], dtype=float32)
+  """
+  _wasserstein.check_plain('pgd_inputs', loss_fn)
+  base.check_count('pgd_inputs', 'num_steps', num_steps)
+  base.check_range('pgd_inputs', 'epsilon', epsilon, 0)
+  base.check_range('pgd_inputs', 'step_size', step_size, 0)
+  if value_range is not None and not value_range[0] < value_range[1]:
+    raise ValueError(
+      f'pgd_inputs needs value_range to be (low, high) with low < high, got'
+      f' {value_range}'
+    )
+  inputs, labels = batch
+  inputs = _wasserstein.float_inputs('pgd_inputs', inputs)
+  gradient = _wasserstein.input_gradients(loss_fn, params, labels)
+
+  def ascend(_, moved):
+    moved = moved + step_size * jnp.sign(gradient(moved))
+    moved = jnp.clip(moved, inputs - epsilon, inputs + epsilon)
+    if value_range is not None:
+      moved = jnp.clip(moved, *value_range)
+    return moved.astype(inputs.dtype)
+
+  return lax.stop_gradient(lax.fori_loop(0, num_steps, ascend, inputs))

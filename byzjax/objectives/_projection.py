@@ -1,0 +1,76 @@
+"""The small network through which FedBR compares features."""
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base
+
+
+def projection(
+  key: jax.Array,
+  *,
+  num_features: int,
+  width: int | None = None,
+  out: int | None = None,
+) -> base.Params:
+  """Initial parameters of three dense layers, for `project` and `fedbr`.
+
+  Kernels are normal with variance 1 / (size of their input), biases are zero.
+  The released code has `d -> 2d -> 2d -> d` (the default here); the paper's
+  text is read as `d -> 256 -> 256 -> 128`.
+
+  Args:
+    key: a key of `jax.random.key`, used up.
+    num_features: d >= 1, a Python int.
+    width: of the hidden layers, a Python int >= 1; None for 2d.
+    out: of the output, a Python int >= 1; None for d.
+
+  Returns:
+    A list of three dicts of `kernel` float32 `[m, k]` and `bias` float32 `[k]`.
+
+  Raises:
+    ValueError: if a size is not an int of at least 1.
+
+  Example:
+    >>> import byzjax, jax
+    >>> head = byzjax.objectives.projection(jax.random.key(0), num_features=4)
+    >>> [layer['kernel'].shape for layer in head]
+    [(4, 8), (8, 8), (8, 4)]
+  """
+  base.check_count('projection', 'num_features', num_features, 1)
+  width = 2 * num_features if width is None else width
+  out = num_features if out is None else out
+  base.check_count('projection', 'width', width, 1)
+  base.check_count('projection', 'out', out, 1)
+  sizes = [num_features, width, width, out]
+
+  def layer(key, m, k):
+    kernel = jax.random.normal(key, (m, k), jnp.float32) / m**0.5
+    return {'kernel': kernel, 'bias': jnp.zeros(k, jnp.float32)}
+
+  return [
+    layer(*layer_arguments)
+    for layer_arguments in zip(jax.random.split(key, 3), sizes, sizes[1:])
+  ]
+
+
+def project(params: base.Params, z: jax.Array) -> jax.Array:
+  """Dense layers with ReLU between them: `h_{l+1} = max(0, h_l) W_l + b_l`.
+
+  Args:
+    params: a list of `{'kernel': [m, k], 'bias': [k]}`, as of `projection`.
+    z: float `[B, d]`.
+
+  Returns:
+    float `[B, out]`.
+
+  Example:
+    >>> import byzjax, jax, jax.numpy as jnp
+    >>> head = byzjax.objectives.projection(
+    ...   jax.random.key(0), num_features=4, width=5, out=2)
+    >>> byzjax.objectives.project(head, jnp.ones([3, 4])).shape
+    (3, 2)
+  """
+  for i, layer in enumerate(params):
+    z = (jax.nn.relu(z) if i else z) @ layer['kernel'] + layer['bias'][None]
+  return z

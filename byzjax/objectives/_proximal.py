@@ -1,0 +1,56 @@
+"""A loss with a spring to the parameters that the round began with."""
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base, flat, local
+
+
+def proximal(
+  loss_fn: local.LossFn | local.Objective, *, mu: base.Scalar
+) -> local.Objective:
+  """The loss and a penalty for leaving the received parameters: FedProx.
+
+  `loss(w) + (mu / 2) |w - anchor|^2`, over all leaves of w; anchor is what the
+  worker received at the start of the round. With `mu = 0` this is the loss,
+  which makes a local round FedAvg.
+
+  Args:
+    loss_fn: `(params, batch_i) -> scalar`, or an `Objective`, such as `fedbr`.
+    mu: how stiff the spring is, mu >= 0; may be traced.
+
+  Returns:
+    An `Objective`. Its gradient is that of the loss plus `mu (w - anchor)`.
+
+  Raises:
+    ValueError: if mu is negative.
+
+  References:
+    Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, 2020, arXiv:1812.06127.
+
+  Example:
+    >>> import byzjax, jax, jax.numpy as jnp
+    >>> objective = byzjax.objectives.proximal(lambda w, x: w * x, mu=10.0)
+    >>> context = byzjax.LocalContext(
+    ...   anchor=jnp.array(1.0), key=jax.random.key(0), step=jnp.array(0))
+    >>> print(jax.grad(objective.loss)(jnp.array(1.5), 2.0, context))
+    7.0
+  """
+  base.check_range('proximal', 'mu', mu, 0)
+  inner = local.as_objective(loss_fn)
+
+  def loss(params, batch, context):
+    value = inner.loss(params, batch, context)
+    anchor = jax.lax.stop_gradient(context.anchor)
+    penalty = mu / 2 * _squared_distance(params, anchor)
+    return value + penalty.astype(value.dtype)
+
+  return local.Objective(loss, 'proximal')
+
+
+def _squared_distance(x: base.Params, y: base.Params) -> jax.Array:
+  def of_leaf(a, b):
+    dtype = flat.compute_dtype(a)
+    return jnp.sum(jnp.square(a.astype(dtype) - b.astype(dtype)))
+
+  return jax.tree.reduce(jnp.add, jax.tree.map(of_leaf, x, y))

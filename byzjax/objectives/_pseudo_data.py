@@ -1,0 +1,70 @@
+"""Blurred examples that all workers may see."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byzjax._src import base
+
+
+def random_sample_means(
+  images: jax.Array | np.ndarray,
+  partition: tuple[jax.Array | np.ndarray, jax.Array | np.ndarray],
+  key: jax.Array,
+  *,
+  num_pseudo: int = 32,
+  num_averaged: int = 10,
+  scale: float = 1.0,
+) -> jax.Array:
+  """Means of a few random examples of one random worker each.
+
+  `x_p = (1 / m) sum_j x_j / s`: for each p a worker is drawn uniformly and then
+  m of its examples, with replacement. Draw them once, before the first round,
+  and give the same array to all workers: `fedbr(pseudo_inputs=...)`. The mean
+  of what is drawn is that of the worker's examples, the variance 1 / m of
+  theirs.
+
+  For the form with mixtures (`fedbr(num_mixed=...)`) draw from another, public
+  data set, held as by one worker: `data.iid(labels, 1)`.
+
+  Everyone's training depends on this array, and no aggregation rule stands
+  between: leave the workers out of the partition that are not trusted with it.
+
+  Args:
+    images: all examples, uint8 or float `[N, H, W, C]`.
+    partition: `(indices int[n, m'], sizes int[n])`, which worker holds which
+      examples; a `data.Partition`.
+    key: a key of `jax.random.key`, used up.
+    num_pseudo: how many, a Python int >= 1: the batch size of the workers.
+    num_averaged: m >= 1, a Python int.
+    scale: largest pixel value s, a positive Python number.
+
+  Returns:
+    float32 `[num_pseudo, H, W, C]`.
+
+  Raises:
+    ValueError: if an argument is out of its range.
+
+  References:
+    Guo, Tang, Lin, 2023, arXiv:2205.13462.
+
+  Example:
+    >>> import byzjax, jax, numpy as np
+    >>> images = np.arange(12).reshape(12, 1, 1, 1)
+    >>> by_worker = np.arange(12).reshape(2, 6), np.array([6, 6])
+    >>> byzjax.objectives.random_sample_means(
+    ...   images, by_worker, jax.random.key(0), num_pseudo=4).shape
+    (4, 1, 1, 1)
+  """
+  base.check_count('random_sample_means', 'num_pseudo', num_pseudo, 1)
+  base.check_count('random_sample_means', 'num_averaged', num_averaged, 1)
+  base.check_range('random_sample_means', 'scale', scale, 0, exclusive=True)
+  indices, sizes = map(jnp.asarray, partition)
+  worker_key, example_key = jax.random.split(key)
+  workers = jax.random.randint(worker_key, (num_pseudo,), 0, sizes.shape[0])
+  places = jax.random.randint(
+    example_key, (num_pseudo, num_averaged), 0, sizes[workers][:, None]
+  )
+  chosen = indices[workers[:, None], places]
+  drawn = jnp.asarray(images)[chosen].astype(jnp.float32)
+  return drawn.mean(axis=1) / scale

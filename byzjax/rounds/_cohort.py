@@ -1,0 +1,76 @@
+"""The workers of one round, drawn from all: only they compute."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base, local
+from byzjax.rounds import _engine
+
+
+def participation_of(
+  name: str, num_workers: int, participation: int | local.Participation | None
+) -> local.Participation | None:
+  """Who takes part, in any of its forms; None for all workers."""
+  if participation is None:
+    return None
+  if isinstance(participation, local.Participation):
+    count = participation.num_participants
+  else:
+    count = participation
+  base.check_count(name, 'participation', count, 1)
+  if count > num_workers:
+    raise ValueError(
+      f'{name} needs participation <= num_workers, got {count} and'
+      f' {num_workers}'
+    )
+  if isinstance(participation, local.Participation):
+    return participation
+
+  def draw(state, scores, step, key):
+    del scores, step
+    first = (jnp.arange(num_workers) < count).astype(jnp.float32)
+    return jax.random.permutation(key, first), state
+
+  return local.Participation(lambda n: (), None, draw, count)
+
+
+def step(
+  engine_step: Any,
+  participation: local.Participation,
+  everybody: _engine.Cohort,
+  state: base.RoundState,
+  batch: base.Batch,
+  key: jax.Array,
+) -> tuple[base.RoundState, base.RoundInfo]:
+  """A round of those who are drawn; the rows of the others stay."""
+  scores = None
+  if participation.score is not None:
+    scores = jax.vmap(participation.score, (None, 0))(state.params, batch)
+  # Not the key of the round: that one is folded and split.
+  draw_key = jax.random.fold_in(jax.random.split(key)[1], state.step)
+  weights, drawn = participation.draw(
+    state.participation, scores, state.step, draw_key
+  )
+  ids = jnp.argsort(weights <= 0, stable=True)[: participation.num_participants]
+
+  def of_them(tree):
+    return jax.tree.map(lambda x: x[ids], tree)
+
+  def among_all(rows, new):
+    return jax.tree.map(lambda x, y: x.at[ids].set(y), rows, new)
+
+  cohort = _engine.Cohort(ids, *of_them(everybody[1:]))
+  found, info = engine_step(
+    state._replace(workers=of_them(state.workers), codec=of_them(state.codec)),
+    of_them(batch),
+    key,
+    cohort,
+  )
+  found = found._replace(
+    workers=among_all(state.workers, found.workers),
+    codec=among_all(state.codec, found.codec),
+    participation=drawn,
+  )
+  return found, info._replace(participants=ids)

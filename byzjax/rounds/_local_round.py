@@ -1,0 +1,234 @@
+"""The local round: many steps of every worker between two communications."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AbstractMesh, Mesh
+
+from byzjax._src import base, local
+from byzjax.rounds import (
+  _arguments,
+  _cohort,
+  _engine,
+  _local_steps,
+  _local_work,
+)
+from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
+from byzjax.transforms import Preconditioner
+
+NumLocalSteps = int | np.ndarray | Callable[[jax.Array], jax.Array]
+_NAME = 'local_round'
+
+
+def local_round(
+  loss_fn: LossFn,
+  *,
+  local_optimizer: optax.GradientTransformation,
+  num_local_steps: NumLocalSteps,
+  aggregator: base.Aggregator,
+  optimizer: optax.GradientTransformation,
+  num_workers: int,
+  local_state: Literal['keep', 'reset', 'average'] = 'keep',
+  sampler: local.LocalSampler | None = None,
+  participation: int | local.Participation | None = None,
+  preconditioner: Preconditioner | None = None,
+  preconditioner_scope: Literal['global', 'local'] = 'global',
+  side_aggregator: base.Aggregator | None = None,
+  worker: optax.GradientTransformation | None = None,
+  attack: base.Attack | base.DataAttack | None = None,
+  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine_chain: bool = True,
+  worker_weights: jax.Array | base.WeightSchedule | None = None,
+  codec: base.Codec | None = None,
+  server_codec: base.Codec | None = None,
+  value_and_grad: ValueAndGrad | None = None,
+  worker_map: str | int = 'vmap',
+  mesh: Mesh | AbstractMesh | None = None,
+  axis_name: str | tuple[str, ...] = 'workers',
+) -> base.Round:
+  r"""H local steps of every worker, then one robust aggregation: one program.
+
+  .. math::
+    x_i^0 = w, \quad x_i^{k+1} = x_i^k + \mathrm{opt}(\nabla \ell_i(x_i^k)),
+    \quad g_i = w - x_i^H, \quad u = \mathrm{Agg}(g_1, \dots, g_n), \quad
+    w \leftarrow w + \mathrm{optimizer}(u)
+
+  The message `g_i` of a worker is a *pseudo-gradient*: it points uphill, so
+  that `optimizer=optax.sgd(1.0)` behind `mean()` puts the average of all
+  workers' parameters in place of w, and codecs, attacks, rules and server
+  chains apply as they do to gradients. H may change from round to round
+  without compiling again.
+
+  `fed_avg`, `fed_prox`, `fed_opt` and `diloco` are this with a few arguments
+  filled in.
+
+  Args:
+    loss_fn: `(params, batch_i) -> scalar`, or an `Objective` of
+      `byzjax.objectives`, which also knows the parameters at the start of the
+      round.
+    local_optimizer: optax transform of the local steps, on the tree of
+      parameters, such as `optax.sgd(0.1)`. Its updates get the extra arguments
+      `gradient_fn` (of parameters, on the current batch: what
+      `scale_by_delta_sgd` asks for), `value`, `grad` and `value_fn`. A learning
+      rate schedule inside counts the steps of this worker, over all rounds if
+      the state is kept.
+    num_local_steps: H: an int; int[R], the length of every round, such as
+      `quadratic_synchronization(...)` (after round R nothing moves); or a
+      schedule `round -> int32[]`, or `-> int32[n]` for workers of different
+      speeds.
+    aggregator: the rule on pseudo-gradients; an `Aggregator`.
+    optimizer: optax transform of their aggregate, on the server.
+    num_workers: n >= 1, a Python int.
+    local_state: what happens to the state of the local optimizer between
+      rounds: 'keep', each worker has its own; 'reset', it begins anew and
+      nothing is stored; 'average', what the workers have at the end is
+      aggregated too, by `side_aggregator`, and all begin with that.
+    sampler: where the batch of a local step comes from, such as
+      `data.local_sampler(...)` or `data.curriculum(...)`; what the round is
+      given is then each worker's data. None: the batch leaves are `[n, S, ...]`
+      and local step k takes slice `k mod S`.
+    participation: m, the number of workers drawn in every round, uniformly
+      without replacement, or a `Participation` such as
+      `data.client_curriculum(...)`. Only these compute, and the rule sees m
+      messages; those of the others stay as they are, and so does their state.
+      None for all.
+    preconditioner: `scale_by_preconditioner(...)`, through which gradients go
+      before the local optimizer. It is refreshed at the start of a round, at
+      the parameters that all share, on the batch of the first local step, and
+      stays as it is until the next one.
+    preconditioner_scope: 'global', one for all, refreshed by the statistics of
+      the workers, which are attacked and aggregated as messages are; or
+      'local', each worker its own.
+    side_aggregator: the rule for what is exchanged beside the messages; None
+      for `aggregator`, with a state of its own.
+    worker: optax transform that every worker runs on its own pseudo-gradient,
+      such as `worker_momentum(0.9)`; see `robust_round`.
+    attack: an `Attack` on messages, a data attack such as `label_flip(10)` on
+      the batch of every local step, or None.
+    byzantine: who attacks, among all n; see `robust_round`.
+    byzantine_chain: whether attackers run the `worker` chain too.
+    worker_weights: float[n], such as the numbers of examples, or a schedule of
+      it; see `robust_round`.
+    codec: how workers send their messages, or None for float32.
+    server_codec: how the server sends its aggregate, or None for float32.
+    value_and_grad: `(params, batch_i, key) -> (loss, gradient)`; `loss_fn` is
+      then not used.
+    worker_map: 'vmap', 'map', or an int: see `robust_round`.
+    mesh: devices to split workers over, or None for one device.
+    axis_name: the axis, or axes, of the mesh that workers are split over.
+
+  Returns:
+    A `Round`; `RoundInfo.loss` is the mean over local steps and honest workers,
+    `num_local_steps` is H, and `participants` are the m workers.
+
+  Raises:
+    ValueError: if an argument is out of range or in the wrong slot; at trace
+      time, if the batch has not n rows, or its leaves have neither at least H
+      slices nor a number that divides H.
+
+  References:
+    McMahan, Moore, Ramage, Hampson, Agüera y Arcas, 2017, arXiv:1602.05629;
+    pseudo-gradients and server optimizers: Reddi, Charles, Zaheer, Garrett,
+    Rush, Konečný, Kumar, McMahan, 2021, arXiv:2003.00295.
+
+  Example:
+    >>> import byzjax, jax, jax.numpy as jnp, optax
+    >>> def loss_fn(params, batch):
+    ...   return jnp.mean((params[None] - batch) ** 2)
+    >>> training = byzjax.local_round(
+    ...   loss_fn, num_workers=5, num_local_steps=4,
+    ...   local_optimizer=optax.sgd(0.1), optimizer=optax.sgd(1.0),
+    ...   aggregator=byzjax.coordinate_median(),
+    ...   attack=byzjax.sign_flip(scale=10.0), byzantine=2)
+    >>> state = training.init(jnp.zeros(3))
+    >>> step = jax.jit(training.step)
+    >>> for _ in range(30):
+    ...   state, info = step(state, jnp.ones([5, 4, 8, 3]), jax.random.key(0))
+    >>> bool(info.loss < 0.01)
+    True
+  """
+  base.check_count(_NAME, 'num_workers', num_workers, 1)
+  _arguments.check_slots(
+    _NAME, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
+  )
+  _arguments.check_choice(
+    _NAME, 'local_state', local_state, ('keep', 'reset', 'average')
+  )
+  _arguments.check_choice(
+    _NAME, 'preconditioner_scope', preconditioner_scope, ('global', 'local')
+  )
+  if not isinstance(preconditioner, Preconditioner | None):
+    raise ValueError(
+      f'{_NAME} needs preconditioner to be scale_by_preconditioner(...) or'
+      f' None, got {type(preconditioner).__name__}'
+    )
+  draws = _cohort.participation_of(_NAME, num_workers, participation)
+  cohort_size = draws.num_participants if draws else num_workers
+  schedule = _arguments.byzantine_schedule(_NAME, num_workers, byzantine)
+  weights_at = _arguments.weight_schedule(_NAME, num_workers, worker_weights)
+  steps_at, longest = _arguments.step_schedule(
+    _NAME, num_workers, num_local_steps
+  )
+  num_shards = 1
+  if mesh is not None:
+    mesh, num_shards = _arguments.check_mesh(
+      _NAME, mesh, axis_name, cohort_size
+    )
+    _arguments.check_mesh(_NAME, mesh, axis_name, num_workers)
+  message_attack = attack if isinstance(attack, base.Attack) else None
+  work = _local_work.build(
+    _local_work.Parts(
+      loss_fn=loss_fn,
+      value_and_grad=value_and_grad,
+      optimizer=optax.with_extra_args_support(local_optimizer),
+      state=local_state,
+      steps_at=steps_at,
+      sampler=sampler or _local_steps.take_in_turn(),
+      preconditioner=preconditioner,
+      is_global=preconditioner_scope == 'global',
+      side_rule=side_aggregator or aggregator,
+      chain=optax.identity() if worker is None else worker,
+      byzantine_chain=byzantine_chain,
+      alter=None if isinstance(attack, base.Attack) else attack,
+      worker_map=worker_map,
+    )
+  )
+  engine = _engine.build(
+    work,
+    aggregator=aggregator,
+    optimizer=optimizer,
+    num_workers=num_workers,
+    cohort_size=cohort_size,
+    attack=message_attack,
+    codec=codec,
+    server_codec=server_codec,
+    mesh=mesh,
+    num_shards=num_shards,
+    axis_name=axis_name,
+  )
+
+  def init(params, key=None):
+    del key
+    state = engine.init(params)
+    return state._replace(
+      participation=draws.init(num_workers) if draws else ()
+    )
+
+  def step(state, batch, key):
+    _arguments.check_batch(_NAME, batch, num_workers)
+    if sampler is None:
+      _arguments.check_slices(_NAME, batch, longest)
+    everybody = _engine.Cohort(
+      jnp.arange(num_workers),
+      _arguments.byzantine_of(_NAME, schedule, state.step, num_workers),
+      weights_at(state.step),
+    )
+    if draws is None:
+      return engine.step(state, batch, key, everybody)
+    return _cohort.step(engine.step, draws, everybody, state, batch, key)
+
+  return base.Round(init, step)

@@ -1,0 +1,110 @@
+"""What a worker does on its own: local steps of any optimizer."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from byzjax._src import base, flat, local
+
+
+class Walk(NamedTuple):
+  """Where a worker's local steps led."""
+
+  params: base.Params
+  optimizer: optax.OptState
+  loss: jax.Array  # float32[], mean over the steps
+
+
+class Walker(NamedTuple):
+  """The parts of a local step that are the same for all workers.
+
+  Attributes:
+    value_and_grad: `(params, batch_i, context) -> (loss, gradient)`.
+    optimizer: of the local steps, with extra arguments.
+    sampler: where the batches come from.
+    alter: `(batch_i, is_byzantine bool[], key) -> batch_i`, what attackers do
+      to their data.
+  """
+
+  value_and_grad: Callable[..., tuple[jax.Array, base.Params]]
+  optimizer: optax.GradientTransformationExtraArgs
+  sampler: local.LocalSampler
+  alter: Callable[..., Any]
+
+
+def take_in_turn() -> local.LocalSampler:
+  """Local step k takes slice `k mod S` of the leaves `[S, ...]`."""
+
+  def draw(plan, data, step, key):
+    del key
+    batch = jax.tree.map(
+      lambda x: lax.dynamic_index_in_dim(x, step % x.shape[0], keepdims=False),
+      data,
+    )
+    return batch, plan
+
+  return local.LocalSampler(
+    init=lambda params: (),
+    start=lambda state, params, data, key: (),
+    draw=draw,
+    finish=lambda state, params: state,
+  )
+
+
+def draw(walker: Walker, plan, data, is_byzantine, step, key):
+  """The batch of a local step, the plan after it, and a key for its loss."""
+  keys = jax.random.split(jax.random.fold_in(key, step), 3)
+  batch, plan = walker.sampler.draw(plan, data, step, keys[0])
+  return walker.alter(batch, is_byzantine, keys[1]), plan, keys[2]
+
+
+def walk(
+  walker: Walker,
+  params: base.Params,
+  optimizer_state: optax.OptState,
+  plan: base.State,
+  data: Any,
+  is_byzantine: jax.Array,
+  key: jax.Array,
+  num_steps: jax.Array,
+  scale: Callable[[base.Params], base.Params],
+  as_carry: Callable[[Any], Any],
+) -> Walk:
+  """The steps of one worker from `params`; gradients go through `scale`."""
+  loss_type = flat.compute_dtype(*map(jnp.result_type, jax.tree.leaves(params)))
+
+  def body(step, carry):
+    w, state, plan, total = carry
+    batch, plan, loss_key = draw(walker, plan, data, is_byzantine, step, key)
+    context = local.LocalContext(params, loss_key, step)
+    loss, gradient = walker.value_and_grad(w, batch, context)
+
+    def gradient_fn(v):
+      return scale(walker.value_and_grad(v, batch, context)[1])
+
+    def value_fn(v):
+      return walker.value_and_grad(v, batch, context)[0]
+
+    updates, state = walker.optimizer.update(
+      scale(gradient),
+      state,
+      w,
+      value=loss,
+      grad=gradient,
+      value_fn=value_fn,
+      gradient_fn=gradient_fn,
+    )
+    # Whatever an optimizer makes of a type, the loop needs it as it was.
+    state = jax.tree.map(
+      lambda new, old: new.astype(old.dtype), state, carry[1]
+    )
+    w = optax.apply_updates(w, updates)
+    return w, state, plan, total + loss.astype(total.dtype)
+
+  start = (params, optimizer_state, plan, jnp.zeros([], loss_type))
+  w, state, _, total = lax.fori_loop(0, num_steps, body, as_carry(start))
+  return Walk(w, state, total / jnp.maximum(num_steps, 1))

@@ -1,0 +1,257 @@
+"""The work of a local round: what its workers keep, share and send."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from byzjax._src import base, flat, local
+from byzjax.gradients import hutchinson_diagonal
+from byzjax.rounds import _engine, _local_steps
+from byzjax.rounds._worker_gradients import over_workers
+from byzjax.transforms import Preconditioner, per_worker
+
+
+class LocalRows(NamedTuple):
+  """What the workers of `local_round` keep: leaves `[n, ...]`."""
+
+  optimizer: base.State
+  preconditioner: base.State
+  sampler: base.State
+  chain: base.State
+
+
+class LocalShared(NamedTuple):
+  """What the server of `local_round` keeps for all workers."""
+
+  optimizer: base.State
+  preconditioner: base.State
+
+
+class Parts(NamedTuple):
+  """The arguments of `local_round` that say what workers do."""
+
+  loss_fn: local.LossFn | local.Objective
+  value_and_grad: Callable | None
+  optimizer: optax.GradientTransformationExtraArgs
+  state: str  # keep, reset or average
+  steps_at: Callable[[jax.Array], jax.Array]
+  sampler: local.LocalSampler
+  preconditioner: Preconditioner | None
+  is_global: bool
+  side_rule: base.Aggregator
+  chain: optax.GradientTransformation
+  byzantine_chain: bool
+  alter: base.DataAttack | None
+  worker_map: str | int
+
+
+def build(parts: Parts) -> _engine.Work:
+  """The work of the round with these parts."""
+  tx, preconditioner = parts.optimizer, parts.preconditioner
+  scaler: Any = preconditioner
+  averages = parts.state == 'average'
+  has_global = preconditioner is not None and parts.is_global
+  has_own = preconditioner is not None and not parts.is_global
+  objective = local.as_objective(parts.loss_fn)
+
+  def value_and_grad(params, batch, context):
+    if parts.value_and_grad is not None:
+      return parts.value_and_grad(params, batch, context.key)
+    return jax.value_and_grad(objective.loss)(params, batch, context)
+
+  def alter(batch, is_byzantine, key):
+    if parts.alter is None:
+      return batch
+    rows = jax.tree.map(lambda x: x[None], batch)
+    altered = parts.alter(rows, is_byzantine[None], key)
+    return jax.tree.map(lambda x: x[0], altered)
+
+  walker = _local_steps.Walker(value_and_grad, tx, parts.sampler, alter)
+
+  def statistic(params, batch, context):
+    """What the preconditioner is refreshed by."""
+    if not scaler.uses_hessian:
+      return value_and_grad(params, batch, context)[1]
+    loss = hutchinson_diagonal(lambda p, b: objective.loss(p, b, context))
+    return loss(params, batch, context.key)
+
+  def refreshed(state, found):
+    return scaler.update(found, state, statistic=found)[1]
+
+  def init(params, n):
+    def of_all(init, argument):
+      return jax.vmap(init, in_axes=None, axis_size=n)(argument)
+
+    vector = flat.row_layout(params).ravel(params)
+    return LocalRows(
+      of_all(tx.init, params) if parts.state == 'keep' else (),
+      of_all(scaler.init, params) if has_own else (),
+      of_all(parts.sampler.init, params),
+      per_worker(parts.chain, n).init(vector),
+    )
+
+  def init_shared(params):
+    return LocalShared(
+      tx.init(params) if averages else (),
+      scaler.init(params) if has_global else (),
+    )
+
+  def sides(params):
+    """What is exchanged beside the messages: the preconditioner's first."""
+    found = []
+    if has_global:
+      found.append((flat.row_layout(params).size, parts.side_rule))
+    if averages:
+      floats, _ = _split(jax.eval_shape(tx.init, params))
+      found.append((flat.row_layout(floats).size, parts.side_rule))
+    return tuple(found)
+
+  def begin(params, data, is_byzantine, sampler_state, key):
+    """The plan of the round, and the statistic on its first batch."""
+    plan = parts.sampler.start(sampler_state, params, data, key)
+    if preconditioner is None:
+      return plan, ()
+    first = jnp.zeros([], jnp.int32)
+    batch, _, key = _local_steps.draw(
+      walker, plan, data, is_byzantine, first, key
+    )
+    found = statistic(params, batch, local.LocalContext(params, key, first))
+    return plan, flat.row_layout(params).ravel(found)
+
+  def run(params, batch, rows, keys, *, context: _engine.Context, exchange):
+    layout = flat.row_layout(params)
+    shared, new_sides = context.shared, list(context.sides)
+    num_steps = parts.steps_at(context.step)
+    own_steps = num_steps[context.ids] if num_steps.ndim else ()
+    plans, statistics = over_workers('local_round', begin, parts.worker_map)(
+      params, batch, context.is_byzantine, rows.sampler, keys
+    )
+    scaling = shared.preconditioner
+    if has_global:
+      found, new_sides[0] = exchange(0, statistics, new_sides[0])
+      scaling = refreshed(scaling, layout.unravel(found))
+
+    def one_worker(params, data, is_byzantine, plan, own, kept, key, steps):
+      scale_by = scaling
+      if has_own:
+        scale_by = refreshed(kept.preconditioner, layout.unravel(own))
+
+      def scale(gradient):
+        if preconditioner is None:
+          return gradient
+        return scaler.update(gradient, scale_by, refresh=False)[0]
+
+      start = shared.optimizer if averages else kept.optimizer
+      if parts.state == 'reset':
+        start = tx.init(params)
+      walk = _local_steps.walk(
+        walker,
+        params,
+        _varying(start, context.axis_name),
+        plan,
+        data,
+        is_byzantine,
+        key,
+        steps if num_steps.ndim else num_steps,
+        scale,
+        lambda tree: _varying(tree, context.axis_name),
+      )
+      gradient = layout.ravel(params) - layout.ravel(walk.params)
+      keeps = LocalRows(
+        walk.optimizer if parts.state == 'keep' else (),
+        scale_by if has_own else (),
+        parts.sampler.finish(kept.sampler, walk.params),
+        (),
+      )
+      return walk.loss, gradient, keeps, walk.optimizer if averages else ()
+
+    losses, gradients, kept, ends = over_workers(
+      'local_round', one_worker, parts.worker_map
+    )(
+      params,
+      batch,
+      context.is_byzantine,
+      plans,
+      statistics,
+      rows,
+      keys,
+      own_steps,
+    )
+    average = shared.optimizer
+    if averages:
+      average, new_sides[-1] = _average(
+        shared.optimizer, ends, new_sides[-1], exchange, context
+      )
+    messages, chain = per_worker(parts.chain, losses.shape[0]).update(
+      gradients, rows.chain, layout.ravel(params)
+    )
+    if not parts.byzantine_chain:
+      mine = context.is_byzantine[:, None]
+      messages = jnp.where(mine, gradients, messages)
+    return _engine.Done(
+      losses,
+      messages,
+      kept._replace(chain=chain),
+      LocalShared(average, scaling),
+      tuple(new_sides),
+      num_steps[context.cohort.ids] if num_steps.ndim else num_steps,
+    )
+
+  return _engine.Work(init, run, init_shared, sides)
+
+
+def _average(start, ends, side, exchange, context):
+  """The aggregate of the optimizers' states, and the largest of their counts.
+
+  All began with the same state, so counts differ only where steps do.
+  """
+  floats, others = _split(start)
+  layout = flat.row_layout(floats)
+  found_floats, found_others = _split(ends)
+  aggregate, side = exchange(
+    len(context.sides) - 1, layout.ravel_rows(found_floats), side
+  )
+
+  def largest(old, new):
+    if context.takes_part is not None:
+      mask = context.takes_part.reshape((-1,) + (1,) * (new.ndim - 1))
+      new = jnp.where(mask, new, old[None])
+    new = jnp.max(new, axis=0)
+    if context.axis_name is not None:
+      new = lax.pmax(new, context.axis_name)
+    return new.astype(old.dtype)
+
+  others = jax.tree.map(largest, others, found_others)
+  merged = jax.tree.map(
+    lambda a, b: a if b is None else b,
+    layout.unravel(aggregate),
+    others,
+    is_leaf=lambda x: x is None,
+  )
+  return merged, side
+
+
+def _split(state: Any) -> tuple[Any, Any]:
+  """The leaves that are real numbers, and the others; None elsewhere."""
+
+  def is_real(x):
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+  return (
+    jax.tree.map(lambda x: x if is_real(x) else None, state),
+    jax.tree.map(lambda x: None if is_real(x) else x, state),
+  )
+
+
+def _varying(tree: Any, axis_name: base.AxisName) -> Any:
+  """Replicated leaves as each device's own, as the carry of a loop must be."""
+  if axis_name is None:
+    return tree
+  # A choice that devices make alike, but that is each device's own; a cast
+  # would refuse what varies already.
+  mine = lax.axis_index(axis_name) >= 0
+  return jax.tree.map(lambda x: jnp.where(mine, x, x), tree)

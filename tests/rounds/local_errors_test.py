@@ -1,0 +1,118 @@
+"""What local rounds refuse, and how they say it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import byzjax
+from tests.rounds import problem
+from tests.rounds.local_round_test import KEY, N, local, slices
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (
+      dict(num_local_steps=0),
+      r'local_round needs num_local_steps to be a Python int .* at least 1,'
+      ' got 0',
+    ),
+    (
+      dict(num_local_steps=np.array([1.5])),
+      r'local_round needs num_local_steps to be an int, a schedule or the'
+      r' lengths of rounds, integers >= 0 \[R\], got array\(\[1.5\]\)',
+    ),
+    (
+      dict(local_state='forget'),
+      'local_round needs local_state to be one of keep, reset, average, got'
+      " 'forget'",
+    ),
+    (
+      dict(preconditioner_scope='both'),
+      'local_round needs preconditioner_scope to be one of global, local, got'
+      " 'both'",
+    ),
+    (
+      dict(preconditioner=optax.scale_by_adam()),
+      r'local_round needs preconditioner to be scale_by_preconditioner\(...\)'
+      ' or None, got GradientTransformation',
+    ),
+    (
+      dict(participation=N + 1),
+      f'local_round needs participation <= num_workers, got {N + 1} and {N}',
+    ),
+    (
+      dict(aggregator=optax.sgd(0.1)),
+      'local_round needs aggregator to be an Aggregator',
+    ),
+    (
+      dict(byzantine=N // 2),
+      r'byzantine needs num_workers > 2 \* num_byzantine, got 16 and 8',
+    ),
+    (
+      dict(worker_weights=jnp.ones(3)),
+      rf'local_round needs worker_weights to be float\[{N}\]',
+    ),
+    (
+      dict(worker_map='loop'),
+      "local_round needs worker_map to be 'vmap', 'map' or a positive int,"
+      " got 'loop'",
+    ),
+    (
+      dict(participation=6, mesh=problem.mesh(8)),
+      'local_round needs num_workers to be a multiple of the 8 devices of mesh'
+      " axis 'workers', got 6",
+    ),
+  ],
+)
+def test_arguments_are_refused_by_name(arguments, message):
+  def build():
+    rounds = local(**arguments)
+    jax.eval_shape(rounds.step, rounds.init(problem.params()), slices(3), KEY)
+
+  with pytest.raises(ValueError, match=f'(?m)^{message}'):
+    build()
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'batch', 'message'),
+  [
+    (
+      {},
+      slices(2),
+      'local_round needs a slice of the batch for each of num_local_steps=3'
+      ' local steps, or a number that divides it, got 2',
+    ),
+    (
+      {},
+      jnp.zeros(N),
+      r'local_round needs batch leaves \[num_workers, S, ...\] with one S for'
+      r' all, got the shapes \[\(16,\)\]',
+    ),
+    (
+      {},
+      jnp.zeros((3, 3)),
+      f'local_round needs a batch with num_workers={N} rows, got 3',
+    ),
+    (
+      dict(num_local_steps=lambda step: 0.5 * step),
+      slices(3),
+      r'local_round needs num_local_steps\(step\) to be int32\[\] or'
+      rf' int32\[{N}\], got float32\[\]',
+    ),
+    (
+      dict(
+        participation=4, aggregator=byzjax.krum(num_byzantine=3)
+      ),
+      slices(3),
+      r'krum needs num_workers >= 2 \* num_byzantine \+ 3, got 4 and 3',
+    ),
+  ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_while_tracing(arguments, batch, message):
+  rounds = local(**arguments)
+  state = rounds.init(problem.params())
+  with pytest.raises(ValueError, match=f'(?m)^{message}'):
+    jax.eval_shape(rounds.step, state, batch, KEY)

@@ -1,0 +1,437 @@
+"""Local rounds against loops over workers, written without the library."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import byzjax
+from tests.rounds import problem
+
+N, KEY = problem.N, problem.KEY
+RATE = 0.2
+
+
+def slices(num_steps, seed=0):
+  """Batch leaves [n, H, 4, ...]."""
+  return jax.tree.map(
+    lambda x: jnp.moveaxis(x, 0, 1), problem.batches(num_steps, seed=seed)
+  )
+
+
+def local(**kwargs):
+  defaults = dict(
+    local_optimizer=optax.sgd(RATE),
+    num_local_steps=3,
+    aggregator=byzjax.mean(),
+    optimizer=optax.sgd(1.0),
+    num_workers=N,
+  )
+  return byzjax.local_round(problem.loss_fn, **(defaults | kwargs))
+
+
+def run(rounds, batches, key=KEY):
+  """Rounds one after the other, and whether they were one executable."""
+  state, step = rounds.init(problem.params()), jax.jit(rounds.step)
+  infos = []
+  for batch in batches:
+    state, info = step(state, batch, key)
+    infos.append(info)
+  assert step._cache_size() == 1
+  return state, infos
+
+
+def close(actual, expected, tolerance=1e-6):
+  np.testing.assert_allclose(
+    problem.flat(actual), problem.flat(expected), tolerance, tolerance
+  )
+
+
+GRADIENT = jax.jit(jax.grad(problem.loss_fn))
+
+
+def one(batch, worker, k):
+  """The batch of a local step of a worker."""
+  return jax.tree.map(lambda x: x[worker, k], batch)
+
+
+def walk(params, batch, worker, num_steps, tx=None, state=None):
+  """One worker's steps: the loop that a user would write."""
+  tx = optax.sgd(RATE) if tx is None else tx
+  state = tx.init(params) if state is None else state
+  for k in range(num_steps):
+    gradient = GRADIENT(params, one(batch, worker, k))
+    updates, state = tx.update(gradient, state, params)
+    params = optax.apply_updates(params, updates)
+  return params, state
+
+
+def average(trees, weights=None):
+  weights = np.ones(len(trees)) if weights is None else np.asarray(weights)
+  weights = weights / weights.sum()
+  return jax.tree.map(
+    lambda *x: sum(w * np.asarray(a, np.float64) for w, a in zip(weights, x)),
+    *trees,
+  )
+
+
+# The limits.
+
+
+@pytest.mark.parametrize(
+  'rule, attack, f',
+  [
+    (byzjax.mean(), None, 0),
+    (byzjax.coordinate_median(), byzjax.alie(z=1.5), 3),
+    (byzjax.krum(num_byzantine=3), byzjax.sign_flip(scale=5.0), 3),
+    (byzjax.trimmed_mean(num_byzantine=3), byzjax.replay(delay=2), 3),
+  ],
+)
+def test_one_local_step_is_the_synchronous_round(rule, attack, f):
+  shared = dict(aggregator=rule, attack=attack, byzantine=f)
+  synchronous = problem.training(optimizer=optax.sgd(RATE), **shared)
+  batches = [slices(1, seed) for seed in range(4)]
+  found, _ = run(local(num_local_steps=1, **shared), batches)
+  expected, step = synchronous.init(problem.params()), jax.jit(synchronous.step)
+  for batch in batches:
+    batch = jax.tree.map(lambda x: x[:, 0], batch)
+    expected, _ = step(expected, batch, KEY)
+  close(found.params, expected.params)
+
+
+def test_clipping_of_one_step_has_its_radius_in_steps():
+  rules = [byzjax.centered_clipping(radius=r) for r in (1.0, RATE)]
+  synchronous = problem.training(optimizer=optax.sgd(RATE), aggregator=rules[0])
+  batch = slices(1)
+  found, _ = run(local(num_local_steps=1, aggregator=rules[1]), [batch])
+  expected, _ = jax.jit(synchronous.step)(
+    synchronous.init(problem.params()),
+    jax.tree.map(lambda x: x[:, 0], batch),
+    KEY,
+  )
+  close(found.params, expected.params)
+
+
+def test_fed_avg_is_the_average_of_what_workers_reach():
+  rounds = byzjax.fed_avg(
+    problem.loss_fn, learning_rate=RATE, num_local_steps=3, num_workers=N
+  )
+  batches = [slices(3, seed) for seed in range(2)]
+  state, infos = run(rounds, batches)
+  expected = problem.params()
+  for batch in batches:
+    expected = average([walk(expected, batch, i, 3)[0] for i in range(N)])
+    expected = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), expected)
+  close(state.params, expected, 2e-6)
+  assert int(infos[0].num_local_steps) == 3
+
+
+def test_workers_count_by_their_examples():
+  sizes = jnp.arange(1.0, N + 1)
+  rounds = local(worker_weights=sizes)
+  batch = slices(3)
+  state, _ = run(rounds, [batch])
+  ends = [walk(problem.params(), batch, i, 3)[0] for i in range(N)]
+  close(state.params, average(ends, sizes), 2e-6)
+
+
+def test_the_length_of_rounds_changes_without_compiling_again():
+  lengths = np.array([1, 3, 2])
+  rounds = local(num_local_steps=lengths)
+  batches = [slices(3, seed) for seed in range(4)]
+  state, infos = run(rounds, batches)
+  expected = problem.params()
+  for batch, length in zip(batches, lengths):
+    ends = [walk(expected, batch, i, int(length))[0] for i in range(N)]
+    expected = jax.tree.map(jnp.float32, average(ends))
+  # The table has no fourth round: nobody moves.
+  close(state.params, expected, 2e-6)
+  assert [int(i.num_local_steps) for i in infos] == [1, 3, 2, 0]
+  scheduled = local(num_local_steps=lambda step: jnp.minimum(step + 1, 3))
+  _, infos = run(scheduled, batches)
+  assert [int(i.num_local_steps) for i in infos] == [1, 2, 3, 3]
+
+
+def test_workers_of_different_speeds():
+  steps = np.arange(N) % 4
+  rounds = local(num_local_steps=lambda step: jnp.asarray(steps))
+  batch = slices(3)
+  state, info = run(rounds, [batch])
+  ends = [walk(problem.params(), batch, i, int(steps[i]))[0] for i in range(N)]
+  close(state.params, average(ends), 2e-6)
+  np.testing.assert_array_equal(info[0].num_local_steps, steps)
+
+
+def test_slices_are_taken_in_turn():
+  twice = jax.tree.map(lambda x: jnp.concatenate([x, x], 1), slices(2))
+  once, _ = run(local(num_local_steps=4), [slices(2)])
+  both, _ = run(local(num_local_steps=4), [twice])
+  close(once.params, both.params, 0)
+
+
+# The state of the local optimizer.
+
+HEAVY = optax.sgd(RATE, momentum=0.9)
+
+
+@pytest.mark.parametrize('local_state', ['keep', 'reset', 'average'])
+def test_the_local_optimizers_state(local_state):
+  rounds = local(local_optimizer=HEAVY, local_state=local_state)
+  batches = [slices(3, seed) for seed in range(3)]
+  state, _ = run(rounds, batches)
+  expected = problem.params()
+  states = [HEAVY.init(expected)] * N
+  for batch in batches:
+    found = [walk(expected, batch, i, 3, HEAVY, states[i]) for i in range(N)]
+    expected = jax.tree.map(jnp.float32, average([p for p, _ in found]))
+    states = [s for _, s in found]
+    if local_state == 'reset':
+      states = [HEAVY.init(expected)] * N
+    if local_state == 'average':
+      states = [jax.tree.map(jnp.float32, average(states))] * N
+  close(state.params, expected, 1e-5)
+  if local_state == 'reset':
+    assert not jax.tree.leaves(state.workers)
+
+
+def test_heavy_ball_of_workers_is_that_of_the_server_at_one_step():
+  # All is linear, so buffers that are never averaged do not matter.
+  rounds = local(local_optimizer=HEAVY, num_local_steps=1)
+  server = problem.training(optimizer=HEAVY)
+  batches = [slices(1, seed) for seed in range(5)]
+  found, _ = run(rounds, batches)
+  state, step = server.init(problem.params()), jax.jit(server.step)
+  for batch in batches:
+    state, _ = step(state, jax.tree.map(lambda x: x[:, 0], batch), KEY)
+  close(found.params, state.params, 3e-6)
+
+
+def test_adams_moments_are_averaged_and_steps_are_counted():
+  adam = optax.adam(0.01)
+  rounds = local(
+    local_optimizer=adam,
+    local_state='average',
+    num_local_steps=lambda step: 1 + jnp.arange(N) % 3,
+  )
+  batch = slices(3)
+  state, info = run(rounds, [batch])
+  ends = [
+    walk(problem.params(), batch, i, 1 + i % 3, adam)[1][0] for i in range(N)
+  ]
+  moments = state.shared.optimizer[0]
+  close(moments.mu, average([s.mu for s in ends]), 1e-6)
+  close(moments.nu, average([s.nu for s in ends]), 1e-6)
+  assert int(moments.count) == 3
+  # Messages, and two moments beside them, in 32 bits both ways.
+  d = problem.flat(problem.params()).size
+  assert float(info[0].bits_up) == float(info[0].bits_down) == 3 * 32 * d * N
+
+
+def test_diloco_is_adamw_inside_and_nesterov_outside():
+  rounds = byzjax.diloco(
+    problem.loss_fn,
+    learning_rate=0.01,
+    num_local_steps=3,
+    num_workers=N,
+    weight_decay=0.1,
+  )
+  batches = [slices(3, seed) for seed in range(3)]
+  state, _ = run(rounds, batches)
+  inner = optax.adamw(0.01, weight_decay=0.1)
+  expected, momentum = problem.params(), None
+  states = [inner.init(expected)] * N
+  for batch in batches:
+    found = [walk(expected, batch, i, 3, inner, states[i]) for i in range(N)]
+    states = [s for _, s in found]
+    reached = average([p for p, _ in found])
+    g = jax.tree.map(lambda w, x: w - x, expected, reached)
+    momentum = (
+      g
+      if momentum is None
+      else jax.tree.map(lambda m, g: 0.9 * m + g, momentum, g)
+    )
+    expected = jax.tree.map(
+      lambda w, g, m: jnp.float32(w - 0.7 * (g + 0.9 * m)),
+      expected,
+      g,
+      momentum,
+    )
+  close(state.params, expected, 3e-5)
+
+
+def test_fed_opt_hands_the_pseudo_gradient_to_the_server():
+  rounds = byzjax.fed_opt(
+    problem.loss_fn,
+    learning_rate=RATE,
+    optimizer=optax.adam(0.1),
+    num_local_steps=3,
+    num_workers=N,
+  )
+  batch = slices(3)
+  state, _ = run(rounds, [batch])
+  params, adam = problem.params(), optax.adam(0.1)
+  reached = average([walk(params, batch, i, 3)[0] for i in range(N)])
+  g = jax.tree.map(lambda w, x: jnp.float32(w - x), params, reached)
+  updates, _ = adam.update(g, adam.init(params))
+  close(state.params, optax.apply_updates(params, updates), 1e-4)
+
+
+# Who takes part.
+
+
+def test_only_the_cohort_computes_and_is_heard():
+  rounds = local(local_optimizer=HEAVY, participation=5)
+  before = rounds.init(problem.params())
+  batch = slices(3)
+  state, info = jax.jit(rounds.step)(before, batch, KEY)
+  ids = np.asarray(info.participants)
+  assert len(set(ids.tolist())) == 5 and (np.diff(ids) > 0).all()
+  found = [walk(problem.params(), batch, i, 3, HEAVY) for i in ids]
+  close(state.params, average([p for p, _ in found]), 2e-6)
+  trace = state.workers.optimizer[0].trace
+  for i in range(N):
+    row = jax.tree.map(lambda x, i=i: x[i], trace)
+    own = [s[0].trace for j, (_, s) in zip(ids, found) if j == i]
+    close(row, own[0] if own else jax.tree.map(jnp.zeros_like, row), 1e-5)
+  d = problem.flat(problem.params()).size
+  assert float(info.bits_up) == float(info.bits_down) == 5 * 32 * d
+
+
+def test_a_worker_is_the_same_in_any_cohort():
+  # Its keys and its place among the attackers are its own.
+  shared = dict(
+    aggregator=byzjax.trimmed_mean(num_byzantine=2),
+    attack=byzjax.constant(value=jnp.nan),
+    byzantine=3,
+  )
+  rounds = local(participation=7, **shared)
+  _, infos = run(rounds, [slices(3)] * 6)
+  for info in infos:
+    np.testing.assert_array_equal(info.is_byzantine, info.participants < 3)
+    np.testing.assert_array_equal(info.masked, info.is_byzantine)
+  drawn = {int(i) for info in infos for i in info.participants}
+  assert len(drawn) > 12
+  assert len({tuple(np.asarray(i.participants)) for i in infos}) == 6
+
+
+def test_everybody_in_the_cohort_is_everybody():
+  shared = dict(local_optimizer=HEAVY, worker=byzjax.worker_momentum(0.5))
+  batches = [slices(3, seed) for seed in range(2)]
+  drawn, _ = run(local(participation=N, **shared), batches)
+  plain, _ = run(local(**shared), batches)
+  close(drawn.params, plain.params, 0)
+  close(drawn.workers, plain.workers, 0)
+
+
+# Everything else that goes through a round.
+
+
+def test_pseudo_gradients_go_through_codecs():
+  rounds = local(
+    codec=byzjax.sign_codec(),
+    aggregator=byzjax.majority_vote(),
+    server_codec=byzjax.sign_codec(),
+    optimizer=optax.sgd(0.01),
+  )
+  state, infos = run(rounds, [slices(3)])
+  moved = problem.flat(state.params) - problem.flat(problem.params())
+  np.testing.assert_allclose(np.abs(moved), 0.01, 1e-4)
+  assert float(infos[0].bits_up) == N * moved.size
+
+
+def test_attackers_compute_on_altered_data_in_every_step():
+  def flip(batch, is_byzantine, key):
+    images, labels = batch
+    mask = is_byzantine.reshape((-1,) + (1,) * (labels.ndim - 1))
+    return images, jnp.where(mask, 2 - labels, labels)
+
+  rounds = local(attack=flip, byzantine=3)
+  batch = slices(3)
+  images, labels = batch
+  altered = (images, labels.at[:3].set(2 - labels[:3]))
+  state, _ = run(rounds, [batch])
+  ends = [walk(problem.params(), altered, i, 3)[0] for i in range(N)]
+  close(state.params, average(ends), 2e-6)
+
+
+def test_a_worker_chain_acts_on_pseudo_gradients():
+  rounds = local(worker=optax.clip_by_global_norm(0.05))
+  batch = slices(3)
+  state, _ = run(rounds, [batch])
+  start = problem.flat(problem.params())
+  steps = [
+    problem.flat(walk(problem.params(), batch, i, 3)[0]) - start
+    for i in range(N)
+  ]
+  clipped = [s * min(1, 0.05 / np.linalg.norm(s)) for s in steps]
+  assert max(np.linalg.norm(s) for s in steps) > 0.1
+  np.testing.assert_allclose(
+    problem.flat(state.params) - start, np.mean(clipped, axis=0), 1e-4, 1e-6
+  )
+
+
+def test_hostile_messages_do_not_leave_the_honest_range():
+  for value in (jnp.nan, jnp.inf, 1e30):
+    rounds = local(
+      aggregator=byzjax.trimmed_mean(num_byzantine=3),
+      attack=byzjax.constant(value=value),
+      byzantine=3,
+      local_optimizer=optax.adam(0.01),
+      local_state='average',
+    )
+    state, _ = run(rounds, [slices(3, seed) for seed in range(3)])
+    moved = problem.flat(state.params) - problem.flat(problem.params())
+    assert np.isfinite(moved).all() and np.abs(moved).max() < 0.2
+    assert all(
+      np.isfinite(x).all() and np.abs(x).max() < 10
+      for x in jax.tree.leaves(state.shared)
+    )
+
+
+def test_seeds_and_step_sizes_are_one_program():
+  def one_run(seed, rate):
+    rounds = local(local_optimizer=optax.sgd(rate), num_local_steps=2)
+    state = rounds.init(problem.params())
+    return rounds.step(state, slices(2), seed)[0].params
+
+  keys = jax.random.split(KEY, 2)
+  rates = jnp.array([0.1, 0.3])
+  both = jax.jit(
+    jax.vmap(jax.vmap(one_run, (None, 0)), (0, None))
+  )(keys, rates)  # fmt: skip
+  for i in range(2):
+    for j in range(2):
+      close(
+        jax.tree.map(lambda x, i=i, j=j: x[i, j], both),
+        jax.jit(one_run)(keys[i], rates[j]),
+        1e-6,
+      )
+
+
+def test_scan_equals_a_loop_and_state_is_stable():
+  rounds = local(
+    local_optimizer=optax.adam(0.01),
+    participation=6,
+    num_local_steps=lambda step: 1 + step % 3,
+  )
+  batches = [slices(3, seed) for seed in range(4)]
+  looped, _ = run(rounds, batches)
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+  step = functools.partial(rounds.step, key=KEY)
+  scanned, _ = jax.jit(functools.partial(jax.lax.scan, step))(
+    rounds.init(problem.params()), stacked
+  )
+  close(scanned.params, looped.params, 1e-6)
+
+
+def test_worker_map_is_a_choice_of_speed_only():
+  batches = [slices(3, seed) for seed in range(2)]
+  ends = [
+    run(local(worker_map=worker_map, local_optimizer=HEAVY), batches)[0]
+    for worker_map in ('vmap', 'map', 5)
+  ]
+  for end in ends[1:]:
+    close(end.params, ends[0].params, 2e-6)
