@@ -73,8 +73,10 @@ SEARCHES: dict[str, Callable] = {
 PARTITIONS: dict[str, Callable] = {
   'dirichlet_by_class': data.dirichlet_by_class,
   'dirichlet_by_worker': data.dirichlet_by_worker,
+  'dirichlet_total': data.dirichlet_total,
   'iid': data.iid,
   'label_sorted': data.label_sorted,
+  'main_class': data.main_class,
   'random_shards': data.random_shards,
 }
 

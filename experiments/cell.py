@@ -1,0 +1,323 @@
+"""A cell of a study: all its seeds and all its numbers, one program."""
+
+import functools
+import itertools
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import byzjax
+from byzjax import data, models
+from experiments import output, report, specs
+
+
+class Setting(NamedTuple):
+  """What a round with local steps is made of, beside a loss."""
+
+  graphdef: nnx.GraphDef
+  images: jax.Array  # [N, H, W, C], of the training examples
+  labels: jax.Array  # int32[N]
+  partition: data.Partition  # what the round is given
+  scale: float
+  num_classes: int
+
+
+class Cell(NamedTuple):
+  """One program of a study.
+
+  Attributes:
+    make_round: `(loss_fn, key, **values) -> Round`, where the values are one
+      number of every entry of `grid`; with `is_local` it is given `setting`,
+      too.
+    labels: what the cell is, for the columns of the table.
+    grid: the numbers to run for, all combinations in one program.
+    num_workers: n, rows of a batch before `make_batch`.
+    rounds: rounds of training.
+    batch_size: examples per worker and round.
+    partition: how examples are divided among workers, as for `train.py`.
+    make_batch: what is done to a batch, such as repeating it within groups.
+    num_evals: evaluations, evenly spaced.
+    is_local: whether the round draws its own batches, by a sampler, and is
+      given the partition.
+    make_images: `(images, partition or None, seed) -> images`, made once on the
+      host of the training images, and (without a partition) of the others.
+    make_params: `(params, key) -> params`, what is trained beside the model.
+    model_of: `params -> params`, the model in what is trained.
+    make_metrics: `(setting, model's params, images, labels, key) -> {name:
+      scalar}`, more columns, measured on the test examples.
+  """
+
+  make_round: Callable[..., byzjax.Round]
+  labels: dict[str, Any]
+  grid: Mapping[str, Sequence[float]]
+  num_workers: int
+  rounds: int
+  batch_size: int
+  partition: str = 'iid'
+  make_batch: Callable = lambda batch: batch
+  num_evals: int = 20
+  is_local: bool = False
+  make_images: Callable | None = None
+  make_params: Callable = lambda params, key: params
+  model_of: Callable = lambda params: params
+  make_metrics: Callable | None = None
+
+  @property
+  def name(self) -> str:
+    return ', '.join(str(label) for label in self.labels.values())
+
+
+class Options(NamedTuple):
+  """The flags that all studies share, as far as a cell is concerned."""
+
+  model: str
+  seeds: Sequence[int]
+  augment: bool
+  checkpoint_seconds: float
+
+
+def split_validation(dataset: data.Dataset) -> tuple[data.Dataset, Any, Any]:
+  """A tenth of the training examples apart, to choose hyper-parameters by."""
+  count = len(dataset.train_labels) // 10
+  images, labels = dataset.train_images, dataset.train_labels
+  rest = dataset._replace(
+    train_images=images[count:], train_labels=labels[count:]
+  )
+  return rest, images[:count], labels[:count]
+
+
+def run_cell(
+  cell: Cell, dataset: data.Dataset, folder: pathlib.Path, options: Options
+) -> report.Rows:
+  """A row for every evaluation of every seed and value of the grid.
+
+  A long run leaves checkpoints in the folder, and goes on from the newest.
+  """
+  seeds = options.seeds
+  rest, *validation = split_validation(dataset)
+  parts = _parts(cell, rest, seeds)
+  width = max(part.indices.shape[1] for part in parts)
+  partitions = data.Partition(
+    jnp.stack([_padded(part.indices, width) for part in parts]),
+    jnp.stack([jnp.asarray(part.sizes) for part in parts]),
+  )
+  labels = jnp.asarray(rest.train_labels)
+  tests = {
+    '': (dataset.test_images, jnp.asarray(dataset.test_labels)),
+    'validation_': (validation[0], jnp.asarray(validation[1])),
+  }
+  make = cell.make_images
+
+  def of_seeds(images, parts):
+    """Images, for all seeds or for each of them."""
+    if make is None:
+      return jnp.asarray(images)
+    return jnp.stack([make(images, p, s) for p, s in zip(parts, seeds)])
+
+  images = of_seeds(rest.train_images, parts)
+  sets = {
+    k: (of_seeds(x, [None] * len(seeds)), y) for k, (x, y) in tests.items()
+  }
+  shape = dataset.train_images.shape[1:]
+  networks = [
+    models.split(models.make(options.model, shape, rest.num_classes, seed=seed))
+    for seed in seeds
+  ]
+  graphdef = networks[0][0]
+  params = jax.tree.map(lambda *x: jnp.stack(x), *(p for _, p in networks))
+  values = [
+    dict(zip(cell.grid, combination))
+    for combination in itertools.product(*cell.grid.values())
+  ]
+  grid = {k: jnp.array([v[k] for v in values], jnp.float32) for k in cell.grid}
+  keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+  by_seed = None if make is None else 0
+  image_axes = (by_seed, {k: (by_seed, None) for k in sets})
+
+  def setting_of(partition, images):
+    return Setting(
+      graphdef, images, labels, partition, rest.scale, rest.num_classes
+    )
+
+  def over_runs(one_run, *more):
+    """Of all seeds and all values: leaves [num_seeds, num_values, ...]."""
+
+    def of_seed(state, partition, key, *more):
+      return jax.vmap(
+        lambda state, value: one_run(state, partition, key, value, *more)
+      )(state, grid)
+
+    return jax.vmap(of_seed, (0, 0, 0, *more))
+
+  # Images are arguments: as constants they would be compiled in.
+  @jax.jit
+  def start(params, partitions, images):
+    def one_run(params, partition, key, value, images):
+      params = cell.make_params(params, jax.random.fold_in(key, 0))
+      training = _training(cell, setting_of(partition, images), key, value)
+      return training.init(params)
+
+    tiled = jax.tree.map(
+      lambda p: jnp.repeat(p[:, None], len(values), axis=1), params
+    )
+    return over_runs(one_run, by_seed)(tiled, partitions, keys, images)
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def stretch(states, length, partitions, labels, images, sets):
+    def one_run(state, partition, key, value, images, sets):
+      data_key, crop_key, round_key, byzantine_key = jax.random.split(key, 4)
+      setting = setting_of(partition, images)._replace(labels=labels)
+      step = _training(cell, setting, byzantine_key, value).step
+
+      def one_round(state):
+        batch = partition
+        if not cell.is_local:
+          pixels, targets = data.sample_batch(
+            images,
+            labels,
+            partition,
+            jax.random.fold_in(data_key, state.step),
+            cell.batch_size,
+            scale=rest.scale,
+          )
+          if options.augment:
+            pixels = data.random_crop_and_flip(
+              pixels, jax.random.fold_in(crop_key, state.step)
+            )
+          batch = cell.make_batch((pixels, targets))
+        state, info = step(state, batch, round_key)
+        found = (
+          info.loss,
+          info.aggregation_error,
+          info.bits_up,
+          info.bits_down,
+        )
+        return state, jnp.stack([jnp.asarray(x, jnp.float32) for x in found])
+
+      def add(_, carry):
+        state, total = carry
+        state, found = one_round(state)
+        return state, total + found
+
+      # A traced length: stretches of all lengths are one executable.
+      state, total = jax.lax.fori_loop(0, length, add, (state, jnp.zeros(4)))
+      names = ('train_loss', 'aggregation_error', 'bits_up', 'bits_down')
+      metrics = dict(zip(names, total / length))
+      model = cell.model_of(state.params)
+      for prefix, examples in sets.items():
+        found = models.evaluate(
+          graphdef,
+          model,
+          *examples,
+          num_classes=rest.num_classes,
+          scale=rest.scale,
+        )
+        metrics |= {f'{prefix}{k}': v for k, v in found._asdict().items()}
+      if cell.make_metrics is not None:
+        metrics |= cell.make_metrics(setting, model, *sets[''], round_key)
+      return state, metrics
+
+    return over_runs(one_run, *image_axes)(
+      states, partitions, keys, images, sets
+    )
+
+  length = max(cell.rounds // cell.num_evals, 1)
+  states, rows, done = start(params, partitions, images), [], 0
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    states,
+  )
+  if restored := output.restore_checkpoint(folder, like):
+    done, states = restored
+    rows = numbers(output.read_rows(folder / 'rows.csv'))
+    rows = [row for row in rows if row['round'] <= done]
+  saved = time.monotonic()
+  while done < cell.rounds:
+    now = min(length, cell.rounds - done)
+    states, metrics = stretch(states, now, partitions, labels, images, sets)
+    done += now
+    metrics = {k: np.asarray(v) for k, v in metrics.items()}
+    rows += [
+      {
+        **cell.labels,
+        **value,
+        'seed': seed,
+        'round': done,
+        **{k: float(v[i, j]) for k, v in metrics.items()},
+      }
+      for i, seed in enumerate(seeds)
+      for j, value in enumerate(values)
+    ]
+    if time.monotonic() - saved > options.checkpoint_seconds:
+      folder.mkdir(parents=True, exist_ok=True)
+      output.write_rows(folder / 'rows.csv', rows)
+      output.save_checkpoint(folder, done, states)
+      saved = time.monotonic()
+  return rows
+
+
+def check_cell(cell: Cell, dataset: data.Dataset, options: Options) -> None:
+  """Traces one step, so that what refuses its arguments does so up front."""
+  rest = split_validation(dataset)[0]
+  shape = dataset.train_images.shape[1:]
+  graphdef, params = models.split(
+    models.make(options.model, shape, dataset.num_classes, seed=0)
+  )
+  value = {k: v[0] for k, v in cell.grid.items()}
+
+  def step(params, partition, images, labels):
+    key = jax.random.key(0)
+    setting = Setting(
+      graphdef, images, labels, partition, rest.scale, rest.num_classes
+    )
+    training = _training(cell, setting, key, value)
+    size = (cell.num_workers, cell.batch_size)
+    batch: Any = (jnp.zeros((*size, *shape)), jnp.zeros(size, jnp.int32))
+    batch = partition if cell.is_local else cell.make_batch(batch)
+    return training.step(
+      training.init(cell.make_params(params, key)), batch, key
+    )
+
+  try:
+    partition = _parts(cell, rest, options.seeds)[0]
+    jax.eval_shape(
+      step, params, partition, rest.train_images, rest.train_labels
+    )
+  except ValueError as error:
+    raise ValueError(f'{cell.name}: {error}') from error
+
+
+def numbers(rows: Sequence[Mapping[str, str]]) -> report.Rows:
+  """Rows of a csv file, with numbers where something is one."""
+
+  def number(text):
+    try:
+      return int(text) if text.lstrip('-').isdigit() else float(text)
+    except ValueError:
+      return text
+
+  return [{k: number(v) for k, v in row.items()} for row in rows]
+
+
+def _training(cell: Cell, setting: Setting, key, value) -> byzjax.Round:
+  loss_fn = models.cross_entropy_loss(setting.graphdef)
+  if cell.is_local:
+    return cell.make_round(loss_fn, key, setting, **value)
+  return cell.make_round(loss_fn, key, **value)
+
+
+def _parts(cell: Cell, rest: data.Dataset, seeds) -> list[data.Partition]:
+  return [
+    specs.partition(cell.partition, rest.train_labels, cell.num_workers, seed)
+    for seed in seeds
+  ]
+
+
+def _padded(indices, width: int) -> np.ndarray:
+  return np.pad(indices, ((0, 0), (0, width - indices.shape[1])))
