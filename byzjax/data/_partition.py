@@ -1,7 +1,7 @@
 """Which worker holds which examples: index tables, made once on the host."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -224,21 +224,36 @@ def dirichlet_by_worker(
   labels = check('dirichlet_by_worker', labels, num_workers)
   _check_alpha('dirichlet_by_worker', alpha)
   rng = np.random.default_rng(seed)
+  shards = shards_by_mix(
+    rng,
+    labels,
+    num_workers,
+    lambda left: rng.dirichlet(np.full(left.size, alpha)),
+  )
+  return from_shards('dirichlet_by_worker', shards)
+
+
+def shards_by_mix(
+  rng: np.random.Generator,
+  labels: np.ndarray,
+  num_workers: int,
+  mix_of: Callable[[np.ndarray], np.ndarray],
+) -> list[np.ndarray]:
+  """Equal shards, each drawn by a mix of the classes that are left."""
   members = [
     rng.permutation(np.flatnonzero(labels == k)) for k in np.unique(labels)
   ]
   left = np.array([m.size for m in members])
   shards = []
   for part in np.array_split(np.arange(labels.size), num_workers):
-    mix = rng.dirichlet(np.full(left.size, alpha))
-    counts = draw_counts(rng, mix, left, part.size)
+    counts = draw_counts(rng, mix_of(left), left, part.size)
     shards.append(
       np.concatenate(
         [m[have - c : have] for m, have, c in zip(members, left, counts)]
       )
     )
     left = left - counts
-  return from_shards('dirichlet_by_worker', shards)
+  return shards
 
 
 def draw_counts(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from byzjax.data import _examples
 from byzjax.data._partition import Partition
 
 
@@ -58,20 +59,8 @@ def sample_batch(
      [1 1 1 1 1]
      [2 2 2 2 2]]
   """
-  if batch_size < 1:
-    raise ValueError(
-      f'sample_batch: batch_size must be at least 1, got '
-      f'batch_size={batch_size}.'
-    )
-  if not scale > 0:
-    raise ValueError(
-      f'sample_batch: scale must be positive, got scale={scale!r}.'
-    )
-  if images.shape[0] != labels.shape[0]:
-    raise ValueError(
-      'sample_batch: images and labels must hold the same number of examples, '
-      f'got images.shape={images.shape} and labels.shape={labels.shape}.'
-    )
+  _examples.check('sample_batch', images, labels)
+  _examples.check_batch('sample_batch', batch_size, scale)
   indices, sizes = map(jnp.asarray, partition)
 
   def of_worker(worker, indices, size):
@@ -79,5 +68,4 @@ def sample_batch(
     return indices[jax.random.randint(worker_key, (batch_size,), 0, size)]
 
   chosen = jax.vmap(of_worker)(jnp.arange(sizes.shape[0]), indices, sizes)
-  batch = jnp.asarray(images)[chosen].astype(jnp.float32) / scale
-  return batch, jnp.asarray(labels)[chosen].astype(jnp.int32)
+  return _examples.take(jnp.asarray(images), jnp.asarray(labels), chosen, scale)

@@ -55,21 +55,13 @@ def dirichlet_total(
   labels = _partition.check(name, labels, num_workers)
   _partition.check_concentration(name, concentration)
   rng = np.random.default_rng(seed)
-  members = [
-    rng.permutation(np.flatnonzero(labels == k)) for k in np.unique(labels)
-  ]
-  left = np.array([m.size for m in members])
-  shards = []
-  for part in np.array_split(np.arange(labels.size), num_workers):
+
+  def mix_of(left):
     remains = left > 0
     mix = np.zeros(left.size)
     prior = concentration * left[remains] / left.sum()
     mix[remains] = rng.dirichlet(np.maximum(prior, np.finfo(float).tiny))
-    counts = _partition.draw_counts(rng, mix, left, part.size)
-    shards.append(
-      np.concatenate(
-        [m[have - c : have] for m, have, c in zip(members, left, counts)]
-      )
-    )
-    left = left - counts
+    return mix
+
+  shards = _partition.shards_by_mix(rng, labels, num_workers, mix_of)
   return _partition.from_shards(name, shards)

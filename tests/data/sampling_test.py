@@ -94,15 +94,13 @@ def test_same_when_workers_are_spread_over_devices():
 
 def test_refuses_an_empty_batch():
   with pytest.raises(
-    ValueError, match='sample_batch: batch_size must .* got batch_size=0'
+    ValueError, match='sample_batch needs batch_size to be .* at least 1, got 0'
   ):
     data.sample_batch(IMAGES, LABELS, UNEVEN, KEY, 0)
 
 
 def test_refuses_a_wrong_scale():
-  with pytest.raises(
-    ValueError, match='sample_batch: scale must be positive, got scale=0.0'
-  ):
+  with pytest.raises(ValueError, match='sample_batch needs scale > 0, got 0.0'):
     data.sample_batch(IMAGES, LABELS, UNEVEN, KEY, 4, scale=0.0)
 
 
