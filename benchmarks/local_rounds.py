@@ -13,6 +13,7 @@ to call: they are all one executable. With --num_devices it is divided over so
 many devices, on a CPU over so many threads.
 """
 
+import functools
 import math
 
 import jax
@@ -105,7 +106,7 @@ def main(argv):
     'trimmed_mean': byzjax.trimmed_mean(num_byzantine=f),
     'krum': byzjax.krum(num_byzantine=f),
   }
-  compilations = {}
+  compilations: dict[str, int] = {}
   for name, rule in rules.items():
     training = byzjax.local_round(
       loss_fn,
@@ -130,8 +131,8 @@ def main(argv):
     state = training.init(params)
     odd, _ = step(state, batch, keys[0])
     step(odd, batch, keys[0])  # H - 1 steps
-    calls[f'local_round, {name}'] = lambda step=step, state=state: step(
-      state, batch, keys[0]
+    calls[f'local_round, {name}'] = functools.partial(
+      step, state, batch, keys[0]
     )
   seconds = timing.interleaved(calls, FLAGS.repeats)
   size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -102,11 +102,7 @@ def run_cell(
   seeds = options.seeds
   rest, *validation = split_validation(dataset)
   parts = _parts(cell, rest, seeds)
-  width = max(part.indices.shape[1] for part in parts)
-  partitions = data.Partition(
-    jnp.stack([_padded(part.indices, width) for part in parts]),
-    jnp.stack([jnp.asarray(part.sizes) for part in parts]),
-  )
+  partitions = specs.stack(parts)
   labels = jnp.asarray(rest.train_labels)
   tests = {
     '': (dataset.test_images, jnp.asarray(dataset.test_labels)),
@@ -317,7 +313,3 @@ def _parts(cell: Cell, rest: data.Dataset, seeds) -> list[data.Partition]:
     specs.partition(cell.partition, rest.train_labels, cell.num_workers, seed)
     for seed in seeds
   ]
-
-
-def _padded(indices, width: int) -> np.ndarray:
-  return np.pad(indices, ((0, 0), (0, width - indices.shape[1])))

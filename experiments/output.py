@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import pathlib
 import re
@@ -81,6 +82,25 @@ def read_rows(path: pathlib.Path) -> list[dict]:
   """The rows of a file that `write_rows` has written, as text."""
   with path.open() as file:
     return list(csv.DictReader(file))
+
+
+def metric_rows(
+  done: int, seeds: Sequence[int], metrics: Any, info: Any
+) -> list[dict]:
+  """A row of `metrics.csv` for each seed; NaN where there is no info yet."""
+
+  def row(i, seed):
+    row = {'round': done, 'seed': seed}
+    row |= {k: float(v[i]) for k, v in metrics._asdict().items()}
+    for column, field in (
+      ('train_loss', 'loss'),
+      ('aggregation_error', 'aggregation_error'),
+      ('num_nonfinite', 'num_nonfinite'),
+    ):
+      row[column] = float(getattr(info, field)[i]) if info else math.nan
+    return row
+
+  return [row(i, seed) for i, seed in enumerate(seeds)]
 
 
 def write_metrics(folder: pathlib.Path, rows: Sequence[dict]) -> None:

@@ -4,10 +4,11 @@ import ast
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import byzjax
@@ -264,3 +265,15 @@ def partition(
     defaults={'seed': seed},
   )
   return data.restrict(shards, kept)
+
+
+def stack(parts: Sequence[data.Partition]) -> data.Partition:
+  """Partitions of several seeds as one, padded to a common width."""
+  width = max(part.indices.shape[1] for part in parts)
+  rows = [
+    np.pad(part.indices, ((0, 0), (0, width - part.indices.shape[1])))
+    for part in parts
+  ]
+  return data.Partition(
+    jnp.stack(rows), jnp.stack([jnp.asarray(part.sizes) for part in parts])
+  )

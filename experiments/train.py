@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tqdm
 from absl import app, flags, logging
 
@@ -86,6 +85,20 @@ flags.DEFINE_string(
   'The rule, or several separated by semicolons:'
   f' {specs.describe(specs.AGGREGATORS)}.',
 )
+flags.DEFINE_integer(
+  'num_local_steps',
+  0,
+  'Steps of SGD that each worker takes in a round, with --local_learning_rate;'
+  ' what it sends is how far it came, and --learning_rate=1 averages that. 0:'
+  ' workers send gradients.',
+  0,
+)
+flags.DEFINE_float(
+  'local_learning_rate', 0.1, 'Of the steps that workers take.', 0.0
+)
+flags.DEFINE_integer(
+  'num_participants', None, 'Workers drawn in a round of local steps.', 1
+)
 flags.DEFINE_float(
   'momentum', 0.9, 'Decay of the momentum that each worker keeps, in [0, 1].'
 )
@@ -136,16 +149,13 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
   """The program of one rule from the flags, checked by tracing it."""
   # --- Data: one partition per seed, padded to a common width.
   seeds = range(FLAGS.seed, FLAGS.seed + FLAGS.num_seeds)
-  parts = [
-    specs.partition(
-      FLAGS.partition, dataset.train_labels, FLAGS.num_workers, seed
-    )
-    for seed in seeds
-  ]
-  width = max(part.indices.shape[1] for part in parts)
-  partitions = data.Partition(
-    jnp.stack([_padded(part.indices, width) for part in parts]),
-    jnp.stack([part.sizes for part in parts]),
+  partitions = specs.stack(
+    [
+      specs.partition(
+        FLAGS.partition, dataset.train_labels, FLAGS.num_workers, seed
+      )
+      for seed in seeds
+    ]
   )
   images = jnp.asarray(dataset.train_images)
   labels = jnp.asarray(dataset.train_labels)
@@ -184,17 +194,30 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
     'search', FLAGS.search, specs.SEARCHES, attack, aggregator
   )
 
-  def training_under(byzantine) -> byzjax.Round:
-    return byzjax.robust_round(
-      models.cross_entropy_loss(graphdef),
-      num_workers=FLAGS.num_workers,
-      worker=byzjax.worker_momentum(FLAGS.momentum),
-      attack=attack,
-      byzantine=byzantine,
-      aggregator=aggregator,
-      optimizer=optimizer,
-      worker_map=_worker_map(),
-      mesh=_mesh(),
+  def training_under(byzantine, images, labels) -> byzjax.Round:
+    loss_fn = models.cross_entropy_loss(graphdef)
+    shared = {
+      'num_workers': FLAGS.num_workers,
+      'worker': byzjax.worker_momentum(FLAGS.momentum),
+      'attack': attack,
+      'byzantine': byzantine,
+      'aggregator': aggregator,
+      'optimizer': optimizer,
+      'worker_map': _worker_map(),
+      'mesh': _mesh(),
+    }
+    if not FLAGS.num_local_steps:
+      return byzjax.robust_round(loss_fn, **shared)
+    sampler = data.local_sampler(
+      images, labels, batch_size=FLAGS.batch_size, scale=dataset.scale
+    )
+    return byzjax.fed_opt(
+      loss_fn,
+      learning_rate=FLAGS.local_learning_rate,
+      num_local_steps=FLAGS.num_local_steps,
+      participation=FLAGS.num_participants,
+      sampler=sampler,
+      **shared,
     )
 
   # --- Rounds for all seeds: one program.
@@ -209,9 +232,11 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
         byzantine = byzjax.random_byzantine(
           FLAGS.num_workers, byzantine, byzantine_key
         )
-      training = training_under(byzantine)
+      training = training_under(byzantine, images, labels)
 
       def one_round(state, _):
+        if FLAGS.num_local_steps:
+          return training.step(state, partition, round_key)
         batch = data.sample_batch(
           images,
           labels,
@@ -240,7 +265,7 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
       )
     )(states.params)
 
-  first_round = training_under(FLAGS.num_byzantine)
+  first_round = training_under(FLAGS.num_byzantine, images, labels)
   initial = [first_round.init(params) for _, params in networks]
   states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *initial)
   arrays = (partitions, images, labels)
@@ -274,7 +299,7 @@ def beginning(run: Run, folder: pathlib.Path) -> Progress:
     )
     if restored := output.restore_checkpoint(folder, like):
       return Progress(*restored, output.read_metrics(folder, restored[0]))
-  return Progress(0, run.states, _rows(0, run.evaluate(run.states), None))
+  return Progress(0, run.states, _rows(0, run, run.states, None))
 
 
 def train(
@@ -286,7 +311,7 @@ def train(
   for done in range(start, FLAGS.rounds, FLAGS.eval_every):
     length = min(FLAGS.eval_every, FLAGS.rounds - done)
     states, info = run.chunk(states, length)
-    rows += _rows(done + length, run.evaluate(states), info)
+    rows += _rows(done + length, run, states, info)
     # Rows go first: a resumed run cuts those that its checkpoint lacks.
     output.write_metrics(folder, rows)
     output.save_checkpoint(folder, done + length, states)
@@ -301,8 +326,9 @@ def train(
   return rows
 
 
-def _padded(indices, width: int) -> np.ndarray:
-  return np.pad(indices, ((0, 0), (0, width - indices.shape[1])))
+def _rows(done: int, run: Run, states, info) -> list[dict]:
+  seeds = range(FLAGS.seed, FLAGS.seed + FLAGS.num_seeds)
+  return output.metric_rows(done, seeds, run.evaluate(states), info)
 
 
 def _worker_map() -> str | int:
@@ -322,26 +348,6 @@ def _mesh() -> jax.sharding.Mesh | None:
       f' {jax.device_count()} devices of this machine'
     )
   return jax.make_mesh((FLAGS.num_devices,), ('workers',))
-
-
-def _rows(done: int, metrics: models.Metrics, info) -> list[dict]:
-  """One row of `metrics.csv` per seed; numbers are written in full."""
-  nothing = np.full(FLAGS.num_seeds, np.nan)
-  return [
-    {
-      'round': done,
-      'seed': FLAGS.seed + i,
-      'loss': float(metrics.loss[i]),
-      'accuracy': float(metrics.accuracy[i]),
-      'balanced_accuracy': float(metrics.balanced_accuracy[i]),
-      'train_loss': float((info.loss if info else nothing)[i]),
-      'aggregation_error': float(
-        (info.aggregation_error if info else nothing)[i]
-      ),
-      'num_nonfinite': float((info.num_nonfinite if info else nothing)[i]),
-    }
-    for i in range(FLAGS.num_seeds)
-  ]
 
 
 def main(argv):
@@ -364,6 +370,8 @@ def main(argv):
       raise ValueError('--aggregator names no rule')
     if FLAGS.resume and not FLAGS.output_dir:
       raise ValueError('--resume needs --output_dir, the folder to continue')
+    if FLAGS.num_participants and not FLAGS.num_local_steps:
+      raise ValueError('--num_participants needs --num_local_steps')
     if len(set(folders)) < len(folders):
       raise ValueError(f'--aggregator names a rule twice: {rules}')
     output.check_root(root, resume=FLAGS.resume)

@@ -211,6 +211,10 @@ REFUSED = {
     {'dataset': 'mnist', 'data_dir': 'nowhere'},
     'nowhere',
   ),
+  'participants of a round that sends gradients': (
+    {'num_participants': 3},
+    '--num_participants needs --num_local_steps',
+  ),
   'resuming from nowhere': (
     {'resume': True, 'output_dir': ''},
     '--resume needs --output_dir',
@@ -273,3 +277,20 @@ def test_resumes_only_the_same_run_from_a_sound_checkpoint(tmp_path):
   with pytest.raises(SystemExit, match='cannot be read; delete that folder'):
     run(tmp_path, **SMALL, resume=True)
   assert (tmp_path / 'metrics.csv').read_bytes() == before
+
+
+@pytest.mark.parametrize('participants', [None, 4])
+def test_local_steps_go_further_in_a_round(tmp_path, participants):
+  shared = SMALL | {'momentum': 0.0, 'learning_rate': 1.0}
+  ends = {}
+  for steps in (1, 10):
+    folder = tmp_path / str(steps)
+    run(
+      folder,
+      **shared,
+      num_local_steps=steps,
+      num_participants=participants,
+      local_learning_rate=0.3,
+    )
+    ends[steps] = accuracy(folder)
+  assert ends[10] > ends[1] + 20
