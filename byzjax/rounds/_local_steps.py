@@ -100,7 +100,9 @@ def walk(
     )
     # Whatever an optimizer makes of a type, the loop needs it as it was.
     state = jax.tree.map(
-      lambda new, old: new.astype(old.dtype), state, carry[1]
+      lambda new, old: new if new.dtype == old.dtype else new.astype(old.dtype),
+      state,
+      carry[1],
     )
     w = optax.apply_updates(w, updates)
     return w, state, plan, total + loss.astype(total.dtype)

@@ -107,7 +107,8 @@ def build(parts: Parts) -> _engine.Work:
       found.append((flat.row_layout(params).size, parts.side_rule))
     if averages:
       floats, _ = _split(jax.eval_shape(tx.init, params))
-      found.append((flat.row_layout(floats).size, parts.side_rule))
+      if jax.tree.leaves(floats):
+        found.append((flat.row_layout(floats).size, parts.side_rule))
     return tuple(found)
 
   def begin(params, data, is_byzantine, sampler_state, key):
@@ -183,8 +184,8 @@ def build(parts: Parts) -> _engine.Work:
     )
     average = shared.optimizer
     if averages:
-      average, new_sides[-1] = _average(
-        shared.optimizer, ends, new_sides[-1], exchange, context
+      average, new_sides = _average(
+        shared.optimizer, ends, new_sides, exchange, context
       )
     messages, chain = per_worker(parts.chain, losses.shape[0]).update(
       gradients, rows.chain, layout.ravel(params)
@@ -204,19 +205,26 @@ def build(parts: Parts) -> _engine.Work:
   return _engine.Work(init, run, init_shared, sides)
 
 
-def _average(start, ends, side, exchange, context):
+def _average(start, ends, sides, exchange, context):
   """The aggregate of the optimizers' states, and the largest of their counts.
 
   All began with the same state, so counts differ only where steps do.
   """
   floats, others = _split(start)
-  layout = flat.row_layout(floats)
   found_floats, found_others = _split(ends)
-  aggregate, side = exchange(
-    len(context.sides) - 1, layout.ravel_rows(found_floats), side
-  )
+  if jax.tree.leaves(floats):
+    layout = flat.row_layout(floats)
+    *before, side = sides
+    aggregate, side = exchange(
+      len(before), layout.ravel_rows(found_floats), side
+    )
+    floats, sides = layout.unravel(aggregate), [*before, side]
 
   def largest(old, new):
+    if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
+      # Workers that took as many steps have the same one.
+      words = largest(jax.random.key_data(old), jax.random.key_data(new))
+      return jax.random.wrap_key_data(words, impl=jax.random.key_impl(old))
     if context.takes_part is not None:
       mask = context.takes_part.reshape((-1,) + (1,) * (new.ndim - 1))
       new = jnp.where(mask, new, old[None])
@@ -228,11 +236,11 @@ def _average(start, ends, side, exchange, context):
   others = jax.tree.map(largest, others, found_others)
   merged = jax.tree.map(
     lambda a, b: a if b is None else b,
-    layout.unravel(aggregate),
+    floats,
     others,
     is_leaf=lambda x: x is None,
   )
-  return merged, side
+  return merged, sides
 
 
 def _split(state: Any) -> tuple[Any, Any]:

@@ -230,6 +230,23 @@ def test_adams_moments_are_averaged_and_steps_are_counted():
   assert float(info[0].bits_up) == float(info[0].bits_down) == 3 * 32 * d * N
 
 
+def test_an_optimizer_without_numbers_has_nothing_to_average():
+  # A schedule counts, and a key is no number.
+  tx = optax.chain(
+    optax.add_noise(1e-9, 0.5, key=7),
+    optax.sgd(lambda step: RATE / (1 + step)),
+  )
+  batches = [slices(3, seed) for seed in range(2)]
+  averaged, infos = run(
+    local(local_optimizer=tx, local_state='average'), batches
+  )
+  kept, _ = run(local(local_optimizer=tx), batches)
+  close(averaged.params, kept.params, 1e-6)
+  assert not averaged.sides
+  d = problem.flat(averaged.params).size
+  assert float(infos[0].bits_up) == 32 * d * N
+
+
 def test_diloco_is_adamw_inside_and_nesterov_outside():
   rounds = byzjax.diloco(
     problem.loss_fn,
