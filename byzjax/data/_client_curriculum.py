@@ -41,9 +41,11 @@ def client_curriculum(
   the client claims: an attacker claims a low one and is in every pool. Score by
   a model and data of the server's where that matters. In a simulation,
   `participation._replace(draw=...)` with another function of the scores plays
-  such claims. A small pool may hold an attacking majority even so: let
-  `min_pool` be more than twice the number of attackers. Scores that are not
-  finite put a client last, in either direction; ties go to the lowest index.
+  such claims. A small pool may hold an attacking majority: let `min_pool` be
+  well above twice the number of attackers, for the m clients that are drawn
+  from it may have a majority of them even where the pool has none. Scores that
+  are not finite put a client last, in either direction; ties go to the lowest
+  index.
 
   Args:
     num_workers: n, a Python int.

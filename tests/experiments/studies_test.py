@@ -33,6 +33,39 @@ CELLS = {
     '--alpha=10',
     '--participation=0.5',
   ),
+  'fedbr': (
+    '--only=attacks, 0.1, fedbr, alie, nnm',
+    '--rounds=3',
+    '--local_steps=2',
+    '--learning_rates=0.3',
+    '--pseudo_weights=0.1',
+  ),
+  'wafl': (
+    '--only=attacks, wafl, alie, nnm',
+    '--rounds=3',
+    '--local_steps=2',
+    '--ascent_steps=2',
+    '--learning_rates=0.3',
+  ),
+  'qsr': (
+    '--only=qsr 2.12, alie, centered',
+    '--total_steps=40',
+    '--radii=0.1',
+  ),
+  'delta_sgd': ('--only=delta-sgd, D', '--rounds=3', '--local_steps=2'),
+  'savic': (
+    '--only=ill, adam, global, messages',
+    '--rounds=3',
+    '--local_steps=2',
+    '--lower_bounds=0.1',
+  ),
+  'curriculum': (
+    '--parts=clients',
+    '--only=claims, pool 4f',
+    '--rounds=3',
+    '--local_steps=2',
+    '--learning_rates=0.03',
+  ),
 }
 
 
