@@ -2,9 +2,10 @@ r"""Rounds per second of the local round against loops over workers.
 
   python -m benchmarks.local_rounds
   python -m benchmarks.local_rounds --worker_map=map --num_devices=2
-  python -m benchmarks.local_rounds --worker_map=map --model=cnn
+  python -m benchmarks.local_rounds --model=digits
+  python -m benchmarks.local_rounds --model=cnn --worker_map=map
 
-The same local SGD, batches of random 28 x 28 images, four ways: a Python loop
+The same local SGD, batches of random images, four ways: a Python loop
 over workers and steps that calls a compiled step, as FedAvg is usually written;
 a Python loop over workers that calls their compiled local steps; these steps
 alone for all workers in one program, without any server; and `local_round` with
@@ -27,7 +28,12 @@ from benchmarks import timing
 from byzjax import models
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum('model', 'mlp', ['mlp', 'cnn'], 'mlp is 784-128-10.')
+flags.DEFINE_enum(
+  'model',
+  'mlp',
+  ['digits', 'mlp', 'cnn'],
+  'mlp is 784-128-10 and digits is 64-32-10, on images of 8 x 8.',
+)
 flags.DEFINE_integer('num_workers', 16, 'n; f is n // 5.', 5)
 flags.DEFINE_integer('num_local_steps', 8, 'H.', 1)
 flags.DEFINE_integer('batch_size', 32, 'Examples per step.', 1)
@@ -45,14 +51,16 @@ def main(argv):
   n, f, h = FLAGS.num_workers, FLAGS.num_workers // 5, FLAGS.num_local_steps
   worker_map = FLAGS.worker_map
   worker_map = int(worker_map) if worker_map.isdigit() else worker_map
+  shape = (8, 8, 1) if FLAGS.model == 'digits' else (28, 28, 1)
   model: nnx.Module = models.MLP((784, 128, 10), rngs=nnx.Rngs(0))
-  if FLAGS.model == 'cnn':
-    model = models.make('cnn', (28, 28, 1), 10, seed=0)
+  if FLAGS.model != 'mlp':
+    kind = 'cnn' if FLAGS.model == 'cnn' else 'mlp'
+    model = models.make(kind, shape, 10, seed=0)
   graphdef, params = models.split(model)
   loss_fn = models.cross_entropy_loss(graphdef)
   keys = jax.random.split(jax.random.key(0), 2)
   batch = (
-    jax.random.uniform(keys[0], (n, h, FLAGS.batch_size, 28, 28, 1)),
+    jax.random.uniform(keys[0], (n, h, FLAGS.batch_size, *shape)),
     jax.random.randint(keys[1], (n, h, FLAGS.batch_size), 0, 10),
   )
 
