@@ -330,6 +330,7 @@ def build(
       layout.unravel(aggregate), state.optimizer, state.params
     )
     loss = jnp.sum(jnp.where(mine, 0, done.losses))
+    num_honest = jnp.maximum(jnp.sum(~cohort.is_byzantine), 1)
     assert info.mask is not None and info.error is not None
     new_state = state._replace(
       step=state.step + 1,
@@ -344,7 +345,7 @@ def build(
       sides=done.sides,
     )
     return new_state, base.RoundInfo(
-      loss=reductions.psum(loss, axes) / jnp.sum(~cohort.is_byzantine),
+      loss=reductions.psum(loss, axes) / num_honest,
       aggregation_error=info.error,
       bits_up=reductions.psum(jnp.sum(bits), axes),
       bits_down=(bits_down + beside) * num_receivers,

@@ -129,6 +129,34 @@ def test_fed_avg_is_the_average_of_what_workers_reach():
   assert int(infos[0].num_local_steps) == 3
 
 
+def test_one_worker_is_its_optimizer_however_long_rounds_are():
+  schedule = optax.cosine_decay_schedule(0.02, 6)
+  tx = optax.adamw(schedule)
+  lengths = byzjax.linear_synchronization(
+    schedule, total_steps=6, base_steps=1, growth=0.03
+  )
+  assert len(set(lengths.tolist())) > 1 and lengths.sum() == 6
+  batch = jax.tree.map(lambda x: x[:1], slices(6))
+  rounds = local(
+    num_workers=1,
+    num_local_steps=lengths,
+    local_optimizer=tx,
+  )
+  state, step = rounds.init(problem.params()), jax.jit(rounds.step)
+  done = 0
+  for length in lengths:
+    ahead = jax.tree.map(lambda x, k=done: jnp.roll(x, -k, axis=1), batch)
+    state, _ = step(state, ahead, KEY)
+    done += int(length)
+  close(state.params, walk(problem.params(), batch, 0, 6, tx)[0], 1e-5)
+
+
+def test_a_cohort_of_attackers_alone_has_no_loss():
+  rounds = local(participation=1, byzantine=lambda step: jnp.ones(N, bool))
+  _, infos = run(rounds, [slices(3)])
+  assert float(infos[0].loss) == 0
+
+
 def test_workers_count_by_their_examples():
   sizes = jnp.arange(1.0, N + 1)
   rounds = local(worker_weights=sizes)
