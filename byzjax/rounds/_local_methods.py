@@ -224,13 +224,13 @@ def diloco(
   Example:
     >>> import byzjax, jax, jax.numpy as jnp
     >>> training = byzjax.diloco(
-    ...   lambda w, x: jnp.mean((w[None] - x) ** 2), learning_rate=0.01,
+    ...   lambda w, x: jnp.mean((w[None] - x) ** 2), learning_rate=0.1,
     ...   num_local_steps=4, num_workers=2, weight_decay=0.0)
-    >>> state, step = training.init(jnp.zeros(1)), jax.jit(training.step)
-    >>> for _ in range(150):
-    ...   state, _ = step(state, jnp.ones([2, 4, 8, 1]), jax.random.key(0))
-    >>> bool(abs(state.params[0] - 1) < 0.05)
-    True
+    >>> state, _ = training.step(
+    ...   training.init(jnp.zeros(1)), jnp.ones([2, 4, 8, 1]),
+    ...   jax.random.key(0))
+    >>> print(state.params.round(2))  # 0.7 (1 + 0.9) of four steps of 0.1
+    [0.53]
   """
   base.check_range('diloco', 'outer_momentum', outer_momentum, 0, 1)
   defaults = {

@@ -84,7 +84,17 @@ def results(folder):
     return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize('name', CELLS)
+# Together the others use all that studies share.
+SLOW = {'batch_size', 'delta_sgd', 'learning_from_history', 'wafl'}
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+    for name in CELLS
+  ],
+)
 def test_a_cell_runs(name, tmp_path):
   folder = tmp_path / 'out'
   found = study(name, *CELLS[name], '--num_seeds=2', f'--output_dir={folder}')

@@ -17,6 +17,21 @@ from tests.rounds import problem
 N = problem.N
 F = 3
 ATTACKS = ['alie', 'gaussian']
+# One for each way to use the mesh. The others share these, and go round in slow
+# tests.
+KINDS = {
+  'aksel',
+  'bucketing_geometric_median',
+  'bulyan',
+  'centered_clipping',
+  'clipped_clustering',
+  'coordinate_median',
+  'divide_and_conquer_sampled',
+  'mean',
+  'nnm_coordinate_median',
+  'nnm_krum',
+  'trimmed_mean',
+}
 
 
 def _alie_or_gaussian():
@@ -73,7 +88,13 @@ def _assert_same(result, expected):
 
 
 @pytest.mark.parametrize('attack', ATTACKS)
-@pytest.mark.parametrize('name', tables.RULE)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name in KINDS else pytest.mark.slow)
+    for name in tables.RULE
+  ],
+)
 def test_eight_devices_agree_with_one_after_twenty_rounds(name, attack):
   _assert_same(_train(name, attack, problem.mesh(8)), _train(name, attack))
 
