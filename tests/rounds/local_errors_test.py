@@ -8,7 +8,7 @@ import pytest
 
 import byzjax
 from tests.rounds import problem
-from tests.rounds.local_round_test import KEY, N, local, slices
+from tests.rounds.local_problem import KEY, N, local, slices
 
 
 @pytest.mark.parametrize(

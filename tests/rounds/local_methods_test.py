@@ -9,7 +9,7 @@ import pytest
 import byzjax
 from byzjax import data, objectives
 from tests.rounds import problem
-from tests.rounds.local_round_test import (
+from tests.rounds.local_problem import (
   GRADIENT,
   RATE,
   average,

@@ -9,7 +9,7 @@ import pytest
 
 import byzjax
 from tests.rounds import problem
-from tests.rounds.local_round_test import KEY, N, local, run, slices
+from tests.rounds.local_problem import KEY, N, local, run, slices
 from tests.rounds.sharded_test import collectives
 
 ADAM = optax.adam(0.01)
