@@ -86,7 +86,10 @@ def local_round(
     local_state: what happens to the state of the local optimizer between
       rounds: 'keep', each worker has its own; 'reset', it begins anew and
       nothing is stored; 'average', what the workers have at the end is
-      aggregated too, by `side_aggregator`, and all begin with that.
+      aggregated too, by `side_aggregator`, and all begin with that. Under
+      attack only a rule that stays within the honest values of a coordinate,
+      such as `coordinate_median` or `trimmed_mean`, is safe there: others can
+      make a second moment negative, and then every step of Adam is NaN.
     sampler: where the batch of a local step comes from, such as
       `data.local_sampler(...)` or `data.curriculum(...)`; what the round is
       given is then each worker's data. None: the batch leaves are `[n, S, ...]`

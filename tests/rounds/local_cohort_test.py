@@ -180,3 +180,21 @@ def test_worker_map_is_a_choice_of_speed_only():
   ]
   for end in ends[1:]:
     close(end.params, ends[0].params, 2e-6)
+
+
+def test_a_coordinate_rule_beside_keeps_averaged_moments_valid():
+  # Clipping alone leaves some second moments negative: all workers are lost.
+  shared = dict(
+    aggregator=byzjax.centered_clipping(radius=1.0),
+    attack=byzjax.sign_flip(scale=10.0),
+    byzantine=3,
+    local_optimizer=optax.adam(0.01),
+    local_state='average',
+  )
+  batches = [slices(3, seed) for seed in range(4)]
+  _, lost = run(local(**shared), batches)
+  assert int(lost[-1].num_nonfinite) == N - 3
+  safe = local(**shared, side_aggregator=byzjax.coordinate_median())
+  state, infos = run(safe, batches)
+  assert not any(int(info.num_nonfinite) for info in infos)
+  assert min(x.min() for x in jax.tree.leaves(state.shared.optimizer[0].nu)) > 0
