@@ -329,6 +329,9 @@ class RoundInfo(NamedTuple):
       there is no such thing.
     participants: int32[n], the numbers of the n workers of this round, where
       they are drawn from more, or None.
+    staleness: int32[], steps of the server since it sent the parameters that
+      this message began from, or None where workers wait for each other.
+    time: float32[], seconds of simulated time at its arrival, or None.
   """
 
   loss: jax.Array
@@ -344,6 +347,8 @@ class RoundInfo(NamedTuple):
   factors: jax.Array | None = None
   num_local_steps: jax.Array | None = None
   participants: jax.Array | None = None
+  staleness: jax.Array | None = None
+  time: jax.Array | None = None
 
 
 class Round(NamedTuple):

@@ -73,14 +73,21 @@ def walk(
   num_steps: jax.Array,
   scale: Callable[[base.Params], base.Params],
   as_carry: Callable[[Any], Any],
+  progress: jax.Array | None = None,
 ) -> Walk:
-  """The steps of one worker from `params`; gradients go through `scale`."""
+  """The steps of one worker from `params`; gradients go through `scale`.
+
+  With `progress`, the local steps that its data has seen before, batches are
+  drawn as the later ones that they are, and the optimizer is told.
+  """
   loss_type = flat.compute_dtype(*map(jnp.result_type, jax.tree.leaves(params)))
 
   def body(step, carry):
     w, state, plan, total = carry
-    batch, plan, loss_key = draw(walker, plan, data, is_byzantine, step, key)
+    seen = step if progress is None else progress + step
+    batch, plan, loss_key = draw(walker, plan, data, is_byzantine, seen, key)
     context = local.LocalContext(params, loss_key, step)
+    known = {} if progress is None else {'progress': seen}
     loss, gradient = walker.value_and_grad(w, batch, context)
 
     def gradient_fn(v):
@@ -97,6 +104,7 @@ def walk(
       grad=gradient,
       value_fn=value_fn,
       gradient_fn=gradient_fn,
+      **known,
     )
     # Whatever an optimizer makes of a type, the loop needs it as it was.
     state = jax.tree.map(

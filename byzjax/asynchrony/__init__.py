@@ -1,0 +1,19 @@
+"""Workers without a barrier, as data: events, buffers, numbers of steps."""
+
+from byzjax.asynchrony._buffers import (
+  Buffer,
+  by_arrival,
+  by_distinct_workers,
+  by_worker,
+)
+from byzjax.asynchrony._events import Events, seconds_per_step, simulate
+
+__all__ = [
+  'Buffer',
+  'Events',
+  'by_arrival',
+  'by_distinct_workers',
+  'by_worker',
+  'seconds_per_step',
+  'simulate',
+]

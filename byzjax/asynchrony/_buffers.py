@@ -1,0 +1,159 @@
+"""Which messages a server puts together before it makes a step."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from byzjax._src import base
+from byzjax.asynchrony._events import Events
+
+
+class Buffer(NamedTuple):
+  """The place of every message, and when a step is made of all places.
+
+  Attributes:
+    num_rows: B, places.
+    row: int32[E], the place of a message.
+    num_averaged: int32[E], messages in that place, this one included: the
+      place keeps their mean.
+    is_full: bool[E], whether the step is made after this message; the places
+      are then empty again.
+  """
+
+  num_rows: int
+  row: np.ndarray
+  num_averaged: np.ndarray
+  is_full: np.ndarray
+
+
+def by_arrival(events: Events, *, num_rows: int) -> Buffer:
+  """The next B messages, whoever sent them: as FedBuff does.
+
+  A fast worker may fill several places, and a fast attacker the whole buffer.
+
+  Args:
+    events: of the run.
+    num_rows: B >= 1.
+
+  Returns:
+    A `Buffer` in which every place has one message.
+
+  Raises:
+    ValueError: if B < 1.
+
+  References:
+    Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba, 2022,
+    arXiv:2106.06639.
+
+  Example:
+    >>> from byzjax import asynchrony
+    >>> events = asynchrony.simulate([1.0, 2.5], num_events=5)
+    >>> buffer = asynchrony.by_arrival(events, num_rows=2)
+    >>> print(buffer.row, buffer.is_full)
+    [0 1 0 1 0] [False  True False  True False]
+  """
+  base.check_count('by_arrival', 'num_rows', num_rows, 1)
+  row = np.arange(len(events.worker), dtype=np.int32) % num_rows
+  return Buffer(num_rows, row, np.ones_like(row), row == num_rows - 1)
+
+
+def by_worker(events: Events, *, num_rows: int) -> Buffer:
+  """Worker k's messages in place `k mod B`, until no place is empty (BASGD).
+
+  A place keeps the mean of its messages. However often f attackers send, they
+  reach at most f places, so a rule that stands f of B is safe.
+
+  Args:
+    events: of the run.
+    num_rows: B, from 1 to K.
+
+  Returns:
+    A `Buffer`.
+
+  Raises:
+    ValueError: if B is out of range.
+
+  References:
+    Yang, Li, 2021, arXiv:2003.00937 (without its reassignment of places whose
+    workers are silent).
+
+  Example:
+    >>> from byzjax import asynchrony
+    >>> events = asynchrony.simulate([1.0, 2.5], num_events=5)
+    >>> buffer = asynchrony.by_worker(events, num_rows=2)
+    >>> print(buffer.row, buffer.num_averaged, buffer.is_full)
+    [0 0 1 0 0] [1 2 1 1 2] [False False  True False False]
+  """
+  _check_rows('by_worker', events, num_rows)
+
+  def place(worker, taken):
+    del taken
+    return worker % num_rows
+
+  return _fill(events, num_rows, place)
+
+
+def by_distinct_workers(events: Events, *, num_rows: int) -> Buffer:
+  """A place for each of the first B workers that send something.
+
+  What a worker sends beyond its first message is averaged into its place:
+  nobody has more than one, and no step waits for the slowest K - B.
+
+  Args:
+    events: of the run.
+    num_rows: B, from 1 to K.
+
+  Returns:
+    A `Buffer`.
+
+  Raises:
+    ValueError: if B is out of range.
+
+  References:
+    One place per worker as in Yang, Li, 2021, arXiv:2003.00937; the first B as
+    in Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba, 2022,
+    arXiv:2106.06639.
+
+  Example:
+    >>> from byzjax import asynchrony
+    >>> events = asynchrony.simulate([1.0, 1.0, 2.5], num_events=6)
+    >>> buffer = asynchrony.by_distinct_workers(events, num_rows=2)
+    >>> print(events.worker, buffer.row)
+    [0 1 0 1 2 0] [0 1 0 1 0 1]
+  """
+  _check_rows('by_distinct_workers', events, num_rows)
+
+  def place(worker, taken):
+    return taken.setdefault(worker, len(taken))
+
+  return _fill(events, num_rows, place)
+
+
+def _check_rows(name: str, events: Events, num_rows: int) -> None:
+  base.check_count(name, 'num_rows', num_rows, 1)
+  if num_rows > events.num_workers:
+    raise ValueError(
+      f'{name} needs num_rows <= num_workers, got {num_rows} and'
+      f' {events.num_workers}'
+    )
+
+
+def _fill(events: Events, num_rows: int, place) -> Buffer:
+  """Runs over the messages; `place` is `(worker, {worker: row}) -> row`."""
+  rows, counts, fulls = [], [], []
+  filled, taken = np.zeros(num_rows, np.int32), dict[int, int]()
+  for worker in events.worker.tolist():
+    row = place(worker, taken)
+    filled[row] += 1
+    rows.append(row)
+    counts.append(filled[row])
+    fulls.append(bool(filled.all()))
+    if fulls[-1]:
+      filled[:] = 0
+      taken.clear()
+  return Buffer(
+    num_rows,
+    np.array(rows, np.int32),
+    np.array(counts, np.int32),
+    np.array(fulls, bool),
+  )

@@ -1,0 +1,358 @@
+"""The asynchronous round: one message, and a server that waits for nobody."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from byzjax._src import base, flat, layouts, local
+from byzjax.aggregators import mean
+from byzjax.asynchrony import Buffer, Events
+from byzjax.rounds import (
+  _arguments,
+  _asynchronous_work,
+  _local_steps,
+  _wire,
+)
+from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
+
+_NAME = 'asynchronous_round'
+
+
+def asynchronous_round(
+  loss_fn: LossFn,
+  *,
+  events: Events,
+  optimizer: optax.GradientTransformation,
+  local_optimizer: optax.GradientTransformation | None = None,
+  local_state: Literal['keep', 'reset'] = 'keep',
+  sampler: local.LocalSampler | None = None,
+  worker: optax.GradientTransformation | None = None,
+  incoming: optax.GradientTransformation | None = None,
+  buffer: Buffer | None = None,
+  aggregator: base.Aggregator | None = None,
+  attack: base.Attack | base.DataAttack | None = None,
+  byzantine: int | jax.Array = 0,
+  codec: base.Codec | None = None,
+  broadcast: Callable[[base.Params, base.State], base.Params] | None = None,
+  value_and_grad: ValueAndGrad | None = None,
+) -> base.Round:
+  r"""One message of an asynchronous run, from its job to the server's step.
+
+  .. math::
+    g = \nabla \ell_k(w_{t - \tau}) \quad \text{or} \quad
+    g = w_{t - \tau} - x_k^H, \qquad w_{t+1} = w_t + \mathrm{optimizer}(g)
+
+  `events`, made by `asynchrony.simulate`, says which worker sends, how stale
+  its parameters are, and who is sent new ones. It does not depend on the
+  parameters, so that step e computes the job of message e where it arrives:
+  scanned over, all events are one program, and a run repeats bit by bit. Only
+  versions of the parameters that a job has begun from are kept: at most one per
+  worker, in as many places as the schedule ever needs at once.
+
+  With a `buffer` the server collects messages, and makes its step with their
+  aggregate when the buffer says that it is full.
+
+  Transforms in `optimizer` and `incoming` get, beside the message, the extra
+  arguments `worker`, `num_local_steps`, `issued_at` (of the parameters that
+  were sent, in steps of the server), `staleness` (steps since then),
+  `is_waiting` (whether other workers wait, as in a synchronous schedule),
+  `stale_params` and `progress`; with a buffer, `optimizer` gets those of the
+  message that filled it.
+
+  Args:
+    loss_fn: `(params, batch) -> scalar`, or an `Objective`.
+    events: the messages, in order; every one is a step of the round. Later
+      steps leave the parameters as they are.
+    optimizer: optax transform of the server, such as `optax.sgd`,
+      `ordered_momentum` or `delayed_nesterov`. A learning rate schedule counts
+      its own steps.
+    local_optimizer: optax transform of the local steps; messages are then
+      pseudo-gradients `w - x^H`, which point uphill. None: one gradient a job.
+      Its updates get `progress`, too: the local step in the data's own count.
+    local_state: what a worker does with the state of its local optimizer
+      between jobs: 'keep', or 'reset'.
+    sampler: where batches come from, such as `data.local_sampler(...)`; None:
+      the batch leaves are `[num_shards, S, ...]` and local step p of a shard
+      takes slice `p mod S`. Draws are by the shard's own count of steps: the
+      same in every schedule.
+    worker: optax transform that every worker runs on its messages, such as
+      `worker_momentum(0.9)`; see `robust_round`.
+    incoming: optax transform of every message as it arrives, attackers' ones
+      too, such as `discount_staleness()` or `optax.clip_by_global_norm(1.0)`.
+    buffer: which messages are put together, such as `asynchrony.by_worker(
+      events, num_rows=8)`; None: a step for every message.
+    aggregator: the rule over the places of the buffer; None for `mean()`.
+      Without a buffer it gets one message at a time: for `centered_clipping`,
+      which compares it with its memory.
+    attack: an `Attack` on messages, a data attack, or None. An attacker knows
+      what every honest worker has sent last.
+    byzantine: who attacks: an int f (the first f workers) or bool[K].
+    codec: how workers send their messages, or None.
+    broadcast: `(params, state of the optimizer) -> params`, what workers are
+      sent in place of the parameters, such as the estimate of `smega2`.
+    value_and_grad: `(params, batch, key) -> (loss, gradient)`; `loss_fn` is
+      then not used.
+
+  Returns:
+    A `Round`; batch leaves are `[num_shards, ...]`. `RoundInfo.loss` is that of
+    the job, at stale parameters, `staleness` and `time` are of the message, and
+    `num_nonfinite`, `masked`, `is_byzantine` and `aggregation_error` (zero
+    without a rule) are of the buffer's places.
+
+  Raises:
+    ValueError: if an argument is in the wrong slot or out of range, the buffer
+      is not one of these events, or attackers are not fewer than half; at trace
+      time, if the batch has not `num_shards` rows.
+
+  References:
+    Mishchenko, Bach, Even, Woodworth, 2022, arXiv:2206.07638 (asynchronous
+    SGD); Liu, Chhaparia, Douillard, Kale, Rusu, Shen, Szlam, Ranzato, 2024,
+    arXiv:2401.09135 (local steps); Yang, Li, 2021, arXiv:2003.00937 (attackers
+    and buffers).
+
+  Example:
+    >>> import byzjax, jax, jax.numpy as jnp, optax
+    >>> from byzjax import asynchrony
+    >>> events = asynchrony.simulate([1.0, 1.0, 2.5], num_events=90)
+    >>> training = byzjax.asynchronous_round(
+    ...   lambda w, x: jnp.mean((w[None] - x) ** 2), events=events,
+    ...   buffer=asynchrony.by_worker(events, num_rows=3),
+    ...   aggregator=byzjax.coordinate_median(), optimizer=optax.sgd(0.2),
+    ...   attack=byzjax.sign_flip(scale=10.0), byzantine=1)
+    >>> def step(state, _):
+    ...   return training.step(state, jnp.ones([3, 1, 4, 2]), jax.random.key(0))
+    >>> state = training.init(jnp.zeros(2))
+    >>> state, info = jax.jit(lambda s: jax.lax.scan(step, s, length=90))(state)
+    >>> bool(info.loss[-1] < 0.01), float(info.time[-1])
+    (True, 38.0)
+  """
+  _check(events, buffer, local_optimizer, codec, attack, aggregator)
+  _arguments.check_choice(_NAME, 'local_state', local_state, ('keep', 'reset'))
+  num_workers = events.num_workers
+  if callable(byzantine):
+    raise ValueError(f'{_NAME} needs byzantine to be an int or bool[K]')
+  schedule = _arguments.byzantine_schedule(_NAME, num_workers, byzantine)
+  message_attack = attack if isinstance(attack, base.Attack) else None
+  data_attack = None if isinstance(attack, base.Attack) else attack
+  if buffer is not None and aggregator is None:
+    aggregator = mean()
+  objective = local.as_objective(loss_fn)
+
+  def estimate(params, batch, context):
+    if value_and_grad is not None:
+      return value_and_grad(params, batch, context.key)
+    return jax.value_and_grad(objective.loss)(params, batch, context)
+
+  def alter(batch, is_byzantine, key):
+    if data_attack is None:
+      return batch
+    rows = jax.tree.map(lambda x: x[None], batch)
+    altered = data_attack(rows, is_byzantine[None], key)
+    return jax.tree.map(lambda x: x[0], altered)
+
+  def extra(tx):
+    return None if tx is None else optax.with_extra_args_support(tx)
+
+  parts = _asynchronous_work.Parts(
+    value_and_grad=estimate,
+    local_optimizer=extra(local_optimizer),
+    keeps=local_state == 'keep',
+    sampler=sampler or _local_steps.take_in_turn(),
+    alter=alter,
+    chain=optax.identity() if worker is None else worker,
+    attack=message_attack,
+    codec=codec,
+    incoming=extra(optax.identity() if incoming is None else incoming),
+    aggregator=aggregator,
+    optimizer=extra(optimizer),
+    broadcast=broadcast or (lambda params, state: params),
+    num_places=None if buffer is None else buffer.num_rows,
+    num_workers=num_workers,
+  )
+  plan, num_versions = _asynchronous_work.plan(events, buffer)
+  num_events = len(events.worker)
+
+  def init(params, key=None):
+    del key
+    params = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
+    layout = flat.row_layout(params)
+    zeros = jnp.zeros(layout.size, layout.dtype)
+    state = optimizer.init(params)
+    rows, shared = _asynchronous_work.init(
+      parts, parts.broadcast(params, state), num_versions
+    )
+    return base.RoundState(
+      step=jnp.zeros([], jnp.int32),
+      params=params,
+      workers=rows,
+      attack=message_attack.init(zeros) if message_attack else (),
+      aggregator=aggregator.init(zeros) if aggregator else (),
+      optimizer=state,
+      codec=_wire.init_rows(
+        codec, jnp.zeros(layouts.padded_size(layout.size, 1)), num_workers
+      ),
+      shared=shared,
+    )
+
+  def step(state, batch, key):
+    rows = base.num_workers(f'{_NAME}: batch', batch)
+    if rows != events.num_shards:
+      raise ValueError(
+        f'{_NAME} needs a batch with num_shards={events.num_shards} rows, got'
+        f' {rows}'
+      )
+    if sampler is None:
+      _arguments.check_slices(_NAME, batch, None)
+    return _step(
+      parts, plan, num_events, schedule(state.step), state, batch, key
+    )
+
+  return base.Round(init, step)
+
+
+def _step(parts, plan, num_events, is_byzantine, state, batch, key):
+  """Message `state.step`."""
+  layout = flat.row_layout(state.params)
+  last = jnp.minimum(state.step, num_events - 1)
+  now = _asynchronous_work.Plan(*(x[last] for x in plan))
+  is_over = state.step >= num_events
+  shared, k = state.shared, now.worker
+  job_key, step_key = jax.random.split(key)
+  keys = jax.random.split(jax.random.fold_in(step_key, state.step), 3)
+
+  def of(rows, i):
+    return jax.tree.map(
+      lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), rows
+    )
+
+  def put(rows, new, i):
+    return jax.tree.map(
+      lambda x, y: lax.dynamic_update_index_in_dim(x, y, i, 0), rows, new
+    )
+
+  stale = of(shared.versions, now.read)
+  own = of(state.workers, k)
+  loss, gradient, local_state = _asynchronous_work.job(
+    parts,
+    now,
+    stale,
+    of(batch, now.shard),
+    own.optimizer,
+    is_byzantine[k],
+    job_key,
+  )
+  message, chain = parts.chain.update(gradient, own.chain, layout.ravel(stale))
+  message, coder, bits = _asynchronous_work.send(
+    parts, message, of(state.codec, k), keys[0]
+  )
+  server = before = _asynchronous_work.Server(
+    state.aggregator, state.attack, state.optimizer
+  )
+  message, latest, attack_state = _asynchronous_work.lie(
+    parts, message, shared.latest, k, is_byzantine, server, keys[1]
+  )
+  server = server._replace(attack=attack_state)
+  extra = {
+    'worker': k,
+    'num_local_steps': now.num_local_steps,
+    'issued_at': now.issued_at,
+    'staleness': now.staleness,
+    'is_waiting': now.is_waiting,
+    'stale_params': stale,
+    'progress': now.progress,
+  }
+  passed, incoming = parts.incoming.update(
+    layout.unravel(message), shared.incoming, state.params, **extra
+  )
+  places, liars = _asynchronous_work.place(
+    parts, now, layout.ravel(passed), is_byzantine[k], shared
+  )
+
+  def serve(server, params):
+    return _asynchronous_work.serve(
+      parts, now, places, liars, server, params, keys[2], extra
+    )
+
+  if parts.num_places is None:
+    params, server, found = serve(server, state.params)
+  else:
+
+    def wait(server, params):
+      skipped = jax.eval_shape(serve, server, params)[2]
+      nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), skipped)
+      return params, server, nothing
+
+    params, server, found = lax.cond(
+      now.is_full, serve, wait, server, state.params
+    )
+  # After the last message nothing moves.
+  params, server = jax.tree.map(
+    lambda old, new: jnp.where(is_over, old, new),
+    (state.params, before),
+    (params, server),
+  )
+  error, num_nonfinite, masked = found
+  sent = parts.broadcast(params, server.optimizer)
+  new_state = state._replace(
+    step=state.step + 1,
+    params=params,
+    workers=put(
+      state.workers, _asynchronous_work.AsynchronousRows(local_state, chain), k
+    ),
+    attack=server.attack,
+    aggregator=server.aggregator,
+    optimizer=server.optimizer,
+    codec=put(state.codec, coder, k),
+    shared=shared._replace(
+      versions=put(shared.versions, sent, now.write),
+      places=None if parts.num_places is None else places,
+      is_byzantine=None if parts.num_places is None else liars,
+      latest=latest,
+      incoming=incoming,
+    ),
+  )
+  return new_state, base.RoundInfo(
+    loss=loss,
+    aggregation_error=error,
+    bits_up=bits,
+    bits_down=jnp.asarray(32.0 * layout.size),
+    num_nonfinite=num_nonfinite,
+    is_byzantine=liars,
+    masked=masked,
+    num_local_steps=now.num_local_steps,
+    staleness=now.staleness,
+    time=now.time,
+  )
+
+
+def _check(events, buffer, local_optimizer, codec, attack, aggregator):
+  """Raises ValueError for what does not fit together."""
+  if not isinstance(events, Events) or not len(events.worker):
+    raise ValueError(
+      f'{_NAME} needs events from asynchrony.simulate, at least one, got'
+      f' {type(events).__name__}'
+    )
+  _arguments.check_slots(
+    _NAME,
+    mean() if aggregator is None else aggregator,
+    attack,
+    {'codec': codec},
+  )
+  if buffer is not None and (
+    not isinstance(buffer, Buffer) or len(buffer.row) != len(events.worker)
+  ):
+    raise ValueError(
+      f'{_NAME} needs a buffer of these {len(events.worker)} events, such as'
+      f' asynchrony.by_worker(events, num_rows=...), got'
+      f' {type(buffer).__name__}'
+    )
+  if local_optimizer is None and events.num_local_steps.max() > 1:
+    raise ValueError(
+      f'{_NAME} needs a local_optimizer for events with several local steps,'
+      f' got None and {np.unique(events.num_local_steps)[:8]}'
+    )
