@@ -164,10 +164,10 @@ def asynchronous_round(
     keeps=local_state == 'keep',
     sampler=sampler or _local_steps.take_in_turn(),
     alter=alter,
-    chain=optax.identity() if worker is None else worker,
+    chain=worker,
     attack=message_attack,
     codec=codec,
-    incoming=extra(optax.identity() if incoming is None else incoming),
+    incoming=extra(incoming),
     aggregator=aggregator,
     optimizer=extra(optimizer),
     broadcast=broadcast or (lambda params, state: params),
@@ -237,7 +237,7 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
 
   stale = of(shared.versions, now.read)
   own = of(state.workers, k)
-  loss, gradient, local_state = _asynchronous_work.job(
+  loss, message, local_state = _asynchronous_work.job(
     parts,
     now,
     stale,
@@ -246,17 +246,21 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
     is_byzantine[k],
     job_key,
   )
-  message, chain = parts.chain.update(gradient, own.chain, layout.ravel(stale))
-  message, coder, bits = _asynchronous_work.send(
-    parts, message, of(state.codec, k), keys[0]
-  )
   server = before = _asynchronous_work.Server(
     state.aggregator, state.attack, state.optimizer
   )
-  message, latest, attack_state = _asynchronous_work.lie(
-    parts, message, shared.latest, k, is_byzantine, server, keys[1]
-  )
-  server = server._replace(attack=attack_state)
+  chain, coder, latest, vector = own.chain, of(state.codec, k), None, None
+  bits = jnp.asarray(32.0 * layout.size)
+  if parts.needs_vectors:
+    vector = layout.ravel(message)
+    if parts.chain is not None:
+      vector, chain = parts.chain.update(vector, chain, layout.ravel(stale))
+    vector, coder, bits = _asynchronous_work.send(parts, vector, coder, keys[0])
+    vector, latest, attack_state = _asynchronous_work.lie(
+      parts, vector, shared.latest, k, is_byzantine, server, keys[1]
+    )
+    server = server._replace(attack=attack_state)
+    message = layout.unravel(vector)
   extra = {
     'worker': k,
     'num_local_steps': now.num_local_steps,
@@ -266,17 +270,31 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
     'stale_params': stale,
     'progress': now.progress,
   }
-  passed, incoming = parts.incoming.update(
-    layout.unravel(message), shared.incoming, state.params, **extra
-  )
-  places, liars = _asynchronous_work.place(
-    parts, now, layout.ravel(passed), is_byzantine[k], shared
-  )
+  incoming = shared.incoming
+  if parts.incoming is not None:
+    message, incoming = parts.incoming.update(
+      message, incoming, state.params, **extra
+    )
+    vector = None
+  places, liars = None, is_byzantine[k][None]
+  if parts.aggregator is not None:
+    vector = layout.ravel(message) if vector is None else vector
+    places, liars = _asynchronous_work.place(
+      parts, now, vector, is_byzantine[k], shared
+    )
 
   def serve(server, params):
-    return _asynchronous_work.serve(
-      parts, now, places, liars, server, params, keys[2], extra
+    if parts.aggregator is None:
+      aggregate, found = _asynchronous_work.let_pass(message)
+    else:
+      aggregate, server, found = _asynchronous_work.combine(
+        parts, places, liars, server, params, keys[2]
+      )
+    updates, optimizer_state = parts.optimizer.update(
+      aggregate, server.optimizer, params, **extra
     )
+    server = server._replace(optimizer=optimizer_state)
+    return optax.apply_updates(params, updates), server, found
 
   if parts.num_places is None:
     params, server, found = serve(server, state.params)
@@ -296,7 +314,7 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
     (state.params, before),
     (params, server),
   )
-  error, num_nonfinite, masked = found
+  error, masked = found
   sent = parts.broadcast(params, server.optimizer)
   new_state = state._replace(
     step=state.step + 1,
@@ -321,7 +339,7 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
     aggregation_error=error,
     bits_up=bits,
     bits_down=jnp.asarray(32.0 * layout.size),
-    num_nonfinite=num_nonfinite,
+    num_nonfinite=jnp.sum(masked, dtype=jnp.int32),
     is_byzantine=liars,
     masked=masked,
     num_local_steps=now.num_local_steps,

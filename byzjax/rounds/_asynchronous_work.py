@@ -66,15 +66,20 @@ class Parts(NamedTuple):
   keeps: bool
   sampler: local.LocalSampler
   alter: Callable[..., Any]
-  chain: optax.GradientTransformation
+  chain: optax.GradientTransformation | None
   attack: base.Attack | None
   codec: base.Codec | None
-  incoming: optax.GradientTransformationExtraArgs
+  incoming: optax.GradientTransformationExtraArgs | None
   aggregator: base.Aggregator | None
   optimizer: optax.GradientTransformationExtraArgs
   broadcast: Callable[[base.Params, base.State], base.Params]
   num_places: int | None
   num_workers: int
+
+  @property
+  def needs_vectors(self) -> bool:
+    """Whether a message is touched as one vector before it arrives."""
+    return any(x is not None for x in (self.chain, self.codec, self.attack))
 
 
 def plan(events: Events, buffer: Buffer | None) -> tuple[Plan, int]:
@@ -144,7 +149,9 @@ def init(parts: Parts, params: base.Params, num_versions: int):
     local_state = of_all(parts.local_optimizer.init, params)
   b = parts.num_places
   return (
-    AsynchronousRows(local_state, of_all(parts.chain.init, vector)),
+    AsynchronousRows(
+      local_state, of_all(parts.chain.init, vector) if parts.chain else ()
+    ),
     AsynchronousShared(
       jax.tree.map(lambda p: jnp.stack([p] * num_versions), params),
       None if b is None else jnp.zeros((b, layout.size), layout.dtype),
@@ -153,14 +160,13 @@ def init(parts: Parts, params: base.Params, num_versions: int):
       if parts.attack is None
       # Not heard of yet: attacks learn from finite messages only.
       else jnp.full((k, layout.size), jnp.nan, layout.dtype),
-      parts.incoming.init(params),
+      parts.incoming.init(params) if parts.incoming else (),
     ),
   )
 
 
 def job(parts: Parts, now: Plan, params, data, state, is_byzantine, key):
-  """`(loss, message float[d], state)` of one job, from stale parameters."""
-  layout = flat.row_layout(params)
+  """`(loss, message, state)` of one job, from stale parameters."""
   walker = _local_steps.Walker(
     parts.value_and_grad, parts.local_optimizer, parts.sampler, parts.alter
   )
@@ -176,7 +182,7 @@ def job(parts: Parts, now: Plan, params, data, state, is_byzantine, key):
     )
     context = local.LocalContext(params, key, jnp.zeros([], jnp.int32))
     loss, gradient = parts.value_and_grad(params, batch, context)
-    return loss, layout.ravel(gradient), state
+    return loss, gradient, state
   start = state if parts.keeps else parts.local_optimizer.init(params)
   walk = _local_steps.walk(
     walker,
@@ -191,12 +197,12 @@ def job(parts: Parts, now: Plan, params, data, state, is_byzantine, key):
     lambda tree: tree,
     now.progress,
   )
-  message = layout.ravel(params) - layout.ravel(walk.params)
+  message = jax.tree.map(jnp.subtract, params, walk.params)
   return walk.loss, message, walk.optimizer if parts.keeps else ()
 
 
 def send(parts: Parts, message, coder, key):
-  """`(what the server decodes, state of the codec, bits)`."""
+  """`(what the server decodes float[d], state of the codec, bits)`."""
   size = layouts.padded_size(message.size, 1)
   payload, coder, bits = _wire.encode_rows(
     parts.codec,
@@ -248,14 +254,14 @@ def lie(parts: Parts, message, latest, worker, is_byzantine, server, key):
   return message, latest, state
 
 
-def place(parts: Parts, now: Plan, message, lies, shared: AsynchronousShared):
+def place(parts: Parts, now: Plan, vector, lies, shared: AsynchronousShared):
   """The message in its place of the buffer, averaged with those there."""
   if parts.num_places is None:
-    return message[None], lies[None]
+    return vector[None], lies[None]
   old = lax.dynamic_index_in_dim(shared.places, now.row, keepdims=False)
   # By a choice, for the old one may hold NaN.
-  old = jnp.where(now.num_averaged == 1, message, old)
-  row = old + (message - old) / now.num_averaged
+  old = jnp.where(now.num_averaged == 1, vector, old)
+  row = old + (vector - old) / now.num_averaged
   mine = lies | (shared.is_byzantine[now.row] & (now.num_averaged > 1))
   return (
     lax.dynamic_update_index_in_dim(shared.places, row, now.row, 0),
@@ -263,34 +269,29 @@ def place(parts: Parts, now: Plan, message, lies, shared: AsynchronousShared):
   )
 
 
-def serve(parts: Parts, now, places, liars, server, params, key, extra):
-  """A step with all places: `(params, server state, diagnostics)`."""
+def combine(parts: Parts, places, liars, server, params, key):
+  """What the rule makes of all places: `(aggregate, server state, found)`."""
+  assert parts.aggregator is not None
   layout = flat.row_layout(params)
-  if parts.aggregator is None:
-    # One message; a rule would do the same, and touch it several times.
-    (message,) = places
-    finite = reductions.finite_rows(places)
-    aggregate = jnp.where(finite[0], message, 0)
-    rule_state: base.State = ()
-    info = base.AggregationInfo(mask=finite, error=jnp.zeros([], layout.dtype))
-  else:
-    aggregate, state, info = layouts.attacked(parts.aggregator, None).inspect(
-      places,
-      layouts.WorkerShardedState(server.aggregator, ()),
-      key=key,
-      is_byzantine=liars,
-    )
-    rule_state = state.aggregator
-  assert info.mask is not None
-  attack_state = server.attack
-  if parts.attack is not None and parts.attack.observe is not None:
-    attack_state = parts.attack.observe(attack_state, aggregate)
-  updates, optimizer_state = parts.optimizer.update(
-    layout.unravel(aggregate), server.optimizer, params, **extra
+  aggregate, state, info = layouts.attacked(parts.aggregator, None).inspect(
+    places,
+    layouts.WorkerShardedState(server.aggregator, ()),
+    key=key,
+    is_byzantine=liars,
   )
-  new = Server(rule_state, attack_state, optimizer_state)
-  found = (info.error, jnp.sum(~info.mask, dtype=jnp.int32), ~info.mask)
-  return optax.apply_updates(params, updates), new, found
+  assert info.mask is not None
+  if parts.attack is not None and parts.attack.observe is not None:
+    seen = parts.attack.observe(server.attack, aggregate)
+    server = server._replace(attack=seen)
+  server = server._replace(aggregator=state.aggregator)
+  return layout.unravel(aggregate), server, (info.error, ~info.mask)
+
+
+def let_pass(message):
+  """One finite message as it is, or zeros; no vector is made of it."""
+  finite = reductions.finite_tree(message)
+  aggregate = jax.tree.map(lambda x: jnp.where(finite, x, 0), message)
+  return aggregate, (jnp.zeros([]), ~finite[None])
 
 
 class Server(NamedTuple):
