@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import tqdm
@@ -55,9 +56,14 @@ _NOT_CONFIG = (
 
 
 def run(
-  study: str, make_cells: Callable[[], Sequence[Cell]]
+  study: str,
+  make_cells: Callable[[], Sequence[Any]],
+  run_one: Callable[[Any, Sequence[int]], report.Rows] | None = None,
 ) -> tuple[pathlib.Path, report.Rows]:
   """Runs the cells that `results.csv` lacks; returns the folder and all rows.
+
+  A study that is not on images has cells of its own, with `name` and `labels`,
+  and gives `(cell, seeds) -> rows`.
 
   Exits with the message of a ValueError, from making the cells or from a rule
   that refuses its arguments, before anything has run.
@@ -73,15 +79,8 @@ def run(
     if not cells:
       raise ValueError(f'--only={FLAGS.only} matches no cell')
     output.check_root(folder, resume=FLAGS.resume)
-    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
-    options = Options(
-      FLAGS.model,
-      range(FLAGS.num_seeds),
-      FLAGS.augment,
-      FLAGS.checkpoint_seconds,
-    )
-    for cell in cells:
-      check_cell(cell, dataset, options)
+    if run_one is None:
+      run_image_cell = _on_images(cells)
     output.open_folder(folder, config)
   except ValueError as error:
     sys.exit(f'{study}: {error}')
@@ -93,10 +92,27 @@ def run(
     if tuple(map(str, cell.labels.values())) not in done:
       # Of its own, for a study may be killed before it is removed.
       unfinished = folder / 'unfinished' / output.slug(cell.name)
-      rows += run_cell(cell, dataset, unfinished, options)
+      if run_one is not None:
+        rows += run_one(cell, range(FLAGS.num_seeds))
+      else:
+        rows += run_image_cell(cell, unfinished)
       output.write_rows(path, rows)
       shutil.rmtree(unfinished, ignore_errors=True)
   return folder, rows
+
+
+def _on_images(cells: Sequence[Cell]) -> Callable[..., report.Rows]:
+  """`(cell, folder) -> rows` on the data of the flags; checks all cells."""
+  dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
+  options = Options(
+    FLAGS.model,
+    range(FLAGS.num_seeds),
+    FLAGS.augment,
+    FLAGS.checkpoint_seconds,
+  )
+  for cell in cells:
+    check_cell(cell, dataset, options)
+  return lambda cell, folder: run_cell(cell, dataset, folder, options)
 
 
 def num_parameters() -> int:

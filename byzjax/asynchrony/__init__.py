@@ -6,6 +6,7 @@ from byzjax.asynchrony._buffers import (
   by_distinct_workers,
   by_worker,
 )
+from byzjax.asynchrony._dynamic_local_updates import dynamic_local_updates
 from byzjax.asynchrony._events import Events, seconds_per_step, simulate
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
   'by_arrival',
   'by_distinct_workers',
   'by_worker',
+  'dynamic_local_updates',
   'seconds_per_step',
   'simulate',
 ]

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, layouts, local
+from byzjax._src import base, flat, layouts, local, reductions
 from byzjax.aggregators import mean
 from byzjax.asynchrony import Buffer, Events
 from byzjax.rounds import (
@@ -54,8 +54,9 @@ def asynchronous_round(
   versions of the parameters that a job has begun from are kept: at most one per
   worker, in as many places as the schedule ever needs at once.
 
-  With a `buffer` the server collects messages, and makes its step with their
-  aggregate when the buffer says that it is full.
+  A message with NaN or inf changes nothing, unless there is a rule, which then
+  masks it. With a `buffer` the server collects messages, and makes its step
+  with their aggregate when the buffer says that it is full.
 
   Transforms in `optimizer` and `incoming` get, beside the message, the extra
   arguments `worker`, `num_local_steps`, `issued_at` (of the parameters that
@@ -285,7 +286,8 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
 
   def serve(server, params):
     if parts.aggregator is None:
-      aggregate, found = _asynchronous_work.let_pass(message)
+      finite = reductions.finite_tree(message)
+      aggregate, found = message, (jnp.zeros([]), ~finite[None])
     else:
       aggregate, server, found = _asynchronous_work.combine(
         parts, places, liars, server, params, keys[2]
@@ -308,13 +310,15 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
     params, server, found = lax.cond(
       now.is_full, serve, wait, server, state.params
     )
-  # After the last message nothing moves.
+  error, masked = found
+  # Nothing moves after the last message, nor by one that is not finite and that
+  # no rule has seen.
+  stays = is_over if parts.aggregator is not None else is_over | masked[0]
   params, server = jax.tree.map(
-    lambda old, new: jnp.where(is_over, old, new),
+    lambda old, new: jnp.where(stays, old, new),
     (state.params, before),
     (params, server),
   )
-  error, masked = found
   sent = parts.broadcast(params, server.optimizer)
   new_state = state._replace(
     step=state.step + 1,

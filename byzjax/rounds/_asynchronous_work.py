@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, layouts, local, reductions
+from byzjax._src import base, flat, layouts, local
 from byzjax.asynchrony import Buffer, Events
 from byzjax.rounds import _local_steps, _wire
 
@@ -285,13 +285,6 @@ def combine(parts: Parts, places, liars, server, params, key):
     server = server._replace(attack=seen)
   server = server._replace(aggregator=state.aggregator)
   return layout.unravel(aggregate), server, (info.error, ~info.mask)
-
-
-def let_pass(message):
-  """One finite message as it is, or zeros; no vector is made of it."""
-  finite = reductions.finite_tree(message)
-  aggregate = jax.tree.map(lambda x: jnp.where(finite, x, 0), message)
-  return aggregate, (jnp.zeros([]), ~finite[None])
 
 
 class Server(NamedTuple):

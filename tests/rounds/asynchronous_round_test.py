@@ -326,11 +326,18 @@ def test_places_of_workers_hold_off_attackers_who_are_fast():
   assert infos.is_byzantine[fills].sum(axis=1).tolist() == [2] * fills.sum()
 
 
-def test_single_messages_that_are_not_finite_are_dropped():
-  training = build(attack=byzjax.constant(value=math.nan), byzantine=1)
-  state, infos, _ = run(training)
-  assert np.isfinite(state.params['w']).all()
-  np.testing.assert_array_equal(infos.num_nonfinite, EVENTS.worker == 0)
+def test_single_messages_that_are_not_finite_change_nothing():
+  training = build(
+    attack=byzjax.constant(value=math.nan),
+    byzantine=1,
+    optimizer=optax.sgd(0.1, 0.9),
+  )
+  _, infos, path = run(training)
+  mine = EVENTS.worker == 0
+  np.testing.assert_array_equal(infos.num_nonfinite, mine)
+  moved = jnp.abs(jnp.diff(path['w'], axis=0, prepend=0)).max(axis=1)
+  np.testing.assert_array_equal(moved > 0, ~mine)
+  assert np.isfinite(moved).all()
 
 
 def test_transforms_of_single_messages_see_attackers_too():

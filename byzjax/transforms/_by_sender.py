@@ -1,0 +1,77 @@
+"""Any optax transform, with a state of its own for each sender."""
+
+import jax
+import optax
+from jax import lax
+
+from byzjax._src import base
+from byzjax.transforms import _arrivals
+
+
+def by_sender(
+  tx: optax.GradientTransformation, num_workers: int
+) -> optax.GradientTransformationExtraArgs:
+  """Keeps K states of a transform at the server, one per sender.
+
+  A message is transformed with the state of the worker that sent it, and only
+  that state changes. `per_worker` is the same for messages that come all at
+  once. Around `optax.sgd(eta, momentum=beta)` this is shifted momentum, `u_k <-
+  beta u_k + g`, `w <- w - eta u_k`; around an estimate of each worker's own
+  gradient it is what rules that look at history need.
+
+  All states start alike. A schedule inside counts the messages of one worker,
+  not of all.
+
+  `update(updates, state, params, *, worker)`: `asynchronous_round` gives the
+  number of the sender; in a loop of your own pass it to `update`. All arguments
+  are handed to `tx`.
+
+  Args:
+    tx: any optax transform.
+    num_workers: K >= 1, a Python int.
+
+  Returns:
+    An optax transform of single messages with state leaves `[K, ...]`.
+
+  Raises:
+    ValueError: if K is not a positive int; at trace time, if the worker is
+      missing.
+
+  References:
+    Shifted momentum: Giladi, Nacson, Hoffer, Soudry, 2019, arXiv:1909.12340.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp, optax
+    >>> tx = byzjax.by_sender(optax.sgd(1.0, momentum=0.5), 2)
+    >>> w = jnp.zeros(1)
+    >>> state = tx.init(w)
+    >>> for worker in (0, 1, 0):
+    ...   update, state = tx.update(jnp.ones(1), state, w, worker=worker)
+    ...   print(update)
+    [-1.]
+    [-1.]
+    [-1.5]
+  """
+  name = 'by_sender'
+  base.check_count(name, 'num_workers', num_workers, 1)
+  tx = optax.with_extra_args_support(tx)
+
+  def init_fn(params):
+    return jax.vmap(tx.init, in_axes=None, axis_size=num_workers)(params)
+
+  def update_fn(updates, state, params=None, *, worker=None, **extra):
+    _arrivals.require(name, worker=worker)
+    own = jax.tree.map(
+      lambda rows: lax.dynamic_index_in_dim(rows, worker, keepdims=False), state
+    )
+    updates, own = tx.update(updates, own, params, worker=worker, **extra)
+    state = jax.tree.map(
+      lambda rows, row: lax.dynamic_update_index_in_dim(
+        rows, row.astype(rows.dtype), worker, 0
+      ),
+      state,
+      own,
+    )
+    return updates, state
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,0 +1,407 @@
+r"""Asynchronous Local-SGD with Delayed Nesterov and dynamic local updates.
+
+  python -m experiments.async_local.run --check
+  python -m experiments.async_local.run --text=tiny_shakespeare \
+    --data_dir=FOLDER --check
+
+Four workers take AdamW steps on their shards and send pseudo-gradients. Under a
+barrier the server averages them and takes a Nesterov step (DiLoCo); without one
+it does something for every message: a Nesterov step of its own, one for every
+four, or Delayed Nesterov, with local steps in proportion to speed (DyLU). All
+take the same local steps; the clock is simulated.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+from flax import nnx
+from matplotlib import pyplot as plt
+
+import byzjax
+from byzjax import asynchrony, data, models
+from experiments import report, study
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list('tasks', 'mixture,language', 'Which tasks to run.')
+flags.DEFINE_string('text', 'sonnets', 'sonnets, or a text of --data_dir.')
+flags.DEFINE_integer('num_workers', 4, 'K.', 2)
+flags.DEFINE_integer('num_local_steps', 20, 'H.', 1)
+flags.DEFINE_integer('mixture_phases', 200, 'Jobs of a synchronous worker.', 1)
+flags.DEFINE_integer('language_phases', 30, 'Jobs of a synchronous worker.', 1)
+flags.DEFINE_list('rates', '0.07,0.3,0.7,1.4', "Of the server's Nesterov step.")
+flags.DEFINE_list(
+  'language_rates', '0.3,0.7', 'The same, of the language task.'
+)
+flags.DEFINE_float('grace', 0.5, 'Seconds that a finished worker may wait.')
+flags.DEFINE_integer('num_evals', 40, 'Evaluations of a run.', 1)
+
+COMPARED = ('DN', 'DN + DyLU')  # At all levels of heterogeneity.
+RATE = 0.7  # Of DiLoCo: what the levels are compared at.
+MOMENTUM = 0.9
+CLASSES, DIMENSION, CENTERS = 4, 64, 32
+CONTEXT, WIDTH = 32, 64
+
+
+class Task(NamedTuple):
+  """What is learned."""
+
+  params: Callable[[int], Any]  # of a seed
+  loss_fn: Callable
+  sampler: byzjax.LocalSampler
+  batch: Any  # leaves [K, ...]
+  test_loss: Callable
+  local_optimizer: optax.GradientTransformation
+  phases: int
+  rates: list[float]
+
+
+class Method(NamedTuple):
+  """What the server does, and how long jobs are."""
+
+  name: str
+  optimizer: Callable  # of the rate
+  incoming: optax.GradientTransformation | None = None
+  is_buffered: bool = False
+  is_synchronous: bool = False
+  is_dynamic: bool = False
+
+
+Level = Literal['no', 'slight', 'moderate', 'very']
+
+
+class Cell(NamedTuple):
+  """Of the table: all rates and seeds of a method."""
+
+  task: str
+  level: Level
+  method: Method
+  rates: list[float]
+
+  @property
+  def labels(self):
+    return {'task': self.task, 'level': self.level, 'method': self.method.name}
+
+  @property
+  def name(self):
+    return ', '.join(self.labels.values())
+
+
+def nesterov(rate):
+  return optax.sgd(rate, MOMENTUM, nesterov=True)
+
+
+def methods() -> list[Method]:
+  k = FLAGS.num_workers
+
+  def delayed(rate):
+    return byzjax.delayed_nesterov(rate, num_buffered=k, momentum=MOMENTUM)
+
+  return [
+    Method('synchronous', nesterov, is_buffered=True, is_synchronous=True),
+    Method('Nesterov', nesterov),
+    Method('Nesterov / K', nesterov, optax.scale(1 / k)),
+    Method(
+      'polynomial / K',
+      nesterov,
+      optax.chain(optax.scale(1 / k), byzjax.discount_staleness(0.5)),
+    ),
+    Method('buffer', nesterov, is_buffered=True),
+    Method('DN', delayed),
+    Method('DN + DyLU', delayed, is_dynamic=True),
+  ]
+
+
+def adamw(peak, floor, decay, total_steps) -> optax.GradientTransformation:
+  """AdamW whose cosine counts the steps of the shard, not of the worker."""
+  return optax.chain(
+    optax.scale_by_adam(),
+    optax.add_decayed_weights(decay),
+    byzjax.scale_by_progress(
+      optax.cosine_decay_schedule(peak, total_steps, floor / peak)
+    ),
+  )
+
+
+def mixture() -> Task:
+  """Classes of eight Gaussians each; a fresh batch at every step."""
+  centers = jax.random.normal(jax.random.key(7), (CENTERS, DIMENSION))
+  centers /= jnp.linalg.norm(centers, axis=1, keepdims=True)
+  total_steps = FLAGS.num_local_steps * FLAGS.mixture_phases
+
+  def examples(key, count):
+    which, noise = jax.random.split(key)
+    center = jax.random.randint(which, (count,), 0, CENTERS)
+    x = centers[center] + 0.5 * jax.random.normal(noise, (count, DIMENSION))
+    return x, center % CLASSES
+
+  def params(seed):
+    model = models.MLP((DIMENSION, 256, CLASSES), rngs=nnx.Rngs(seed))
+    return models.split(model)[1]
+
+  graphdef, _ = models.split(
+    models.MLP((DIMENSION, 256, CLASSES), rngs=nnx.Rngs(0))
+  )
+  loss_fn = models.cross_entropy_loss(graphdef)
+  held_out = examples(jax.random.key(8), 4096)
+  return Task(
+    params,
+    loss_fn,
+    byzjax.LocalSampler(
+      init=lambda params: (),
+      start=lambda state, params, data, key: (),
+      draw=lambda plan, data, step, key: (examples(key, 32), plan),
+      finish=lambda state, params: state,
+    ),
+    jnp.zeros(FLAGS.num_workers),
+    lambda params: loss_fn(params, held_out),
+    adamw(1e-3, 1e-6, 0.01, total_steps),
+    FLAGS.mixture_phases,
+    [float(x) for x in FLAGS.rates],
+  )
+
+
+def language() -> Task:
+  """The next character of a text, whose documents are dealt to the shards."""
+  text = data.load_text(FLAGS.text, FLAGS.data_dir)
+  documents = data.documents(text.train, CONTEXT)
+  held_out = jnp.asarray(data.documents(text.test, CONTEXT)[:256])
+
+  def model(seed):
+    return models.split(
+      models.Transformer(
+        len(text.vocabulary),
+        num_layers=2,
+        width=WIDTH,
+        num_heads=2,
+        length=CONTEXT,
+        rngs=nnx.Rngs(seed),
+      )
+    )
+
+  graphdef, _ = model(0)
+  loss_fn = models.next_token_loss(graphdef)
+  total_steps = FLAGS.num_local_steps * FLAGS.language_phases
+  return Task(
+    lambda seed: model(seed)[1],
+    loss_fn,
+    data.sequence_sampler(jnp.asarray(documents), batch_size=8),
+    data.random_shards(
+      np.zeros(len(documents), int), FLAGS.num_workers, seed=0
+    ),
+    lambda params: loss_fn(params, held_out),
+    adamw(3e-3, 3e-5, 0.1, total_steps),
+    FLAGS.language_phases,
+    [float(x) for x in FLAGS.language_rates],
+  )
+
+
+@functools.cache
+def task_of(name: str) -> Task:
+  return {'mixture': mixture, 'language': language}[name]()
+
+
+def schedule(cell: Cell, seed: int = 0) -> asynchrony.Events:
+  """Messages until all methods have done the same local steps."""
+  h, k = FLAGS.num_local_steps, FLAGS.num_workers
+  speeds = asynchrony.seconds_per_step(cell.level, k)
+  method = cell.method
+  steps = (
+    asynchrony.dynamic_local_updates(speeds, h) if method.is_dynamic else h
+  )
+  return asynchrony.simulate(
+    speeds,
+    num_local_steps=steps,
+    total_steps=h * k * task_of(cell.task).phases,
+    grace=math.inf if method.is_synchronous else FLAGS.grace,
+    shards='own' if method.is_synchronous else 'balanced',
+    seed=seed,
+  )
+
+
+def run_cell(cell: Cell, seeds) -> report.Rows:
+  """A row for every evaluation of every seed and rate: one program."""
+  task, events = task_of(cell.task), schedule(cell)
+  buffer = None
+  if cell.method.is_buffered:
+    buffer = asynchrony.by_arrival(events, num_rows=FLAGS.num_workers)
+  count = len(events.worker)
+  stops = np.linspace(0, count, FLAGS.num_evals + 1).astype(int)[1:]
+
+  def run(params, key, rate):
+    training = byzjax.asynchronous_round(
+      task.loss_fn,
+      events=events,
+      optimizer=cell.method.optimizer(rate),
+      local_optimizer=task.local_optimizer,
+      sampler=task.sampler,
+      incoming=cell.method.incoming,
+      buffer=buffer,
+    )
+
+    def stretch(state, stop):
+      state = jax.lax.fori_loop(
+        state.step,
+        stop,
+        lambda _, state: training.step(state, task.batch, key)[0],
+        state,
+      )
+      return state, task.test_loss(state.params)
+
+    return jax.lax.scan(stretch, training.init(params), stops)[1]
+
+  # The schedule is the same for all, and stays out of what is batched.
+  over_rates = jax.vmap(run, (None, None, 0))
+  params = jax.tree.map(lambda *x: jnp.stack(x), *map(task.params, seeds))
+  keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+  losses = jax.jit(jax.vmap(over_rates, (0, 0, None)))(
+    params, keys, jnp.array(cell.rates)
+  )
+  return [
+    {
+      **cell.labels,
+      'rate': rate,
+      'seed': seed,
+      'local_steps': int(events.num_local_steps[:stop].sum()),
+      'time': float(events.time[stop - 1]),
+      'loss': float(losses[seed, i, e]),
+    }
+    for seed in seeds
+    for i, rate in enumerate(cell.rates)
+    for e, stop in enumerate(stops)
+  ]
+
+
+def cells() -> list[Cell]:
+  """All methods where workers differ most; two of them at all levels."""
+  found = [
+    Cell(task, 'very', method, task_of(task).rates)
+    for task in FLAGS.tasks
+    for method in methods()
+  ]
+  return found + [
+    Cell('mixture', level, method, [RATE])
+    for level in get_args(Level)[:-1]
+    for method in methods()
+    if method.name in COMPARED and 'mixture' in FLAGS.tasks
+  ]
+
+
+def end(rows: report.Rows) -> np.ndarray:
+  """The loss at the end, per seed; what diverged is infinite."""
+  values = report.final(rows, 'loss', tail=1)
+  return np.where(np.isfinite(values), values, np.inf)
+
+
+def until(rows: report.Rows, target: np.ndarray) -> np.ndarray | None:
+  """Simulated seconds until a loss is reached, per seed; None if not by all."""
+  found = []
+  for seed, goal in enumerate(target):
+    mine = report.select(rows, seed=seed)
+    reached = [row['time'] for row in mine if row['loss'] <= goal]
+    found.append(min(reached, default=None))
+  return None if None in found else np.array(found)
+
+
+def picture(rows, path) -> None:
+  figure, panels = plt.subplots(
+    len(FLAGS.tasks),
+    2,
+    figsize=(11, 4 * len(FLAGS.tasks)),
+    squeeze=False,
+    layout='constrained',
+  )
+  for task, row in zip(FLAGS.tasks, panels):
+    shown = np.inf
+    for method in methods():
+      mine = report.select(
+        rows, task=task, level='very', method=method.name, rate=RATE
+      )
+      loss = np.array([r['loss'] for r in mine]).reshape(-1, FLAGS.num_evals)
+      for axes, name in zip(row, ('local_steps', 'time')):
+        x = np.array([r[name] for r in mine[: FLAGS.num_evals]])
+        axes.plot(x, loss.mean(axis=0), label=method.name)
+      shown = min(shown, loss.mean(axis=0).min())
+    for axes, label in zip(row, ('local steps', 'simulated seconds')):
+      axes.set(xlabel=label, ylabel=f'{task}: test loss')
+      axes.set_ylim(shown - 0.02, shown + 0.5)
+      axes.grid(alpha=0.3)
+  panels[0, 0].legend()
+  figure.savefig(path, dpi=90)
+  plt.close(figure)
+
+
+def main(argv):
+  del argv
+  folder, rows = study.run('async_local', cells, run_cell)
+  if FLAGS.only:
+    return  # Tables and claims are about all cells.
+  claims = []
+  for task in FLAGS.tasks:
+    of_task = report.select(rows, task=task)
+    very = report.select(of_task, level='very')
+    table = {
+      (method.name, f'rate {rate:g}'): end(
+        report.select(very, method=method.name, rate=rate)
+      )
+      for method in methods()
+      for rate in task_of(task).rates
+    }
+    print(f'\n{task}: test loss, the most different speeds')
+    print(report.pivot(table, digits=3))
+    at_rate = {
+      method.name: report.select(very, method=method.name, rate=RATE)
+      for method in methods()
+    }
+    goal = end(at_rate['synchronous'])
+    total = {name: mine[-1]['time'] for name, mine in at_rate.items()}
+    clock = {}
+    for name, mine in at_rate.items():
+      clock[name, 'to the end'] = np.array(total[name])
+      reached = until(mine, goal + 0.01)
+      if reached is not None:
+        clock[name, 'to the loss of synchronous'] = reached
+    print(f'\n{task}: simulated seconds at rate {RATE:g}')
+    print(report.pivot(clock, digits=0))
+    gap = 100 * (end(at_rate['DN + DyLU']) - goal).mean()
+    naive = 100 * (end(at_rate['Nesterov']) - end(at_rate['DN'])).mean()
+    claims += [
+      study.claim(
+        f'{task}: loss of synchronous less that of DN + DyLU, hundredths',
+        -gap,
+        -2,
+      ),
+      study.claim(
+        f'{task}: seconds of synchronous over those of DN + DyLU',
+        total['synchronous'] / total['DN + DyLU'],
+        3,
+      ),
+      study.claim(
+        f'{task}: loss of a Nesterov step per message less that of DN,'
+        ' hundredths',
+        naive,
+        2,
+      ),
+    ]
+  if 'mixture' in FLAGS.tasks:
+    levels = {
+      (name, level): end(
+        report.select(rows, task='mixture', level=level, method=name, rate=RATE)
+      )
+      for name in COMPARED
+      for level in get_args(Level)
+    }
+    print(f'\nmixture: test loss at rate {RATE:g} by how much speeds differ')
+    print(report.pivot(levels, digits=3))
+  picture(rows, folder / 'async_local.png')
+  study.finish(claims)
+
+
+if __name__ == '__main__':
+  app.run(main)
