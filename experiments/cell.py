@@ -51,6 +51,9 @@ class Cell(NamedTuple):
     model_of: `params -> params`, the model in what is trained.
     make_metrics: `(setting, model's params, images, labels, key) -> {name:
       scalar}`, more columns, measured on the test examples.
+    measure: `(setting, params, images, labels) -> {name: scalar}`, columns that
+      are of all that is trained, and measured on every set of examples; they
+      may replace those of the model.
   """
 
   make_round: Callable[..., byzjax.Round]
@@ -67,6 +70,7 @@ class Cell(NamedTuple):
   make_params: Callable = lambda params, key: params
   model_of: Callable = lambda params: params
   make_metrics: Callable | None = None
+  measure: Callable | None = None
 
   @property
   def name(self) -> str:
@@ -215,6 +219,9 @@ def run_cell(
           scale=rest.scale,
         )
         metrics |= {f'{prefix}{k}': v for k, v in found._asdict().items()}
+        if cell.measure is not None:
+          more = cell.measure(setting, state.params, *examples)
+          metrics |= {f'{prefix}{k}': v for k, v in more.items()}
       if cell.make_metrics is not None:
         metrics |= cell.make_metrics(setting, model, *sets[''], round_key)
       return state, metrics

@@ -110,18 +110,66 @@ SIGNATURES = {
   'scale_by_preconditioner': ['rule', 'decay', 'lower_bound'],
   'scale_by_delta_sgd': ['initial_step_size', 'gamma', 'damping'],
   'hutchinson_diagonal': ['loss_fn'],
+  'asynchronous_round': [
+    'loss_fn',
+    'events',
+    'optimizer',
+    'local_optimizer',
+    'incoming',
+    'buffer',
+    'aggregator',
+    'attack',
+    'byzantine',
+    'broadcast',
+  ],
+  'ordered_momentum': ['learning_rate', 'num_workers', 'momentum'],
+  'delayed_nesterov': ['learning_rate', 'num_buffered', 'activation'],
+  'smega2': ['learning_rate', 'num_workers', 'momentum'],
+  'delay_adaptive': ['num_workers'],
+  'discount_staleness': ['exponent'],
+  'compensate_delay': ['strength'],
+  'drop_stale': ['inner', 'max_staleness'],
+  'by_sender': ['tx', 'num_workers'],
+  'lipschitz_filter': ['inner', 'num_workers', 'num_byzantine'],
+  'average_iterates': ['decay'],
+  'scale_by_progress': ['schedule'],
+  'gossip_round': [
+    'loss_fn',
+    'topology',
+    'optimizer',
+    'rule',
+    'consensus',
+    'noise',
+    'attack',
+    'byzantine',
+    'mesh',
+  ],
+  'd_sgd': ['loss_fn', 'topology', 'learning_rate', 'consensus'],
+  'modular_round': [
+    'loss_fn',
+    'paths',
+    'local_optimizer',
+    'num_local_steps',
+    'optimizer',
+    'aggregator',
+    'attack',
+    'byzantine',
+  ],
   'worker_sharded': ['aggregator', 'axis_name', 'attack'],
   'sanitize': ['messages'],
 }
 # Rules and attacks name every hyper-parameter at the call.
 POSITIONAL = {
-  'adaptive', 'adaptive_gradient', 'byz_sgdm', 'byz_sgdnm', 'cap_weights',
-  'diloco', 'error_feedback', 'fed_avg', 'fed_opt', 'fed_prox',
-  'hutchinson_diagonal', 'label_flip', 'linear_synchronization', 'local_round',
+  'adaptive', 'adaptive_gradient', 'asynchronous_round', 'average_iterates',
+  'by_sender', 'byz_sgdm', 'byz_sgdnm', 'cap_weights', 'compensate_delay',
+  'd_sgd', 'delay_adaptive', 'delayed_nesterov', 'diloco', 'discount_staleness',
+  'drop_stale', 'error_feedback', 'fed_avg', 'fed_opt', 'fed_prox',
+  'gossip_round', 'hutchinson_diagonal', 'label_flip', 'linear_synchronization',
+  'lipschitz_filter', 'local_round', 'modular_round', 'ordered_momentum',
   'per_worker', 'quadratic_synchronization', 'random_byzantine',
   'random_participation', 'robust_round', 'sanitize', 'scale_by_preconditioner',
-  'signum_majority_vote', 'sparsign_local_steps', 'worker_momentum',
-  'worker_sharded',
+  'scale_by_progress', 'signum_majority_vote', 'smega2', 'sparsign_local_steps',
+  'worker_momentum', 'worker_sharded',
 }  # fmt: skip
 KEYWORD_ONLY = SIGNATURES.keys() - POSITIONAL
 DEFAULTS = {
@@ -135,6 +183,11 @@ DEFAULTS = {
   ('robust_round', 'mesh'): None,
   ('local_round', 'local_state'): 'keep',
   ('scale_by_delta_sgd', 'gamma'): 2.0,
+  ('ordered_momentum', 'momentum'): 0.9,
+  ('delayed_nesterov', 'momentum'): 0.9,
+  ('delayed_nesterov', 'activation'): 0.0,
+  ('gossip_round', 'attack'): None,
+  ('asynchronous_round', 'attack'): None,
 }
 FIELDS = {
   'RoundState': (
@@ -160,9 +213,22 @@ def test_all_is_sorted_and_complete():
   assert public == set(byzjax.__all__)
 
 
-@pytest.mark.parametrize('name', byzjax.__all__)
-def test_every_name_is_documented(name):
-  value = getattr(byzjax, name)
+NAMESPACES = (byzjax.asynchrony, byzjax.gossip, byzjax.topology)
+DOCUMENTED = [(byzjax, name) for name in byzjax.__all__] + [
+  (module, name) for module in NAMESPACES for name in module.__all__
+]
+
+
+@pytest.mark.parametrize('module', NAMESPACES, ids=lambda m: m.__name__)
+def test_namespaces_are_sorted(module):
+  assert module.__all__ == sorted(module.__all__)
+
+
+@pytest.mark.parametrize(
+  'module, name', DOCUMENTED, ids=[name for _, name in DOCUMENTED]
+)
+def test_every_name_is_documented(module, name):
+  value = getattr(module, name)
   assert value.__doc__ and value.__doc__.strip()
   if inspect.isfunction(value):
     sections = ['Args:'] if inspect.signature(value).parameters else []

@@ -1,6 +1,7 @@
 """Batches that a worker takes from its own examples, step by step."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,17 @@ def local_sampler(
   _examples.check(name, images, labels)
   _examples.check_batch(name, batch_size, scale)
   images, labels = jnp.asarray(images), jnp.asarray(labels)
+  return of_chosen(
+    lambda chosen: _examples.take(images, labels, chosen, scale),
+    batch_size,
+    shuffled,
+  )
+
+
+def of_chosen(
+  take: Callable[[jax.Array], Any], batch_size: int, shuffled: bool
+) -> LocalSampler:
+  """Batches `take(int32[B])` of the examples that are drawn."""
 
   def start(state, params, data_i, key):
     del state, params, key
@@ -88,7 +100,7 @@ def local_sampler(
       plan = ShuffledPlan(sweep)
     else:
       places = jax.random.randint(key, (batch_size,), 0, size)
-    return _examples.take(images, labels, indices[places], scale), plan
+    return take(indices[places]), plan
 
   return LocalSampler(
     init=lambda params: (),

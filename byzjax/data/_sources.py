@@ -13,6 +13,11 @@ _DEFAULT_DIR = '~/tensorflow_datasets'
 _NUM_DIGITS_TRAIN = 1400
 _RECORDS_AT_A_TIME = 4096
 _MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
+_IMAGES = (
+  'load',
+  f'digits (needs no folder), {", ".join(_KNOWN)} and other'
+  ' image-classification sets of TFDS',
+)
 
 
 class Dataset(NamedTuple):
@@ -113,12 +118,18 @@ def _prepared(folder: pathlib.Path) -> dict[str, str]:
   return prepared
 
 
-def _missing(name: str, folder: pathlib.Path, problem: str) -> str:
+def _missing(
+  name: str,
+  folder: pathlib.Path,
+  problem: str,
+  asked: tuple[str, str] = _IMAGES,
+) -> str:
+  """The error, for the function that was asked and the names that it knows."""
+  function, known = asked
   prepared = ', '.join(sorted(_prepared(folder))) or 'nothing'
   return (
-    f'load: name={name!r} {problem} in the folder {str(folder)!r}, which holds '
-    f'{prepared}. Known names are digits (needs no folder), '
-    f'{", ".join(_KNOWN)} and other image-classification sets of TFDS. Prepare '
+    f'{function}: name={name!r} {problem} in the folder {str(folder)!r}, which '
+    f'holds {prepared}. Known names are {known}. Prepare '
     f'it where TensorFlow is installed by `tfds build {name} '
     f'--file_format=array_record --data_dir=DIR`, then pass --data_dir=DIR '
     f'(data_dir=DIR in Python) or set {_ENVIRONMENT_VARIABLE}=DIR.'
@@ -129,12 +140,10 @@ def _read_split(
   name: str, split: str, folder: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray, int]:
   """Images uint8 `[N, H, W, C]`, labels int32 `[N]`, the number of classes."""
-  if name.partition(':')[0].partition('/')[0] not in _prepared(folder).values():
-    raise ValueError(_missing(name, folder, 'is not'))
-  # TFDS takes a while to import, and only this function needs it.
+  builder = _builder(name, folder)
+  # TFDS takes a while to import, and only reading needs it.
   import tensorflow_datasets as tfds
 
-  builder = _builder(name, folder)
   features = dict(builder.info.features.items())
   image: Any = features.get('image')
   label: Any = features.get('label')
@@ -153,23 +162,42 @@ def _read_split(
     )
   # Image files are decoded here: TFDS's decoder takes twice as long.
   decoders = {'image': tfds.decode.SkipDecoding()} if is_encoded else None
-  try:
-    source = builder.as_data_source(split=split, decoders=decoders)
-  except NotImplementedError as error:
-    problem = 'is not stored in a format of random access'
-    raise ValueError(_missing(name, folder, problem)) from error
+  source = _data_source(builder, name, split, folder, decoders=decoders)
   mode = _MODES[image.shape[-1] or 3] if is_encoded else None
   images, labels = _read(name, source, mode)
   return images, labels, label.num_classes
 
 
-def _builder(name: str, folder: pathlib.Path) -> Any:
+def _builder(
+  name: str, folder: pathlib.Path, asked: tuple[str, str] = _IMAGES
+) -> Any:
+  """The data set on disk; ValueError if it is not there."""
+  problem = _missing(name, folder, 'is not', asked)
+  if name.partition(':')[0].partition('/')[0] not in _prepared(folder).values():
+    raise ValueError(problem)
   import tensorflow_datasets as tfds
 
   try:
     return tfds.builder(name, data_dir=folder)
   except (AssertionError, ValueError) as error:  # TFDS raises either.
-    raise ValueError(_missing(name, folder, 'is not')) from error
+    raise ValueError(problem) from error
+
+
+def _data_source(
+  builder: Any,
+  name: str,
+  split: str,
+  folder: pathlib.Path,
+  *,
+  decoders: Any = None,
+  asked: tuple[str, str] = _IMAGES,
+) -> Any:
+  """A split that can be indexed; ValueError if its format does not allow it."""
+  try:
+    return builder.as_data_source(split=split, decoders=decoders)
+  except NotImplementedError as error:
+    problem = 'is not stored in a format of random access'
+    raise ValueError(_missing(name, folder, problem, asked)) from error
 
 
 def _read(

@@ -1,27 +1,54 @@
 """Small models, and the step from a model object to pure functions."""
 
+from byzjax._src.paths import (
+  BestPaths,
+  best_paths,
+  grid_paths,
+  keep_best,
+  repeat_modules,
+  select_path,
+)
 from byzjax.models._cnn import CNN
 from byzjax.models._conv import Conv, max_pool
+from byzjax.models._documents import (
+  document_losses,
+  next_token_loss,
+  prefix_features,
+)
 from byzjax.models._evaluate import Metrics, evaluate
 from byzjax.models._functional import (
   cross_entropy_loss,
   features_and_classifier,
   split,
 )
+from byzjax.models._levels import join_levels, split_levels
 from byzjax.models._make import make
 from byzjax.models._mlp import MLP
 from byzjax.models._resnet import ResNet20
+from byzjax.models._transformer import Transformer
 
 __all__ = [
+  'BestPaths',
   'CNN',
   'Conv',
   'MLP',
   'Metrics',
   'ResNet20',
+  'Transformer',
+  'best_paths',
   'cross_entropy_loss',
+  'document_losses',
   'evaluate',
   'features_and_classifier',
+  'grid_paths',
+  'join_levels',
+  'keep_best',
   'make',
   'max_pool',
+  'next_token_loss',
+  'prefix_features',
+  'repeat_modules',
+  'select_path',
   'split',
+  'split_levels',
 ]

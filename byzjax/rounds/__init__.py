@@ -1,7 +1,11 @@
 """Rounds of training."""
 
+from byzjax.rounds._asynchronous_round import asynchronous_round
+from byzjax.rounds._d_sgd import d_sgd
+from byzjax.rounds._gossip_round import gossip_round
 from byzjax.rounds._local_methods import diloco, fed_avg, fed_opt, fed_prox
 from byzjax.rounds._local_round import local_round
+from byzjax.rounds._modular_round import modular_round
 from byzjax.rounds._robust_round import robust_round
 from byzjax.rounds._schedules import random_byzantine, random_participation
 from byzjax.rounds._synchronization import (
@@ -13,13 +17,17 @@ from byzjax.rounds._synchronization import (
 from byzjax.rounds._worst_case_byzantine import worst_case_byzantine
 
 __all__ = [
+  'asynchronous_round',
   'constant_synchronization',
+  'd_sgd',
   'diloco',
   'fed_avg',
   'fed_opt',
   'fed_prox',
+  'gossip_round',
   'linear_synchronization',
   'local_round',
+  'modular_round',
   'post_local_synchronization',
   'quadratic_synchronization',
   'random_byzantine',

@@ -59,6 +59,11 @@ CELLS = {
     '--local_steps=2',
     '--lower_bounds=0.1',
   ),
+  'async_byzantine': (
+    '--only=fast attackers, alie, places, clipping',
+    '--seconds=4',
+    '--learning_rates=0.1',
+  ),
   'curriculum': (
     '--parts=clients',
     '--only=claims, pool 4f',
@@ -84,6 +89,18 @@ def results(folder):
     return list(csv.DictReader(file))
 
 
+# Those whose cells are no images: a loss in every row.
+TEXTS_AND_MIXTURES = {
+  'async_local': (
+    '--tasks=mixture',
+    '--only=very, DN + DyLU',
+    '--mixture_phases=2',
+    '--rates=0.7',
+    '--num_evals=2',
+  ),
+}
+
+
 # Together the others use all that studies share.
 SLOW = {'batch_size', 'delta_sgd', 'learning_from_history', 'wafl'}
 
@@ -107,6 +124,21 @@ def test_a_cell_runs(name, tmp_path):
   if name == 'sign_majority':
     # 64-32-10: every worker sends a bit for each of 2410 coordinates.
     assert {float(row['bits_up']) for row in rows} == {7.0 * 2410}
+
+
+@pytest.mark.parametrize('name', TEXTS_AND_MIXTURES)
+def test_a_cell_without_images_runs(name, tmp_path):
+  folder = tmp_path / 'out'
+  found = study(
+    name,
+    *TEXTS_AND_MIXTURES[name],
+    '--num_seeds=2',
+    f'--output_dir={folder}',
+  )
+  assert found.returncode == 0, found.stderr
+  rows = results(folder)
+  assert {row['seed'] for row in rows} == {'0', '1'}
+  assert all(0 < float(row['loss']) < 100 for row in rows)
 
 
 def test_a_study_that_was_cut_off_goes_on_to_the_same_numbers(tmp_path):

@@ -326,6 +326,46 @@ def test_places_of_workers_hold_off_attackers_who_are_fast():
   assert infos.is_byzantine[fills].sum(axis=1).tolist() == [2] * fills.sum()
 
 
+PAIRS = {
+  'krum': (byzjax.krum(num_byzantine=2), byzjax.mimic()),
+  'geometric median': (byzjax.geometric_median(), byzjax.alie(z=1.0)),
+  'diameter': (
+    byzjax.minimum_diameter_averaging(num_byzantine=2),
+    byzjax.min_max(),
+  ),
+  'mixing': (
+    byzjax.pre_aggregate(
+      byzjax.nearest_neighbor_mixing(num_byzantine=2),
+      byzjax.centered_clipping(radius=1.0),
+    ),
+    byzjax.min_sum(),
+  ),
+}
+
+
+@pytest.mark.parametrize('pair', PAIRS)
+def test_any_rule_behind_places_meets_any_attack(pair):
+  rule, attack = PAIRS[pair]
+  events = asynchrony.simulate(
+    np.r_[0.2, 0.2, np.ones(6)], num_events=700, variation=0.1
+  )
+  noise = jax.random.normal(jax.random.key(3), (8, 5, 4, 3)) / 4
+  training = build(
+    events,
+    lambda params, batch: jnp.mean((params[None] - batch) ** 2),
+    optax.sgd(0.4),
+    worker=byzjax.worker_momentum(0.5),
+    buffer=asynchrony.by_worker(events, num_rows=8),
+    aggregator=rule,
+    attack=attack,
+    byzantine=2,
+  )
+  state, infos, _ = run(training, 700, 1 + noise, jnp.zeros(3))
+  # Honest data scatter by less than that around 1.
+  assert float(jnp.abs(state.params - 1).max()) < 0.25
+  assert np.isfinite(infos.loss).all()
+
+
 def test_single_messages_that_are_not_finite_change_nothing():
   training = build(
     attack=byzjax.constant(value=math.nan),

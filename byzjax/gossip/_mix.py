@@ -1,0 +1,73 @@
+"""One step of gossip, on vectors that are at hand."""
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base, flat
+from byzjax.gossip import _dense, _sending
+from byzjax.gossip._types import Rule
+from byzjax.topology import Topology
+
+
+def mix(
+  rule: Rule,
+  topology: Topology,
+  messages: base.Messages,
+  *,
+  attack: _sending.Attack | None = None,
+  is_byzantine: jax.Array | None = None,
+  key: jax.Array | None = None,
+) -> base.Messages:
+  """One step of gossip of n vectors, without training.
+
+  Each node replaces its vector by what the rule makes of it and of what its
+  neighbours sent. Byzantine nodes, if there is an attack on messages, send
+  something else, and themselves take the plain mean with their honest
+  neighbours.
+
+  All nodes are at hand, so weights come from one n x n matrix of inner
+  products, and are applied by one product: no n x n x d numbers.
+
+  Args:
+    rule: of `byzjax.gossip`, such as `clipped()`.
+    topology: of `byzjax.topology`, of n nodes.
+    messages: leaves `[n, *shape]`, one row per node.
+    attack: an `Attack` (all neighbours hear the same), an edge attack such as
+      `dissensus()`, an `alone(attack)`, or None.
+    is_byzantine: bool[n], with an attack.
+    key: for attacks and rules that draw.
+
+  Returns:
+    The vectors after the step: leaves `[n, *shape]`.
+
+  Raises:
+    ValueError: if an argument is of another form, or n is not the same.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from byzjax import gossip, topology
+    >>> gossip.mix(gossip.plain(), topology.ring(4), jnp.arange(4.) * 3)
+    Array([4., 3., 6., 5.], dtype=float32)
+  """
+  _sending.check_rule('mix', rule)
+  _sending.check_topology('mix', topology)
+  x, layout = flat.ravel_rows('mix', messages)
+  n = topology.num_nodes
+  if x.shape[0] != n:
+    raise ValueError(f'mix needs messages with {n} rows, got {x.shape[0]}')
+  attack_key, rule_key = (None,) * 2 if key is None else jax.random.split(key)
+  sent = _sending.Sent(x, x)
+  if attack is not None:
+    _sending.check_attack('mix', attack)
+    if is_byzantine is None or jnp.shape(is_byzantine) != (n,):
+      raise ValueError(f'mix needs is_byzantine to be bool[{n}] for an attack')
+    sent, _ = _sending.send(
+      attack,
+      x,
+      _sending.init(attack, x[0]),
+      liars=jnp.asarray(is_byzantine),
+      ids=jnp.arange(n),
+      key=attack_key,
+    )
+  moved, _ = _dense.displacement(rule, topology, sent, rule_key)
+  return layout.unravel_rows(x + moved)

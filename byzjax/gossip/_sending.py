@@ -1,0 +1,108 @@
+"""What nodes tell each other, and what may stand in the slots of gossip."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base
+from byzjax.gossip._types import (
+  AggregateRule,
+  AloneAttack,
+  EdgeAttack,
+  GossipRule,
+)
+from byzjax.topology import Topology
+
+Attack = base.Attack | EdgeAttack | AloneAttack
+
+
+class Sent(NamedTuple):
+  """What the nodes have told each other.
+
+  Attributes:
+    own: float[m, d], the vectors of the nodes.
+    x: float[m, d], what they sent; equal to `own` for those that do not lie.
+    liars: bool[n], who of all nodes may have sent something else, or None if
+      nobody can.
+    edges: what liars send instead to each neighbour, or None.
+  """
+
+  own: jax.Array
+  x: jax.Array
+  liars: jax.Array | None = None
+  edges: EdgeAttack | None = None
+
+
+def init(attack: Any, vector: jax.Array) -> base.State:
+  """The state of an attack, if it is one that keeps one."""
+  if not isinstance(attack, base.Attack):
+    return ()
+  return attack.init(jnp.zeros_like(vector))
+
+
+def send(
+  attack: Attack,
+  x: jax.Array,
+  state: base.State,
+  *,
+  liars: jax.Array,
+  ids: jax.Array,
+  key: jax.Array | None,
+) -> tuple[Sent, base.State]:
+  """What the nodes with these numbers send, of all of whom some lie."""
+  if isinstance(attack, EdgeAttack):
+    return Sent(x, x, liars, attack), state
+  if isinstance(attack, AloneAttack):
+    sent = _send_alone(attack, x, liars[ids], ids, key)
+    return Sent(x, sent, liars), state
+  sent, state = attack.apply(
+    x,
+    state,
+    is_byzantine=liars,
+    key=key,
+    aggregator_state=(),
+    num_coordinates=x.shape[1],
+  )
+  return Sent(x, sent, liars), state
+
+
+def _send_alone(attack, x, is_byzantine, ids, key):
+  apply = functools.partial(attack.attack.apply, num_coordinates=x.shape[1])
+  if jax.tree.leaves(attack.attack.init(jnp.zeros_like(x[0]))):
+    raise ValueError('alone needs an attack that keeps no state')
+
+  def send_one(row, node):
+    own_key = None if key is None else jax.random.fold_in(key, node)
+    rows, _ = apply(row[None], (), is_byzantine=jnp.ones(1, bool), key=own_key)
+    return rows[0]
+
+  return jnp.where(is_byzantine[:, None], jax.vmap(send_one)(x, ids), x)
+
+
+def check_rule(name: str, rule: Any) -> None:
+  """Raises ValueError unless it is a rule of gossip."""
+  if not isinstance(rule, GossipRule | AggregateRule):
+    raise ValueError(
+      f'{name} needs rule to be one of byzjax.gossip (gossip.aggregate makes'
+      f' one of an Aggregator), got {type(rule).__name__}'
+    )
+
+
+def check_topology(name: str, topology: Any) -> None:
+  """Raises ValueError unless it is a topology."""
+  if not isinstance(topology, Topology):
+    raise ValueError(
+      f'{name} needs topology to be a Topology, such as topology.ring(8), got'
+      f' {type(topology).__name__}'
+    )
+
+
+def check_attack(name: str, attack: Any) -> None:
+  """Raises ValueError unless it is an attack on messages or on edges."""
+  if not isinstance(attack, base.Attack | EdgeAttack | AloneAttack):
+    raise ValueError(
+      f'{name} needs attack to be an Attack, an EdgeAttack or an AloneAttack,'
+      f' got {attack!r}'
+    )

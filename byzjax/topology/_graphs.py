@@ -1,0 +1,271 @@
+"""Graphs that have a name."""
+
+import numpy as np
+
+from byzjax._src import base
+from byzjax.topology._topology import Topology, from_adjacency, is_connected
+
+
+def ring(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
+  """A circle: every node has the one before it and the one after it.
+
+  With weights of 1/3 the gap is `(2/3) (1 - cos(2 pi / n))` for `n >= 4`.
+
+  Args:
+    num_nodes: n >= 1, a Python int.
+    weights: 'metropolis' or 'uniform', the same here.
+
+  Returns:
+    A `Topology` with a grid, for exchange between neighbours on a mesh.
+
+  Raises:
+    ValueError: if an argument is out of range.
+
+  Example:
+    >>> from byzjax import topology
+    >>> topology.ring(4).mixing[0] * 3
+    array([1., 1., 0., 1.])
+  """
+  base.check_count('ring', 'num_nodes', num_nodes, 1)
+  return from_adjacency(
+    _grid_edges(num_nodes, 1), weights=weights, grid=(num_nodes, 1)
+  )
+
+
+def torus(rows: int, columns: int, *, weights: str = 'metropolis') -> Topology:
+  """A grid whose ends meet: neighbours above, below, left and right.
+
+  For r x r nodes, `r >= 4`, the gap is `(2/5) (1 - cos(2 pi / r))`. A side of 1
+  has no neighbours along it, and on a side of 2 they are the same node.
+
+  Args:
+    rows: r >= 1, a Python int; the direction that a mesh splits.
+    columns: c >= 1, a Python int; node (i, j) has the number `i c + j`.
+    weights: 'metropolis' or 'uniform', the same here.
+
+  Returns:
+    A `Topology` with a grid, for exchange between neighbours on a mesh.
+
+  Raises:
+    ValueError: if an argument is out of range.
+
+  Example:
+    >>> from byzjax import topology
+    >>> topology.torus(3, 3).degrees
+    array([4, 4, 4, 4, 4, 4, 4, 4, 4])
+  """
+  base.check_count('torus', 'rows', rows, 1)
+  base.check_count('torus', 'columns', columns, 1)
+  return from_adjacency(
+    _grid_edges(rows, columns), weights=weights, grid=(rows, columns)
+  )
+
+
+def star(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
+  """Node 0 has an edge to every other node, and those have no other.
+
+  The gap of Metropolis weights is `1 / n`.
+
+  Args:
+    num_nodes: n >= 1, a Python int.
+    weights: 'metropolis' or 'uniform'; the latter favours the hub.
+
+  Returns:
+    A `Topology`.
+
+  Raises:
+    ValueError: if an argument is out of range.
+
+  Example:
+    >>> from byzjax import topology
+    >>> topology.star(4).degrees
+    array([3, 1, 1, 1])
+  """
+  base.check_count('star', 'num_nodes', num_nodes, 1)
+  edges = np.zeros((num_nodes, num_nodes), bool)
+  edges[0, 1:] = edges[1:, 0] = True
+  return from_adjacency(edges, weights=weights)
+
+
+def complete(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
+  """Everybody talks to everybody: one step of plain gossip is the mean.
+
+  Args:
+    num_nodes: n >= 1, a Python int.
+    weights: 'metropolis' or 'uniform', the same here: 1/n everywhere.
+
+  Returns:
+    A `Topology`, with a gap of 1.
+
+  Raises:
+    ValueError: if an argument is out of range.
+
+  Example:
+    >>> from byzjax import topology
+    >>> topology.complete(4).mixing[0]
+    array([0.25, 0.25, 0.25, 0.25])
+  """
+  base.check_count('complete', 'num_nodes', num_nodes, 1)
+  return from_adjacency(~np.eye(num_nodes, dtype=bool), weights=weights)
+
+
+def chain(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
+  """A ring that is cut open, also called a path.
+
+  The gap of Metropolis weights is `(2/3) (1 - cos(pi / n))` for `n >= 3`, about
+  a quarter of that of the ring.
+
+  Args:
+    num_nodes: n >= 1, a Python int.
+    weights: 'metropolis' or 'uniform'.
+
+  Returns:
+    A `Topology`.
+
+  Raises:
+    ValueError: if an argument is out of range.
+
+  Example:
+    >>> from byzjax import topology
+    >>> topology.chain(4).degrees
+    array([1, 2, 2, 1])
+  """
+  base.check_count('chain', 'num_nodes', num_nodes, 1)
+  node = np.arange(num_nodes)
+  return from_adjacency(np.abs(node[:, None] - node) == 1, weights=weights)
+
+
+def exponential(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
+  """Every node has those at distances 1, 2, 4, ... around a circle.
+
+  About `2 log2(n)` neighbours each, and a gap that falls like `1 / log n`.
+
+  Args:
+    num_nodes: n >= 1, a Python int.
+    weights: 'metropolis' or 'uniform', the same here.
+
+  Returns:
+    A `Topology`.
+
+  Raises:
+    ValueError: if an argument is out of range.
+
+  References:
+    Assran, Loizou, Ballas, Rabbat, 2019, arXiv:1811.10792, with edges that have
+    a direction; here they have none.
+
+  Example:
+    >>> from byzjax import topology
+    >>> topology.exponential(16).degrees[0]  # 1, 2, 4 both ways, and 8
+    np.int64(7)
+  """
+  base.check_count('exponential', 'num_nodes', num_nodes, 1)
+  node = np.arange(num_nodes)
+  forward = (node - node[:, None]) % num_nodes
+  powers = 2 ** np.arange(max(num_nodes - 1, 1).bit_length())
+  edges = np.isin(forward, powers[powers < num_nodes])
+  return from_adjacency(edges | edges.T, weights=weights)
+
+
+def dumbbell(
+  clique_size: int,
+  *,
+  num_byzantine: int = 0,
+  weights: str = 'metropolis',
+) -> Topology:
+  """Two cliques with one edge between them: the stress case of robust gossip.
+
+  Nodes `0 ... q - 1` are one clique and `q ... 2q - 1` the other; the bridge is
+  between nodes 0 and `2q - 1`. With b attackers at each end of the bridge, they
+  are nodes `2q ... 2q + b - 1`, with an edge to node 0, and `2q + b ... 2q + 2b
+  - 1`, with an edge to node `2q - 1`.
+
+  Args:
+    clique_size: q >= 1, a Python int.
+    num_byzantine: b >= 0, a Python int: how many nodes hang on each end.
+    weights: 'metropolis' or 'uniform'. (The official code of ClippedGossip
+      weighs all edges `1 / (q + b + 1)`: `laplacian_weights`.)
+
+  Returns:
+    A `Topology` of `2 (q + b)` nodes.
+
+  Raises:
+    ValueError: if an argument is out of range.
+
+  References:
+    He, Karimireddy, Jaggi, 2022, arXiv:2202.01545.
+
+  Example:
+    >>> from byzjax import topology
+    >>> topology.dumbbell(3).degrees
+    array([3, 2, 2, 2, 2, 3])
+  """
+  base.check_count('dumbbell', 'clique_size', clique_size, 1)
+  base.check_count('dumbbell', 'num_byzantine', num_byzantine)
+  q, b = clique_size, num_byzantine
+  edges = np.zeros((2 * (q + b),) * 2, bool)
+  edges[:q, :q] = edges[q : 2 * q, q : 2 * q] = ~np.eye(q, dtype=bool)
+  left, right = 0, 2 * q - 1
+  edges[left, right] = True
+  edges[left, 2 * q : 2 * q + b] = edges[right, 2 * q + b :] = True
+  return from_adjacency(edges | edges.T, weights=weights)
+
+
+def erdos_renyi(
+  num_nodes: int,
+  *,
+  probability: float,
+  seed: int,
+  weights: str = 'metropolis',
+) -> Topology:
+  """A random graph: every pair has an edge with the same probability.
+
+  Drawn anew until it is connected, which takes few draws for a probability well
+  above `log(n) / n`.
+
+  Args:
+    num_nodes: n >= 1, a Python int.
+    probability: of an edge, in (0, 1].
+    seed: of the draws.
+    weights: 'metropolis' or 'uniform'.
+
+  Returns:
+    A `Topology`.
+
+  Raises:
+    ValueError: if an argument is out of range, or if no draw of a thousand was
+      connected.
+
+  Example:
+    >>> from byzjax import topology
+    >>> topology.erdos_renyi(8, probability=1.0, seed=0).degrees[0]
+    np.int64(7)
+  """
+  name = 'erdos_renyi'
+  base.check_count(name, 'num_nodes', num_nodes, 1)
+  base.check_range(name, 'probability', probability, 0, 1, exclusive=True)
+  random = np.random.default_rng(seed)
+  for _ in range(1000):
+    upper = np.triu(random.random((num_nodes,) * 2) < probability, 1)
+    edges = upper | upper.T
+    if is_connected(edges):
+      return from_adjacency(edges, weights=weights)
+  raise ValueError(
+    f'{name} needs a probability that makes {num_nodes} nodes connected, got'
+    f' {probability}'
+  )
+
+
+def _grid_edges(rows, columns):
+  row, column = np.divmod(np.arange(rows * columns), columns)
+
+  def next_to(x, length):
+    """Which pairs are one apart around a circle."""
+    difference = (x[:, None] - x) % length
+    return (difference == 1 % length) | (difference == (length - 1) % length)
+
+  same_row, same_column = row[:, None] == row, column[:, None] == column
+  edges = (same_row & next_to(column, columns)) | (
+    same_column & next_to(row, rows)
+  )
+  return edges & ~np.eye(rows * columns, dtype=bool)
