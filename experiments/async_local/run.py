@@ -11,55 +11,31 @@ four, or Delayed Nesterov, with local steps in proportion to speed (DyLU). All
 take the same local steps; the clock is simulated.
 """
 
-import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags
-from flax import nnx
 from matplotlib import pyplot as plt
 
 import byzjax
-from byzjax import asynchrony, data, models
+from byzjax import asynchrony
 from experiments import report, study
+from experiments.async_local import tasks
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(tasks)
 flags.DEFINE_list('tasks', 'mixture,language', 'Which tasks to run.')
-flags.DEFINE_string('text', 'sonnets', 'sonnets, or a text of --data_dir.')
-flags.DEFINE_integer('num_workers', 4, 'K.', 2)
-flags.DEFINE_integer('num_local_steps', 20, 'H.', 1)
-flags.DEFINE_integer('mixture_phases', 200, 'Jobs of a synchronous worker.', 1)
-flags.DEFINE_integer('language_phases', 30, 'Jobs of a synchronous worker.', 1)
-flags.DEFINE_list('rates', '0.07,0.3,0.7,1.4', "Of the server's Nesterov step.")
-flags.DEFINE_list(
-  'language_rates', '0.3,0.7', 'The same, of the language task.'
-)
 flags.DEFINE_float('grace', 0.5, 'Seconds that a finished worker may wait.')
 flags.DEFINE_integer('num_evals', 40, 'Evaluations of a run.', 1)
 
 COMPARED = ('DN', 'DN + DyLU')  # At all levels of heterogeneity.
 RATE = 0.7  # Of DiLoCo: what the levels are compared at.
 MOMENTUM = 0.9
-CLASSES, DIMENSION, CENTERS = 4, 64, 32
-CONTEXT, WIDTH = 32, 64
-
-
-class Task(NamedTuple):
-  """What is learned."""
-
-  params: Callable[[int], Any]  # of a seed
-  loss_fn: Callable
-  sampler: byzjax.LocalSampler
-  batch: Any  # leaves [K, ...]
-  test_loss: Callable
-  local_optimizer: optax.GradientTransformation
-  phases: int
-  rates: list[float]
 
 
 class Method(NamedTuple):
@@ -118,95 +94,6 @@ def methods() -> list[Method]:
   ]
 
 
-def adamw(peak, floor, decay, total_steps) -> optax.GradientTransformation:
-  """AdamW whose cosine counts the steps of the shard, not of the worker."""
-  return optax.chain(
-    optax.scale_by_adam(),
-    optax.add_decayed_weights(decay),
-    byzjax.scale_by_progress(
-      optax.cosine_decay_schedule(peak, total_steps, floor / peak)
-    ),
-  )
-
-
-def mixture() -> Task:
-  """Classes of eight Gaussians each; a fresh batch at every step."""
-  centers = jax.random.normal(jax.random.key(7), (CENTERS, DIMENSION))
-  centers /= jnp.linalg.norm(centers, axis=1, keepdims=True)
-  total_steps = FLAGS.num_local_steps * FLAGS.mixture_phases
-
-  def examples(key, count):
-    which, noise = jax.random.split(key)
-    center = jax.random.randint(which, (count,), 0, CENTERS)
-    x = centers[center] + 0.5 * jax.random.normal(noise, (count, DIMENSION))
-    return x, center % CLASSES
-
-  def params(seed):
-    model = models.MLP((DIMENSION, 256, CLASSES), rngs=nnx.Rngs(seed))
-    return models.split(model)[1]
-
-  graphdef, _ = models.split(
-    models.MLP((DIMENSION, 256, CLASSES), rngs=nnx.Rngs(0))
-  )
-  loss_fn = models.cross_entropy_loss(graphdef)
-  held_out = examples(jax.random.key(8), 4096)
-  return Task(
-    params,
-    loss_fn,
-    byzjax.LocalSampler(
-      init=lambda params: (),
-      start=lambda state, params, data, key: (),
-      draw=lambda plan, data, step, key: (examples(key, 32), plan),
-      finish=lambda state, params: state,
-    ),
-    jnp.zeros(FLAGS.num_workers),
-    lambda params: loss_fn(params, held_out),
-    adamw(1e-3, 1e-6, 0.01, total_steps),
-    FLAGS.mixture_phases,
-    [float(x) for x in FLAGS.rates],
-  )
-
-
-def language() -> Task:
-  """The next character of a text, whose documents are dealt to the shards."""
-  text = data.load_text(FLAGS.text, FLAGS.data_dir)
-  documents = data.documents(text.train, CONTEXT)
-  held_out = jnp.asarray(data.documents(text.test, CONTEXT)[:256])
-
-  def model(seed):
-    return models.split(
-      models.Transformer(
-        len(text.vocabulary),
-        num_layers=2,
-        width=WIDTH,
-        num_heads=2,
-        length=CONTEXT,
-        rngs=nnx.Rngs(seed),
-      )
-    )
-
-  graphdef, _ = model(0)
-  loss_fn = models.next_token_loss(graphdef)
-  total_steps = FLAGS.num_local_steps * FLAGS.language_phases
-  return Task(
-    lambda seed: model(seed)[1],
-    loss_fn,
-    data.sequence_sampler(jnp.asarray(documents), batch_size=8),
-    data.random_shards(
-      np.zeros(len(documents), int), FLAGS.num_workers, seed=0
-    ),
-    lambda params: loss_fn(params, held_out),
-    adamw(3e-3, 3e-5, 0.1, total_steps),
-    FLAGS.language_phases,
-    [float(x) for x in FLAGS.language_rates],
-  )
-
-
-@functools.cache
-def task_of(name: str) -> Task:
-  return {'mixture': mixture, 'language': language}[name]()
-
-
 def schedule(cell: Cell, seed: int = 0) -> asynchrony.Events:
   """Messages until all methods have done the same local steps."""
   h, k = FLAGS.num_local_steps, FLAGS.num_workers
@@ -218,7 +105,7 @@ def schedule(cell: Cell, seed: int = 0) -> asynchrony.Events:
   return asynchrony.simulate(
     speeds,
     num_local_steps=steps,
-    total_steps=h * k * task_of(cell.task).phases,
+    total_steps=h * k * tasks.task_of(cell.task).phases,
     grace=math.inf if method.is_synchronous else FLAGS.grace,
     shards='own' if method.is_synchronous else 'balanced',
     seed=seed,
@@ -227,7 +114,7 @@ def schedule(cell: Cell, seed: int = 0) -> asynchrony.Events:
 
 def run_cell(cell: Cell, seeds) -> report.Rows:
   """A row for every evaluation of every seed and rate: one program."""
-  task, events = task_of(cell.task), schedule(cell)
+  task, events = tasks.task_of(cell.task), schedule(cell)
   buffer = None
   if cell.method.is_buffered:
     buffer = asynchrony.by_arrival(events, num_rows=FLAGS.num_workers)
@@ -281,7 +168,7 @@ def run_cell(cell: Cell, seeds) -> report.Rows:
 def cells() -> list[Cell]:
   """All methods where workers differ most; two of them at all levels."""
   found = [
-    Cell(task, 'very', method, task_of(task).rates)
+    Cell(task, 'very', method, tasks.task_of(task).rates)
     for task in FLAGS.tasks
     for method in methods()
   ]
@@ -351,7 +238,7 @@ def main(argv):
         report.select(very, method=method.name, rate=rate)
       )
       for method in methods()
-      for rate in task_of(task).rates
+      for rate in tasks.task_of(task).rates
     }
     print(f'\n{task}: test loss, the most different speeds')
     print(report.pivot(table, digits=3))
