@@ -23,9 +23,9 @@ from tests import reference
 
 # What byzjax does not have.
 OTHER_OPERATIONS = {
-  ('epfml_decentralized', 'SelfCenteredClipping'): 'gossip is not here yet',
-  ('epfml_decentralized', 'dissensus'): 'gossip is not here yet',
-  ('epfml_decentralized', 'metropolis'): 'gossip is not here yet',
+  ('epfml_decentralized', 'SelfCenteredClipping'): 'asked in tests/gossip',
+  ('epfml_decentralized', 'dissensus'): 'asked in tests/gossip',
+  ('epfml_decentralized', 'metropolis'): 'asked in tests/gossip',
   ('fedlib', 'Signguard'): (
     'k-means, with its random starts, on the shares of signs: a rule that'
     ' byzjax does not have'

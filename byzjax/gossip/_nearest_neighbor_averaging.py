@@ -48,8 +48,8 @@ def nearest_neighbor_averaging(*, num_byzantine: int) -> GossipRule:
   def weights(squared, mixing, is_neighbor):
     del mixing
     squared = lax.stop_gradient(squared)
-    # Whether or not it is usable, a neighbour comes before who is none.
-    order = jnp.lexsort((squared, ~is_neighbor))
+    # Who is no neighbour, or not usable, comes last, and weighs nothing.
+    order = jnp.argsort(squared, stable=True)
     kept = jnp.maximum(is_neighbor.sum() - num_byzantine, 0)
     place = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)))
     return (place < kept) / (kept + 1).astype(squared.dtype)

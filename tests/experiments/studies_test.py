@@ -64,6 +64,11 @@ CELLS = {
     '--seconds=4',
     '--learning_rates=0.1',
   ),
+  'gossip': (
+    '--only=bridge, share 0.25, clipped',
+    '--rounds=3',
+    '--learning_rates=0.1',
+  ),
   'curriculum': (
     '--parts=clients',
     '--only=claims, pool 4f',
@@ -97,6 +102,18 @@ TEXTS_AND_MIXTURES = {
     '--mixture_phases=2',
     '--rates=0.7',
     '--num_evals=2',
+  ),
+  'dipaco': (
+    '--only=paths, DiPaCo, discriminative',
+    '--text=sonnets',
+    '--num_documents=120',
+    '--few_documents=20,40',
+    '--pretraining_steps=20',
+    '--rounds=2',
+    '--num_local_steps=2',
+    '--num_evals=2',
+    '--learning_rates=0.01',
+    '--width=8',
   ),
 }
 

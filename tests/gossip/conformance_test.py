@@ -15,8 +15,8 @@ import pytest
 from byzjax import gossip, topology
 from tests.gossip import oracle
 
-_HERE = pathlib.Path(__file__).parent
-STORED = np.load(_HERE / 'epfml_decentralized.npz')
+_FOLDER = pathlib.Path(__file__).parents[1] / 'conformance'
+STORED = np.load(_FOLDER / 'epfml_decentralized.npz')
 
 
 def _binary_tree(n):
@@ -73,7 +73,7 @@ GRAPHS = {
 
 
 def _cases():
-  path = _HERE.parent / 'conformance' / 'manifest.json'
+  path = _FOLDER / 'manifest.json'
   cases = json.loads(path.read_text())['cases']
   return [c for c in cases if c['peer'] == 'epfml_decentralized']
 

@@ -188,17 +188,18 @@ def test_derivatives_through_a_step_of_gossip():
   with jax.enable_x64(True):
     target, direction = jnp.asarray(_vectors(seed=9)), _vectors(seed=2)
 
-    def losses(x):
+    # A weight for every rule, so that one derivative tests them all.
+    def loss(x):
       ys = _all_mixed('torus', x).values()
-      return jnp.stack([jnp.sum((y - target) ** 2) for y in ys])
+      losses = [jnp.sum((y - target) ** 2) for y in ys]
+      return sum((k + 1) * loss for k, loss in enumerate(losses))
 
     x, h = _vectors(), 1e-6
-    slopes = losses(x + h * direction) - losses(x - h * direction)
-    derivative = jax.jit(jax.jacrev(losses))
-    found = jnp.sum(derivative(x) * direction[None], axis=(1, 2))
-    np.testing.assert_allclose(found, slopes / (2 * h), 1e-6)
+    slope = (loss(x + h * direction) - loss(x - h * direction)) / (2 * h)
+    gradient = jax.jit(jax.grad(loss))
+    np.testing.assert_allclose(np.sum(gradient(x) * direction), slope, 1e-6)
     # Models that agree, where a distance is zero.
-    assert np.isfinite(derivative(jnp.ones((12, 6)))).all()
+    assert np.isfinite(gradient(jnp.ones((12, 6)))).all()
 
 
 # Who lies.
