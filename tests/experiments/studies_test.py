@@ -96,6 +96,12 @@ def results(folder):
 
 # Those whose cells are no images: a loss in every row.
 TEXTS_AND_MIXTURES = {
+  'ordered_momentum': (
+    '--only=16, equal; none; naive',
+    '--num_messages=160',
+    '--num_evals=2',
+    '--rates=0.01',
+  ),
   'async_local': (
     '--tasks=mixture',
     '--only=very, DN + DyLU',
@@ -119,16 +125,20 @@ TEXTS_AND_MIXTURES = {
 
 
 # Together the others use all that studies share.
-SLOW = {'batch_size', 'delta_sgd', 'learning_from_history', 'wafl'}
+SLOW = {
+  'async_local', 'batch_size', 'delta_sgd', 'dipaco', 'gossip',
+  'learning_from_history', 'magnitude_sign', 'qsr', 'savic', 'wafl',
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
+def named(cells):
+  return [
     pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
-    for name in CELLS
-  ],
-)
+    for name in cells
+  ]
+
+
+@pytest.mark.parametrize('name', named(CELLS))
 def test_a_cell_runs(name, tmp_path):
   folder = tmp_path / 'out'
   found = study(name, *CELLS[name], '--num_seeds=2', f'--output_dir={folder}')
@@ -143,7 +153,7 @@ def test_a_cell_runs(name, tmp_path):
     assert {float(row['bits_up']) for row in rows} == {7.0 * 2410}
 
 
-@pytest.mark.parametrize('name', TEXTS_AND_MIXTURES)
+@pytest.mark.parametrize('name', named(TEXTS_AND_MIXTURES))
 def test_a_cell_without_images_runs(name, tmp_path):
   folder = tmp_path / 'out'
   found = study(
