@@ -74,7 +74,10 @@ def servers() -> list[Server]:
   return [
     Server('each', has_momentum=False),
     Server('Lipschitz filter', wrap=filtered, has_momentum=False),
-    Server('short, Lipschitz', None, None, filtered, short, has_momentum=False),
+    Server('short', incoming=short, has_momentum=False),
+    Server(
+      'short, Lipschitz', wrap=filtered, incoming=short, has_momentum=False
+    ),
     Server('clipped', rule=clipping),
     Server('arrivals, mean', arrivals, byzjax.mean),
     Server('arrivals, median', arrivals, byzjax.coordinate_median),
@@ -173,14 +176,19 @@ def picture(rows, path) -> None:
         ),
         'learning_rate',
       )
-      curve = 100 * report.column(mine, 'accuracy').reshape(FLAGS.num_seeds, -1)
+      curve = 100 * report.column(mine, 'accuracy').reshape(-1, FLAGS.num_seeds)
       steps = [row['round'] for row in report.select(mine, seed=0)]
       time = schedule(speeds).time[np.array(steps) - 1]
-      axes.plot(time, curve.mean(axis=0), label=server.name)
+      axes.plot(
+        time,
+        curve.mean(axis=1),
+        label=server.name,
+        linestyle='-' if server.buffer else '--',
+      )
     axes.set(xlabel='simulated seconds', ylabel='test accuracy (%)')
     axes.set_title(f'sign flip, {speeds}')
     axes.grid(alpha=0.3)
-  panels[1].legend(fontsize=7)
+  panels[1].legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
   figure.savefig(path, dpi=90)
   plt.close(figure)
 

@@ -36,6 +36,7 @@ flags.DEFINE_integer('num_evals', 40, 'Evaluations of a run.', 1)
 COMPARED = ('DN', 'DN + DyLU')  # At all levels of heterogeneity.
 RATE = 0.7  # Of DiLoCo: what the levels are compared at.
 MOMENTUM = 0.9
+NEAR = 0.05  # A loss so much above another is as low on the clock.
 
 
 class Method(NamedTuple):
@@ -192,6 +193,14 @@ def end(rows: report.Rows) -> np.ndarray:
   return np.where(np.isfinite(values), values, np.inf)
 
 
+def at_best_rate(rows: report.Rows, name: str) -> report.Rows:
+  """The runs of a method at the rate with the lowest loss at the end."""
+  mine = report.select(rows, method=name)
+  rates = dict.fromkeys(row['rate'] for row in mine)
+  runs = [report.select(mine, rate=rate) for rate in rates]
+  return min(runs, key=lambda found: end(found).mean())
+
+
 def until(rows: report.Rows, target: np.ndarray) -> np.ndarray | None:
   """Simulated seconds until a loss is reached, per seed; None if not by all."""
   found = []
@@ -219,14 +228,15 @@ def picture(rows, path) -> None:
       loss = np.array([r['loss'] for r in mine]).reshape(-1, FLAGS.num_evals)
       for axes, name in zip(row, ('local_steps', 'time')):
         x = np.array([r[name] for r in mine[: FLAGS.num_evals]])
-        axes.plot(x, loss.mean(axis=0), label=method.name)
+        color = f'C{[m.name for m in methods()].index(method.name)}'
+        axes.plot(x, loss.mean(axis=0), color, label=method.name)
       shown = min(shown, loss.mean(axis=0).min())
     for axes, label in zip(row, ('local steps', 'simulated seconds')):
       axes.set(xlabel=label, ylabel=f'{task}: test loss')
       axes.set_ylim(shown - 0.02, shown + 0.5)
       axes.grid(alpha=0.3)
   panels[0, 0].legend()
-  figure.savefig(path, dpi=90)
+  figure.savefig(path, dpi=80)
   plt.close(figure)
 
 
@@ -260,28 +270,40 @@ def main(argv):
     }
     print(f'\n{task}: test loss at the end, the most different speeds')
     print(report.pivot(table, digits=3))
-    goal = end(at_rate['synchronous'])
-    total = {name: mine[-1]['time'] for name, mine in at_rate.items()}
     clock = {}
-    for name, mine in at_rate.items():
-      clock[name, 'to the end'] = np.array(total[name])
-      reached = until(mine, goal + 0.01)
-      if reached is not None:
-        clock[name, 'to the loss of synchronous'] = reached
-    print(f'\n{task}: simulated seconds at rate {RATE:g}')
+    best = {name: at_best_rate(very, name) for name in at_rate}
+    for column, chosen in ((f'rate {RATE:g}', at_rate), ('best rate', best)):
+      goal = end(chosen['synchronous']) + NEAR
+      for name, mine in chosen.items():
+        clock[name, 'all'] = np.array(mine[-1]['time'])
+        reached = until(mine, goal)
+        if reached is not None:
+          clock[name, f'{column}, as low'] = reached
+    print(
+      f'\n{task}: simulated seconds of a run, and until the loss is at most'
+      f' {NEAR} above the last one of synchronous'
+    )
     print(report.pivot(clock, digits=0))
-    gap = 100 * (end(at_rate['DN + DyLU']) - goal).mean()
+    gaps = {
+      name: 100 * (end(chosen['DN + DyLU']) - end(chosen['synchronous'])).mean()
+      for name, chosen in (('fixed', at_rate), ('best', best))
+    }
+    print(
+      f'DN + DyLU over synchronous, hundredths: {gaps["fixed"]:.1f} at rate'
+      f' {RATE:g}, {gaps["best"]:.1f} at the best rates'
+    )
+    seconds = clock.get(('DN + DyLU', 'best rate, as low'), np.array(np.inf))
     naive = 100 * (over_run['Nesterov'] - over_run['DN']).mean()
     claims += [
       study.claim(
-        f'{task}: loss of synchronous less that of DN + DyLU, hundredths',
-        -gap,
+        f'{task}: best loss of synchronous less that of DN + DyLU, hundredths',
+        -gaps['best'],
         -2,
       ),
       study.claim(
-        f'{task}: seconds of synchronous over those of DN + DyLU',
-        total['synchronous'] / total['DN + DyLU'],
-        3,
+        f'{task}: seconds of synchronous over those of DN + DyLU, as low',
+        (clock['synchronous', 'best rate, as low'] / seconds).mean(),
+        2,
       ),
       study.claim(
         f'{task}: mean loss of a run, a Nesterov step per message less DN,'
