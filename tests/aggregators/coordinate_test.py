@@ -49,7 +49,13 @@ LARGEST = {
 }
 
 
-@pytest.mark.parametrize('name', LARGEST)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name == 'trimmed_mean' else pytest.mark.slow)
+    for name in LARGEST
+  ],
+)
 def test_the_largest_network_is_one_kernel_of_not_too_many_operations(name):
   # With more than about 4000 XLA stops to vectorise, and the kernel is 5 to 100
   # times slower.

@@ -221,7 +221,17 @@ def test_bad_arguments_are_refused_by_name(build, message):
 # Diagnostics on request.
 
 
-@pytest.mark.parametrize('name', tables.RULE)
+# Derivatives of long sorting networks, of which trimmed_mean has one, too.
+LONG = {'mean_around_median', 'phocas'}
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in LONG else ())
+    for name in tables.RULE
+  ],
+)
 def test_every_rule_can_be_diagnosed(name):
   rule = tables.RULE[name]
   x = _messages(5)

@@ -200,8 +200,13 @@ def test_looking_ahead_does_more_harm_in_the_end_and_less_at_once():
   assert harm[6, 1] < harm[1, 1]
 
 
-@pytest.mark.parametrize('name', ['coordinate_median', 'krum'])
-@pytest.mark.parametrize('make', [byzjax.adaptive, byzjax.adaptive_gradient])
+@pytest.mark.parametrize(
+  'make, name',
+  [
+    (byzjax.adaptive, 'krum'),
+    (byzjax.adaptive_gradient, 'coordinate_median'),
+  ],
+)
 def test_eight_devices_search_like_one(make, name):
   rule = tables.RULE[name].make(F, 1.0)
   options = {'num_steps': 4} if make is byzjax.adaptive_gradient else {}

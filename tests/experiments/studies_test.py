@@ -126,8 +126,9 @@ TEXTS_AND_MIXTURES = {
 
 # Together the others use all that studies share.
 SLOW = {
-  'async_local', 'batch_size', 'delta_sgd', 'dipaco', 'gossip',
-  'learning_from_history', 'magnitude_sign', 'qsr', 'savic', 'wafl',
+  'async_local', 'batch_size', 'curriculum', 'delta_sgd', 'detox', 'dipaco',
+  'fedbr', 'gossip', 'learning_from_history', 'magnitude_sign', 'qsr', 'savic',
+  'wafl',
 }  # fmt: skip
 
 

@@ -20,15 +20,11 @@ ATTACKS = ['alie', 'gaussian']
 # One for each way to use the mesh. The others share these, and go round in slow
 # tests.
 KINDS = {
-  'aksel',
   'bucketing_geometric_median',
-  'bulyan',
   'centered_clipping',
   'clipped_clustering',
   'coordinate_median',
   'divide_and_conquer_sampled',
-  'mean',
-  'nnm_coordinate_median',
   'nnm_krum',
   'trimmed_mean',
 }
