@@ -139,7 +139,6 @@ def asynchronous_round(
     raise ValueError(f'{_NAME} needs byzantine to be an int or bool[K]')
   schedule = _arguments.byzantine_schedule(_NAME, num_workers, byzantine)
   message_attack = attack if isinstance(attack, base.Attack) else None
-  data_attack = None if isinstance(attack, base.Attack) else attack
   if buffer is not None and aggregator is None:
     aggregator = mean()
   objective = local.as_objective(loss_fn)
@@ -149,13 +148,6 @@ def asynchronous_round(
       return value_and_grad(params, batch, context.key)
     return jax.value_and_grad(objective.loss)(params, batch, context)
 
-  def alter(batch, is_byzantine, key):
-    if data_attack is None:
-      return batch
-    rows = jax.tree.map(lambda x: x[None], batch)
-    altered = data_attack(rows, is_byzantine[None], key)
-    return jax.tree.map(lambda x: x[0], altered)
-
   def extra(tx):
     return None if tx is None else optax.with_extra_args_support(tx)
 
@@ -164,7 +156,7 @@ def asynchronous_round(
     local_optimizer=extra(local_optimizer),
     keeps=local_state == 'keep',
     sampler=sampler or _local_steps.take_in_turn(),
-    alter=alter,
+    data_attack=None if isinstance(attack, base.Attack) else attack,
     chain=worker,
     attack=message_attack,
     codec=codec,

@@ -65,7 +65,7 @@ class Parts(NamedTuple):
   local_optimizer: optax.GradientTransformationExtraArgs | None
   keeps: bool
   sampler: local.LocalSampler
-  alter: Callable[..., Any]
+  data_attack: base.DataAttack | None
   chain: optax.GradientTransformation | None
   attack: base.Attack | None
   codec: base.Codec | None
@@ -168,7 +168,10 @@ def init(parts: Parts, params: base.Params, num_versions: int):
 def job(parts: Parts, now: Plan, params, data, state, is_byzantine, key):
   """`(loss, message, state)` of one job, from stale parameters."""
   walker = _local_steps.Walker(
-    parts.value_and_grad, parts.local_optimizer, parts.sampler, parts.alter
+    parts.value_and_grad,
+    parts.local_optimizer,
+    parts.sampler,
+    parts.data_attack,
   )
   # Of the shard, so that what a shard's local step sees is the same in every
   # schedule.

@@ -155,16 +155,7 @@ def build(
       shared=work.init_shared(params),
       sides=sides,
     )
-    if mesh is None:
-      return state
-    shardings = jax.tree.map(
-      lambda spec: NamedSharding(mesh, spec), state_specs(state)
-    )
-    traced = any(
-      isinstance(p, jax.core.Tracer) for p in jax.tree.leaves(params)
-    )
-    place = lax.with_sharding_constraint if traced else jax.device_put
-    return place(state, shardings)
+    return state if mesh is None else place(state, mesh, state_specs(state))
 
   def by_coordinate(init, size, dtype):
     """A leaf has coordinates if it grows with their number."""
@@ -373,6 +364,15 @@ def build(
     return sharded(state, batch, key, cohort)
 
   return Engine(init, step)
+
+
+def place(state: base.RoundState, mesh: Any, specs: Any) -> base.RoundState:
+  """The state on the devices of a mesh, inside of jit or outside."""
+  shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+  leaves = jax.tree.leaves(state.params)
+  if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    return lax.with_sharding_constraint(state, shardings)
+  return jax.device_put(state, shardings)
 
 
 def where_rows(mask: jax.Array, new: Any, old: Any) -> Any:

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from byzjax import gossip
 from byzjax._src import base, draws, flat, local, reductions
 from byzjax.gossip import _dense, _neighbors, _sending
-from byzjax.rounds import _arguments, _gossip_arguments
+from byzjax.rounds import _arguments, _engine, _gossip_arguments
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
 from byzjax.topology import Topology
 
@@ -178,14 +178,7 @@ def gossip_round(
     )
     if mesh is None:
       return state
-    shardings = jax.tree.map(
-      lambda spec: NamedSharding(mesh, spec), state_specs(state)
-    )
-    traced = any(
-      isinstance(p, jax.core.Tracer) for p in jax.tree.leaves(params)
-    )
-    place = lax.with_sharding_constraint if traced else jax.device_put
-    return place(state, shardings)
+    return _engine.place(state, mesh, state_specs(state))
 
   def state_specs(state):
     rows, everywhere = PartitionSpec(axis_name), PartitionSpec()

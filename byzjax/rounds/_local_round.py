@@ -196,7 +196,7 @@ def local_round(
       side_rule=side_aggregator or aggregator,
       chain=optax.identity() if worker is None else worker,
       byzantine_chain=byzantine_chain,
-      alter=None if isinstance(attack, base.Attack) else attack,
+      data_attack=None if isinstance(attack, base.Attack) else attack,
       worker_map=worker_map,
     )
   )

@@ -26,14 +26,13 @@ class Walker(NamedTuple):
     value_and_grad: `(params, batch_i, context) -> (loss, gradient)`.
     optimizer: of the local steps, with extra arguments.
     sampler: where the batches come from.
-    alter: `(batch_i, is_byzantine bool[], key) -> batch_i`, what attackers do
-      to their data.
+    data_attack: what attackers do to their batches, or None.
   """
 
   value_and_grad: Callable[..., tuple[jax.Array, base.Params]]
   optimizer: optax.GradientTransformationExtraArgs
   sampler: local.LocalSampler
-  alter: Callable[..., Any]
+  data_attack: base.DataAttack | None
 
 
 def take_in_turn() -> local.LocalSampler:
@@ -59,7 +58,11 @@ def draw(walker: Walker, plan, data, is_byzantine, step, key):
   """The batch of a local step, the plan after it, and a key for its loss."""
   keys = jax.random.split(jax.random.fold_in(key, step), 3)
   batch, plan = walker.sampler.draw(plan, data, step, keys[0])
-  return walker.alter(batch, is_byzantine, keys[1]), plan, keys[2]
+  if walker.data_attack is not None:
+    rows = jax.tree.map(lambda x: x[None], batch)
+    rows = walker.data_attack(rows, is_byzantine[None], keys[1])
+    batch = jax.tree.map(lambda x: x[0], rows)
+  return batch, plan, keys[2]
 
 
 def walk(

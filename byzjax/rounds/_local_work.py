@@ -45,7 +45,7 @@ class Parts(NamedTuple):
   side_rule: base.Aggregator
   chain: optax.GradientTransformation
   byzantine_chain: bool
-  alter: base.DataAttack | None
+  data_attack: base.DataAttack | None
   worker_map: str | int
 
 
@@ -63,14 +63,9 @@ def build(parts: Parts) -> _engine.Work:
       return parts.value_and_grad(params, batch, context.key)
     return jax.value_and_grad(objective.loss)(params, batch, context)
 
-  def alter(batch, is_byzantine, key):
-    if parts.alter is None:
-      return batch
-    rows = jax.tree.map(lambda x: x[None], batch)
-    altered = parts.alter(rows, is_byzantine[None], key)
-    return jax.tree.map(lambda x: x[0], altered)
-
-  walker = _local_steps.Walker(value_and_grad, tx, parts.sampler, alter)
+  walker = _local_steps.Walker(
+    value_and_grad, tx, parts.sampler, parts.data_attack
+  )
 
   def statistic(params, batch, context):
     """What the preconditioner is refreshed by."""

@@ -153,25 +153,17 @@ def modular_round(
     _NAME, num_paths, num_local_steps
   )
   message_attack = attack if isinstance(attack, base.Attack) else None
-  data_attack = None if isinstance(attack, base.Attack) else attack
   servers = [layouts.attacked(rule, message_attack) for rule in rules]
   groups = [_modular_server.groups_of(column) for column in paths.T]
   tx = optax.with_extra_args_support(local_optimizer)
   outer = optax.with_extra_args_support(optimizer)
   objective = local.as_objective(loss_fn)
 
-  def alter(batch, is_byzantine, key):
-    if data_attack is None:
-      return batch
-    rows = jax.tree.map(lambda x: x[None], batch)
-    altered = data_attack(rows, is_byzantine[None], key)
-    return jax.tree.map(lambda x: x[0], altered)
-
   walker = _local_steps.Walker(
     jax.value_and_grad(objective.loss),
     tx,
     sampler or _local_steps.take_in_turn(),
-    alter,
+    None if isinstance(attack, base.Attack) else attack,
   )
 
   def layouts_of(params):
