@@ -187,7 +187,9 @@ def asynchronous_round(
       aggregator=aggregator.init(zeros) if aggregator else (),
       optimizer=state,
       codec=_wire.init_rows(
-        codec, jnp.zeros(layouts.padded_size(layout.size, 1)), num_workers
+        codec,
+        jnp.zeros(layouts.padded_size(layout.size, 1), layout.dtype),
+        num_workers,
       ),
       shared=shared,
     )
@@ -265,8 +267,12 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
   }
   incoming = shared.incoming
   if parts.incoming is not None:
-    message, incoming = parts.incoming.update(
-      message, incoming, state.params, **extra
+    finite = reductions.finite_tree(message)
+    # What is not finite is dropped later, and must not stay in a state here.
+    message, incoming = jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old),
+      parts.incoming.update(message, incoming, state.params, **extra),
+      (message, incoming),
     )
     vector = None
   places, liars = None, is_byzantine[k][None]

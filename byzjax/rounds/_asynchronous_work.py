@@ -176,8 +176,10 @@ def job(parts: Parts, now: Plan, params, data, state, is_byzantine, key):
   # Of the shard, so that what a shard's local step sees is the same in every
   # schedule.
   key = jax.random.fold_in(key, now.shard)
+  # No local step has this number, so that no batch has this key.
+  start_key = jax.random.fold_in(key, np.uint32(2**32 - 1))
   data_plan = parts.sampler.start(
-    parts.sampler.init(params), params, data, jax.random.fold_in(key, 0)
+    parts.sampler.init(params), params, data, start_key
   )
   if parts.local_optimizer is None:
     batch, _, key = _local_steps.draw(

@@ -140,6 +140,50 @@ def test_single_messages_that_are_not_finite_change_nothing():
   assert np.isfinite(moved).all()
 
 
+@pytest.mark.parametrize('is_buffered', [False, True])
+def test_transforms_of_single_messages_do_not_remember_nan(is_buffered):
+  buffer = asynchrony.by_worker(EVENTS, num_rows=K) if is_buffered else None
+  training = build(
+    attack=byzjax.constant(value=math.nan),
+    byzantine=1,
+    incoming=optax.trace(0.5),
+    buffer=buffer,
+    aggregator=byzjax.coordinate_median() if is_buffered else None,
+  )
+  state, infos, path = run(training)
+  assert np.isfinite(state.shared.incoming.trace['w']).all()
+  assert int(infos.num_nonfinite.sum()) > 0
+  # Honest messages after the first NaN still move the parameters.
+  (lies,) = np.nonzero(EVENTS.worker == 0)
+  moved = jnp.abs(path['w'][-1] - path['w'][lies[-2]]).max()
+  assert float(moved) > 1e-4
+
+
+CODECS = {
+  'sign': (byzjax.sign_codec(), lambda rows: np.abs(rows) == 1),
+  'top_k': (
+    byzjax.error_feedback(byzjax.top_k_codec(num_kept=2)),
+    lambda rows: np.count_nonzero(rows, axis=1) == 2,
+  ),
+}
+
+
+@pytest.mark.parametrize('name', CODECS)
+def test_attackers_send_what_a_codec_can_carry(name):
+  codec, is_possible = CODECS[name]
+  training = build(
+    codec=codec,
+    attack=byzjax.sign_flip(scale=5.0),
+    byzantine=1,
+    buffer=asynchrony.by_arrival(EVENTS, num_rows=8),
+  )
+  state, _, path = run(training)
+  # The last eight messages, attackers' ones among them.
+  assert state.shared.is_byzantine.any()
+  assert is_possible(np.asarray(state.shared.places)).all()
+  assert np.isfinite(path['w']).all()
+
+
 def test_transforms_of_single_messages_see_attackers_too():
   arguments = dict(
     attack=byzjax.constant(value=100.0),
