@@ -292,18 +292,32 @@ class Codec(NamedTuple):
 
 
 class RoundState(NamedTuple):
-  """All that one round hands to the next."""
+  """All that one round hands to the next.
 
-  step: jax.Array  # int32[]
+  Attributes:
+    step: int32[], the rounds before this one.
+    params: of the model.
+    workers: leaves `[n, ...]`, momentum and what else workers keep.
+    attack: state of the attack.
+    aggregator: state of the rule.
+    optimizer: state of the server's optimizer.
+    codec: leaves `[n, ...]`, what the workers' codecs keep.
+    server_codec: what the server's codec keeps.
+    shared: what the server keeps for its workers' local steps.
+    sides: rule and attack of what is exchanged beside messages.
+    participation: state of who takes part.
+  """
+
+  step: jax.Array
   params: Params
-  workers: State  # leaves [n, ...]: momentum and what else workers keep
+  workers: State
   attack: State
   aggregator: State
   optimizer: optax.OptState
-  codec: State = ()  # leaves [n, ...]: what the workers' codecs keep
+  codec: State = ()
   server_codec: State = ()
-  shared: State = ()  # what the server keeps for its workers' local steps
-  sides: State = ()  # rule and attack of what is exchanged beside messages
+  shared: State = ()
+  sides: State = ()
   participation: State = ()
 
 
@@ -332,6 +346,9 @@ class RoundInfo(NamedTuple):
     staleness: int32[], steps of the server since it sent the parameters that
       this message began from, or None where workers wait for each other.
     time: float32[], seconds of simulated time at its arrival, or None.
+    num_gradients: int32[] or int32[n], gradients that a worker took: estimates
+      times `GradientEstimator.num_gradients` (an `Objective` counts as one, and
+      what optimizers ask for is left out), or None where it is not known.
   """
 
   loss: jax.Array
@@ -349,6 +366,7 @@ class RoundInfo(NamedTuple):
   participants: jax.Array | None = None
   staleness: jax.Array | None = None
   time: jax.Array | None = None
+  num_gradients: jax.Array | None = None
 
 
 class Round(NamedTuple):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from byzjax._src import base
 
@@ -17,11 +18,14 @@ class LocalContext(NamedTuple):
     anchor: the parameters that the worker received at the start of the round.
     key: of this worker and this local step alone.
     step: int32[], the local step, from 0.
+    round: int32[], the rounds before this one, or the steps of the server where
+      workers do not wait for each other; what a schedule goes by.
   """
 
   anchor: base.Params
   key: jax.Array
   step: jax.Array
+  round: jax.Array | int = 0
 
 
 class Objective(NamedTuple):
@@ -37,6 +41,52 @@ class Objective(NamedTuple):
 
   loss: Callable[[base.Params, Any, LocalContext], jax.Array]
   name: str = 'objective'
+
+
+class GradientEstimator(NamedTuple):
+  """What a worker computes in place of a gradient, such as `entropy_gradient`.
+
+  It goes wherever a round takes `value_and_grad`. Called as `(params, batch,
+  key, round=0)` it is used alone, like `jax.value_and_grad(loss_fn)`; jit a
+  function that calls it.
+
+  Attributes:
+    estimate: `(params, batch_i, context) -> (loss, gradient)`, with a
+      `LocalContext`.
+    num_gradients: gradients of the loss that one estimate takes, a Python int;
+      None if that is not known.
+    name: as in `byzjax.entropy_gradient`.
+  """
+
+  estimate: Callable[
+    [base.Params, Any, LocalContext], tuple[jax.Array, base.Params]
+  ]
+  num_gradients: int | None = 1
+  name: str = 'estimator'
+
+  def __call__(
+    self,
+    params: base.Params,
+    batch: Any,
+    key: jax.Array,
+    round: jax.Array | int = 0,
+  ) -> tuple[jax.Array, base.Params]:
+    """`(loss, gradient)` at the parameters, in the first local step."""
+    first = jnp.zeros([], jnp.int32)
+    return self.estimate(params, batch, LocalContext(params, key, first, round))
+
+  def count_gradients(self, num_estimates: jax.Array | int) -> jax.Array | None:
+    """Gradients that so many estimates take: int32 of their shape, or None."""
+    if self.num_gradients is None:
+      return None
+    return jnp.asarray(num_estimates, jnp.int32) * self.num_gradients
+
+
+# `(params, batch_i, key_i) -> (loss, gradient)`, or with a context
+ValueAndGrad = (
+  Callable[[base.Params, Any, jax.Array], tuple[jax.Array, base.Params]]
+  | GradientEstimator
+)
 
 
 class LocalSampler(NamedTuple):
@@ -81,3 +131,17 @@ def as_objective(loss_fn: LossFn | Objective) -> Objective:
   if isinstance(loss_fn, Objective):
     return loss_fn
   return Objective(lambda params, batch, context: loss_fn(params, batch))
+
+
+def as_estimator(
+  loss_fn: LossFn | Objective, value_and_grad: ValueAndGrad | None = None
+) -> GradientEstimator:
+  """What takes the place of the gradient of the loss, or that gradient."""
+  if value_and_grad is None:
+    return GradientEstimator(jax.value_and_grad(as_objective(loss_fn).loss))
+  if isinstance(value_and_grad, GradientEstimator):
+    return value_and_grad
+  plain = value_and_grad
+  return GradientEstimator(
+    lambda params, batch, context: plain(params, batch, context.key), None
+  )

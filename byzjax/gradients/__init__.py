@@ -1,6 +1,16 @@
 """Gradient estimators: what a worker computes instead of a gradient."""
 
+from byzjax.gradients._entropy_gradient import entropy_gradient
 from byzjax.gradients._hutchinson import hutchinson_diagonal
 from byzjax.gradients._sparsign_steps import sparsign_local_steps
+from byzjax.gradients._stages import RecurrentStage, Stage
+from byzjax.gradients._target_projection import target_projection
 
-__all__ = ['hutchinson_diagonal', 'sparsign_local_steps']
+__all__ = [
+  'RecurrentStage',
+  'Stage',
+  'entropy_gradient',
+  'hutchinson_diagonal',
+  'sparsign_local_steps',
+  'target_projection',
+]

@@ -1,5 +1,7 @@
 """A small convolutional network."""
 
+from collections.abc import Callable
+
 import jax
 from flax import nnx
 
@@ -10,15 +12,16 @@ class CNN(nnx.Module):
   r"""Two convolution stages and two dense layers.
 
   .. math::
-    x \to [\mathrm{conv}_{3 \times 3} \to \mathrm{ReLU} \to
+    x \to [\mathrm{conv}_{3 \times 3} \to \sigma \to
     \mathrm{maxpool}_{2 \times 2}] \times 2 \to \mathrm{dense}_{64} \to
-    \mathrm{ReLU} \to \mathrm{dense}
+    \sigma \to \mathrm{dense}
 
-  with 16 and 32 channels.
+  with 16 and 32 channels, and ReLU for sigma.
 
   Args:
     image_shape: `(H, W, C)`, with H and W at least 4.
     num_classes: number of classes K, at least 1.
+    activation: sigma, entry by entry.
     implementation: of the convolutions, see `Conv`.
     rngs: source of the initial weights (LeCun normal); biases start at zero.
 
@@ -42,6 +45,7 @@ class CNN(nnx.Module):
     image_shape: tuple[int, int, int],
     num_classes: int,
     *,
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,
     implementation: Implementation | None = None,
     rngs: nnx.Rngs,
   ):
@@ -54,6 +58,7 @@ class CNN(nnx.Module):
       raise ValueError(
         f'CNN: num_classes must be at least 1, got num_classes={num_classes}.'
       )
+    self.activation = activation
     height, width, channels = image_shape
     self.conv1 = Conv(channels, 16, 3, implementation=implementation, rngs=rngs)
     self.conv2 = Conv(16, 32, 3, implementation=implementation, rngs=rngs)
@@ -67,10 +72,15 @@ class CNN(nnx.Module):
 
   def features(self, x: jax.Array) -> jax.Array:
     """What the last layer is given, `[B, 64]`."""
-    x = max_pool(jax.nn.relu(self.conv1(x)))
-    x = max_pool(jax.nn.relu(self.conv2(x)))
-    return jax.nn.relu(self.dense1(x.reshape(x.shape[0], -1)))
+    x = max_pool(self.activation(self.conv1(x)))
+    x = max_pool(self.activation(self.conv2(x)))
+    return self.activation(self.dense1(x.reshape(x.shape[0], -1)))
 
   def classify(self, z: jax.Array) -> jax.Array:
     """The last layer: `[B, 64]` to logits `[B, K]`."""
-    return self.dense2(z)
+    return self.classifier(z)
+
+  @property
+  def classifier(self) -> nnx.Linear:
+    """The last layer."""
+    return self.dense2

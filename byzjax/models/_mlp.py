@@ -1,24 +1,25 @@
 """A multi-layer perceptron."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from flax import nnx
 
 
 class MLP(nnx.Module):
-  r"""Dense layers with ReLU between them.
+  r"""Dense layers with an activation, ReLU, between them.
 
   .. math::
     h_0 = \mathrm{flatten}(x), \quad
-    h_l = \max(0, h_{l-1} W_l + b_l), \quad
+    h_l = \sigma(h_{l-1} W_l + b_l), \quad
     \mathrm{logits} = h_{L-1} W_L + b_L
 
   Args:
     sizes: `(d_0, ..., d_L)`, at least two sizes of at least 1: the width of the
       input (the product of its axes after the first), of the hidden layers and
       of the output.
+    activation: sigma, entry by entry.
     rngs: source of the initial weights (LeCun normal); biases start at zero.
 
   Calling the module maps float32 `[B, ...]` to logits, float32 `[B, d_L]`.
@@ -36,12 +37,19 @@ class MLP(nnx.Module):
     (5, 10)
   """
 
-  def __init__(self, sizes: Sequence[int], *, rngs: nnx.Rngs):
+  def __init__(
+    self,
+    sizes: Sequence[int],
+    *,
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,
+    rngs: nnx.Rngs,
+  ):
     if len(sizes) < 2 or min(sizes) < 1:
       raise ValueError(
         'MLP: sizes must hold at least two sizes of at least 1, got '
         f'sizes={tuple(sizes)}.'
       )
+    self.activation = activation
     self.layers = nnx.List(
       [nnx.Linear(a, b, rngs=rngs) for a, b in zip(sizes[:-1], sizes[1:])]
     )
@@ -60,9 +68,14 @@ class MLP(nnx.Module):
       )
     x = x.reshape(x.shape[0], -1)
     for layer in self.layers[:-1]:
-      x = jax.nn.relu(layer(x))
+      x = self.activation(layer(x))
     return x
 
   def classify(self, z: jax.Array) -> jax.Array:
     """The last layer: `[B, d_{L-1}]` to logits `[B, d_L]`."""
-    return self.layers[-1](z)
+    return self.classifier(z)
+
+  @property
+  def classifier(self) -> nnx.Linear:
+    """The last layer."""
+    return self.layers[-1]

@@ -2,10 +2,13 @@
 
 from byzjax.rounds._asynchronous_round import asynchronous_round
 from byzjax.rounds._d_sgd import d_sgd
+from byzjax.rounds._elastic_averaging import elastic_averaging
 from byzjax.rounds._gossip_round import gossip_round
 from byzjax.rounds._local_methods import diloco, fed_avg, fed_opt, fed_prox
 from byzjax.rounds._local_round import local_round
 from byzjax.rounds._modular_round import modular_round
+from byzjax.rounds._parle import parle
+from byzjax.rounds._replicas import replicas
 from byzjax.rounds._robust_round import robust_round
 from byzjax.rounds._schedules import random_byzantine, random_participation
 from byzjax.rounds._synchronization import (
@@ -21,6 +24,7 @@ __all__ = [
   'constant_synchronization',
   'd_sgd',
   'diloco',
+  'elastic_averaging',
   'fed_avg',
   'fed_opt',
   'fed_prox',
@@ -28,10 +32,12 @@ __all__ = [
   'linear_synchronization',
   'local_round',
   'modular_round',
+  'parle',
   'post_local_synchronization',
   'quadratic_synchronization',
   'random_byzantine',
   'random_participation',
+  'replicas',
   'robust_round',
   'worst_case_byzantine',
 ]

@@ -96,7 +96,8 @@ def asynchronous_round(
     codec: how workers send their messages, or None.
     broadcast: `(params, state of the optimizer) -> params`, what workers are
       sent in place of the parameters, such as the estimate of `smega2`.
-    value_and_grad: `(params, batch, key) -> (loss, gradient)`; `loss_fn` is
+    value_and_grad: `(params, batch, key) -> (loss, gradient)`, or a
+      `GradientEstimator`, whose round counts steps of the server; `loss_fn` is
       then not used.
 
   Returns:
@@ -141,18 +142,12 @@ def asynchronous_round(
   message_attack = attack if isinstance(attack, base.Attack) else None
   if buffer is not None and aggregator is None:
     aggregator = mean()
-  objective = local.as_objective(loss_fn)
-
-  def estimate(params, batch, context):
-    if value_and_grad is not None:
-      return value_and_grad(params, batch, context.key)
-    return jax.value_and_grad(objective.loss)(params, batch, context)
 
   def extra(tx):
     return None if tx is None else optax.with_extra_args_support(tx)
 
   parts = _asynchronous_work.Parts(
-    value_and_grad=estimate,
+    estimator=local.as_estimator(loss_fn, value_and_grad),
     local_optimizer=extra(local_optimizer),
     keeps=local_state == 'keep',
     sampler=sampler or _local_steps.take_in_turn(),
@@ -347,6 +342,7 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
     num_local_steps=now.num_local_steps,
     staleness=now.staleness,
     time=now.time,
+    num_gradients=parts.estimator.count_gradients(now.num_local_steps),
   )
 
 

@@ -61,7 +61,7 @@ class Plan(NamedTuple):
 class Parts(NamedTuple):
   """The arguments of `asynchronous_round`."""
 
-  value_and_grad: Callable[..., tuple[jax.Array, base.Params]]
+  estimator: local.GradientEstimator
   local_optimizer: optax.GradientTransformationExtraArgs | None
   keeps: bool
   sampler: local.LocalSampler
@@ -168,7 +168,7 @@ def init(parts: Parts, params: base.Params, num_versions: int):
 def job(parts: Parts, now: Plan, params, data, state, is_byzantine, key):
   """`(loss, message, state)` of one job, from stale parameters."""
   walker = _local_steps.Walker(
-    parts.value_and_grad,
+    parts.estimator.estimate,
     parts.local_optimizer,
     parts.sampler,
     parts.data_attack,
@@ -185,8 +185,7 @@ def job(parts: Parts, now: Plan, params, data, state, is_byzantine, key):
     batch, _, key = _local_steps.draw(
       walker, data_plan, data, is_byzantine, now.progress, key
     )
-    context = local.LocalContext(params, key, jnp.zeros([], jnp.int32))
-    loss, gradient = parts.value_and_grad(params, batch, context)
+    loss, gradient = parts.estimator(params, batch, key, now.issued_at)
     return loss, gradient, state
   start = state if parts.keeps else parts.local_optimizer.init(params)
   walk = _local_steps.walk(
@@ -201,6 +200,7 @@ def job(parts: Parts, now: Plan, params, data, state, is_byzantine, key):
     lambda gradient: gradient,
     lambda tree: tree,
     now.progress,
+    round=now.issued_at,
   )
   message = jax.tree.map(jnp.subtract, params, walk.params)
   return walk.loss, message, walk.optimizer if parts.keeps else ()

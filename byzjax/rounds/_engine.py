@@ -35,6 +35,7 @@ class Done(NamedTuple):
   shared: base.State
   sides: tuple[layouts.WorkerShardedState, ...]
   num_local_steps: jax.Array | None = None
+  num_gradients: jax.Array | None = None
 
 
 class Exchange(Protocol):
@@ -348,6 +349,7 @@ def build(
       scores=info.scores,
       factors=info.factors,
       num_local_steps=done.num_local_steps,
+      num_gradients=done.num_gradients,
     )
 
   def step(state, batch, key, cohort):

@@ -82,8 +82,9 @@ def gossip_round(
       `label_flip(10)`, or None. Messages are models here, not gradients.
     byzantine: who attacks: an int f < n (the first f nodes), a mask bool[n], or
       a schedule `step -> bool[n]`.
-    value_and_grad: `(params_i, batch_i, key_i) -> (loss, gradient)`; `loss_fn`
-      is then not used. None for `jax.value_and_grad(loss_fn)`.
+    value_and_grad: `(params_i, batch_i, key_i) -> (loss, gradient)`, or a
+      `GradientEstimator`; `loss_fn` is then not used. None for
+      `jax.value_and_grad(loss_fn)`.
     worker_map: 'vmap', 'map' or an int; see `robust_round`.
     mesh: devices to split nodes over, or None for one device.
     axis_name: the axis, or axes, of the mesh that nodes are split over.
@@ -149,9 +150,8 @@ def gossip_round(
     _neighbors.check_grid(name, topology, num_shards)
     _gossip_arguments.check_mesh_attack(name, attack)
   num_local = n // num_shards
-  over_nodes = over_workers(
-    name, _own_gradient(loss_fn, value_and_grad), worker_map
-  )
+  estimator = local.as_estimator(loss_fn, value_and_grad)
+  over_nodes = over_workers(name, _own_gradient(estimator), worker_map)
 
   def init(params, key=None):
     del key
@@ -219,7 +219,9 @@ def gossip_round(
     if data_attack is not None:
       batch = data_attack(batch, mine, data_key)
     # No gradient is summed over devices: every device has models of its own.
-    losses, gradients = over_nodes(None, state.params, batch, my_keys(work_key))
+    losses, gradients = over_nodes(
+      state.step, state.params, batch, my_keys(work_key)
+    )
     x = layout.ravel_rows(state.params)
     updates, workers = jax.vmap(optimizer.update)(
       layout.ravel_rows(gradients), state.workers, x
@@ -271,7 +273,8 @@ def gossip_round(
     _arguments.check_batch(name, batch, n)
     is_byzantine = _arguments.byzantine_of(name, schedule, state.step, n)
     if mesh is None:
-      return local_step(state, batch, key, is_byzantine)
+      state, info = local_step(state, batch, key, is_byzantine)
+      return state, info._replace(num_gradients=estimator.count_gradients(1))
     specs = state_specs(state)
     rows, everywhere = PartitionSpec(axis_name), PartitionSpec()
     # Of nodes this device holds; the rest of the info is the same on all.
@@ -283,19 +286,12 @@ def gossip_round(
       in_specs=(specs, rows, everywhere, everywhere),
       out_specs=(specs, infos),
     )
-    return sharded(state, batch, key, is_byzantine)
+    state, info = sharded(state, batch, key, is_byzantine)
+    return state, info._replace(num_gradients=estimator.count_gradients(1))
 
   return base.Round(init, step)
 
 
-def _own_gradient(loss_fn, value_and_grad):
-  """`(None, params_i, batch_i, key_i) -> (loss, gradient)` at one node."""
-  if value_and_grad is not None:
-    return lambda _, params, batch, key: value_and_grad(params, batch, key)
-  exact = jax.value_and_grad(local.as_objective(loss_fn).loss)
-
-  def of_node(_, params, batch, key):
-    first = jnp.zeros([], jnp.int32)
-    return exact(params, batch, local.LocalContext(params, key, first))
-
-  return of_node
+def _own_gradient(estimator):
+  """`(round, params_i, batch_i, key_i) -> (loss, gradient)` at one node."""
+  return lambda round, params, batch, key: estimator(params, batch, key, round)

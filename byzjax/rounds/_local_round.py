@@ -118,8 +118,8 @@ def local_round(
       it; see `robust_round`.
     codec: how workers send their messages, or None for float32.
     server_codec: how the server sends its aggregate, or None for float32.
-    value_and_grad: `(params, batch_i, key) -> (loss, gradient)`; `loss_fn` is
-      then not used.
+    value_and_grad: `(params, batch_i, key) -> (loss, gradient)`, or a
+      `GradientEstimator`, of a local step; `loss_fn` is then not used.
     worker_map: 'vmap', 'map', or an int: see `robust_round`.
     mesh: devices to split workers over, or None for one device.
     axis_name: the axis, or axes, of the mesh that workers are split over.

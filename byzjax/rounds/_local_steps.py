@@ -29,7 +29,9 @@ class Walker(NamedTuple):
     data_attack: what attackers do to their batches, or None.
   """
 
-  value_and_grad: Callable[..., tuple[jax.Array, base.Params]]
+  value_and_grad: Callable[
+    [base.Params, Any, local.LocalContext], tuple[jax.Array, base.Params]
+  ]
   optimizer: optax.GradientTransformationExtraArgs
   sampler: local.LocalSampler
   data_attack: base.DataAttack | None
@@ -73,23 +75,28 @@ def walk(
   data: Any,
   is_byzantine: jax.Array,
   key: jax.Array,
-  num_steps: jax.Array,
+  num_steps: jax.Array | int,
   scale: Callable[[base.Params], base.Params],
   as_carry: Callable[[Any], Any],
   progress: jax.Array | None = None,
+  *,
+  round: jax.Array,
+  anchor: base.Params | None = None,
 ) -> Walk:
   """The steps of one worker from `params`; gradients go through `scale`.
 
   With `progress`, the local steps that its data has seen before, batches are
-  drawn as the later ones that they are, and the optimizer is told.
+  drawn as the later ones that they are, and the optimizer is told. `anchor` is
+  what the worker received, if that is not where it begins.
   """
+  anchor = params if anchor is None else anchor
   loss_type = flat.compute_dtype(*map(jnp.result_type, jax.tree.leaves(params)))
 
   def body(step, carry):
     w, state, plan, total = carry
     seen = step if progress is None else progress + step
     batch, plan, loss_key = draw(walker, plan, data, is_byzantine, seen, key)
-    context = local.LocalContext(params, loss_key, step)
+    context = local.LocalContext(anchor, loss_key, step, round)
     known = {} if progress is None else {'progress': seen}
     loss, gradient = walker.value_and_grad(w, batch, context)
 
@@ -121,3 +128,13 @@ def walk(
   start = (params, optimizer_state, plan, jnp.zeros([], loss_type))
   w, state, _, total = lax.fori_loop(0, num_steps, body, as_carry(start))
   return Walk(w, state, total / jnp.maximum(num_steps, 1))
+
+
+def varying(tree: Any, axis_name: base.AxisName) -> Any:
+  """Replicated leaves as each device's own, as the carry of a loop must be."""
+  if axis_name is None:
+    return tree
+  # A choice that devices make alike, but that is each device's own; a cast
+  # would refuse what varies already.
+  mine = lax.axis_index(axis_name) >= 0
+  return jax.tree.map(lambda x: jnp.where(mine, x, x), tree)

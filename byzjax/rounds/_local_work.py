@@ -1,5 +1,6 @@
 """The work of a local round: what its workers keep, share and send."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ class Parts(NamedTuple):
   """The arguments of `local_round` that say what workers do."""
 
   loss_fn: local.LossFn | local.Objective
-  value_and_grad: Callable | None
+  value_and_grad: local.ValueAndGrad | None
   optimizer: optax.GradientTransformationExtraArgs
   state: str  # keep, reset or average
   steps_at: Callable[[jax.Array], jax.Array]
@@ -57,20 +58,15 @@ def build(parts: Parts) -> _engine.Work:
   has_global = preconditioner is not None and parts.is_global
   has_own = preconditioner is not None and not parts.is_global
   objective = local.as_objective(parts.loss_fn)
-
-  def value_and_grad(params, batch, context):
-    if parts.value_and_grad is not None:
-      return parts.value_and_grad(params, batch, context.key)
-    return jax.value_and_grad(objective.loss)(params, batch, context)
-
+  estimator = local.as_estimator(parts.loss_fn, parts.value_and_grad)
   walker = _local_steps.Walker(
-    value_and_grad, tx, parts.sampler, parts.data_attack
+    estimator.estimate, tx, parts.sampler, parts.data_attack
   )
 
   def statistic(params, batch, context):
     """What the preconditioner is refreshed by."""
     if not scaler.uses_hessian:
-      return value_and_grad(params, batch, context)[1]
+      return estimator.estimate(params, batch, context)[1]
     loss = hutchinson_diagonal(lambda p, b: objective.loss(p, b, context))
     return loss(params, batch, context.key)
 
@@ -106,7 +102,7 @@ def build(parts: Parts) -> _engine.Work:
         found.append((flat.row_layout(floats).size, parts.side_rule))
     return tuple(found)
 
-  def begin(params, data, is_byzantine, sampler_state, key):
+  def begin(params, data, is_byzantine, sampler_state, key, *, round):
     """The plan of the round, and the statistic on its first batch."""
     plan = parts.sampler.start(sampler_state, params, data, key)
     if preconditioner is None:
@@ -115,7 +111,8 @@ def build(parts: Parts) -> _engine.Work:
     batch, _, key = _local_steps.draw(
       walker, plan, data, is_byzantine, first, key
     )
-    found = statistic(params, batch, local.LocalContext(params, key, first))
+    context = local.LocalContext(params, key, first, round)
+    found = statistic(params, batch, context)
     return plan, flat.row_layout(params).ravel(found)
 
   def run(params, batch, rows, keys, *, context: _engine.Context, exchange):
@@ -123,7 +120,8 @@ def build(parts: Parts) -> _engine.Work:
     shared, new_sides = context.shared, list(context.sides)
     num_steps = parts.steps_at(context.step)
     own_steps = num_steps[context.ids] if num_steps.ndim else ()
-    plans, statistics = over_workers('local_round', begin, parts.worker_map)(
+    begins = functools.partial(begin, round=context.step)
+    plans, statistics = over_workers('local_round', begins, parts.worker_map)(
       params, batch, context.is_byzantine, rows.sampler, keys
     )
     scaling = shared.preconditioner
@@ -147,14 +145,15 @@ def build(parts: Parts) -> _engine.Work:
       walk = _local_steps.walk(
         walker,
         params,
-        _varying(start, context.axis_name),
+        _local_steps.varying(start, context.axis_name),
         plan,
         data,
         is_byzantine,
         key,
         steps if num_steps.ndim else num_steps,
         scale,
-        lambda tree: _varying(tree, context.axis_name),
+        lambda tree: _local_steps.varying(tree, context.axis_name),
+        round=context.step,
       )
       gradient = layout.ravel(params) - layout.ravel(walk.params)
       keeps = LocalRows(
@@ -188,13 +187,15 @@ def build(parts: Parts) -> _engine.Work:
     if not parts.byzantine_chain:
       mine = context.is_byzantine[:, None]
       messages = jnp.where(mine, gradients, messages)
+    taken = num_steps[context.cohort.ids] if num_steps.ndim else num_steps
     return _engine.Done(
       losses,
       messages,
       kept._replace(chain=chain),
       LocalShared(average, scaling),
       tuple(new_sides),
-      num_steps[context.cohort.ids] if num_steps.ndim else num_steps,
+      taken,
+      estimator.count_gradients(taken),
     )
 
   return _engine.Work(init, run, init_shared, sides)
@@ -248,13 +249,3 @@ def _split(state: Any) -> tuple[Any, Any]:
     jax.tree.map(lambda x: x if is_real(x) else None, state),
     jax.tree.map(lambda x: None if is_real(x) else x, state),
   )
-
-
-def _varying(tree: Any, axis_name: base.AxisName) -> Any:
-  """Replicated leaves as each device's own, as the carry of a loop must be."""
-  if axis_name is None:
-    return tree
-  # A choice that devices make alike, but that is each device's own; a cast
-  # would refuse what varies already.
-  mine = lax.axis_index(axis_name) >= 0
-  return jax.tree.map(lambda x: jnp.where(mine, x, x), tree)

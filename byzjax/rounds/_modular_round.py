@@ -157,10 +157,10 @@ def modular_round(
   groups = [_modular_server.groups_of(column) for column in paths.T]
   tx = optax.with_extra_args_support(local_optimizer)
   outer = optax.with_extra_args_support(optimizer)
-  objective = local.as_objective(loss_fn)
+  estimator = local.as_estimator(loss_fn)
 
   walker = _local_steps.Walker(
-    jax.value_and_grad(objective.loss),
+    estimator.estimate,
     tx,
     sampler or _local_steps.take_in_turn(),
     None if isinstance(attack, base.Attack) else attack,
@@ -202,7 +202,9 @@ def modular_round(
       optimizer=tuple(jax.vmap(outer.init)(modules) for modules in params),
     )
 
-  def one_path(params, path, rows, data, is_byzantine, key, own_steps, steps):
+  def one_path(
+    params, path, rows, data, is_byzantine, key, own_steps, *, steps, round
+  ):
     """The messages of a path, one per level, and what its worker keeps."""
     start = path_tools.select_path(params, path)
     plan = walker.sampler.start(rows.sampler, start, data, key)
@@ -217,6 +219,7 @@ def modular_round(
       own_steps if steps.ndim else steps,
       lambda gradient: gradient,
       lambda tree: tree,
+      round=round,
     )
     messages = tuple(
       layout.ravel(before) - layout.ravel(after)
@@ -257,7 +260,7 @@ def modular_round(
       keys[2], jnp.arange(num_paths)
     )
     num_steps = steps_at(state.step)
-    work = functools.partial(one_path, steps=num_steps)
+    work = functools.partial(one_path, steps=num_steps, round=state.step)
     losses, messages, rows = over_workers(_NAME, work, worker_map)(
       state.params,
       jnp.asarray(paths),
@@ -310,6 +313,7 @@ def modular_round(
       is_byzantine=is_byzantine,
       masked=masked,
       num_local_steps=num_steps,
+      num_gradients=estimator.count_gradients(num_steps),
     )
 
   return base.Round(init, step)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, flat
+from byzjax._src import base, flat, local
 from byzjax.rounds import _arguments, _engine
 from byzjax.rounds._worker_gradients import (
   LossFn,
@@ -84,8 +84,9 @@ def robust_round(
       behind a vote or `error_feedback(scaled_sign_codec())`, or None. The rule
       and an attack that learns remember the aggregate before it is encoded.
     value_and_grad: `(params, batch_i, key_i) -> (loss, gradient)` of one
-      worker, such as `sparsign_local_steps(...)`; `loss_fn` is then not used.
-      None for `jax.value_and_grad(loss_fn)`.
+      worker, such as `sparsign_local_steps(...)`, or a `GradientEstimator` such
+      as `entropy_gradient(...)`; `loss_fn` is then not used. None for
+      `jax.value_and_grad(loss_fn)`.
     worker_map: how per-worker gradients are computed: 'vmap' (one batched
       program: fast, most memory), 'map' (one worker after another: least
       memory, and on CPUs the faster way for convolutions that are written as
@@ -127,7 +128,8 @@ def robust_round(
   )
   schedule = _arguments.byzantine_schedule(name, num_workers, byzantine)
   weights_at = _arguments.weight_schedule(name, num_workers, worker_weights)
-  gradients = worker_gradients(loss_fn, value_and_grad, worker_map)
+  estimator = local.as_estimator(loss_fn, value_and_grad)
+  gradients = worker_gradients(estimator, worker_map)
   worker = optax.identity() if worker is None else worker
   num_shards = 1
   if mesh is not None:
@@ -140,12 +142,19 @@ def robust_round(
   def run(params, batch, rows, keys, *, context, exchange):
     del exchange
     layout = flat.row_layout(params)
-    losses, gradient = gradients(params, batch, keys)
+    losses, gradient = gradients(params, batch, keys, context.step)
     gradient = layout.ravel_rows(gradient)
     messages, rows = lifted.update(gradient, rows, layout.ravel(params))
     if not byzantine_chain:
       messages = jnp.where(context.is_byzantine[:, None], gradient, messages)
-    return _engine.Done(losses, messages, rows, context.shared, context.sides)
+    return _engine.Done(
+      losses,
+      messages,
+      rows,
+      context.shared,
+      context.sides,
+      num_gradients=estimator.count_gradients(1),
+    )
 
   engine = _engine.build(
     _engine.Work(init_rows, run),

@@ -1,34 +1,28 @@
 """The gradients of all workers, in one batched program or one by one."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
-from byzjax._src import base, local
+from byzjax._src import local
 
 LossFn = local.LossFn | local.Objective
-# `(params, batch_i, key_i) -> (loss, gradient)`
-ValueAndGrad = Callable[[base.Params, Any, jax.Array], tuple[jax.Array, Any]]
+ValueAndGrad = local.ValueAndGrad
 
 
 def worker_gradients(
-  loss_fn: LossFn, value_and_grad: ValueAndGrad | None, worker_map: str | int
-):
-  """`(params, batch [n, ...], keys [n]) -> (losses [n], gradients)`."""
-  if value_and_grad is None:
-    exact = jax.value_and_grad(local.as_objective(loss_fn).loss)
+  estimator: local.GradientEstimator, worker_map: str | int
+) -> Callable:
+  """`(params, batch [n, ...], keys [n], round) -> (losses [n], gradients)`."""
 
-    def estimate(params, batch, key):
-      # One step from where everybody is.
-      first = jnp.zeros([], jnp.int32)
-      return exact(params, batch, local.LocalContext(params, key, first))
+  def of_worker(shared, batch, key):
+    # One step from where everybody is.
+    params, round = shared
+    return estimator(params, batch, key, round)
 
-  else:
-    estimate = value_and_grad
-  return over_workers('robust_round', estimate, worker_map)
+  of_all = over_workers('robust_round', of_worker, worker_map)
+  return lambda params, batch, keys, round: of_all((params, round), batch, keys)
 
 
 def over_workers(

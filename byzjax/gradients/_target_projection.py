@@ -1,0 +1,264 @@
+"""Layers that learn from targets of their own, without a backward pass."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from byzjax._src import base, flat, local
+from byzjax.gradients._stages import (
+  AnyStage,
+  Model,
+  RecurrentStage,
+  Stage,
+  groups_of,
+  layers_of,
+)
+
+_NAME = 'target_projection'
+
+# `(P y*, y) -> e`, with -e the derivative of the layer's loss by y.
+_RESIDUALS = {
+  'l2': lambda target, y: target - y,
+  'l1': lambda target, y: jnp.sign(target - y),
+  'drtp': lambda target, y: target,
+}
+
+_PROJECTIONS = {
+  'signs': jax.random.rademacher,
+  'uniform': lambda key, shape, dtype: jax.random.uniform(
+    key, shape, dtype, -1, 1
+  ),
+  'he_uniform': jax.nn.initializers.he_uniform(in_axis=-1, out_axis=-2),
+}
+
+
+# `(key, (num_classes, width), dtype) -> array`, as of jax.nn.initializers.
+Projection = Callable[[jax.Array, tuple[int, int], Any], jax.Array]
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  return losses.mean()
+
+
+def target_projection(
+  stages: Sequence[AnyStage],
+  *,
+  num_classes: int,
+  projection_key: jax.Array,
+  residual: str = 'l2',
+  projection: str | Projection = 'signs',
+  scale: base.Scalar = 0.5,
+  output_loss: Callable[[jax.Array, jax.Array], jax.Array] = _cross_entropy,
+) -> local.GradientEstimator:
+  r"""Every layer follows the gradient of a loss of its own: tpSGD, and DRTP.
+
+  Layer i, `y_i = sigma(W_i h_{i-1} + b_i)`, is drawn to the column of a fixed
+  random matrix P_i that belongs to the label of the example. The mean over the
+  batch of one of these is its loss, with h_{i-1} taken as given:
+
+  * `'l2'`: `J_i = |P_i y* - y_i|^2 / 2`, so that `e_i = P_i y* - y_i`;
+  * `'l1'`: `J_i = |P_i y* - y_i|_1`, so that `e_i = sign(P_i y* - y_i)`;
+  * `'drtp'`: `J_i = -<P_i y*, y_i>`, so that `e_i = P_i y*`: direct random
+    target projection, whose matrix B is -P.
+
+  The gradient is `dJ_i / dW_i = -(e_i * sigma'(z_i)) h_{i-1}^T`, in the batch
+  mean, for a convolution that of its kernel; no other parameters know of J_i.
+  (The papers' l2 has no 1/2: their factor 2 is in the learning rate.) The last
+  stage has the exact gradient of the task's loss for its own parameters.
+
+  In recurrent layers J_i is the sum over the steps t of such losses of h_t,
+  with h_{t-1} taken as given: `dW = -sum_t (e_t * sigma') x_t^T` and `dU =
+  -sum_t (e_t * sigma') h_{t-1}^T`. Neighbouring recurrent stages go through
+  time together, and what follows them is given the last h_t of the last.
+
+  Nothing is kept for a backward pass: a layer's gradient is complete before the
+  next layer is computed. Temporary memory is that of one layer, whatever the
+  depth, and of one step of the recurrent layers, whatever the length.
+
+  Gradients of hidden layers are on a scale of their own. Where the last layer
+  needs another learning rate, `optax.partition` gives it one.
+
+  Args:
+    stages: of a model, from input to output, as `byzjax.models.stages` has
+      them; every parameter belongs to one of them. The last is a `Stage`, and
+      its y is the output. A recurrent stage that is not behind another is given
+      inputs [B, T, ...].
+    num_classes: C >= 1, a Python int; labels are int[B] from 0 to C - 1.
+    projection_key: of all P_i. It must be the same for all workers, in all
+      rounds; a worker's own key is not used.
+    residual: 'l2', 'l1' or 'drtp'.
+    projection: how P_i is drawn, as its transpose float[C, width of y_i]:
+      'signs' (-1 and 1), 'uniform' (from -1 to 1), 'he_uniform' (up to sqrt(6 /
+      width) either way, for DRTP with a scale of 1), or a function like those
+      of `jax.nn.initializers`.
+    scale: what P_i is multiplied by, scale >= 0; may be traced. Targets of l2
+      and l1 should be inside the range of the activation.
+    output_loss: `(output, labels) -> scalar`; the mean softmax cross entropy.
+
+  Returns:
+    A `GradientEstimator` for batches `(inputs [B, ...], labels)`; the loss that
+    it reports is that of the last stage. Goes wherever a round takes
+    `value_and_grad`. Its work is counted as one gradient.
+
+  Raises:
+    ValueError: if an argument is out of range, or (at trace time) a parameter
+      belongs to no stage or to several, or labels are not int[B].
+
+  References:
+    Lomnitz, Daniels, Zhang, Piacentino, 2022, arXiv:2208.08503; DRTP: Frenkel,
+    Lefebvre, Bol, 2021, arXiv:1909.01311.
+
+  Example:
+    >>> import byzjax, jax, jax.numpy as jnp
+    >>> stages = [
+    ...   byzjax.Stage(lambda p: p['a'], lambda p, h: jnp.tanh(h @ p['a'])),
+    ...   byzjax.Stage(lambda p: p['b'], lambda p, h: h @ p['b'])]
+    >>> estimator = byzjax.target_projection(
+    ...   stages, num_classes=2, projection_key=jax.random.key(0))
+    >>> params = {'a': jnp.ones([3, 4]), 'b': jnp.zeros([4, 2])}
+    >>> batch = (jnp.ones([5, 3]), jnp.array([0, 1, 1, 0, 1]))
+    >>> loss, gradient = estimator(params, batch, jax.random.key(1))
+    >>> print(f'{loss:.4f}', jax.tree.map(jnp.shape, gradient))
+    0.6931 {'a': (3, 4), 'b': (4, 2)}
+  """
+  stages = tuple(stages)
+  base.check_count(_NAME, 'num_classes', num_classes, 1)
+  base.check_range(_NAME, 'scale', scale, 0)
+  _check_choice('residual', residual, _RESIDUALS)
+  if not callable(projection):
+    _check_choice('projection', projection, _PROJECTIONS)
+    projection = _PROJECTIONS[projection]
+  if not stages or not isinstance(stages[-1], Stage):
+    raise ValueError(f'{_NAME} needs stages to end with a Stage, got {stages}')
+  draw, residual_of = projection, _RESIDUALS[residual]
+
+  def errors(layer, y, labels):
+    """`y -> e / B` of a layer whose activation is like this."""
+    shape = (num_classes, math.prod(y.shape[1:]))
+    dtype = flat.compute_dtype(y.dtype)
+    key = jax.random.fold_in(projection_key, layer.number)
+    columns = jnp.asarray(scale * draw(key, shape, dtype), dtype)
+    if columns.shape != shape:
+      raise ValueError(
+        f'{_NAME} needs projection to draw float{list(shape)}, got the shape'
+        f' {list(columns.shape)}'
+      )
+    target = columns[labels].reshape(y.shape)
+
+    def of(y):
+      return (residual_of(target, y.astype(dtype)) / len(y)).astype(y.dtype)
+
+    return of
+
+  def estimate(params, batch, context):
+    del context  # The projections are the same for all workers.
+    h, labels = batch
+    labels = _check_labels(labels, h)
+    model = Model(*jax.tree.flatten(params))
+    layers = layers_of(_NAME, stages, params, model)
+    gradient = model
+    for group in groups_of(layers[:-1]):
+      if isinstance(group[0].stage, RecurrentStage):
+        h, found = _through_time(model, group, errors, h, labels)
+      else:
+        h, found = _at_once(model, group[0], errors, h, labels)
+      for layer, own in zip(group, found):
+        gradient = gradient.replace(layer, own)
+      h = _once_known(h, found)
+    last = layers[-1]
+    value, own = jax.value_and_grad(
+      lambda own: output_loss(model.apply(last, own, h), labels)
+    )(model.own(last))
+    return value, gradient.replace(last, own).params()
+
+  return local.GradientEstimator(estimate, name=_NAME)
+
+
+def _at_once(model, layer, errors, h, labels):
+  """`(next input, [gradient])` of a layer that is not recurrent."""
+  y, pull_back = jax.vjp(
+    lambda own: model.apply(layer, own, h), model.own(layer)
+  )
+  (gradient,) = pull_back(-errors(layer, y, labels)(y))
+  after = layer.stage.after
+  return y if after is None else after(y), [gradient]
+
+
+def _through_time(model, layers, errors, inputs, labels):
+  """`(h_T of the last, gradients)` of layers that run through time together."""
+  owns = [model.own(layer) for layer in layers]
+  params, batch_size = model.params(), inputs.shape[0]
+  starts = [layer.stage.init(params, batch_size) for layer in layers]
+  of_layer = [errors(layer, h, labels) for layer, h in zip(layers, starts)]
+
+  def step(t, carry):
+    hidden, sums = carry
+    x = lax.dynamic_index_in_dim(inputs, t, axis=1, keepdims=False)
+    new_hidden, new_sums = [], []
+    for layer, own, error, h, total in zip(
+      layers, owns, of_layer, hidden, sums
+    ):
+      x, pull_back = jax.vjp(
+        lambda own, layer=layer, x=x, h=h: model.apply(layer, own, x, h), own
+      )
+      (gradient,) = pull_back(-error(x))
+      new_hidden.append(x)
+      new_sums.append([s + g.astype(s.dtype) for s, g in zip(total, gradient)])
+    return new_hidden, new_sums
+
+  zeros = [
+    [jnp.zeros(leaf.shape, flat.compute_dtype(leaf.dtype)) for leaf in own]
+    for own in owns
+  ]
+  carry = _varying_like((starts, zeros), (inputs, model.leaves))
+  hidden, sums = lax.fori_loop(0, inputs.shape[1], step, carry)
+  gradients = [
+    [s.astype(leaf.dtype) for s, leaf in zip(total, own)]
+    for total, own in zip(sums, owns)
+  ]
+  return hidden[-1], gradients
+
+
+def _once_known(h: jax.Array, gradients: list[list[jax.Array]]) -> jax.Array:
+  """h, which must not be used before the gradients are there.
+
+  They do not depend on each other, and a compiler that computed all layers
+  first would keep what every gradient needs. The CPU compiler drops
+  `lax.optimization_barrier` before it puts operations in order; this choice is
+  always the same, but it does not know.
+  """
+  first = [leaf.ravel()[0] for leaf in jax.tree.leaves(gradients)]
+  known = [(x == x) | (x != x) for x in first]
+  return jnp.where(jnp.stack(known).all(), h, 0) if known else h
+
+
+def _varying_like(tree: Any, reference: Any) -> Any:
+  """The tree, each device's own under shard_map if the reference is."""
+  first = [leaf.ravel()[0] for leaf in jax.tree.leaves(reference)]
+  mine = jnp.stack([x == x for x in first]).all()
+  return jax.tree.map(lambda x: jnp.where(mine, x, x), tree)
+
+
+def _check_choice(argument: str, value: Any, choices: dict) -> None:
+  if value not in choices:
+    raise ValueError(
+      f'{_NAME} needs {argument} to be one of {", ".join(choices)}, got'
+      f' {value!r}'
+    )
+
+
+def _check_labels(labels: Any, inputs: jax.Array) -> jax.Array:
+  labels = jnp.asarray(labels)
+  integers = jnp.issubdtype(labels.dtype, jnp.integer)
+  if not integers or labels.shape != inputs.shape[:1]:
+    raise ValueError(
+      f'{_NAME} needs labels to be int[{inputs.shape[0]}], one per example, got'
+      f' {labels.dtype}{list(labels.shape)}'
+    )
+  return labels

@@ -1,0 +1,126 @@
+"""EASGD: workers on springs to a center that follows them."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from byzjax._src import base
+from byzjax.aggregators import mean
+from byzjax.rounds import _arguments, _replicas
+from byzjax.rounds._worker_gradients import LossFn
+
+_NAME = 'elastic_averaging'
+
+
+def elastic_averaging(
+  loss_fn: LossFn,
+  *,
+  local_optimizer: optax.GradientTransformation,
+  num_local_steps: int,
+  num_workers: int,
+  beta: base.Scalar = 0.9,
+  alpha: base.Scalar | None = None,
+  local_state: Literal['keep', 'reset'] = 'keep',
+  aggregator: base.Aggregator | None = None,
+  **arguments: Any,
+) -> base.Round:
+  r"""EASGD: each worker keeps its own parameters, on a spring to a center w.
+
+  A round begins with an exchange, and tau local steps follow. All right sides
+  are of the start of the round:
+
+  .. math::
+    x_i \leftarrow x_i - \eta \nabla \ell_i(x_i) - \alpha (x_i - w), \quad
+    w \leftarrow w - \beta \, \mathrm{Agg}(w - x_1, \dots, w - x_n)
+
+  and tau - 1 plain steps :math:`x_i \leftarrow x_i - \eta \nabla \ell_i(x_i)`.
+  With `mean()` this is the synchronous method of the paper. The last tau steps
+  are not in w yet: the next exchange brings them.
+
+  Args:
+    loss_fn: as for `local_round`; the anchor of an `Objective` is w.
+    local_optimizer: optax transform of the local steps, as for `local_round`:
+      `optax.sgd(eta)`. Nesterov momentum in it stands for EAMSGD, up to where
+      optax evaluates the gradient.
+    num_local_steps: tau >= 1, a Python int.
+    num_workers: n, a Python int.
+    beta: how fast the center moves, in [0, 1]; may be traced.
+    alpha: how fast a worker is pulled, in [0, 1]; None for `beta / n`, the
+      paper's. May be traced.
+    local_state: whether workers 'keep' the state of their local optimizer
+      between rounds, or 'reset' it.
+    aggregator: the rule on `w - x_i`; None for `mean()`.
+    **arguments: of `local_round`: attack, byzantine, codec, server_codec,
+      sampler, value_and_grad, worker_map, mesh, axis_name.
+
+  Returns:
+    A `Round`. `state.params` is the center w; `replicas(state)` has the x_i.
+
+  Raises:
+    ValueError: if beta or alpha is outside of [0, 1], and as `local_round`.
+
+  References:
+    Zhang, Choromanska, LeCun, 2015, arXiv:1412.6651.
+
+  Example:
+    >>> import byzjax, jax, jax.numpy as jnp, optax
+    >>> training = byzjax.elastic_averaging(
+    ...   lambda w, x: jnp.mean((w[None] - x) ** 2) / 2, num_workers=2,
+    ...   num_local_steps=1, local_optimizer=optax.sgd(0.5), beta=1.0)
+    >>> state, step = training.init(jnp.zeros(1)), jax.jit(training.step)
+    >>> for _ in range(2):
+    ...   state, _ = step(
+    ...     state, jnp.array([1., 3.]).reshape(2, 1, 1, 1), jax.random.key(0))
+    >>> print(state.params, byzjax.replicas(state).ravel())
+    [1.] [0.5 1.5]
+  """
+  base.check_range(_NAME, 'beta', beta, 0, 1)
+  if alpha is None:
+    base.check_count(_NAME, 'num_workers', num_workers, 1)
+    alpha = beta / num_workers
+  base.check_range(_NAME, 'alpha', alpha, 0, 1)
+  _arguments.check_choice(_NAME, 'local_state', local_state, ('keep', 'reset'))
+  inner = optax.with_extra_args_support(local_optimizer)
+  keeps = local_state == 'keep'
+
+  def init(params, layout):
+    optimizer = inner.init(params) if keeps else ()
+    return _replicas.ReplicaRows(layout.ravel(params), optimizer=optimizer)
+
+  def work(walk, layout, params, row, round):
+    del round
+    center, x = layout.ravel(params), row.params
+    pull = layout.unravel(alpha * (center - x))
+    start = row.optimizer if keeps else inner.init(layout.unravel(x))
+    end = walk(x, _pulled_once(inner), (start, pull))
+    row = row._replace(
+      params=layout.ravel(end.params),
+      optimizer=end.optimizer[0] if keeps else (),
+    )
+    return end, center - x, row
+
+  return _replicas.build(
+    _NAME,
+    _replicas.Method(init, work, optax.sgd(beta)),
+    loss_fn,
+    num_local_steps=num_local_steps,
+    num_workers=num_workers,
+    aggregator=mean() if aggregator is None else aggregator,
+    **arguments,
+  )
+
+
+def _pulled_once(
+  inner: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+  """The transform, and in its first update the pull of its state, too."""
+
+  def update_fn(updates, state, params=None, **extra):
+    inner_state, pull = state
+    updates, inner_state = inner.update(updates, inner_state, params, **extra)
+    updates = jax.tree.map(jnp.add, updates, pull)
+    return updates, (inner_state, base.zeros_like(pull))
+
+  return optax.GradientTransformationExtraArgs(inner.init, update_fn)
