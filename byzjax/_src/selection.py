@@ -25,7 +25,7 @@ def middles(x: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
   half of all.
   """
 
-  low = _least_key(lambda key: operator.ge(*_masses(x, weights, key)), x)
+  low = least_key(lambda key: operator.ge(*_masses(x, weights, key)), x[0])
   next_key = _next_key(x, weights, low)
   high = jnp.where(operator.gt(*_masses(x, weights, low)), low, next_key)
   return _value(x, weights, low), _value(x, weights, high)
@@ -52,8 +52,8 @@ def trimmed_mean(
   def above(key):
     return _masses(x, weights, key)[1]
 
-  low = _least_key(lambda key: upto(key) - trimmed > least, x)
-  high = _least_key(lambda key: above(key) - trimmed <= least, x)
+  low = least_key(lambda key: upto(key) - trimmed > least, x[0])
+  high = least_key(lambda key: above(key) - trimmed <= least, x[0])
 
   def inside(row):
     return (sorting.key(row) > low) & (sorting.key(row) < high)
@@ -85,7 +85,7 @@ def mean_around(
   def upto(key):
     return _mass(x, everyone, lambda row: sorting.key(distance(row)) <= key)
 
-  radius = _least_key(lambda key: upto(key) >= count, x)
+  radius = least_key(lambda key: upto(key) >= count, x[0])
 
   def sum_of(test):
     (total,) = _sum(x, lambda row, _: (jnp.where(test(row), row, 0),))
@@ -144,15 +144,15 @@ def _masses(
   return upto, above
 
 
-def _least_key(
-  holds: Callable[[jax.Array], jax.Array], x: jax.Array
+def least_key(
+  holds: Callable[[jax.Array], jax.Array], like: jax.Array
 ) -> jax.Array:
   """The least key for which a test holds that holds for all greater ones.
 
-  `holds: int[d] -> bool[d]`, for the columns of x.
+  `holds: int[*shape] -> bool[*shape]`, of one test per number of `like`, whose
+  shape and dtype alone matter.
   """
-  x = lax.stop_gradient(x)
-  key = sorting.key(x[0])
+  key = sorting.key(lax.stop_gradient(like))
   bits = 8 * key.dtype.itemsize
   lowest = jnp.iinfo(key.dtype).min
 

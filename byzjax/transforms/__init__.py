@@ -6,6 +6,7 @@ from byzjax.transforms._average_iterates import (
 )
 from byzjax.transforms._by_sender import by_sender
 from byzjax.transforms._byz_sgd import byz_sgdm, byz_sgdnm
+from byzjax.transforms._clip_coordinates import clip_coordinates
 from byzjax.transforms._delayed_nesterov import (
   DelayedNesterovState,
   delayed_nesterov,
@@ -22,6 +23,7 @@ from byzjax.transforms._ordered_momentum import (
   ordered_momentum,
 )
 from byzjax.transforms._per_worker import per_worker
+from byzjax.transforms._scale_by_clipped_adam import scale_by_clipped_adam
 from byzjax.transforms._scale_by_delta_sgd import (
   ScaleByDeltaSgdState,
   scale_by_delta_sgd,
@@ -60,6 +62,7 @@ __all__ = [
   'by_sender',
   'byz_sgdm',
   'byz_sgdnm',
+  'clip_coordinates',
   'compensate_delay',
   'delay_adaptive',
   'delayed_nesterov',
@@ -69,6 +72,7 @@ __all__ = [
   'normalize_by_global_norm',
   'ordered_momentum',
   'per_worker',
+  'scale_by_clipped_adam',
   'scale_by_delta_sgd',
   'scale_by_preconditioner',
   'scale_by_progress',

@@ -35,11 +35,12 @@ def delayed_nesterov(
   Every message g takes part of a step at once, and the momentum moves by the
   mean of N messages at the last of them:
 
-  | message | momentum | step |
-  |---|---|---|
-  | the first N - 1 | as it was | `-eps (c beta m + g / N)` |
-  | the N-th | `m <- beta m + mean of the N` | `-eps ((1 - (N - 1) c) beta m + g
-    / N)` |
+  =============== ============================ =================================
+  message         momentum                     step over -eps
+  =============== ============================ =================================
+  the first N - 1 as it was                    `c beta m + g / N`
+  the N-th        `m <- beta m + mean of N`    `(1 - (N - 1) c) beta m + g / N`
+  =============== ============================ =================================
 
   with the new m in the last step. With N = 1 this is Nesterov momentum per
   message, `optax.sgd(eps, momentum=beta, nesterov=True)`; with beta = 0, plain

@@ -56,13 +56,15 @@ def scale_by_preconditioner(
   `u / max(alpha, |D|)`, coordinate by coordinate. D is 1 at the start and then,
   at the t-th refresh (t = 0, 1, ...) with a statistic H,
 
-  | rule | D_t | H |
-  |---|---|---|
-  | adam | `sqrt(beta_t D^2 + (1 - beta_t) H^2)` | gradient |
-  | rmsprop | `sqrt(beta D^2 + (1 - beta) H^2)` | gradient |
-  | adagrad | `sqrt(D^2 + H^2)` | gradient |
-  | adahessian | as adam | Hutchinson's product |
-  | oasis | `beta D + (1 - beta) H` | Hutchinson's product |
+  ========== ===================================== ====================
+  rule       D_t                                   H
+  ========== ===================================== ====================
+  adam       `sqrt(beta_t D^2 + (1 - beta_t) H^2)` gradient
+  rmsprop    `sqrt(beta D^2 + (1 - beta) H^2)`     gradient
+  adagrad    `sqrt(D^2 + H^2)`                     gradient
+  adahessian as adam                               Hutchinson's product
+  oasis      `beta D + (1 - beta) H`               Hutchinson's product
+  ========== ===================================== ====================
 
   with `beta_t = (beta - beta^{t+1}) / (1 - beta^{t+1})`: this is Adam's bias
   correction, and the first refresh forgets the 1. With beta = 1 it is `t / (t +

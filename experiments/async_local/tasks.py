@@ -13,6 +13,7 @@ from flax import nnx
 
 import byzjax
 from byzjax import data, models
+from experiments import language
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('text', 'sonnets', 'sonnets, or a text of --data_dir.')
@@ -91,35 +92,20 @@ def mixture() -> Task:
   )
 
 
-def language() -> Task:
+def text() -> Task:
   """The next character of a text, whose documents are dealt to the shards."""
-  text = data.load_text(FLAGS.text, FLAGS.data_dir)
-  documents = data.documents(text.train, CONTEXT)
-  held_out = jnp.asarray(data.documents(text.test, CONTEXT)[:256])
-
-  def model(seed):
-    return models.split(
-      models.Transformer(
-        len(text.vocabulary),
-        num_layers=2,
-        width=WIDTH,
-        num_heads=2,
-        length=CONTEXT,
-        rngs=nnx.Rngs(seed),
-      )
-    )
-
-  graphdef, _ = model(0)
-  loss_fn = models.next_token_loss(graphdef)
+  found = language.language(
+    FLAGS.text, FLAGS.data_dir, length=CONTEXT, width=WIDTH
+  )
   total_steps = FLAGS.num_local_steps * FLAGS.language_phases
   return Task(
-    lambda seed: model(seed)[1],
-    loss_fn,
-    data.sequence_sampler(jnp.asarray(documents), batch_size=8),
+    found.params,
+    found.loss_fn,
+    data.sequence_sampler(jnp.asarray(found.documents), batch_size=8),
     data.random_shards(
-      np.zeros(len(documents), int), FLAGS.num_workers, seed=0
+      np.zeros(len(found.documents), int), FLAGS.num_workers, seed=0
     ),
-    lambda params: loss_fn(params, held_out),
+    lambda params: found.loss_fn(params, found.held_out),
     adamw(3e-3, 3e-5, 0.1, total_steps),
     FLAGS.language_phases,
     [float(x) for x in FLAGS.language_rates],
@@ -128,4 +114,4 @@ def language() -> Task:
 
 @functools.cache
 def task_of(name: str) -> Task:
-  return {'mixture': mixture, 'language': language}[name]()
+  return {'mixture': mixture, 'language': text}[name]()
