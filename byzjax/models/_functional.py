@@ -131,3 +131,43 @@ def features_and_classifier(graphdef: nnx.GraphDef) -> tuple[Apply, Apply]:
     return method(params, 'classify')(z)
 
   return features, classify
+
+
+def classifier_weights(
+  graphdef: nnx.GraphDef,
+) -> Callable[[Params], tuple[jax.Array, jax.Array | None]]:
+  r"""The weights of the last layer of a model, for losses that look at them.
+
+  .. math::
+    \mathrm{classify}(\theta, z) = z W(\theta) + b(\theta)
+
+  Args:
+    graphdef: structure of the model, from `split`; of a class that has the
+      property `classifier`, an `nnx.Linear`: all but `Transformer`.
+
+  Returns:
+    `params -> (W [d, K], b [K])`, with None for b if the layer has no bias.
+
+  Raises:
+    ValueError: where it is called, if the model has no such layer.
+
+  Example:
+    >>> from byzjax import models
+    >>> model = models.make('mlp', (8, 8, 1), 10, seed=0)
+    >>> graphdef, params = models.split(model)
+    >>> weights, bias = models.classifier_weights(graphdef)(params)
+    >>> weights.shape, bias.shape
+    ((32, 10), (10,))
+  """
+
+  def weights_and_bias(params: Params) -> tuple[jax.Array, jax.Array | None]:
+    model = nnx.merge(graphdef, params)
+    layer = getattr(model, 'classifier', None)
+    if not isinstance(layer, nnx.Linear):
+      raise ValueError(
+        'classifier_weights: the model must have the property classifier, an '
+        f'nnx.Linear, got {type(model).__name__} with {layer!r}.'
+      )
+    return layer.kernel[...], None if layer.bias is None else layer.bias[...]
+
+  return weights_and_bias

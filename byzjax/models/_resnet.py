@@ -148,4 +148,9 @@ class ResNet20(nnx.Module):
 
   def classify(self, z: jax.Array) -> jax.Array:
     """The last layer: `[B, 64]` to logits `[B, K]`."""
-    return self.dense(z)
+    return self.classifier(z)
+
+  @property
+  def classifier(self) -> nnx.Linear:
+    """The last layer."""
+    return self.dense

@@ -49,3 +49,34 @@ def test_refuses_a_model_that_is_in_one_piece():
     features(params, jnp.ones((1, 2)))
   with pytest.raises(ValueError, match='got Linear without classify'):
     classify(params, jnp.ones((1, 2)))
+
+
+def test_classifier_weights_are_those_of_the_last_layer():
+  for name in ('cnn', 'mlp', 'resnet20'):
+    model = nnx.eval_shape(
+      lambda name=name: models.make(name, (8, 8, 1), 5, seed=0)
+    )
+    graphdef, shapes = models.split(model)
+    params = jax.tree.map(
+      lambda x: np.random.default_rng(x.size).normal(size=x.shape), shapes
+    )
+    _, classify = models.features_and_classifier(graphdef)
+    weights, bias = models.classifier_weights(graphdef)(params)
+    z = np.random.default_rng(0).normal(size=(3, weights.shape[0]))
+    np.testing.assert_allclose(
+      classify(params, z), z @ weights + bias, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_classifier_without_bias_has_none():
+  mlp = models.MLP((6, 3), rngs=nnx.Rngs(0))
+  mlp.layers[-1] = nnx.Linear(6, 3, use_bias=False, rngs=nnx.Rngs(0))
+  graphdef, params = models.split(mlp)
+  weights, bias = models.classifier_weights(graphdef)(params)
+  assert weights.shape == (6, 3) and bias is None
+
+
+def test_refuses_a_model_without_a_dense_last_layer():
+  graphdef, params = models.split(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+  with pytest.raises(ValueError, match='got Linear with None'):
+    models.classifier_weights(graphdef)(params)
