@@ -17,14 +17,18 @@ from byzjax.models._documents import (
 )
 from byzjax.models._evaluate import Metrics, evaluate
 from byzjax.models._functional import (
+  classifier_weights,
   cross_entropy_loss,
   features_and_classifier,
   split,
 )
+from byzjax.models._layers import mlp_layers, mlp_params
 from byzjax.models._levels import join_levels, split_levels
 from byzjax.models._make import make
 from byzjax.models._mlp import MLP
 from byzjax.models._resnet import ResNet20
+from byzjax.models._rnn import RNN
+from byzjax.models._stages import stages
 from byzjax.models._transformer import Transformer
 
 __all__ = [
@@ -33,9 +37,11 @@ __all__ = [
   'Conv',
   'MLP',
   'Metrics',
+  'RNN',
   'ResNet20',
   'Transformer',
   'best_paths',
+  'classifier_weights',
   'cross_entropy_loss',
   'document_losses',
   'evaluate',
@@ -45,10 +51,13 @@ __all__ = [
   'keep_best',
   'make',
   'max_pool',
+  'mlp_layers',
+  'mlp_params',
   'next_token_loss',
   'prefix_features',
   'repeat_modules',
   'select_path',
   'split',
   'split_levels',
+  'stages',
 ]
