@@ -4,28 +4,40 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint docs bench dist check-dist clean
 
 run: $(READY)
 	$(BIN)/python -m experiments.train $(ARGS)
 
 # Whole files go to one of two processes: what a file compiles it uses again.
-test: $(READY) lint
+test: $(READY) lint docs
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# All pages anew: what a page was warned of is not said a second time.
+docs: $(READY)
+	$(BIN)/python -m sphinx -b html -E -W --keep-going -q docs docs/_build/html
+
 bench: $(READY)
 	$(BIN)/python -m benchmarks.rules $(ARGS)
 	$(BIN)/python -m benchmarks.rounds $(ARGS)
 
+# With the versions of flit that the constraints say.
+dist: $(READY)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build
+
+# Into an empty environment, and tried from outside of the clone.
+check-dist: $(READY)
+	$(BIN)/python -m pytest -m slow tests/release_test.py
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[experiments,test]'
+	  --constraint constraints.txt --editable '.[docs,experiments,test]'
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) dist docs/_build docs/studies

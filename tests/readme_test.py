@@ -1,10 +1,6 @@
-import pathlib
-import re
-
-README = pathlib.Path(__file__).parents[1] / 'README.md'
+from tests import markdown
 
 
 def test_the_code_in_the_readme_runs():
-  blocks = re.findall(r'```python\n(.*?)```', README.read_text(), re.DOTALL)
-  assert len(blocks) == 5
-  exec('\n'.join(blocks), {})  # It ends in assertions of its own.
+  # It ends in assertions of its own.
+  assert markdown.run(markdown.ROOT / 'README.md') == 5

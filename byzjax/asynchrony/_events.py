@@ -149,7 +149,7 @@ def simulate(
       in proportion to `max(|D_i| / sum_j |D_j| - n_i / sum_j n_j, 0)`, n_i the
       steps given out on shard i; 'least_visited', the shard with the fewest
       steps for its size, the lowest number of several.
-    shard_sizes: float[num_shards] > 0, |D_i|; None for K equal shards.
+    shard_sizes: float[num_shards] > 0, `|D_i|`; None for K equal shards.
     seed: of all draws.
 
   Returns:

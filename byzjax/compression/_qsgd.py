@@ -21,11 +21,11 @@ class ScaledTernary(NamedTuple):
 def qsgd_codec(*, norm: str = 'l2') -> base.Codec:
   """Unbiased random rounding to one level: QSGD with s = 1.
 
-  `C(x)[j] = |x| sign(x[j])` with probability `|x[j]| / |x|`, else 0, where |x|
-  is the l2 norm, as in the paper, or the largest entry; `E C(x) = x`. With the
-  l2 norm about sqrt(d) entries of d are sent, each as large as the whole
-  vector. The paper codes positions in Elias code; here they are in Golomb-Rice
-  code, as in `sparsign_codec`.
+  `C(x)[j] = |x| sign(x[j])` with probability `|x[j]| / |x|`, else 0, where
+  `|x|` is the l2 norm, as in the paper, or the largest entry; `E C(x) = x`.
+  With the l2 norm about sqrt(d) entries of d are sent, each as large as the
+  whole vector. The paper codes positions in Elias code; here they are in
+  Golomb-Rice code, as in `sparsign_codec`.
 
   Args:
     norm: 'l2' or 'linf'.

@@ -19,7 +19,7 @@ def byz_sgdm_bound(
   """What ByzSGDm is proved to reach with a fixed number of gradients.
 
   `(1/T) sum_t E |grad F(w_t)|^2 <= A1 + A2 / sqrt(B) + A3 B`, where `T = C / (B
-  m (1 - delta))`, `delta = f / m`, and with `a = (1 + c delta m) (1 - delta)`
+  m (1 - delta))`, `delta = f / m`, and with `a = (1 + c delta m) (1 - delta)`::
 
       A1 = 16 sqrt(10 L F0 a s / C) + 20 a s / C
       A2 = 16 sqrt(3 c delta a s^2 / C)
@@ -87,7 +87,7 @@ def byz_sgdnm_bound(
   """What ByzSGDnm is proved to reach with a fixed number of gradients.
 
   With its best step and momentum, `K = sqrt(2 c m delta (1 - delta)) + 1` and
-  `h = m (1 - delta)`, `(1/T) sum_t E |grad F(w_t)|` is at most
+  `h = m (1 - delta)`, `(1/T) sum_t E |grad F(w_t)|` is at most::
 
       6 sqrt(K) (5 L F0 s / C)^(1/4) + 12 sqrt(5 L F0 h B / C)
         + 27 K^(3/2) s / (4 sqrt(5 C B h L F0))

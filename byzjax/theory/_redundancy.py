@@ -77,10 +77,11 @@ def expected_corrupted_groups(
 def corrupted_groups_distribution(
   num_workers: int, num_byzantine: int, group_size: int
 ) -> tuple[float, ...]:
-  """How likely attackers at random places have a majority in 0, 1, ... groups.
+  """How likely attackers at random places capture 0 groups, 1 group, and so on.
 
-  Counted: of the `C(n, f)` sets of attackers, those with a majority in k groups
-  are the coefficient of `s^k t^f` in `(sum_x C(r, x) t^x s^[x > r/2])^(n/r)`.
+  That is, have a majority there. Counted: of the `C(n, f)` sets of attackers,
+  those with a majority in k groups are the coefficient of `s^k t^f` in `(sum_x
+  C(r, x) t^x s^[x > r/2])^(n/r)`.
 
   Args:
     num_workers: n, a Python int.

@@ -52,16 +52,18 @@ def kappa_bound(
   all n messages and all S of n - f of them, xbar the mean over S. With h = n -
   f and r = f / (n - 2f):
 
-  | rule                              | bound                     | published |
-  |-----------------------------------|---------------------------|-----------|
-  | trimmed_mean                      | r                         | 6r (1+r)  |
-  | coordinate_median, n odd          | (n-1) / (n+1-2f)          | 4 (1+r)^2 |
-  | coordinate_median, n even         | (n-2) / (n+2-2f)          | 4 (1+r)^2 |
-  | geometric_median                  | floor(n/2)/(ceil(n/2)-f)  | 4 (1+r)^2 |
-  | krum, n - f - 1 neighbours        | (sqrt(2+2r) + sqrt(r))^2  | 6 (1+r)   |
-  | smallest_max_eigenvalue_averaging | 4r                        | 4r (1+r)  |
-  | nearest_neighbor_mixing + X       | 8f/h (kappa_X + 1)        | the same  |
-  | adaptive_clipping + X             | kappa_X + k/(h-k), k below| +2r       |
+  ================================= ========================== =========
+  rule                              bound                      published
+  ================================= ========================== =========
+  trimmed_mean                      r                          6r (1+r)
+  coordinate_median, n odd          (n-1) / (n+1-2f)           4 (1+r)^2
+  coordinate_median, n even         (n-2) / (n+2-2f)           4 (1+r)^2
+  geometric_median                  floor(n/2)/(ceil(n/2)-f)   4 (1+r)^2
+  krum, n - f - 1 neighbours        (sqrt(2+2r) + sqrt(r))^2   6 (1+r)
+  smallest_max_eigenvalue_averaging 4r                         4r (1+r)
+  nearest_neighbor_mixing + X       8f/h (kappa_X + 1)         the same
+  adaptive_clipping + X             kappa_X + k/(h-k), k below +2r
+  ================================= ========================== =========
 
   The published ones are those of the first two references and the last; the
   bounds here are no larger, hold for all n > 2f, and their proofs stand in the

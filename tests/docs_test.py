@@ -1,0 +1,101 @@
+"""The documentation: its code runs, and every public name has a place in it."""
+
+import importlib.util
+import pkgutil
+import re
+
+import pytest
+
+import byzjax
+from tests import markdown
+
+DOCS = markdown.ROOT / 'docs'
+GUIDES = sorted((DOCS / 'guides').glob('*.md'))
+PAGES = [DOCS / 'index.md', *GUIDES]
+
+
+def _load_groups():
+  spec = importlib.util.spec_from_file_location('groups', DOCS / 'groups.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+groups = _load_groups()
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs(page):
+  markdown.run(page)  # Pages have assertions of their own.
+
+
+def test_every_public_name_is_in_one_group():
+  modules = [byzjax] + [
+    importlib.import_module(f'byzjax.{module.name}')
+    for module in pkgutil.iter_modules(byzjax.__path__)
+    if not module.name.startswith('_') and module.name not in groups.FLAT
+  ]
+  public = [f'{m.__name__}.{name}' for m in modules for name in m.__all__]
+  grouped = [name for names in groups.groups().values() for name in names]
+  assert sorted(grouped) == sorted(public)
+
+
+def test_flat_packages_have_no_names_of_their_own():
+  for package in groups.FLAT:
+    module = importlib.import_module(f'byzjax.{package}')
+    assert set(module.__all__) <= set(byzjax.__all__), package
+
+
+def test_every_group_is_on_one_page_and_every_page_in_the_contents():
+  pages = sorted((DOCS / 'api').glob('*.rst'))
+  on_page = [
+    group
+    for page in pages
+    for group in re.findall(r'^\.\. names:: (\w+)$', page.read_text(), re.M)
+  ]
+  assert sorted(on_page) == sorted(groups.groups())
+  contents = (DOCS / 'index.md').read_text()
+  for page in (*pages, *GUIDES):
+    assert f'\n{page.parent.name}/{page.stem}\n' in contents, page.name
+
+
+def test_a_name_that_no_group_takes_is_an_error(monkeypatch):
+  def stray():
+    """Of a package that nobody knows."""
+
+  stray.__module__ = 'byzjax.elsewhere._stray'
+  monkeypatch.setattr(byzjax, 'stray', stray, raising=False)
+  monkeypatch.setattr(byzjax, '__all__', [*byzjax.__all__, 'stray'])
+  with pytest.raises(ValueError, match=r'no group takes byzjax\.stray'):
+    groups.groups.__wrapped__()
+
+
+def test_names_come_to_their_group_by_themselves():
+  by_name = groups.groups()
+  assert 'byzjax.bucketing' in by_name['pre_aggregators']
+  assert 'byzjax.krum' in by_name['rules']
+  assert 'byzjax.robust_round' in by_name['rounds']
+  assert 'byzjax.random_byzantine' in by_name['schedules']
+  assert 'byzjax.topology.ring' in by_name['topology']
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+def test_what_a_page_names_exists(page):
+  text = page.read_text()
+  for path in re.findall(r'`((?:byzjax|tests|experiments)/[\w./]+)`', text):
+    assert (markdown.ROOT / path).exists(), path
+  for command in re.findall(r'python -m ([\w.]+)', text):
+    assert command == 'pytest' or importlib.util.find_spec(command), command
+  spaces = '|'.join(groups.namespaces())
+  for name in re.findall(rf'`(?:byzjax\.)?((?:{spaces})\.\w+)', text):
+    namespace, _, attribute = name.partition('.')
+    module = importlib.import_module(f'byzjax.{namespace}')
+    assert attribute in module.__all__, name
+
+
+def test_every_study_is_in_the_guide():
+  text = (DOCS / 'guides' / 'reproducing_papers.md').read_text()
+  studies = (markdown.ROOT / 'experiments').glob('*/README.md')
+  assert [
+    s for s in studies if f'experiments/{s.parent.name}' not in text
+  ] == []
