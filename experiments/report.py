@@ -1,4 +1,9 @@
-"""Tables and pictures of results."""
+"""Tables and pictures of results; as a program, a page about folders of them.
+
+  python -m experiments.report runs/krum runs/wafl --output=report.html
+
+`experiments/html_report.py` says what it finds there.
+"""
 
 import pathlib
 from collections.abc import Mapping
@@ -6,6 +11,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from absl import app, flags
 from matplotlib import pyplot as plt
 
 Rows = list[dict[str, Any]]
@@ -101,23 +107,34 @@ def pivot(cells: Mapping[tuple[str, str], np.ndarray], digits: int = 1) -> str:
 
 
 def heatmap(
-  cells: Mapping[tuple[str, str], np.ndarray], title: str, path: pathlib.Path
+  cells: Mapping[tuple[str, str], np.ndarray],
+  title: str,
+  path: pathlib.Path,
+  notes: Mapping[tuple[str, str], str] | None = None,
 ) -> None:
-  """The means of a table from 0 to 100, as colours."""
+  """The means of a table from 0 to 100, as colours; notes stand below them."""
   rows, columns = _axes(cells)
-  size = (2 + 0.9 * len(columns), 1.2 + 0.4 * len(rows))
+  # Inches: labels of rows lie, those of columns nearly lie.
+  margin = max(2, 1.2 + 0.08 * max(map(len, rows)))
+  each = max(0.9, 0.07 * max(map(len, (notes or {'': ''}).values())))
+  height = 1.2 + 0.4 * len(rows) + 0.03 * max(map(len, columns))
+  size = (margin + each * len(columns), height)
   figure, axes = plt.subplots(figsize=size, layout='constrained')
   nothing = np.array(np.nan)
   means = np.array(
     [[cells.get((r, c), nothing).mean() for c in columns] for r in rows]
   )
   image = axes.imshow(means, vmin=0, vmax=100, cmap='viridis', aspect='auto')
-  axes.set_xticks(range(len(columns)), columns, rotation=20)
+  axes.set_xticks(range(len(columns)), columns, rotation=20, ha='right')
   axes.set_yticks(range(len(rows)), rows)
   for (i, j), value in np.ndenumerate(means):
     if not np.isnan(value):
       color = 'black' if value > 60 else 'white'
-      axes.text(j, i, f'{value:.0f}', ha='center', va='center', color=color)
+      note = (notes or {}).get((rows[i], columns[j]))
+      style: dict = {'ha': 'center', 'color': color}
+      height = 'bottom' if note else 'center'
+      axes.text(j, i, f'{value:.0f}', va=height, **style)
+      axes.text(j, i, note or '', va='top', fontsize=7, **style)
   axes.set_title(title)
   figure.colorbar(image, label='test accuracy (%)')
   figure.savefig(path, dpi=120)
@@ -127,3 +144,10 @@ def heatmap(
 def _axes(cells):
   rows = list(dict.fromkeys(row for row, _ in cells))
   return rows, list(dict.fromkeys(column for _, column in cells))
+
+
+if __name__ == '__main__':
+  from experiments import html_report  # Its flags are not for studies.
+
+  flags.adopt_module_key_flags(html_report)
+  app.run(html_report.main)
