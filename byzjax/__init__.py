@@ -7,6 +7,7 @@ files that start with an underscore are private.
 
 from byzjax import analysis as analysis
 from byzjax import asynchrony as asynchrony
+from byzjax import convex as convex
 from byzjax import gossip as gossip
 from byzjax import objectives as objectives
 from byzjax import theory as theory
@@ -27,6 +28,7 @@ from byzjax._src.base import (
 )
 from byzjax._src.layouts import WorkerShardedState, worker_sharded
 from byzjax._src.local import (
+  GradientEstimator,
   LocalContext,
   LocalSampler,
   Objective,
@@ -100,12 +102,20 @@ from byzjax.compression import (
   terngrad_codec,
   top_k_codec,
 )
-from byzjax.gradients import hutchinson_diagonal, sparsign_local_steps
+from byzjax.gradients import (
+  RecurrentStage,
+  Stage,
+  entropy_gradient,
+  hutchinson_diagonal,
+  sparsign_local_steps,
+  target_projection,
+)
 from byzjax.rounds import (
   asynchronous_round,
   constant_synchronization,
   d_sgd,
   diloco,
+  elastic_averaging,
   fed_avg,
   fed_opt,
   fed_prox,
@@ -113,10 +123,12 @@ from byzjax.rounds import (
   linear_synchronization,
   local_round,
   modular_round,
+  parle,
   post_local_synchronization,
   quadratic_synchronization,
   random_byzantine,
   random_participation,
+  replicas,
   robust_round,
   worst_case_byzantine,
 )
@@ -135,6 +147,7 @@ from byzjax.transforms import (
   by_sender,
   byz_sgdm,
   byz_sgdnm,
+  clip_coordinates,
   compensate_delay,
   delay_adaptive,
   delayed_nesterov,
@@ -144,6 +157,7 @@ from byzjax.transforms import (
   normalize_by_global_norm,
   ordered_momentum,
   per_worker,
+  scale_by_clipped_adam,
   scale_by_delta_sgd,
   scale_by_preconditioner,
   scale_by_progress,
@@ -152,7 +166,7 @@ from byzjax.transforms import (
   worker_momentum,
 )
 
-__version__ = '0.1.0.dev0'
+__version__ = '0.1.0'
 
 __all__ = [
   'Aggregate',
@@ -166,6 +180,7 @@ __all__ = [
   'DataAttack',
   'DelayedNesterovState',
   'ErrorFeedbackState',
+  'GradientEstimator',
   'Gram',
   'LipschitzFilterState',
   'LocalContext',
@@ -176,6 +191,7 @@ __all__ = [
   'Participation',
   'PreAggregator',
   'Preconditioner',
+  'RecurrentStage',
   'Round',
   'RoundInfo',
   'RoundState',
@@ -183,6 +199,7 @@ __all__ = [
   'ScaleByPreconditionerState',
   'Smega2',
   'Smega2State',
+  'Stage',
   'WorkerMomentumState',
   'WorkerShardedState',
   'adaptive',
@@ -200,6 +217,7 @@ __all__ = [
   'byz_sgdnm',
   'cap_weights',
   'centered_clipping',
+  'clip_coordinates',
   'clip_messages',
   'clipped_clustering',
   'clustering',
@@ -219,6 +237,8 @@ __all__ = [
   'divide_and_conquer',
   'drift',
   'drop_stale',
+  'elastic_averaging',
+  'entropy_gradient',
   'error_feedback',
   'fang',
   'fed_avg',
@@ -253,6 +273,7 @@ __all__ = [
   'noisy_sign_codec',
   'normalize_by_global_norm',
   'ordered_momentum',
+  'parle',
   'per_worker',
   'phocas',
   'post_local_synchronization',
@@ -264,9 +285,11 @@ __all__ = [
   'random_signs',
   'relocated_orthogonal_perturbation',
   'replay',
+  'replicas',
   'resampling',
   'robust_round',
   'sanitize',
+  'scale_by_clipped_adam',
   'scale_by_delta_sgd',
   'scale_by_preconditioner',
   'scale_by_progress',
@@ -279,6 +302,7 @@ __all__ = [
   'sparsign_codec',
   'sparsign_local_steps',
   'squared_distances',
+  'target_projection',
   'terngrad_codec',
   'top_k_codec',
   'trimmed_mean',

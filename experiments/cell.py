@@ -14,7 +14,7 @@ from flax import nnx
 
 import byzjax
 from byzjax import data, models
-from experiments import output, report, specs
+from experiments import output, queue, report, specs
 
 
 class Setting(NamedTuple):
@@ -40,13 +40,16 @@ class Cell(NamedTuple):
     num_workers: n, rows of a batch before `make_batch`.
     rounds: rounds of training.
     batch_size: examples per worker and round.
-    partition: how examples are divided among workers, as for `train.py`.
+    partition: how examples are divided among workers, as for `train.py`; or
+      several such, in one program, with which it was in the column `partition`.
     make_batch: what is done to a batch, such as repeating it within groups.
     num_evals: evaluations, evenly spaced.
     is_local: whether the round draws its own batches, by a sampler, and is
       given the partition.
     make_images: `(images, partition or None, seed) -> images`, made once on the
       host of the training images, and (without a partition) of the others.
+    make_model: `(image_shape, num_classes, seed) -> module`, in place of the
+      model of the flags.
     make_params: `(params, key) -> params`, what is trained beside the model.
     model_of: `params -> params`, the model in what is trained.
     make_metrics: `(setting, model's params, images, labels, key) -> {name:
@@ -54,6 +57,8 @@ class Cell(NamedTuple):
     measure: `(setting, params, images, labels) -> {name: scalar}`, columns that
       are of all that is trained, and measured on every set of examples; they
       may replace those of the model.
+    describe: `values -> columns`, what a row says about its numbers of the
+      grid; it may replace labels.
   """
 
   make_round: Callable[..., byzjax.Round]
@@ -62,19 +67,35 @@ class Cell(NamedTuple):
   num_workers: int
   rounds: int
   batch_size: int
-  partition: str = 'iid'
+  partition: str | Sequence[str] = 'iid'
   make_batch: Callable = lambda batch: batch
   num_evals: int = 20
   is_local: bool = False
   make_images: Callable | None = None
+  make_model: Callable | None = None
   make_params: Callable = lambda params, key: params
   model_of: Callable = lambda params: params
   make_metrics: Callable | None = None
   measure: Callable | None = None
+  describe: Callable[[dict[str, float]], dict[str, Any]] = lambda values: values
 
   @property
   def name(self) -> str:
     return ', '.join(str(label) for label in self.labels.values())
+
+  @property
+  def partitions(self) -> tuple[str, ...]:
+    if isinstance(self.partition, str):
+      return (self.partition,)
+    return tuple(self.partition)
+
+  @property
+  def values(self) -> list[dict[str, float]]:
+    """All combinations of the numbers of the grid."""
+    return [
+      dict(zip(self.grid, combination))
+      for combination in itertools.product(*self.grid.values())
+    ]
 
 
 class Options(NamedTuple):
@@ -96,16 +117,50 @@ def split_validation(dataset: data.Dataset) -> tuple[data.Dataset, Any, Any]:
   return rest, images[:count], labels[:count]
 
 
+# Of its own, so that all cells of a study share what is slow to compile; less
+# optimised it compiles in a fifth of the time. Integers stay exact.
+@functools.partial(
+  jax.jit,
+  static_argnames=('length', 'batch_size'),
+  compiler_options={'xla_backend_optimization_level': 1},
+)
+def _choose(partitions, keys, labels, done, length, batch_size):
+  """The examples of the next rounds: int32 [num_starts, length, n, B]."""
+  numbers = jnp.arange(len(labels))
+
+  def of_round(partition, key, i):
+    key = jax.random.fold_in(jax.random.split(key, 4)[0], done + i)
+    # The labels of examples that are their own labels.
+    return data.sample_batch(
+      numbers[:, None], numbers, partition, key, batch_size
+    )[1]
+
+  of_start = jax.vmap(of_round, (None, None, 0))
+  return jax.vmap(of_start, (0, 0, None))(partitions, keys, jnp.arange(length))
+
+
+def num_runs(cell: Cell, options: Options) -> int:
+  """Models that a cell trains."""
+  return len(cell.partitions) * len(options.seeds) * len(cell.values)
+
+
 def run_cell(
-  cell: Cell, dataset: data.Dataset, folder: pathlib.Path, options: Options
+  cell: Cell,
+  dataset: data.Dataset,
+  folder: pathlib.Path,
+  options: Options,
+  advance: Callable[[int], Any] = lambda rounds: None,
 ) -> report.Rows:
-  """A row for every evaluation of every seed and value of the grid.
+  """A row for every evaluation of every partition, seed and value of the grid.
 
   A long run leaves checkpoints in the folder, and goes on from the newest.
+  `advance` is told how many rounds are done, counted for every run.
   """
-  seeds = options.seeds
   rest, *validation = split_validation(dataset)
-  parts = _parts(cell, rest, seeds)
+  # Each with its data, its initialisation and its draws.
+  starts = [(p, seed) for p in cell.partitions for seed in options.seeds]
+  seeds = [seed for _, seed in starts]
+  parts = _parts(cell, rest, starts)
   partitions = specs.stack(parts)
   labels = jnp.asarray(rest.train_labels)
   tests = {
@@ -125,16 +180,14 @@ def run_cell(
     k: (of_seeds(x, [None] * len(seeds)), y) for k, (x, y) in tests.items()
   }
   shape = dataset.train_images.shape[1:]
-  networks = [
-    models.split(models.make(options.model, shape, rest.num_classes, seed=seed))
-    for seed in seeds
-  ]
-  graphdef = networks[0][0]
-  params = jax.tree.map(lambda *x: jnp.stack(x), *(p for _, p in networks))
-  values = [
-    dict(zip(cell.grid, combination))
-    for combination in itertools.product(*cell.grid.values())
-  ]
+  networks = {
+    seed: models.split(_model(cell, options, shape, rest.num_classes, seed))
+    for seed in options.seeds
+  }
+  graphdef = networks[seeds[0]][0]
+  initial = [networks[seed][1] for seed in seeds]
+  params = jax.tree.map(lambda *x: jnp.stack(x), *initial)
+  values = cell.values
   grid = {k: jnp.array([v[k] for v in values], jnp.float32) for k in cell.grid}
   keys = jax.vmap(jax.random.key)(jnp.array(seeds))
   by_seed = None if make is None else 0
@@ -146,7 +199,7 @@ def run_cell(
     )
 
   def over_runs(one_run, *more):
-    """Of all seeds and all values: leaves [num_seeds, num_values, ...]."""
+    """Of all starts and all values: leaves [num_starts, num_values, ...]."""
 
     def of_seed(state, partition, key, *more):
       return jax.vmap(
@@ -169,23 +222,17 @@ def run_cell(
     return over_runs(one_run, by_seed)(tiled, partitions, keys, images)
 
   @functools.partial(jax.jit, donate_argnums=0)
-  def stretch(states, length, partitions, labels, images, sets):
-    def one_run(state, partition, key, value, images, sets):
-      data_key, crop_key, round_key, byzantine_key = jax.random.split(key, 4)
+  def stretch(states, length, chosen, partitions, labels, images, sets):
+    def one_run(state, partition, key, value, chosen, images, sets):
+      _, crop_key, round_key, byzantine_key = jax.random.split(key, 4)
       setting = setting_of(partition, images)._replace(labels=labels)
       step = _training(cell, setting, byzantine_key, value).step
 
-      def one_round(state):
+      def one_round(i, state):
         batch = partition
         if not cell.is_local:
-          pixels, targets = data.sample_batch(
-            images,
-            labels,
-            partition,
-            jax.random.fold_in(data_key, state.step),
-            cell.batch_size,
-            scale=rest.scale,
-          )
+          pixels = images[chosen[i]].astype(jnp.float32) / rest.scale
+          targets = labels[chosen[i]]
           if options.augment:
             pixels = data.random_crop_and_flip(
               pixels, jax.random.fold_in(crop_key, state.step)
@@ -200,9 +247,9 @@ def run_cell(
         )
         return state, jnp.stack([jnp.asarray(x, jnp.float32) for x in found])
 
-      def add(_, carry):
+      def add(i, carry):
         state, total = carry
-        state, found = one_round(state)
+        state, found = one_round(i, state)
         return state, total + found
 
       # A traced length: stretches of all lengths are one executable.
@@ -226,37 +273,43 @@ def run_cell(
         metrics |= cell.make_metrics(setting, model, *sets[''], round_key)
       return state, metrics
 
-    return over_runs(one_run, *image_axes)(
-      states, partitions, keys, images, sets
+    chosen_axis = None if cell.is_local else 0
+    return over_runs(one_run, chosen_axis, *image_axes)(
+      states, partitions, keys, chosen, images, sets
     )
 
   length = max(cell.rounds // cell.num_evals, 1)
   states, rows, done = start(params, partitions, images), [], 0
-  like = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-    states,
-  )
-  if restored := output.restore_checkpoint(folder, like):
+  if restored := output.restore_checkpoint(folder, states):
     done, states = restored
-    rows = numbers(output.read_rows(folder / 'rows.csv'))
+    rows = queue.numbers(output.read_rows(folder / 'rows.csv'))
     rows = [row for row in rows if row['round'] <= done]
+    advance(done * num_runs(cell, options))
+  several = not isinstance(cell.partition, str)
   saved = time.monotonic()
   while done < cell.rounds:
     now = min(length, cell.rounds - done)
-    states, metrics = stretch(states, now, partitions, labels, images, sets)
+    chosen = None
+    if not cell.is_local:
+      chosen = _choose(partitions, keys, labels, done, length, cell.batch_size)
+    states, metrics = stretch(
+      states, now, chosen, partitions, labels, images, sets
+    )
     done += now
     metrics = {k: np.asarray(v) for k, v in metrics.items()}
     rows += [
       {
         **cell.labels,
-        **value,
+        **({'partition': partition} if several else {}),
+        **cell.describe(value),
         'seed': seed,
         'round': done,
         **{k: float(v[i, j]) for k, v in metrics.items()},
       }
-      for i, seed in enumerate(seeds)
+      for i, (partition, seed) in enumerate(starts)
       for j, value in enumerate(values)
     ]
+    advance(now * num_runs(cell, options))
     if time.monotonic() - saved > options.checkpoint_seconds:
       folder.mkdir(parents=True, exist_ok=True)
       output.write_rows(folder / 'rows.csv', rows)
@@ -270,7 +323,7 @@ def check_cell(cell: Cell, dataset: data.Dataset, options: Options) -> None:
   rest = split_validation(dataset)[0]
   shape = dataset.train_images.shape[1:]
   graphdef, params = models.split(
-    models.make(options.model, shape, dataset.num_classes, seed=0)
+    _model(cell, options, shape, dataset.num_classes, 0)
   )
   value = {k: v[0] for k, v in cell.grid.items()}
 
@@ -288,7 +341,8 @@ def check_cell(cell: Cell, dataset: data.Dataset, options: Options) -> None:
     )
 
   try:
-    partition = _parts(cell, rest, options.seeds)[0]
+    starts = [(p, seed) for p in cell.partitions for seed in options.seeds]
+    partition = _parts(cell, rest, starts)[0]
     jax.eval_shape(
       step, params, partition, rest.train_images, rest.train_labels
     )
@@ -296,16 +350,10 @@ def check_cell(cell: Cell, dataset: data.Dataset, options: Options) -> None:
     raise ValueError(f'{cell.name}: {error}') from error
 
 
-def numbers(rows: Sequence[Mapping[str, str]]) -> report.Rows:
-  """Rows of a csv file, with numbers where something is one."""
-
-  def number(text):
-    try:
-      return int(text) if text.lstrip('-').isdigit() else float(text)
-    except ValueError:
-      return text
-
-  return [{k: number(v) for k, v in row.items()} for row in rows]
+def _model(cell: Cell, options: Options, shape, num_classes, seed):
+  if cell.make_model is not None:
+    return cell.make_model(shape, num_classes, seed)
+  return models.make(options.model, shape, num_classes, seed=seed)
 
 
 def _training(cell: Cell, setting: Setting, key, value) -> byzjax.Round:
@@ -315,8 +363,8 @@ def _training(cell: Cell, setting: Setting, key, value) -> byzjax.Round:
   return cell.make_round(loss_fn, key, **value)
 
 
-def _parts(cell: Cell, rest: data.Dataset, seeds) -> list[data.Partition]:
+def _parts(cell: Cell, rest: data.Dataset, starts) -> list[data.Partition]:
   return [
-    specs.partition(cell.partition, rest.train_labels, cell.num_workers, seed)
-    for seed in seeds
+    specs.partition(partition, rest.train_labels, cell.num_workers, seed)
+    for partition, seed in starts
   ]

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 
@@ -61,7 +62,7 @@ def open_folder(folder: pathlib.Path, config: dict[str, Any]) -> None:
     )
   else:
     folder.mkdir(parents=True, exist_ok=True)
-    _write(path, json.dumps(config, indent=2) + '\n')
+    write_text(path, json.dumps(config, indent=2) + '\n')
 
 
 def slug(text: str) -> str:
@@ -75,7 +76,7 @@ def write_rows(path: pathlib.Path, rows: Sequence[dict]) -> None:
   writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
   writer.writeheader()
   writer.writerows(rows)
-  _write(path, text.getvalue())
+  write_text(path, text.getvalue())
 
 
 def read_rows(path: pathlib.Path) -> list[dict]:
@@ -101,6 +102,15 @@ def metric_rows(
     return row
 
   return [row(i, seed) for i, seed in enumerate(seeds)]
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """The whole file in one atomic step; of several processes, by the first."""
+  if jax.process_index() > 0:
+    return
+  temporary = path.with_suffix(f'.{os.getpid()}.tmp')
+  temporary.write_text(text)
+  os.replace(temporary, path)
 
 
 def write_metrics(folder: pathlib.Path, rows: Sequence[dict]) -> None:
@@ -130,14 +140,17 @@ def save_checkpoint(folder: pathlib.Path, step: int, state: Any) -> None:
   root = folder.absolute() / 'checkpoints'
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(root / f'{step:08d}', state)
-  for old in _checkpoints(folder)[:-2]:
-    shutil.rmtree(old)
+  if jax.process_index() == 0:
+    for old in _checkpoints(folder)[:-2]:
+      shutil.rmtree(old)
 
 
 def restore_checkpoint(
   folder: pathlib.Path, like: Any
 ) -> tuple[int, Any] | None:
   """The newest checkpoint as `(round, state)`, or None if there is none.
+
+  Shapes, dtypes and devices are those of the arrays of `like`.
 
   Raises:
     ValueError: if it cannot be read, with what to delete to fall back.
@@ -146,6 +159,9 @@ def restore_checkpoint(
   if not checkpoints:
     return None
   newest = checkpoints[-1]
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+  )
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       return int(newest.name), checkpointer.restore(newest, like)
@@ -162,9 +178,3 @@ def _checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
   root = folder.absolute() / 'checkpoints'
   found = root.iterdir() if root.exists() else ()
   return sorted(path for path in found if path.name.isdigit())
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(text)
-  os.replace(temporary, path)

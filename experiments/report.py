@@ -116,7 +116,8 @@ def heatmap(
   rows, columns = _axes(cells)
   # Inches: labels of rows lie, those of columns nearly lie.
   margin = max(2, 1.2 + 0.08 * max(map(len, rows)))
-  each = max(0.9, 0.07 * max(map(len, (notes or {'': ''}).values())))
+  notes = notes or {}
+  each = max(0.9, 0.07 * max(map(len, notes.values()), default=0))
   height = 1.2 + 0.4 * len(rows) + 0.03 * max(map(len, columns))
   size = (margin + each * len(columns), height)
   figure, axes = plt.subplots(figsize=size, layout='constrained')
@@ -130,11 +131,11 @@ def heatmap(
   for (i, j), value in np.ndenumerate(means):
     if not np.isnan(value):
       color = 'black' if value > 60 else 'white'
-      note = (notes or {}).get((rows[i], columns[j]))
+      note = notes.get((rows[i], columns[j]), '')
       style: dict = {'ha': 'center', 'color': color}
-      height = 'bottom' if note else 'center'
-      axes.text(j, i, f'{value:.0f}', va=height, **style)
-      axes.text(j, i, note or '', va='top', fontsize=7, **style)
+      place = 'bottom' if note else 'center'
+      axes.text(j, i, f'{value:.0f}', va=place, **style)
+      axes.text(j, i, note, va='top', fontsize=7, **style)
   axes.set_title(title)
   figure.colorbar(image, label='test accuracy (%)')
   figure.savefig(path, dpi=120)

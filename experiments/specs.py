@@ -182,6 +182,8 @@ def _literal(node: ast.expr) -> Any:
     return names[node.id]
   if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
     return -_literal(node.operand)
+  if isinstance(node, ast.List):
+    return [_literal(element) for element in node.elts]
   return ast.literal_eval(node)
 
 
@@ -191,6 +193,7 @@ def build(
   known: Mapping[str, Callable],
   *args: Any,
   defaults: Mapping[str, Any] | None = None,
+  values: Mapping[str, Any] | None = None,
 ) -> Any:
   """Calls the factory that `text` names, or says which names there are.
 
@@ -201,6 +204,7 @@ def build(
     *args: positional arguments of every factory.
     defaults: keyword arguments to add where a factory takes them and the text
       does not give them.
+    values: keyword arguments in place of what the text gives, such as tracers.
 
   Raises:
     ValueError: if the name is unknown, or the factory refuses its arguments.
@@ -216,7 +220,7 @@ def build(
     key: value for key, value in (defaults or {}).items() if key in parameters
   }
   try:
-    return factory(*args, **{**keywords, **given})
+    return factory(*args, **{**keywords, **given, **(values or {})})
   except (TypeError, ValueError) as error:
     raise ValueError(f'--{flag}={text}: {error}') from error
 

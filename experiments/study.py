@@ -6,23 +6,21 @@ rates, momenta, radii), are one program and several rows of `results.csv`.
 """
 
 import pathlib
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import tqdm
 from absl import flags, logging
 
 from byzjax import data, models
-from experiments import output, report
+from experiments import distributed, output, queue, report
 from experiments.cell import (
   Cell,
   Options,
   Setting,
   check_cell,
-  numbers,
+  num_runs,
   run_cell,
 )
 
@@ -78,31 +76,20 @@ def run(
     cells = [cell for cell in make_cells() if FLAGS.only in cell.name]
     if not cells:
       raise ValueError(f'--only={FLAGS.only} matches no cell')
-    output.check_root(folder, resume=FLAGS.resume)
+    resume = distributed.joins(folder) or FLAGS.resume
+    output.check_root(folder, resume=resume)
     if run_one is None:
-      run_image_cell = _on_images(cells)
+      jobs, unit = _on_images(cells), 'rounds'
+    else:
+      jobs, unit = _on_own_data(cells, run_one), 'cells'
     output.open_folder(folder, config)
   except ValueError as error:
     sys.exit(f'{study}: {error}')
-  path = folder / 'results.csv'
-  rows = numbers(output.read_rows(path)) if path.exists() else []
-  done = {tuple(str(row[k]) for k in cells[0].labels) for row in rows}
-  for cell in (bar := tqdm.tqdm(cells, unit='cells')):
-    bar.set_description(cell.name)
-    if tuple(map(str, cell.labels.values())) not in done:
-      # Of its own, for a study may be killed before it is removed.
-      unfinished = folder / 'unfinished' / output.slug(cell.name)
-      if run_one is not None:
-        rows += run_one(cell, range(FLAGS.num_seeds))
-      else:
-        rows += run_image_cell(cell, unfinished)
-      output.write_rows(path, rows)
-      shutil.rmtree(unfinished, ignore_errors=True)
-  return folder, rows
+  return folder, queue.work(jobs, folder, unit)
 
 
-def _on_images(cells: Sequence[Cell]) -> Callable[..., report.Rows]:
-  """`(cell, folder) -> rows` on the data of the flags; checks all cells."""
+def _on_images(cells: Sequence[Cell]) -> list[queue.Job]:
+  """On the data of the flags; all cells are checked."""
   dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
   options = Options(
     FLAGS.model,
@@ -112,7 +99,28 @@ def _on_images(cells: Sequence[Cell]) -> Callable[..., report.Rows]:
   )
   for cell in cells:
     check_cell(cell, dataset, options)
-  return lambda cell, folder: run_cell(cell, dataset, folder, options)
+
+  def job_of(cell):
+    def run_job(folder, advance):
+      return run_cell(cell, dataset, folder, options, advance)
+
+    size = cell.rounds * num_runs(cell, options)
+    return queue.Job(cell.name, cell.labels, size, run_job)
+
+  return [job_of(cell) for cell in cells]
+
+
+def _on_own_data(cells: Sequence[Any], run_one) -> list[queue.Job]:
+  seeds = range(FLAGS.num_seeds)
+
+  def job_of(cell):
+    def run_job(folder, advance):
+      del folder, advance
+      return run_one(cell, seeds)
+
+    return queue.Job(cell.name, cell.labels, 1, run_job)
+
+  return [job_of(cell) for cell in cells]
 
 
 def num_parameters() -> int:

@@ -9,7 +9,7 @@ the number of Byzantine workers is filled in where a rule asks for it. Several
 rules, separated by semicolons, run one after the other and end in one table and
 one picture, `curve.png`. Each writes `config.json`, `metrics.csv` (a row per
 evaluation and seed) and checkpoints; a killed run goes on with `--resume` and
-ends with the same bits.
+ends with the same bits. In several processes: `experiments/distributed.py`.
 """
 
 import functools
@@ -26,7 +26,7 @@ from absl import app, flags, logging
 
 import byzjax
 from byzjax import data, models
-from experiments import output, report, specs
+from experiments import distributed, output, report, specs
 
 FLAGS = flags.FLAGS
 # What may differ between a run and its continuation.
@@ -123,7 +123,10 @@ flags.DEFINE_integer(
   'num_seeds', 3, 'Runs with seeds seed, seed + 1, ... in one program.', 1
 )
 flags.DEFINE_integer(
-  'num_devices', 1, 'Devices to split the workers over; on a CPU, threads.', 1
+  'num_devices',
+  1,
+  'Devices to split the workers over, of all processes; on a CPU, threads.',
+  1,
 )
 flags.DEFINE_string(
   'worker_map',
@@ -159,6 +162,7 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
   )
   images = jnp.asarray(dataset.train_images)
   labels = jnp.asarray(dataset.train_labels)
+  mesh = distributed.make_mesh(FLAGS.num_devices)
 
   # --- Model: one initialisation per seed.
   image_shape = (images.shape[1], images.shape[2], images.shape[3])
@@ -204,7 +208,7 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
       'aggregator': aggregator,
       'optimizer': optimizer,
       'worker_map': _worker_map(),
-      'mesh': _mesh(),
+      'mesh': mesh,
     }
     if not FLAGS.num_local_steps:
       return byzjax.robust_round(loss_fn, **shared)
@@ -221,8 +225,6 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
     )
 
   # --- Rounds for all seeds: one program.
-  keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-
   @functools.partial(jax.jit, static_argnums=4, donate_argnums=0)
   def chunk(states, partitions, images, labels, length):
     def one_seed(state, partition, key):
@@ -250,6 +252,7 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
       state, infos = jax.lax.scan(one_round, state, length=length)
       return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), infos)
 
+    keys = jax.vmap(jax.random.key)(jnp.array(seeds))
     return jax.vmap(one_seed)(states, partitions, keys)
 
   @jax.jit
@@ -268,13 +271,14 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
   first_round = training_under(FLAGS.num_byzantine, images, labels)
   initial = [first_round.init(params) for _, params in networks]
   states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *initial)
-  arrays = (partitions, images, labels)
+  arrays = distributed.replicate((partitions, images, labels), mesh)
   # Traced here, so that a rule that cannot take these messages says so before
   # anything has run or been written.
   jax.eval_shape(
     lambda states: chunk(states, *arrays, FLAGS.eval_every), states
   )
   test = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
+  test = distributed.replicate(test, mesh)
   return Run(
     lambda states, length: chunk(states, *arrays, length),
     lambda states: evaluate(states, *test),
@@ -293,11 +297,7 @@ class Progress(NamedTuple):
 def beginning(run: Run, folder: pathlib.Path) -> Progress:
   """The newest checkpoint on `--resume`, if there is one, or round 0."""
   if FLAGS.resume:
-    like = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-      run.states,
-    )
-    if restored := output.restore_checkpoint(folder, like):
+    if restored := output.restore_checkpoint(folder, run.states):
       return Progress(*restored, output.read_metrics(folder, restored[0]))
   return Progress(0, run.states, _rows(0, run, run.states, None))
 
@@ -307,7 +307,13 @@ def train(
 ) -> list[dict]:
   """Runs the rounds that are left and returns all rows of metrics."""
   start, states, rows = progress
-  bar = tqdm.tqdm(total=FLAGS.rounds, initial=start, desc=name, unit='rounds')
+  bar = tqdm.tqdm(
+    total=FLAGS.rounds,
+    initial=start,
+    desc=name,
+    unit='rounds',
+    disable=jax.process_index() > 0,
+  )
   for done in range(start, FLAGS.rounds, FLAGS.eval_every):
     length = min(FLAGS.eval_every, FLAGS.rounds - done)
     states, info = run.chunk(states, length)
@@ -328,7 +334,8 @@ def train(
 
 def _rows(done: int, run: Run, states, info) -> list[dict]:
   seeds = range(FLAGS.seed, FLAGS.seed + FLAGS.num_seeds)
-  return output.metric_rows(done, seeds, run.evaluate(states), info)
+  metrics, info = jax.device_get((run.evaluate(states), info))
+  return output.metric_rows(done, seeds, metrics, info)
 
 
 def _worker_map() -> str | int:
@@ -339,23 +346,11 @@ def _worker_map() -> str | int:
   return 'map' if convolutions else 'vmap'
 
 
-def _mesh() -> jax.sharding.Mesh | None:
-  if FLAGS.num_devices == 1:
-    return None
-  if FLAGS.num_devices > jax.device_count():
-    raise ValueError(
-      f'--num_devices={FLAGS.num_devices} is more than the'
-      f' {jax.device_count()} devices of this machine'
-    )
-  return jax.make_mesh((FLAGS.num_devices,), ('workers',))
-
-
 def main(argv):
   logging.set_verbosity(logging.WARNING)  # Checkpointing is talkative.
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
-  if FLAGS.num_devices > max(1, getattr(jax.config, 'jax_num_cpu_devices', -1)):
-    jax.config.update('jax_num_cpu_devices', FLAGS.num_devices)
+  distributed.split_cpu(FLAGS.num_devices)
   root = pathlib.Path(
     FLAGS.output_dir or time.strftime(f'runs/{FLAGS.dataset}-%Y%m%d-%H%M%S')
   )
@@ -363,13 +358,14 @@ def main(argv):
   # One rule writes to the folder itself, several to a folder each.
   folders = [root / output.slug(r) if len(rules) > 1 else root for r in rules]
   own_flags = FLAGS.get_key_flags_for_module(sys.modules[__name__])
-  config = {flag.name: flag.value for flag in own_flags}
-  config = {k: v for k, v in config.items() if k not in _NOT_CONFIG}
+  config = {f.name: f.value for f in own_flags if f.name not in _NOT_CONFIG}
   try:
     if not rules:
       raise ValueError('--aggregator names no rule')
     if FLAGS.resume and not FLAGS.output_dir:
       raise ValueError('--resume needs --output_dir, the folder to continue')
+    if jax.process_count() > 1 and not FLAGS.output_dir:
+      raise ValueError('several processes need --output_dir, which all see')
     if FLAGS.num_participants and not FLAGS.num_local_steps:
       raise ValueError('--num_participants needs --num_local_steps')
     if len(set(folders)) < len(folders):
@@ -377,16 +373,19 @@ def main(argv):
     output.check_root(root, resume=FLAGS.resume)
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
     runs = [make_run(rule, dataset) for rule in rules]
+    distributed.wait_for_all('checked')
     for rule, folder in zip(rules, folders):
       output.open_folder(folder, {**config, 'aggregator': rule})
     starts = [beginning(run, folder) for run, folder in zip(runs, folders)]
   except ValueError as error:
     sys.exit(f'train.py: {error}')
 
-  print(f'Writing to {root}')
+  distributed.say(f'Writing to {root}')
   results = {}
   for rule, run, progress, folder in zip(rules, runs, starts, folders):
     results[rule] = train(rule, run, progress, folder)
+  if jax.process_index() > 0:
+    return
   title = f'{FLAGS.num_byzantine} of {FLAGS.num_workers} workers send'
   title += f' {FLAGS.attack}'
   print(f'\n{title}; {FLAGS.rounds} rounds, {FLAGS.num_seeds} seeds')
@@ -397,4 +396,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  distributed.run(main)

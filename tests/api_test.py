@@ -55,6 +55,8 @@ SIGNATURES = {
   'label_flip': ['num_classes'],
   'per_worker': ['tx', 'num_workers'],
   'worker_momentum': ['decay'],
+  'clip_coordinates': ['fraction', 'threshold'],
+  'scale_by_clipped_adam': ['fraction', 'b1', 'b2', 'eps'],
   'normalize_by_global_norm': [],
   'byz_sgdm': ['learning_rate', 'aggregator', 'num_workers'],
   'byz_sgdnm': ['learning_rate', 'aggregator', 'num_workers'],
@@ -110,6 +112,27 @@ SIGNATURES = {
   'scale_by_preconditioner': ['rule', 'decay', 'lower_bound'],
   'scale_by_delta_sgd': ['initial_step_size', 'gamma', 'damping'],
   'hutchinson_diagonal': ['loss_fn'],
+  'entropy_gradient': [
+    'loss_fn',
+    'num_steps',
+    'gamma',
+    'step_size',
+    'noise',
+    'momentum',
+    'averaging',
+    'weight_decay',
+  ],
+  'parle': ['loss_fn', 'learning_rate', 'num_workers', 'gamma', 'rho'],
+  'elastic_averaging': ['loss_fn', 'local_optimizer', 'beta', 'alpha'],
+  'replicas': ['state'],
+  'target_projection': [
+    'stages',
+    'num_classes',
+    'projection_key',
+    'residual',
+    'projection',
+    'scale',
+  ],
   'asynchronous_round': [
     'loss_fn',
     'events',
@@ -163,13 +186,14 @@ POSITIONAL = {
   'adaptive', 'adaptive_gradient', 'asynchronous_round', 'average_iterates',
   'by_sender', 'byz_sgdm', 'byz_sgdnm', 'cap_weights', 'compensate_delay',
   'd_sgd', 'delay_adaptive', 'delayed_nesterov', 'diloco', 'discount_staleness',
-  'drop_stale', 'error_feedback', 'fed_avg', 'fed_opt', 'fed_prox',
-  'gossip_round', 'hutchinson_diagonal', 'label_flip', 'linear_synchronization',
-  'lipschitz_filter', 'local_round', 'modular_round', 'ordered_momentum',
-  'per_worker', 'quadratic_synchronization', 'random_byzantine',
-  'random_participation', 'robust_round', 'sanitize', 'scale_by_preconditioner',
+  'drop_stale', 'elastic_averaging', 'entropy_gradient', 'error_feedback',
+  'fed_avg', 'fed_opt', 'fed_prox', 'gossip_round', 'hutchinson_diagonal',
+  'label_flip', 'linear_synchronization', 'lipschitz_filter', 'local_round',
+  'modular_round', 'ordered_momentum', 'parle', 'per_worker',
+  'quadratic_synchronization', 'random_byzantine', 'random_participation',
+  'replicas', 'robust_round', 'sanitize', 'scale_by_preconditioner',
   'scale_by_progress', 'signum_majority_vote', 'smega2', 'sparsign_local_steps',
-  'worker_momentum', 'worker_sharded',
+  'target_projection', 'worker_momentum', 'worker_sharded',
 }  # fmt: skip
 KEYWORD_ONLY = SIGNATURES.keys() - POSITIONAL
 DEFAULTS = {
@@ -183,6 +207,7 @@ DEFAULTS = {
   ('robust_round', 'mesh'): None,
   ('local_round', 'local_state'): 'keep',
   ('scale_by_delta_sgd', 'gamma'): 2.0,
+  ('target_projection', 'residual'): 'l2',
   ('ordered_momentum', 'momentum'): 0.9,
   ('delayed_nesterov', 'momentum'): 0.9,
   ('delayed_nesterov', 'activation'): 0.0,
@@ -196,6 +221,7 @@ FIELDS = {
   'RoundInfo': 'loss aggregation_error bits_up bits_down num_nonfinite',
   'Codec': 'init encode decode bits_per_message constrain',
   'Round': 'init step',
+  'GradientEstimator': 'estimate num_gradients name',
   'PreAggregator': 'init apply',
   'Attack': 'init apply',
   'Aggregator': 'init update',
@@ -213,7 +239,12 @@ def test_all_is_sorted_and_complete():
   assert public == set(byzjax.__all__)
 
 
-NAMESPACES = (byzjax.asynchrony, byzjax.gossip, byzjax.topology)
+NAMESPACES = (
+  byzjax.asynchrony,
+  byzjax.convex,
+  byzjax.gossip,
+  byzjax.topology,
+)
 DOCUMENTED = [(byzjax, name) for name in byzjax.__all__] + [
   (module, name) for module in NAMESPACES for name in module.__all__
 ]

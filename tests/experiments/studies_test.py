@@ -40,6 +40,17 @@ CELLS = {
     '--learning_rates=0.3',
     '--pseudo_weights=0.1',
   ),
+  'entropy_sgd': (
+    '--only=methods, entropy 5',
+    '--gradients=20',
+    '--entropy_rates=1',
+  ),
+  'noisy_softmax': (
+    '--only=attacks, annealed, alie',
+    '--rounds=3',
+    '--attacked_squares=0.1',
+    '--examples=5',
+  ),
   'wafl': (
     '--only=attacks, wafl, alie, nnm',
     '--rounds=3',
@@ -76,7 +87,23 @@ CELLS = {
     '--local_steps=2',
     '--learning_rates=0.03',
   ),
+  'tpsgd': (
+    '--only=mlp 2, l2, alie, nnm',
+    '--attacked_rounds=3',
+    '--learning_rates=0.1',
+    '--shares=0.1',
+  ),
 }
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _programs(tmp_path_factory):
+  """Processes find what those before them compiled; this one does not look."""
+  folder = str(tmp_path_factory.mktemp('programs'))
+  with pytest.MonkeyPatch.context() as environment:
+    environment.setenv('JAX_COMPILATION_CACHE_DIR', folder)
+    environment.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+    yield
 
 
 def study(name, *arguments):
@@ -101,6 +128,20 @@ TEXTS_AND_MIXTURES = {
     '--num_messages=160',
     '--num_evals=2',
     '--rates=0.01',
+  ),
+  'sharpness': (
+    '--only=along, transformer, sgd',
+    '--steps=2,3',
+    '--fractions=0,.1',
+    '--width=8',
+  ),
+  'landscape': (
+    '--only=local, 1, mean-field, 60, own',
+    '--worker_width=60',
+    '--local_steps=2',
+    '--num_workers=4',
+    '--partition=iid',
+    '--points=2',
   ),
   'async_local': (
     '--tasks=mixture',
@@ -127,8 +168,9 @@ TEXTS_AND_MIXTURES = {
 # Together the others use all that studies share.
 SLOW = {
   'async_local', 'batch_size', 'curriculum', 'delta_sgd', 'detox', 'dipaco',
-  'fedbr', 'gossip', 'learning_from_history', 'magnitude_sign', 'qsr', 'savic',
-  'wafl',
+  'entropy_sgd', 'fedbr', 'gossip', 'landscape', 'learning_from_history',
+  'magnitude_sign', 'noisy_softmax',
+  'qsr', 'savic', 'sharpness', 'tpsgd', 'wafl',
 }  # fmt: skip
 
 

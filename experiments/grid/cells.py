@@ -1,0 +1,349 @@
+"""From the text of a grid to its cells: what is traced, what is queued.
+
+A defence is a chain, pre-aggregators and then a rule: `'bucketing(bucket_size=
+2), krum'`. An attack may be followed by searches, which hold the defence:
+`'alie, strength'`. A list in place of a value is a grid of its own: of real
+numbers, one program runs all of them; of anything else, each has a program.
+"""
+
+import itertools
+import typing
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+import byzjax
+from byzjax import data
+from experiments import specs
+from experiments.cell import Cell, Options, check_cell
+
+Known = Mapping[str, Callable]
+_SEARCHES = {k: v for k, v in specs.SEARCHES.items() if k != 'none'}
+
+
+class Grid(NamedTuple):
+  """The flags that say what is run; names are texts."""
+
+  attacks: Sequence[str]
+  aggregators: Sequence[str]
+  pre_aggregators: Sequence[str]
+  num_byzantine: Sequence[int]
+  partitions: Sequence[str]
+  momenta: Sequence[float]
+  learning_rates: Sequence[float]
+  num_workers: int
+  rounds: int
+  batch_size: int
+  num_evals: int = 10
+  optimizer: str = 'sgd'
+  schedule: str = 'constant'
+  worker_map: str | int = 'vmap'
+
+
+class Stage(NamedTuple):
+  """A name and its hyper-parameters."""
+
+  flag: str
+  name: str
+  known: Known
+  given: Mapping[str, Any]
+  lists: Mapping[str, Sequence[float]]  # Real numbers, for one program.
+
+  def text(self, values: Mapping[str, Any]) -> str:
+    return _call(self.name, {**self.given, **values})
+
+  def build(self, *args, defaults, values: Mapping[str, Any]) -> Any:
+    # Numbers go into the text, which errors repeat; tracers cannot.
+    numbers = {k: v for k, v in values.items() if isinstance(v, float)}
+    tracers = {k: v for k, v in values.items() if k not in numbers}
+    return specs.build(
+      self.flag,
+      self.text(numbers),
+      self.known,
+      *args,
+      defaults=defaults,
+      values=tracers,
+    )
+
+
+class Chain(NamedTuple):
+  """A defence or an attack."""
+
+  title: str  # Without what is chosen from lists.
+  stages: tuple[Stage, ...]
+
+  def axes(self, slot: str) -> dict[str, Sequence[float]]:
+    return {
+      f'{slot}.{i}.{key}': numbers
+      for i, stage in enumerate(self.stages)
+      for key, numbers in stage.lists.items()
+    }
+
+  def texts(self, slot: str, values: Mapping[str, Any]) -> list[str]:
+    return [
+      stage.text(_of(slot, i, values)) for i, stage in enumerate(self.stages)
+    ]
+
+
+def make_cells(grid: Grid, num_classes: int) -> list[Cell]:
+  """All programs: f by f, defence by defence, attack by attack.
+
+  The last is the control: the mean, and nobody attacks.
+
+  Raises:
+    ValueError: with everything that is wrong with the texts and numbers.
+  """
+  problems: list[str] = []
+
+  def attempt(function, *args, **kwargs):
+    try:
+      return function(*args, **kwargs)
+    except ValueError as error:
+      if str(error) not in problems:
+        problems.append(str(error))
+      return []
+
+  for name in ('attacks', 'aggregators', 'pre_aggregators', 'partitions',
+               'num_byzantine', 'momenta', 'learning_rates'):  # fmt: skip
+    given = getattr(grid, name)
+    if not given or len(set(given)) < len(given):
+      problems.append(f'--{name} is empty or has an entry twice: {given}')
+  if any(f < 1 for f in grid.num_byzantine):
+    problems.append(
+      '--num_byzantine must be at least 1; without attackers is the attack none'
+    )
+  if any(not rate >= 0 for rate in grid.learning_rates):
+    problems.append(f'--learning_rates must be >= 0, got {grid.learning_rates}')
+  for momentum in grid.momenta:
+    attempt(byzjax.worker_momentum, momentum)
+  texts = list(itertools.product(grid.pre_aggregators, grid.aggregators))
+  by_text = [attempt(_defence, text, front) for front, text in texts]
+  defences = [chain for found in by_text for chain in found]
+  attacks = [chain for text in grid.attacks for chain in attempt(_attack, text)]
+  for title in _repeated(found[0].title for found in by_text if found):
+    problems.append(
+      f'--aggregators: {title} is there twice; to choose from values, write a'
+      ' list, as in centered_clipping(radius=[0.1, 1.0])'
+    )
+  for text in _repeated(text for chain in attacks for text in _each(chain)):
+    problems.append(f'--attacks: {text} is there twice')
+  alone = [stage for chain in defences for stage in chain.stages]
+  # Searches are no stage alone: what they say is about a defence, too.
+  alone += [chain.stages[0] for chain in attacks]
+  for stage in alone:
+    filled = {'num_byzantine': max(grid.num_byzantine, default=1),
+              'num_classes': num_classes}  # fmt: skip
+    for values in _one_by_one(stage.lists):
+      attempt(stage.build, defaults=filled, values=values)
+  if problems:
+    raise ValueError('\n'.join(problems))
+  control, nobody = _defence('mean', 'none'), _attack('none')
+  queue = [
+    (defence, attack, f)
+    for f in grid.num_byzantine
+    for defence in defences
+    for attack in attacks
+  ]
+  queue += [(control[0], nobody[0], 0)]
+  return [_cell(grid, *place, num_classes) for place in queue]
+
+
+def refused(
+  cells: Sequence[Cell], dataset: data.Dataset, options: Options
+) -> dict[str, list[Cell]]:
+  """The cells that cannot run, by what is said against them."""
+  found: dict[str, list[Cell]] = {}
+  for cell in cells:
+    try:
+      for values in _one_by_one(cell.grid):
+        cell.make_round(lambda *_: 0.0, None, **values)
+      check_cell(cell, dataset, options)
+    except ValueError as error:
+      # Without the name of the cell, so that what is said alike is said once.
+      reason = error.__cause__ if str(error).startswith(cell.name) else error
+      found.setdefault(str(reason), []).append(cell)
+  return found
+
+
+def _cell(
+  grid: Grid, defence: Chain, attack: Chain, f: int, num_classes: int
+) -> Cell:
+  def make_round(loss_fn, key, **values):
+    del key
+    filled = {'num_byzantine': f, 'num_classes': num_classes}
+    *front, rule = (
+      stage.build(defaults=filled, values=_of('defence', i, values))
+      for i, stage in enumerate(defence.stages)
+    )
+    if front:
+      rule = byzjax.pre_aggregate(*front, rule)
+    lies = None
+    for i, stage in enumerate(attack.stages):
+      held = (lies, rule) if i else ()
+      lies = stage.build(
+        *held, defaults=filled, values=_of('attack', i, values)
+      )
+    schedule = specs.build(
+      'schedule',
+      grid.schedule,
+      specs.SCHEDULES,
+      values['learning_rate'],
+      grid.rounds,
+    )
+    return byzjax.robust_round(
+      loss_fn,
+      num_workers=grid.num_workers,
+      worker=byzjax.worker_momentum(values['momentum']),
+      attack=lies,
+      byzantine=0 if lies is None else f,
+      aggregator=rule,
+      optimizer=specs.build(
+        'optimizer', grid.optimizer, specs.OPTIMIZERS, schedule
+      ),
+      worker_map=grid.worker_map,
+    )
+
+  def describe(values):
+    *front, rule = defence.texts('defence', values)
+    return {
+      'defence': defence.title,
+      'attack': ', '.join(attack.texts('attack', values)),
+      'pre_aggregators': ', '.join(front) or 'none',
+      'aggregator': rule,
+      'momentum': values['momentum'],
+      'learning_rate': values['learning_rate'],
+    }
+
+  axes = {**defence.axes('defence'), **attack.axes('attack')}
+  return Cell(
+    make_round,
+    # With their lists, for a name; `describe` has what a row is.
+    {
+      'defence': ', '.join(_lists(defence.stages)),
+      'attack': ', '.join(_lists(attack.stages)),
+      'num_byzantine': f,
+    },
+    {
+      **axes,
+      'momentum': grid.momenta,
+      'learning_rate': grid.learning_rates,
+    },
+    grid.num_workers,
+    grid.rounds,
+    grid.batch_size,
+    grid.partitions,
+    num_evals=grid.num_evals,
+    describe=describe,
+  )
+
+
+def _defence(text: str, front: str) -> list[Chain]:
+  """The rule behind the pre-aggregators of both texts."""
+  if front != 'none':
+    text = f'{front}, {text}'
+  parts = specs.split_top(text, ',')
+  # Which of two flags a stage comes from is not worth telling apart.
+  known = [specs.PRE_AGGREGATORS] * (len(parts) - 1) + [specs.AGGREGATORS]
+  flags = ['pre_aggregators'] * (len(parts) - 1) + ['aggregators']
+  return _chains(text, flags, known)
+
+
+def _attack(text: str) -> list[Chain]:
+  parts = specs.split_top(text, ',')
+  searches = [_SEARCHES] * (len(parts) - 1)
+  found = _chains(text, ['attacks'] * len(parts), [specs.ATTACKS, *searches])
+  if found[0].stages[0].name == 'none' and len(parts) > 1:
+    raise ValueError(f'--attacks={text}: there is nothing to search for')
+  return found
+
+
+def _chains(
+  text: str, flags: Sequence[str], known: Sequence[Known]
+) -> list[Chain]:
+  """A chain for every choice of what cannot be traced."""
+  parts = specs.split_top(text, ',')
+  stages = [_stages(*each) for each in zip(flags, parts, known)]
+  return [Chain(_title(text), each) for each in itertools.product(*stages)]
+
+
+def _stages(flag: str, text: str, known: Known) -> list[Stage]:
+  name, given = specs.parse(text)
+  if name not in known:
+    raise ValueError(
+      f'--{flag}: unknown name {name!r}; known are {", ".join(sorted(known))}'
+    )
+  lists: dict[str, Sequence[float]] = {}
+  queued = {}
+  for key, value in given.items():
+    if not isinstance(value, list):
+      continue
+    if not value or len(set(map(repr, value))) < len(value):
+      raise ValueError(f'--{flag}={text}: {key} is empty or has a value twice')
+    numbers = all(type(v) in (int, float) for v in value)
+    if numbers and _is_real(known[name], key):
+      lists[key] = tuple(map(float, value))
+    else:
+      queued[key] = value
+  fixed = {k: v for k, v in given.items() if not isinstance(v, list)}
+  return [
+    Stage(flag, name, known, {**fixed, **dict(zip(queued, choice))}, lists)
+    for choice in itertools.product(*queued.values())
+  ]
+
+
+def _one_by_one(lists: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+  """Every number once, beside the first ones of the others.
+
+  Numbers, and not tracers, are compared with their ranges.
+  """
+  first = {key: numbers[0] for key, numbers in lists.items()}
+  return [first] + [
+    {**first, key: number}
+    for key, numbers in lists.items()
+    for number in numbers[1:]
+  ]
+
+
+def _each(attack: Chain) -> list[str]:
+  """The attack with each of its numbers."""
+  axes = attack.axes('attack')
+  return [
+    ', '.join(attack.texts('attack', dict(zip(axes, numbers))))
+    for numbers in itertools.product(*axes.values())
+  ]
+
+
+def _repeated(texts: Iterable[str]) -> list[str]:
+  return [text for text, count in Counter(texts).items() if count > 1]
+
+
+def _is_real(factory: Callable, key: str) -> bool:
+  """Whether an argument is a real number, which may be traced."""
+  annotation = typing.get_type_hints(factory).get(key)
+  return {float, jax.Array} <= set(typing.get_args(annotation))
+
+
+def _title(text: str) -> str:
+  calls = (specs.parse(part) for part in specs.split_top(text, ','))
+  return ', '.join(
+    _call(name, {k: v for k, v in given.items() if not isinstance(v, list)})
+    for name, given in calls
+  )
+
+
+def _call(name: str, given: Mapping[str, Any]) -> str:
+  arguments = ', '.join(f'{key}={value!r}' for key, value in given.items())
+  return f'{name}({arguments})' if given else name
+
+
+def _lists(stages: Sequence[Stage]) -> list[str]:
+  """The stages with the numbers that their program runs for."""
+  return [s.text({k: list(v) for k, v in s.lists.items()}) for s in stages]
+
+
+def _of(slot: str, i: int, values: Mapping[str, Any]) -> dict[str, Any]:
+  """What `values` has for a stage: `{'attack.0.z': 1.0}` -> `{'z': 1.0}`."""
+  start = f'{slot}.{i}.'
+  return {k[len(start) :]: v for k, v in values.items() if k.startswith(start)}

@@ -1,0 +1,228 @@
+"""From the rows of a grid to its tables: functions without side effects.
+
+Accuracies are in percent, one per seed; one that is not a number counts as 0.
+Every choice of hyper-parameters looks at the validation split only.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import report
+
+NOBODY = 'none'  # The attack of honest workers.
+
+
+class Choice(NamedTuple):
+  """A defence in one place, with the hyper-parameters chosen there."""
+
+  defence: str
+  partition: str
+  num_byzantine: int
+  setting: str  # The chosen hyper-parameters.
+  accuracy: dict[str, np.ndarray]  # By attack: on the test set, [num_seeds].
+
+  @property
+  def worst(self) -> str:
+    """The attack of the least mean accuracy, the first of several."""
+    return min(self.accuracy, key=lambda attack: self.accuracy[attack].mean())
+
+  @property
+  def floor(self) -> float:
+    return float(self.accuracy[self.worst].mean())
+
+
+def choices(rows: report.Rows, tail: int = 3) -> list[Choice]:
+  """For every defence and place the hyper-parameters that are safest.
+
+  Those with the best validation accuracy under their worst attack, averaged
+  over seeds and the last evaluations; the first of several that are equal.
+  Hyper-parameters that lack an attack come after those that have more.
+  """
+  tried: dict = {}
+  for row in rows:
+    place = (row['defence'], row['partition'], row['num_byzantine'])
+    settings = tried.setdefault(place, {})
+    attacks = settings.setdefault(_setting(row), {})
+    attacks.setdefault(row['attack'], []).append(row)
+
+  def safety(attacks):
+    means = [_percent(r, 'validation_accuracy', tail).mean() for r in attacks]
+    return len(means), min(means)
+
+  found = []
+  for (defence, partition, f), settings in tried.items():
+    best = max(settings, key=lambda name: safety(settings[name].values()))
+    accuracy = {
+      attack: _percent(found_rows, 'accuracy', tail)
+      for attack, found_rows in settings[best].items()
+    }
+    found.append(Choice(defence, partition, f, best, accuracy))
+  return found
+
+
+def places(found: Sequence[Choice]) -> list[tuple[str, int]]:
+  """All pairs of a partition and f."""
+  return list(dict.fromkeys((c.partition, c.num_byzantine) for c in found))
+
+
+def ranked(found: Sequence[Choice]) -> list[Choice]:
+  """Best worst case first; after them those that lack an attack."""
+  return sorted(found, key=lambda c: (-len(c.accuracy), -c.floor))
+
+
+def standings(
+  found: Sequence[Choice],
+) -> dict[str, dict[tuple[str, int], Choice]]:
+  """Defences by their mean worst case over places, and what they are there.
+
+  After them those that lack an attack or a place.
+  """
+  defences: dict[str, dict[tuple[str, int], Choice]] = {}
+  for c in found:
+    defences.setdefault(c.defence, {})[c.partition, c.num_byzantine] = c
+
+  def rank(name):
+    here = defences[name].values()
+    complete = sum(len(c.accuracy) for c in here)
+    return -complete, -np.mean([c.floor for c in here])
+
+  return {name: defences[name] for name in sorted(defences, key=rank)}
+
+
+def worst_case(found: Sequence[Choice], control: Sequence[Choice]) -> str:
+  """A Markdown table for every partition and f, and all accuracies."""
+  attacks = list(dict.fromkeys(a for c in found for a in c.accuracy))
+  lines = []
+  for partition, f in places(found):
+    here = ranked(_at(found, partition, f))
+    lines += [f'## {partition}, {f} Byzantine', '']
+    head = ['defence', 'worst case', 'under', 'nobody attacks', 'chosen']
+    table = [
+      [
+        c.defence,
+        spread(c.accuracy[c.worst]),
+        c.worst + _missing(c, attacks),
+        spread(c.accuracy.get(NOBODY)),
+        c.setting,
+      ]
+      for c in here
+    ]
+    for c in control:
+      if c.partition == partition:
+        nobody = spread(c.accuracy[NOBODY])
+        table.append([f'*{c.defence}, all honest*', '', '', nobody, c.setting])
+    lines += markdown(head, table)
+    lines += ['', 'The same under every attack:', '']
+    lines += markdown(
+      ['defence', *attacks],
+      [
+        [c.defence, *(spread(c.accuracy.get(a)) for a in attacks)] for c in here
+      ],
+    )
+    lines.append('')
+  return '\n'.join(lines)
+
+
+def leaderboard(found: Sequence[Choice], control: Sequence[Choice]) -> str:
+  """A Markdown table for every f: worst cases side by side, best first.
+
+  The order is that of the mean over partitions.
+  """
+  attacks = {a for c in found for a in c.accuracy}
+  partitions = list(dict.fromkeys(c.partition for c in found))
+  lines = []
+  for f in dict.fromkeys(c.num_byzantine for c in found):
+    here = standings([c for c in found if c.num_byzantine == f])
+    table = []
+    for name, by_partition in here.items():
+      line = [name]
+      for partition in partitions:
+        c = by_partition.get((partition, f))
+        if c is None:
+          line += ['-', '-', '-']
+          continue
+        line += [
+          spread(c.accuracy[c.worst]),
+          c.worst + _missing(c, attacks),
+          mean(c.accuracy.get(NOBODY)),
+        ]
+      table.append(line)
+    nobody = {c.partition: mean(c.accuracy[NOBODY]) for c in control}
+    for name in {c.defence for c in control}:
+      line = [f'*{name}, all honest*']
+      for partition in partitions:
+        line += ['', '', nobody[partition]]
+      table.append(line)
+    head = ['defence']
+    for partition in partitions:
+      head += [f'{partition}: worst case', 'under', 'nobody attacks']
+    lines += [f'{f} Byzantine:', '', *markdown(head, table), '']
+  return '\n'.join(lines)
+
+
+def by_attack(
+  found: Sequence[Choice], partition: str, f: int
+) -> dict[tuple[str, str], np.ndarray]:
+  """Accuracies by defence and attack, for `report.heatmap`."""
+  return {
+    (c.defence, attack): accuracy
+    for c in ranked(_at(found, partition, f))
+    for attack, accuracy in c.accuracy.items()
+  }
+
+
+def by_place(
+  found: Sequence[Choice],
+) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str], str]]:
+  """Worst cases by defence and place, and the attacks they are under."""
+  cells, notes = {}, {}
+  for name, there in standings(found).items():
+    for (partition, f), c in there.items():
+      key = name, f'{partition}, f={f}'
+      cells[key], notes[key] = c.accuracy[c.worst], c.worst
+  return cells, notes
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+  """The lines of a table."""
+  return [
+    '| ' + ' | '.join(line) + ' |'
+    for line in [head, ['---'] * len(head), *lines]
+  ]
+
+
+def spread(accuracy: np.ndarray | None) -> str:
+  """Mean and standard deviation over seeds."""
+  if accuracy is None:
+    return '-'
+  return f'{accuracy.mean():.1f} ± {accuracy.std():.1f}'
+
+
+def mean(accuracy: np.ndarray | None) -> str:
+  return '-' if accuracy is None else f'{accuracy.mean():.1f}'
+
+
+def _percent(rows: report.Rows, column: str, tail: int) -> np.ndarray:
+  rows = [{**row, column: np.nan_to_num(row[column])} for row in rows]
+  return 100 * report.final(rows, column, tail)
+
+
+def _setting(row) -> str:
+  """Everything about a row that is chosen."""
+  parts = [row['pre_aggregators'], row['aggregator']]
+  chain = ', '.join(part for part in parts if part != 'none')
+  return (
+    f'{chain}; momentum {row["momentum"]:g}, learning rate'
+    f' {row["learning_rate"]:g}'
+  )
+
+
+def _missing(choice: Choice, attacks) -> str:
+  lacking = len(attacks) - len(choice.accuracy)
+  return f' (of {len(choice.accuracy)} attacks only)' if lacking else ''
+
+
+def _at(found: Sequence[Choice], partition: str, f: int) -> list[Choice]:
+  return [c for c in found if (c.partition, c.num_byzantine) == (partition, f)]

@@ -1,0 +1,127 @@
+"""Jobs one after the other, into a `results.csv` that can be completed.
+
+With `--num_processes` and `--process_id`, every process has its share of the
+jobs and a file of its own, and the last one puts the files together. They do
+not talk: one that is killed stops nobody.
+"""
+
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tqdm
+
+from experiments import distributed, output, report
+
+
+class Job(NamedTuple):
+  """What makes some rows of the results.
+
+  Attributes:
+    name: for the bar and for a folder; all names differ.
+    key: columns and their values that only rows of this job have.
+    size: how far it moves the bar.
+    run: `(folder, advance) -> rows`; the folder is for checkpoints, and
+      `advance(k)` says that k more of the size are done.
+  """
+
+  name: str
+  key: Mapping[str, Any]
+  size: int
+  run: Callable[[pathlib.Path, Callable[[int], Any]], report.Rows]
+
+
+def work(
+  jobs: Sequence[Job], folder: pathlib.Path, unit: str = 'jobs'
+) -> report.Rows:
+  """All rows: those in `results.csv`, and those of the jobs that it lacks.
+
+  The time left that the bar shows is at the average rate of this call. Of
+  several processes, those that leave jobs to others end here.
+  """
+  process, num_processes = distributed.share()
+  path = folder / 'results.csv'
+  own = folder / f'results.{process}.csv' if num_processes > 1 else path
+  done = _read(jobs, folder)
+  mine = range(process, len(jobs), num_processes)
+  # What others have done stays in their files.
+  rows = _read(jobs, folder, [own]) if num_processes > 1 else dict(done)
+  bar = tqdm.tqdm(
+    total=sum(jobs[i].size for i in mine),
+    initial=sum(jobs[i].size for i in mine if i in done),
+    unit=unit,
+    smoothing=0,
+    dynamic_ncols=True,
+  )
+  for i in mine:
+    job = jobs[i]
+    if i in done:
+      continue
+    bar.set_description(f'{i + 1} of {len(jobs)}')
+    bar.set_postfix_str(job.name)
+    # Of its own, for the program may be killed before it is removed.
+    unfinished = folder / 'unfinished' / output.slug(job.name)
+    before = bar.n
+    rows[i] = job.run(unfinished, bar.update)
+    output.write_rows(own, _in_order(rows))
+    shutil.rmtree(unfinished, ignore_errors=True)
+    bar.update(before + job.size - bar.n)
+  bar.close()
+  if num_processes > 1:
+    rows = _read(jobs, folder)
+    left = sum(i not in rows for i in range(len(jobs)))
+    if left:
+      print(f'Process {process} is done; left to others: {left} of {len(jobs)}')
+      sys.exit(0)
+  if parts := _parts(folder):
+    output.write_rows(path, _in_order(rows))
+    for part in parts:
+      part.unlink(missing_ok=True)
+  return _in_order(rows)
+
+
+def _parts(folder: pathlib.Path) -> list[pathlib.Path]:
+  return sorted(folder.glob('results.*.csv'))
+
+
+def _read(
+  jobs: Sequence[Job],
+  folder: pathlib.Path,
+  paths: Sequence[pathlib.Path] | None = None,
+) -> dict[int, report.Rows]:
+  """The rows of each job in the files; of all, without paths.
+
+  A job has the rows from one with its key up to the next job. Those before
+  all, of jobs that this call leaves out, are at -1.
+  """
+  place = {tuple(map(str, job.key.values())): i for i, job in enumerate(jobs)}
+  found: dict[int, report.Rows] = {}
+  for path in paths or [folder / 'results.csv', *_parts(folder)]:
+    if not path.exists():
+      continue
+    here: dict[int, report.Rows] = {}
+    i = -1
+    for row in numbers(output.read_rows(path)):
+      i = place.get(tuple(str(row[k]) for k in jobs[0].key), i)
+      here.setdefault(i, []).append(row)
+    # Parts that were put together, and not removed any more, are no news.
+    found = {**here, **found}
+  return found
+
+
+def _in_order(rows: Mapping[int, report.Rows]) -> report.Rows:
+  return [row for i in sorted(rows) for row in rows[i]]
+
+
+def numbers(rows: Sequence[Mapping[str, str]]) -> report.Rows:
+  """Rows of a csv file, with numbers where something is one."""
+
+  def number(text):
+    try:
+      return int(text) if text.lstrip('-').isdigit() else float(text)
+    except ValueError:
+      return text
+
+  return [{k: number(v) for k, v in row.items()} for row in rows]
