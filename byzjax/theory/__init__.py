@@ -22,6 +22,7 @@ from byzjax.theory._robustness import (
   max_byzantine,
   resilience_bound,
 )
+from byzjax.theory._sampled_program import sampled_program_size
 
 __all__ = [
   'byz_sgdm_bound',
@@ -36,6 +37,7 @@ __all__ = [
   'max_corrupted_groups',
   'optimal_batch_size',
   'resilience_bound',
+  'sampled_program_size',
   'sign_error_bound',
   'vote_error_bound',
 ]

@@ -273,6 +273,11 @@ def said(tmp_path_factory):
     'rule': ['--aggregators=krumm'],
     'refused': ['--aggregators=krum;mean', '--num_byzantine=3,4',
                 '--num_workers=9', '--attacks=none;alie'],
+    'left out': ['--aggregators=krum;mean', '--num_byzantine=4',
+                 '--num_workers=9', '--attacks=none;alie', '--skip_refused',
+                 '--dry_run'],
+    'nothing': ['--aggregators=krum', '--num_byzantine=4', '--num_workers=9',
+                '--attacks=alie', '--skip_refused'],
     'shards': ['--partitions=dirichlet_by_class(alpha=0.001)',
                '--num_workers=100', '--aggregators=mean', '--attacks=alie'],
     'resume': ['--resume'],
@@ -312,6 +317,7 @@ def test_a_file_is_flags(said):
     ('missing', 'No such file'),
     ('number', "--momenta: could not convert string to float: 'high'"),
     ('rule', "--aggregators: unknown name 'krumm'; known are aksel"),
+    ('nothing', 'nothing is left to run'),
     ('shards', 'every worker must have an example'),
     ('resume', 'there is no config.json'),
     ('precious', 'is not empty'),
@@ -328,6 +334,11 @@ def test_all_that_cannot_run_is_listed(said):
     ' [krum, none, 4], [krum, alie, 4]',
     '--skip_refused leaves out what cannot run',
   ]
+  lines = said['left out'].splitlines()
+  names = [line.split(': ')[1] for line in lines[1:-1]]
+  assert names == ['mean, none, 4', 'mean, alie, 4', 'mean, none, 0']
+  assert lines[-1].startswith('left out: krum needs num_workers >= ')
+  assert lines[-1].endswith('[krum, none, 4], [krum, alie, 4]')
 
 
 def start(folder, cache, *more):

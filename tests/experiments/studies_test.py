@@ -211,6 +211,25 @@ def test_a_cell_without_images_runs(name, tmp_path):
   assert all(0 < float(row['loss']) < 100 for row in rows)
 
 
+@pytest.mark.slow
+def test_a_cell_of_the_convex_study_runs(tmp_path):
+  folder = tmp_path / 'out'
+  found = study(
+    'convex',
+    '--only=box, convex',
+    '--num_examples=40',
+    '--num_samples=8',
+    '--num_iterations=200',
+    '--num_seeds=2',
+    f'--output_dir={folder}',
+  )
+  assert found.returncode == 0, found.stderr
+  rows = results(folder)
+  assert {row['method'] for row in rows} == {'convex', 'convex robust'}
+  for row in rows:
+    assert 0 <= float(row['pgd']) <= float(row['clean']) <= 100
+
+
 def test_a_study_that_was_cut_off_goes_on_to_the_same_numbers(tmp_path):
   small = ('--rounds=2', '--num_seeds=1', '--num_workers=3')
   whole = (*small, '--only=vote, invert')

@@ -1,0 +1,109 @@
+"""Which examples a hidden unit is active on: rows of signs, sampled."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byzjax._src import base, reductions
+
+
+def arrangements(x: jax.Array, vectors: jax.Array) -> jax.Array:
+  """The arrangements of given vectors: `D_i = 1[X h_i >= 0]`.
+
+  Workers that share the vectors (drawn with one key) get the parts of the same
+  arrangements that belong to their own examples. Equal rows may occur. They do
+  not change the optimum, only the work.
+
+  Args:
+    x: X, float[n, d].
+    vectors: the h_i, float[P, d], such as `jax.random.normal(key, (P, d))`.
+
+  Returns:
+    bool[P, n], row i is the diagonal of D_i.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from byzjax import convex
+    >>> convex.arrangements(jnp.eye(2), jnp.array([[1., -1.], [2., 3.]]))
+    Array([[ True, False],
+           [ True,  True]], dtype=bool)
+  """
+  return reductions.matmul(vectors, x.T) >= 0
+
+
+def sample_arrangements(
+  x: jax.Array,
+  num_samples: int,
+  key: jax.Array,
+  *,
+  epsilon: base.Scalar | jax.Array = 0.0,
+  num_perturbations: int = 0,
+) -> np.ndarray:
+  """Distinct arrangements of Gaussian vectors, in the order of their drawing.
+
+  `D_i = diag(1[X h_i >= 0])`, `h_i ~ N(0, I)`, without duplicates. With
+  perturbations every h_i also counts on `X + epsilon R`, R of random signs:
+  what a unit does near the data, for `robust_admm`. More samples with the same
+  key begin with the same rows, so that optima of nested sets can be compared.
+
+  How many rows there are depends on the data, so this runs on the host and
+  cannot be traced; `arrangements` can.
+
+  Args:
+    x: X, float[n, d], not traced. For a bias, append a column of ones.
+    num_samples: number of vectors drawn, a Python int >= 1.
+    key: for the vectors and the signs.
+    epsilon: side of the perturbation, `>= 0`, a number or float[d] (zero in the
+      column of ones).
+    num_perturbations: draws of R for each vector, a Python int >= 0.
+
+  Returns:
+    bool[P, n], with P at most `num_samples * (1 + num_perturbations)`.
+
+  Raises:
+    ValueError: if an argument is out of its range or x is not a matrix.
+
+  References:
+    Pilanci, Ergen, 2020, arXiv:2002.10553; Bai, Gautam, Sojoudi, 2022,
+    arXiv:2201.01965.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from byzjax import convex
+    >>> x = jnp.array([[1., 1.], [-1., 1.], [2., 2.]])
+    >>> convex.sample_arrangements(x, 50, jax.random.key(0)).shape
+    (4, 3)
+  """
+  name = 'sample_arrangements'
+  base.check_count(name, 'num_samples', num_samples, 1)
+  base.check_count(name, 'num_perturbations', num_perturbations)
+  base.check_range(name, 'epsilon', epsilon, 0)
+  if jnp.ndim(x) != 2:
+    raise ValueError(f'{name} needs x to be float[n, d], got {jnp.shape(x)}')
+
+  sides = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[1:])
+  drawn = _draw(x, key, sides, num_samples, num_perturbations)
+  found = np.asarray(drawn).reshape(-1, x.shape[0])
+  _, first = np.unique(found, axis=0, return_index=True)
+  return found[np.sort(first)]
+
+
+@functools.partial(
+  jax.jit, static_argnames=('num_samples', 'num_perturbations')
+)
+def _draw(x, key, sides, num_samples, num_perturbations):
+  """Of every sample, on x and on x moved: bool[N, 1 + k, n]."""
+
+  def of_sample(index):
+    # A key for every sample: a longer draw begins with the shorter one.
+    vector_key, sign_key = jax.random.split(jax.random.fold_in(key, index))
+    vector = jax.random.normal(vector_key, (1, x.shape[1]), x.dtype)
+    signs = jax.random.rademacher(
+      sign_key, (num_perturbations, *x.shape), x.dtype
+    )
+    moved = jnp.concatenate([x[None], x[None] + sides[None, None] * signs])
+    return jax.vmap(lambda x: arrangements(x, vector)[0])(moved)
+
+  return jax.lax.map(of_sample, jnp.arange(num_samples))

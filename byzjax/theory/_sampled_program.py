@@ -1,0 +1,50 @@
+"""How many random units a sampled convex program needs."""
+
+import math
+
+from byzjax._src import base
+
+
+def sampled_program_size(
+  num_examples: int, *, improvement: float, failure: float
+) -> int:
+  """Samples after which another one seldom lowers the optimum.
+
+  The least integer N with
+
+      N >= min((n + 1) / (psi xi) - 1, (2 / psi) (n + 1 - log xi))
+
+  Then, except with probability xi over the N samples, one more random unit (or
+  arrangement) lowers the optimum with probability at most psi. The dual program
+  has n variables and an objective, and a constraint for every sample: this is
+  the scenario bound for n + 1 variables, by Markov's inequality or by tails.
+
+  Args:
+    num_examples: n, a Python int >= 1.
+    improvement: psi in (0, 1], the probability that another sample helps.
+    failure: xi in (0, 1], the probability that this does not hold.
+
+  Returns:
+    N.
+
+  Raises:
+    ValueError: if an argument is out of its range.
+
+  References:
+    Bai, Gautam, Sojoudi, 2022, arXiv:2201.01965; Calafiore, Campi, 2005,
+    doi:10.1007/s10107-003-0499-y; 2006, doi:10.1109/TAC.2006.875041.
+
+  Example:
+    >>> import byzjax
+    >>> byzjax.theory.sampled_program_size(99, improvement=0.5, failure=0.5)
+    399
+    >>> byzjax.theory.sampled_program_size(99, improvement=0.1, failure=0.01)
+    2093
+  """
+  name = 'sampled_program_size'
+  base.check_count(name, 'num_examples', num_examples, 1)
+  base.check_range(name, 'improvement', improvement, 0, 1, exclusive=True)
+  base.check_range(name, 'failure', failure, 0, 1, exclusive=True)
+  by_mean = (num_examples + 1) / (improvement * failure) - 1
+  by_tail = 2 / improvement * (num_examples + 1 - math.log(failure))
+  return math.ceil(min(by_mean, by_tail))
