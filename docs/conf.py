@@ -51,7 +51,8 @@ def copy_studies() -> None:
   source, target = HERE.parent / 'experiments', HERE / 'studies'
   kept = set()
   for file in [source / 'README.md', *source.glob('*/*')]:
-    if file.suffix not in ('.md', '.png', '.csv'):
+    is_page = file.name == 'README.md'
+    if not is_page and file.suffix not in ('.png', '.csv'):
       continue
     content = file.read_bytes()
     if file.suffix == '.md':
