@@ -10,7 +10,7 @@ def sampled_program_size(
 ) -> int:
   """Samples after which another one seldom lowers the optimum.
 
-  The least integer N with
+  The least integer N with::
 
       N >= min((n + 1) / (psi xi) - 1, (2 / psi) (n + 1 - log xi))
 
