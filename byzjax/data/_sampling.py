@@ -63,9 +63,16 @@ def sample_batch(
   _examples.check_batch('sample_batch', batch_size, scale)
   indices, sizes = map(jnp.asarray, partition)
 
-  def of_worker(worker, indices, size):
-    worker_key = jax.random.fold_in(key, worker)
-    return indices[jax.random.randint(worker_key, (batch_size,), 0, size)]
+  def draw(images, labels, indices, sizes, key):
+    def of_worker(worker, indices, size):
+      worker_key = jax.random.fold_in(key, worker)
+      return indices[jax.random.randint(worker_key, (batch_size,), 0, size)]
 
-  chosen = jax.vmap(of_worker)(jnp.arange(sizes.shape[0]), indices, sizes)
-  return _examples.take(jnp.asarray(images), jnp.asarray(labels), chosen, scale)
+    chosen = jax.vmap(of_worker)(jnp.arange(sizes.shape[0]), indices, sizes)
+    return _examples.take(images, labels, chosen, scale)
+
+  sharding = jax.typeof(sizes).sharding
+  if jax.sharding.AxisType.Explicit in sharding.mesh.axis_types:
+    # Workers' numbers and choices go where their examples are.
+    draw = jax.sharding.auto_axes(draw, out_sharding=sharding)
+  return draw(jnp.asarray(images), jnp.asarray(labels), indices, sizes, key)

@@ -20,25 +20,29 @@ all_rules = pytest.mark.parametrize(
 
 @functools.cache
 def _compiled(name):
-  """One program per rule for all tests on messages [N, SIZE]."""
+  """One program per rule, on trees, for all tests of messages [N, SIZE]."""
   rule = tables.RULE[name]
 
   @jax.jit
   def aggregate(x, v0, unit):
     aggregator = rule.make(rule.num_byzantine, unit)
-    state = rule.start(aggregator.init(x[0]), v0)
-    return aggregator.inspect(x, state, key=KEY)
+    v0 = tables.to_tree(v0)
+    state = rule.start(aggregator.init(v0), v0)
+    aggregate, _, info = aggregator.inspect(tables.to_tree(x), state, key=KEY)
+    return aggregate, info
 
   return aggregate
 
 
 def inspect(rule, x, v0=V0, unit=1.0):
+  """The aggregate [SIZE], and what the rule tells of it."""
   x, v0 = jnp.asarray(x, jnp.float32), jnp.asarray(v0, jnp.float32)
-  return _compiled(rule.name)(x, v0, unit)
+  aggregate, info = _compiled(rule.name)(x, v0, unit)
+  return tables.to_matrix(aggregate), info
 
 
 def aggregated(rule, x, v0=V0, unit=1.0):
-  return np.asarray(inspect(rule, x, v0, unit)[0], np.float64)
+  return inspect(rule, x, v0, unit)[0]
 
 
 def make(rule):

@@ -79,13 +79,15 @@ def test_same_in_vmap_and_scan():
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason='needs eight devices')
-def test_same_when_workers_are_spread_over_devices():
-  mesh = jax.make_mesh(
-    (8,), ('workers',), axis_types=(jax.sharding.AxisType.Auto,)
-  )
+@pytest.mark.parametrize(
+  'axis_type', [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit]
+)
+def test_same_when_workers_are_spread_over_devices(axis_type):
+  mesh = jax.make_mesh((8,), ('workers',), axis_types=(axis_type,))
   over_workers = jax.NamedSharding(mesh, jax.P('workers'))
   spread = jax.tree.map(lambda x: jax.device_put(x, over_workers), UNEVEN)
   images, labels = sample(spread, KEY)
+  assert images.sharding.mesh.axis_types == mesh.axis_types
   assert images.sharding.is_equivalent_to(over_workers, images.ndim)
   expected_images, expected_labels = sample(UNEVEN, KEY)
   np.testing.assert_array_equal(images, expected_images)

@@ -96,16 +96,6 @@ CELLS = {
 }
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _programs(tmp_path_factory):
-  """Processes find what those before them compiled; this one does not look."""
-  folder = str(tmp_path_factory.mktemp('programs'))
-  with pytest.MonkeyPatch.context() as environment:
-    environment.setenv('JAX_COMPILATION_CACHE_DIR', folder)
-    environment.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
-    yield
-
-
 def study(name, *arguments):
   return subprocess.run(
     [sys.executable, '-m', f'experiments.{name}.run', *arguments],
