@@ -196,7 +196,7 @@ def simulate(
     share = sizes / sizes.sum()
     if shards == 'least_visited':
       return int(np.argmin(given / share))
-    lack = np.maximum(share - given / max(given.sum(), 1), 0)
+    lack = np.maximum(share - given / np.maximum(given.sum(), 1), 0)
     # All shards are where they should be, but for rounding.
     lack = share if lack.sum() < 1e-12 else lack
     return int(shard_draws.choice(len(sizes), p=lack / lack.sum()))

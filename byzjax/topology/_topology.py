@@ -205,8 +205,10 @@ def spectral_gap(topology: Topology | np.ndarray) -> float:
   if len(mixing) == 1:
     return 1.0
   symmetric = np.allclose(mixing, mixing.T, rtol=0, atol=1e-12)
-  solve = np.linalg.eigvalsh if symmetric else np.linalg.eigvals
-  return float(1 - np.sort(np.abs(solve(mixing)))[-2])
+  values = (
+    np.linalg.eigvalsh(mixing) if symmetric else np.linalg.eigvals(mixing)
+  )
+  return float(1 - np.sort(np.abs(values))[-2])
 
 
 def is_connected(adjacency: np.ndarray) -> bool:

@@ -19,14 +19,16 @@ def _mean_of_draws(name, num_draws=4000):
   codec, x = CODECS[name], pad(vector(D))
 
   @jax.jit
-  def mean(keys):
+  def draws(keys):
     def one(key):
       payload, _ = codec.encode(x, codec.init(x), key, num_coordinates=D)
       return codec.decode(payload)
 
-    return jnp.mean(jax.lax.map(one, keys, batch_size=100), axis=0)
+    return jax.lax.map(one, keys, batch_size=100)
 
-  return np.asarray(mean(jax.random.split(KEY, num_draws)))[:D]
+  # In float64: a sum of thousands of equal float32 numbers loses digits.
+  drawn = draws(jax.random.split(KEY, num_draws))
+  return np.asarray(drawn, np.float64).mean(axis=0)[:D]
 
 
 # Packing.
