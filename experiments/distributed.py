@@ -59,8 +59,8 @@ _LOST = (
 )
 
 _GONE = (
-  'another process is gone, so this one ends too. Start all of them again with'
-  ' --resume.'
+  'another process is gone, and may have said why; this one ends too. Start all'
+  ' of them again with --resume.'
 )
 
 
@@ -93,6 +93,8 @@ def initialize() -> bool:
       file=sys.stderr,
       flush=True,
     )
+  # It would catch SIGTERM for programs that ask it, and this one does not.
+  jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(
       **given, heartbeat_timeout_seconds=FLAGS.heartbeat_seconds
@@ -205,6 +207,16 @@ def wait_for_all(name: str) -> None:
   """Returns when all processes are here."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
+
+
+def process_0_first(action: Callable[..., None], *arguments: Any) -> None:
+  """Does it in process 0, and then in the others."""
+  if jax.process_index() == 0:
+    action(*arguments)
+  wait_for_all('process 0 is done')
+  if jax.process_index() > 0:
+    action(*arguments)
+  wait_for_all('the others are done')
 
 
 def _run_one_of_several(main: Callable[[list[str]], Any], argv: list[str]):

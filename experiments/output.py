@@ -38,10 +38,11 @@ def open_folder(folder: pathlib.Path, config: dict[str, Any]) -> None:
   """Makes the folder and writes `config.json`, or checks the one it finds.
 
   Raises:
-    ValueError: if the folder was written by a run with other flags, or by
-      something else. Nothing is overwritten.
+    ValueError: if the folder was written by a run with other flags, by
+      something else, or not by process 0. Nothing is overwritten.
   """
   path = folder / 'config.json'
+  of_several = jax.process_index() > 0
   if path.exists():
     try:
       found = json.loads(path.read_text())
@@ -53,9 +54,15 @@ def open_folder(folder: pathlib.Path, config: dict[str, Any]) -> None:
       if found.get(key) != config.get(key)
     }
     if differing:
+      who = 'every process' if of_several else '--resume'
       raise ValueError(
-        f'--resume needs the flags of the run in {folder}, but {differing}'
+        f'{who} needs the flags of the run in {folder}, but {differing}'
       )
+  elif of_several:
+    raise ValueError(
+      f'process 0 has written {path}, but it is not here: all processes need'
+      ' the same --output_dir, and must see it'
+    )
   elif _in_use(folder):
     raise ValueError(
       f'--resume: {folder} holds files but no config.json of a run'

@@ -32,7 +32,6 @@ FLAGS = flags.FLAGS
 # What may differ between a run and its continuation.
 _NOT_CONFIG = ('aggregator', 'data_dir', 'output_dir', 'resume')
 
-
 flags.DEFINE_string(
   'dataset',
   'digits',
@@ -375,7 +374,8 @@ def main(argv):
     runs = [make_run(rule, dataset) for rule in rules]
     distributed.wait_for_all('checked')
     for rule, folder in zip(rules, folders):
-      output.open_folder(folder, {**config, 'aggregator': rule})
+      settings = {**config, 'aggregator': rule}
+      distributed.process_0_first(output.open_folder, folder, settings)
     starts = [beginning(run, folder) for run, folder in zip(runs, folders)]
   except ValueError as error:
     sys.exit(f'train.py: {error}')

@@ -15,7 +15,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import distributed, train
+from experiments import distributed, output, train
 
 ROOT = pathlib.Path(__file__).parents[2]
 RUN = {
@@ -134,6 +134,19 @@ def test_refuses(case):
   with flagsaver.flagsaver(**given):
     with pytest.raises(ValueError, match=message):
       distributed.initialize()
+
+
+def test_every_process_needs_the_flags_and_the_folder_of_process_0(
+  tmp_path, monkeypatch
+):
+  output.open_folder(tmp_path / 'run', {'rounds': 2})
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  output.open_folder(tmp_path / 'run', {'rounds': 2})
+  with pytest.raises(ValueError, match="every process .* '2 there, 3 here'"):
+    output.open_folder(tmp_path / 'run', {'rounds': 3})
+  with pytest.raises(ValueError, match='all processes need the same --output'):
+    output.open_folder(tmp_path / 'other', {'rounds': 2})
+  assert not (tmp_path / 'other').exists()
 
 
 def test_one_process_joins_nobody():
