@@ -171,6 +171,12 @@ def sqrt(x: jax.Array) -> jax.Array:
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
+def hypot(x: jax.Array, y: jax.Array) -> jax.Array:
+  """`sqrt(x**2 + y**2)` without overflow; the derivative is zero at zero."""
+  zero = (x == 0) & (y == 0)
+  return jnp.where(zero, 0, jnp.hypot(jnp.where(zero, 1, x), y))
+
+
 def distance(
   x: jax.Array, y: jax.Array, *, axis_name: base.AxisName = None
 ) -> jax.Array:

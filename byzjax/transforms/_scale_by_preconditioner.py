@@ -174,7 +174,9 @@ def _refreshed(
     if rule == 'oasis':
       moved = old * d + new * h
     else:
-      moved = jnp.hypot(reductions.sqrt(old) * d, reductions.sqrt(new) * h)
+      moved = reductions.hypot(
+        reductions.sqrt(old) * d, reductions.sqrt(new) * h
+      )
     moved = moved.astype(d.dtype)
     return jnp.where(jnp.isfinite(moved) & refresh, moved, d)
 

@@ -52,9 +52,12 @@ def test_known_step_sizes_on_isotropic_quadratics():
   np.testing.assert_allclose(
     flat, [0.2, 0.2098, 0.2205, 0.2318, 0.2437], atol=5e-5
   )
-  # After the third step the iterate is at the minimum: growth sets in again.
-  steep = _step_sizes([10.0, 10.0], 5)
-  np.testing.assert_allclose(steep, [0.2, 0.1, 0.1, 0.1049, 0.1102], atol=5e-5)
+  # Two steps lead to the minimum, in powers of two and so without rounding; two
+  # steps later, when the iterate has not moved, growth sets in again.
+  steep = _step_sizes([8.0, 8.0], 5, initial_step_size=0.25)
+  np.testing.assert_allclose(
+    steep, [0.25, 0.125, 0.125, 0.1311, 0.1378], atol=5e-5
+  )
 
 
 @pytest.mark.parametrize(
