@@ -18,6 +18,7 @@ check_count = checks.check_count
 check_majority = checks.check_majority
 check_range = checks.check_range
 check_worker_weights = checks.check_worker_weights
+num_workers = checks.num_workers
 
 ArrayTree: TypeAlias = Any  # a pytree of arrays
 Params: TypeAlias = ArrayTree
@@ -392,21 +393,3 @@ def zeros_like(params: Params, lead: tuple[int, ...] = ()) -> Params:
     return jnp.full_like(p, 0, shape=shape, dtype=dtype)
 
   return jax.tree.map(zeros, params)
-
-
-def num_workers(name: str, messages: Messages) -> int:
-  """The common leading axis of all leaves, or a ValueError that names them."""
-  leaves = jax.tree.leaves_with_path(messages)
-  shapes = {
-    jax.tree_util.keystr(path) or 'leaf': jnp.shape(leaf)
-    for path, leaf in leaves
-  }
-  if not shapes:
-    raise ValueError(f'{name} must have at least one leaf, got {messages}')
-  lengths = {shape[:1] for shape in shapes.values()}
-  if len(lengths) > 1 or lengths in ({()}, {(0,)}):
-    raise ValueError(
-      f'{name} must have leaves that share a leading worker axis of at least'
-      f' one row, got the shapes {shapes}'
-    )
-  return lengths.pop()[0]

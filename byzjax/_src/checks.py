@@ -55,3 +55,21 @@ def check_majority(rule: str, n: int, f: int) -> None:
     raise ValueError(
       f'{rule} needs num_workers > 2 * num_byzantine, got {n} and {f}'
     )
+
+
+def num_workers(name: str, messages: Any) -> int:
+  """The common leading axis of all leaves, or a ValueError that names them."""
+  leaves = jax.tree.leaves_with_path(messages)
+  shapes = {
+    jax.tree_util.keystr(path) or 'leaf': jnp.shape(leaf)
+    for path, leaf in leaves
+  }
+  if not shapes:
+    raise ValueError(f'{name} must have at least one leaf, got {messages}')
+  lengths = {shape[:1] for shape in shapes.values()}
+  if len(lengths) > 1 or lengths in ({()}, {(0,)}):
+    raise ValueError(
+      f'{name} must have leaves that share a leading worker axis of at least'
+      f' one row, got the shapes {shapes}'
+    )
+  return lengths.pop()[0]

@@ -6,10 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, layouts
+from byzjax._src import base, layouts, round_arguments
 from byzjax.convex import _admm, _iteration, _linear, _losses, _problem
 from byzjax.convex._iteration import AdmmHistory, AdmmState
-from byzjax.rounds import _arguments
 
 _NAME = 'consensus_admm'
 
@@ -123,7 +122,7 @@ def consensus_admm(
   _admm.check_numbers(
     _NAME, beta, rho, dual_ratio, num_iterations, record_every
   )
-  _arguments.check_slots(_NAME, aggregator, attack, {})
+  round_arguments.check_slots(_NAME, aggregator, attack, {})
   shapes = jnp.shape(x), jnp.shape(y), jnp.shape(arrangements)
   if (
     [len(shape) for shape in shapes] != [3, 2, 3]
@@ -138,7 +137,7 @@ def consensus_admm(
   first = None
   if schedule is None:  # An array: a new closure would compile again.
     zeroth = jnp.zeros([], jnp.int32)
-    first = _arguments.byzantine_schedule(_NAME, len(x), byzantine)(zeroth)
+    first = round_arguments.byzantine_schedule(_NAME, len(x), byzantine)(zeroth)
   data = [_problem.arrays(_NAME, *worker) for worker in zip(x, y, arrangements)]
   stacked = [jnp.stack(arrays) for arrays in zip(*data)]
   return _run(
@@ -179,7 +178,7 @@ def _run(
   def who(step):
     if schedule is None:
       return first
-    return _arguments.byzantine_of(_NAME, schedule, step, num_workers)
+    return round_arguments.byzantine_of(_NAME, schedule, step, num_workers)
 
   def at_worker(worker, factors, x, y, masks):
     u = _iteration.copy_step(worker, factors, x, masks, weight)

@@ -9,11 +9,10 @@ import numpy as np
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, layouts, local, reductions
+from byzjax._src import base, flat, layouts, local, reductions, round_arguments
 from byzjax.aggregators import mean
 from byzjax.asynchrony import Buffer, Events
 from byzjax.rounds import (
-  _arguments,
   _asynchronous_work,
   _local_steps,
   _wire,
@@ -134,11 +133,13 @@ def asynchronous_round(
     (True, 38.0)
   """
   _check(events, buffer, local_optimizer, codec, attack, aggregator)
-  _arguments.check_choice(_NAME, 'local_state', local_state, ('keep', 'reset'))
+  round_arguments.check_choice(
+    _NAME, 'local_state', local_state, ('keep', 'reset')
+  )
   num_workers = events.num_workers
   if callable(byzantine):
     raise ValueError(f'{_NAME} needs byzantine to be an int or bool[K]')
-  schedule = _arguments.byzantine_schedule(_NAME, num_workers, byzantine)
+  schedule = round_arguments.byzantine_schedule(_NAME, num_workers, byzantine)
   message_attack = attack if isinstance(attack, base.Attack) else None
   if buffer is not None and aggregator is None:
     aggregator = mean()
@@ -197,7 +198,7 @@ def asynchronous_round(
         f' {rows}'
       )
     if sampler is None:
-      _arguments.check_slices(_NAME, batch, None)
+      round_arguments.check_slices(_NAME, batch, None)
     return _step(
       parts, plan, num_events, schedule(state.step), state, batch, key
     )
@@ -353,7 +354,7 @@ def _check(events, buffer, local_optimizer, codec, attack, aggregator):
       f'{_NAME} needs events from asynchrony.simulate, at least one, got'
       f' {type(events).__name__}'
     )
-  _arguments.check_slots(
+  round_arguments.check_slots(
     _NAME,
     mean() if aggregator is None else aggregator,
     attack,

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base
+from byzjax._src import base, round_arguments
 from byzjax.aggregators import mean
-from byzjax.rounds import _arguments, _replicas
+from byzjax.rounds import _replicas
 from byzjax.rounds._worker_gradients import LossFn
 
 _NAME = 'elastic_averaging'
@@ -81,7 +81,9 @@ def elastic_averaging(
     base.check_count(_NAME, 'num_workers', num_workers, 1)
     alpha = beta / num_workers
   base.check_range(_NAME, 'alpha', alpha, 0, 1)
-  _arguments.check_choice(_NAME, 'local_state', local_state, ('keep', 'reset'))
+  round_arguments.check_choice(
+    _NAME, 'local_state', local_state, ('keep', 'reset')
+  )
   inner = optax.with_extra_args_support(local_optimizer)
   keeps = local_state == 'keep'
 

@@ -10,9 +10,9 @@ from jax import lax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from byzjax import gossip
-from byzjax._src import base, draws, flat, local, reductions
+from byzjax._src import base, draws, flat, local, reductions, round_arguments
 from byzjax.gossip import _dense, _neighbors, _sending
-from byzjax.rounds import _arguments, _engine, _gossip_arguments
+from byzjax.rounds import _engine, _gossip_arguments
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
 from byzjax.topology import Topology
 
@@ -127,7 +127,7 @@ def gossip_round(
   """
   name = 'gossip_round'
   _gossip_arguments.check_slots(name, topology, rule, attack)
-  _arguments.check_choice(name, 'order', order, _gossip_arguments.ORDERS)
+  round_arguments.check_choice(name, 'order', order, _gossip_arguments.ORDERS)
   n = topology.num_nodes
   if num_workers is not None and num_workers != n:
     raise ValueError(
@@ -146,7 +146,7 @@ def gossip_round(
   axes, num_shards = None, 1
   if mesh is not None:
     axes = axis_name
-    mesh, num_shards = _arguments.check_mesh(name, mesh, axis_name, n)
+    mesh, num_shards = round_arguments.check_mesh(name, mesh, axis_name, n)
     _neighbors.check_grid(name, topology, num_shards)
     _gossip_arguments.check_mesh_attack(name, attack)
   num_local = n // num_shards
@@ -270,8 +270,8 @@ def gossip_round(
     return state, info
 
   def step(state, batch, key):
-    _arguments.check_batch(name, batch, n)
-    is_byzantine = _arguments.byzantine_of(name, schedule, state.step, n)
+    round_arguments.check_batch(name, batch, n)
+    is_byzantine = round_arguments.byzantine_of(name, schedule, state.step, n)
     if mesh is None:
       state, info = local_step(state, batch, key, is_byzantine)
       return state, info._replace(num_gradients=estimator.count_gradients(1))

@@ -9,9 +9,8 @@ import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, local
+from byzjax._src import base, local, round_arguments
 from byzjax.rounds import (
-  _arguments,
   _cohort,
   _engine,
   _local_steps,
@@ -155,13 +154,13 @@ def local_round(
     True
   """
   base.check_count(_NAME, 'num_workers', num_workers, 1)
-  _arguments.check_slots(
+  round_arguments.check_slots(
     _NAME, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
-  _arguments.check_choice(
+  round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset', 'average')
   )
-  _arguments.check_choice(
+  round_arguments.check_choice(
     _NAME, 'preconditioner_scope', preconditioner_scope, ('global', 'local')
   )
   if not isinstance(preconditioner, Preconditioner | None):
@@ -171,17 +170,19 @@ def local_round(
     )
   draws = _cohort.participation_of(_NAME, num_workers, participation)
   cohort_size = draws.num_participants if draws else num_workers
-  schedule = _arguments.byzantine_schedule(_NAME, num_workers, byzantine)
-  weights_at = _arguments.weight_schedule(_NAME, num_workers, worker_weights)
-  steps_at, longest = _arguments.step_schedule(
+  schedule = round_arguments.byzantine_schedule(_NAME, num_workers, byzantine)
+  weights_at = round_arguments.weight_schedule(
+    _NAME, num_workers, worker_weights
+  )
+  steps_at, longest = round_arguments.step_schedule(
     _NAME, num_workers, num_local_steps
   )
   num_shards = 1
   if mesh is not None:
-    mesh, num_shards = _arguments.check_mesh(
+    mesh, num_shards = round_arguments.check_mesh(
       _NAME, mesh, axis_name, cohort_size
     )
-    _arguments.check_mesh(_NAME, mesh, axis_name, num_workers)
+    round_arguments.check_mesh(_NAME, mesh, axis_name, num_workers)
   message_attack = attack if isinstance(attack, base.Attack) else None
   work = _local_work.build(
     _local_work.Parts(
@@ -222,12 +223,12 @@ def local_round(
     )
 
   def step(state, batch, key):
-    _arguments.check_batch(_NAME, batch, num_workers)
+    round_arguments.check_batch(_NAME, batch, num_workers)
     if sampler is None:
-      _arguments.check_slices(_NAME, batch, longest)
+      round_arguments.check_slices(_NAME, batch, longest)
     everybody = _engine.Cohort(
       jnp.arange(num_workers),
-      _arguments.byzantine_of(_NAME, schedule, state.step, num_workers),
+      round_arguments.byzantine_of(_NAME, schedule, state.step, num_workers),
       weights_at(state.step),
     )
     if draws is None:

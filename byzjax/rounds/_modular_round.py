@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byzjax._src import base, flat, layouts, local
+from byzjax._src import base, flat, layouts, local, round_arguments
 from byzjax._src import paths as path_tools
 from byzjax.aggregators import mean
 from byzjax.rounds import (
-  _arguments,
   _engine,
   _local_steps,
   _modular_server,
@@ -145,11 +144,13 @@ def modular_round(
   num_paths, num_levels = paths.shape
   rules = _rules(aggregator, num_levels)
   for rule in rules:
-    _arguments.check_slots(_NAME, rule, attack, {})
-  _arguments.check_choice(_NAME, 'local_state', local_state, ('keep', 'reset'))
-  schedule = _arguments.byzantine_schedule(_NAME, num_paths, byzantine)
-  weights_at = _arguments.weight_schedule(_NAME, num_paths, worker_weights)
-  steps_at, longest = _arguments.step_schedule(
+    round_arguments.check_slots(_NAME, rule, attack, {})
+  round_arguments.check_choice(
+    _NAME, 'local_state', local_state, ('keep', 'reset')
+  )
+  schedule = round_arguments.byzantine_schedule(_NAME, num_paths, byzantine)
+  weights_at = round_arguments.weight_schedule(_NAME, num_paths, worker_weights)
+  steps_at, longest = round_arguments.step_schedule(
     _NAME, num_paths, num_local_steps
   )
   message_attack = attack if isinstance(attack, base.Attack) else None
@@ -246,10 +247,10 @@ def modular_round(
     )
 
   def step(state, batch, key):
-    _arguments.check_batch(_NAME, batch, num_paths)
+    round_arguments.check_batch(_NAME, batch, num_paths)
     if sampler is None:
-      _arguments.check_slices(_NAME, batch, longest)
-    is_byzantine = _arguments.byzantine_of(
+      round_arguments.check_slices(_NAME, batch, longest)
+    is_byzantine = round_arguments.byzantine_of(
       _NAME, schedule, state.step, num_paths
     )
     weights = weights_at(state.step)

@@ -5,9 +5,9 @@ from typing import Any, Literal
 import jax
 import optax
 
-from byzjax._src import base
+from byzjax._src import base, round_arguments
 from byzjax.aggregators import mean
-from byzjax.rounds import _arguments, _replicas
+from byzjax.rounds import _replicas
 from byzjax.rounds._worker_gradients import LossFn
 
 _NAME = 'parle'
@@ -112,7 +112,9 @@ def parle(
       base.check_range(_NAME, argument, value, 0)
   base.check_range(_NAME, 'momentum', momentum, 0, 1)
   base.check_range(_NAME, 'averaging', averaging, 0, 1)
-  _arguments.check_choice(_NAME, 'local_state', local_state, ('keep', 'reset'))
+  round_arguments.check_choice(
+    _NAME, 'local_state', local_state, ('keep', 'reset')
+  )
   keeps = local_state == 'keep'
 
   def nesterov(rate):

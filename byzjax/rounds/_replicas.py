@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, flat, local
-from byzjax.rounds import _arguments, _engine, _local_steps
+from byzjax._src import base, flat, local, round_arguments
+from byzjax.rounds import _engine, _local_steps
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
 
 
@@ -69,13 +69,15 @@ def build(
   """The round of a method; arguments as in `local_round`."""
   base.check_count(name, 'num_workers', num_workers, 1)
   base.check_count(name, 'num_local_steps', num_local_steps, 1)
-  _arguments.check_slots(
+  round_arguments.check_slots(
     name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
-  schedule = _arguments.byzantine_schedule(name, num_workers, byzantine)
+  schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
   num_shards = 1
   if mesh is not None:
-    mesh, num_shards = _arguments.check_mesh(name, mesh, axis_name, num_workers)
+    mesh, num_shards = round_arguments.check_mesh(
+      name, mesh, axis_name, num_workers
+    )
   message_attack = attack if isinstance(attack, base.Attack) else None
   data_attack = None if isinstance(attack, base.Attack) else attack
   estimator = local.as_estimator(loss_fn, value_and_grad)
@@ -148,12 +150,12 @@ def build(
   )
 
   def step(state, batch, key):
-    _arguments.check_batch(name, batch, num_workers)
+    round_arguments.check_batch(name, batch, num_workers)
     if sampler is None:
-      _arguments.check_slices(name, batch, num_local_steps)
+      round_arguments.check_slices(name, batch, num_local_steps)
     everybody = _engine.Cohort(
       jnp.arange(num_workers),
-      _arguments.byzantine_of(name, schedule, state.step, num_workers),
+      round_arguments.byzantine_of(name, schedule, state.step, num_workers),
       None,
     )
     return engine.step(state, batch, key, everybody)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, flat, local
-from byzjax.rounds import _arguments, _engine
+from byzjax._src import base, flat, local, round_arguments
+from byzjax.rounds import _engine
 from byzjax.rounds._worker_gradients import (
   LossFn,
   ValueAndGrad,
@@ -123,17 +123,21 @@ def robust_round(
   """
   name = 'robust_round'
   base.check_count(name, 'num_workers', num_workers, 1)
-  _arguments.check_slots(
+  round_arguments.check_slots(
     name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
-  schedule = _arguments.byzantine_schedule(name, num_workers, byzantine)
-  weights_at = _arguments.weight_schedule(name, num_workers, worker_weights)
+  schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
+  weights_at = round_arguments.weight_schedule(
+    name, num_workers, worker_weights
+  )
   estimator = local.as_estimator(loss_fn, value_and_grad)
   gradients = worker_gradients(estimator, worker_map)
   worker = optax.identity() if worker is None else worker
   num_shards = 1
   if mesh is not None:
-    mesh, num_shards = _arguments.check_mesh(name, mesh, axis_name, num_workers)
+    mesh, num_shards = round_arguments.check_mesh(
+      name, mesh, axis_name, num_workers
+    )
   lifted = per_worker(worker, num_workers // num_shards)
 
   def init_rows(params, n):
@@ -175,10 +179,10 @@ def robust_round(
     return engine.init(params)
 
   def step(state, batch, key):
-    _arguments.check_batch(name, batch, num_workers)
+    round_arguments.check_batch(name, batch, num_workers)
     everybody = _engine.Cohort(
       jnp.arange(num_workers),
-      _arguments.byzantine_of(name, schedule, state.step, num_workers),
+      round_arguments.byzantine_of(name, schedule, state.step, num_workers),
       weights_at(state.step),
     )
     return engine.step(state, batch, key, everybody)

@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base
-from byzjax.rounds import _arguments
+from byzjax._src import base, round_arguments
 
 
 def random_byzantine(
@@ -29,7 +28,7 @@ def random_byzantine(
     >>> int(schedule(3).sum())
     2
   """
-  _arguments.check_byzantine(num_workers, num_byzantine)
+  round_arguments.check_byzantine(num_workers, num_byzantine)
   mask = jnp.arange(num_workers) < num_byzantine
   return lambda step: jax.random.permutation(
     jax.random.fold_in(key, step), mask
