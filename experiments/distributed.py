@@ -130,7 +130,8 @@ def share() -> tuple[int, int]:
   if FLAGS['coordinator_address'].value or FLAGS['distributed'].value:
     raise ValueError(
       'cells do not talk to each other: --num_processes and --process_id are'
-      ' all that divides them among processes'
+      ' all that divides them among processes (under SLURM, $SLURM_NTASKS and'
+      ' $SLURM_PROCID)'
     )
   if process is None and num_processes in (None, 1):
     return 0, 1
