@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -341,7 +340,7 @@ def test_all_that_cannot_run_is_listed(said):
   assert lines[-1].endswith('[krum, none, 4], [krum, alie, 4]')
 
 
-def start(folder, cache, *more):
+def start(folder, *more):
   arguments = [
     '--attacks=none; sign_flip(scale=[1.0, 5.0])',
     '--aggregators=mean',
@@ -352,40 +351,39 @@ def start(folder, cache, *more):
     '--partitions=label_sorted',
     f'--output_dir={folder}',
   ]
-  # What one process has compiled the next one reads.
-  environment = {
-    **os.environ,
-    'JAX_COMPILATION_CACHE_DIR': str(cache),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-  }
-  return subprocess.Popen(
-    [sys.executable, '-m', 'experiments.grid', *arguments, *more],
-    cwd=ROOT,
-    env=environment,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
+  # To a file: a pipe that nobody reads is full at some time.
+  with folder.with_suffix('.log').open('w') as log:
+    return subprocess.Popen(
+      [sys.executable, '-m', 'experiments.grid', *arguments, *more],
+      cwd=ROOT,
+      stdout=log,
+      stderr=subprocess.STDOUT,
+    )
+
+
+def finish(process, folder):
+  """What it has printed."""
+  returncode = process.wait(timeout=300)
+  printed = folder.with_suffix('.log').read_text()
+  assert returncode == 0, printed
+  return printed
 
 
 def test_a_killed_grid_goes_on_to_the_same_bytes(tmp_path):
-  cache, straight, killed = (tmp_path / n for n in ('cache', 'a', 'b'))
-  with start(straight, cache) as process:
-    printed = process.communicate(timeout=300)[0]
-  assert process.returncode == 0, printed
-  with start(killed, cache, '--checkpoint_seconds=0') as process:
-    # In the second program of three, after the first is in the results.
-    deadline = time.monotonic() + 300
-    while not [*killed.glob('unfinished/1_*/checkpoints/0*')]:
-      assert process.poll() is None and time.monotonic() < deadline
-      time.sleep(0.002)
-    process.kill()
+  straight, killed = tmp_path / 'a', tmp_path / 'b'
+  finish(start(straight), straight)
+  process = start(killed, '--checkpoint_seconds=0')
+  # In the second program of three, after the first is in the results.
+  deadline = time.monotonic() + 300
+  while not [*killed.glob('unfinished/1_*/checkpoints/0*')]:
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.002)
+  process.kill()
+  process.wait()
   kept = (killed / 'results.csv').read_bytes()
   with (killed / 'results.csv').open() as file:
     assert {row['attack'] for row in csv.DictReader(file)} == {'none'}
-  with start(killed, cache, '--resume') as process:
-    printed = process.communicate(timeout=300)[0]
-  assert process.returncode == 0, printed
+  printed = finish(start(killed, '--resume'), killed)
   assert '1 of 3' not in printed and '2 of 3' in printed
   for name in ('results.csv', 'worst_case.md', 'leaderboard.md'):
     assert (killed / name).read_bytes() == (straight / name).read_bytes()
