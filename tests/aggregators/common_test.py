@@ -15,6 +15,7 @@ from tests.aggregators import running
 
 # Agreement with the oracle.
 
+
 @running.all_rules
 def test_agrees_with_the_oracle(rule):
   for seed in range(3):
