@@ -24,7 +24,15 @@ from experiments.cell import (
   run_cell,
 )
 
-__all__ = ['Cell', 'Setting', 'claim', 'finish', 'num_parameters', 'run']
+__all__ = [
+  'Cell',
+  'Setting',
+  'claim',
+  'finish',
+  'floats',
+  'num_parameters',
+  'run',
+]
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -51,6 +59,12 @@ _NOT_CONFIG = (
   'output_dir',
   'resume',
 )
+
+
+def floats(flag: str) -> list[float]:
+  """The numbers of a flag that is a list."""
+  texts: list[str] = getattr(FLAGS, flag)
+  return [float(text) for text in texts]
 
 
 def run(

@@ -126,7 +126,7 @@ def cell(speeds: str, attack: str, server: Server) -> study.Cell:
   return study.Cell(
     make_round,
     {'speeds': speeds, 'attack': attack, 'server': server.name},
-    {'learning_rate': [float(x) for x in FLAGS.learning_rates]},
+    {'learning_rate': study.floats('learning_rates')},
     FLAGS.num_workers,
     len(events.worker),
     FLAGS.batch_size,

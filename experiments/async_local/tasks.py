@@ -13,7 +13,7 @@ from flax import nnx
 
 import byzjax
 from byzjax import data, models
-from experiments import language
+from experiments import language, study
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('text', 'sonnets', 'sonnets, or a text of --data_dir.')
@@ -88,7 +88,7 @@ def mixture() -> Task:
     lambda params: loss_fn(params, held_out),
     adamw(1e-3, 1e-6, 0.01, total_steps),
     FLAGS.mixture_phases,
-    [float(x) for x in FLAGS.rates],
+    study.floats('rates'),
   )
 
 
@@ -108,7 +108,7 @@ def text() -> Task:
     lambda params: found.loss_fn(params, found.held_out),
     adamw(3e-3, 3e-5, 0.1, total_steps),
     FLAGS.language_phases,
-    [float(x) for x in FLAGS.language_rates],
+    study.floats('language_rates'),
   )
 
 

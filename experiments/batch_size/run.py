@@ -89,7 +89,7 @@ def cell(
       'method': method,
       'batch_size': batch_size,
     },
-    {'learning_rate': [float(rate) for rate in FLAGS.learning_rates]},
+    {'learning_rate': study.floats('learning_rates')},
     n,
     steps,
     batch_size,

@@ -100,7 +100,7 @@ def descended(
   seed: int, x, y, *, loss, beta, scale=1.0, epsilon=0.0, **options
 ) -> convex.Network:
   """By gradients, at the rate with the least objective in training."""
-  rates = scale * jnp.array([float(rate) for rate in FLAGS.rates])
+  rates = scale * jnp.array(study.floats('rates'))
   networks = jax.jit(
     jax.vmap(
       lambda rate: methods.by_gradients(

@@ -53,10 +53,6 @@ flags.DEFINE_float('skew', 0.2, 'Of the Dirichlet distribution.', 0.0)
 RULES = {'mean': byzjax.mean, 'median': byzjax.coordinate_median}
 
 
-def floats(texts) -> list[float]:
-  return [float(text) for text in texts]
-
-
 @functools.cache
 def expert_params():
   dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
@@ -163,8 +159,8 @@ def cell(
       'rule': rule,
     },
     {
-      'learning_rate': floats(FLAGS.learning_rates),
-      'noise': floats(FLAGS.noises)[-1:],
+      'learning_rate': study.floats('learning_rates'),
+      'noise': study.floats('noises')[-1:],
       'attack': [0.0],
       'full_at': [0.8],
       'initial_share': [0.2],
@@ -187,7 +183,7 @@ def cells() -> list[study.Cell]:
     raise ValueError(f'--parts: {sorted(unknown)} none of {PARTS}')
   if 'scores' in FLAGS.parts and 'order' not in FLAGS.parts:
     raise ValueError('--parts: scores are compared with those of order')
-  noises, rates = floats(FLAGS.noises), floats(FLAGS.learning_rates)
+  noises, rates = study.floats('noises'), study.floats('learning_rates')
   attacks = list(ATTACKS.values())
   all_cells = {
     'order': [
@@ -234,7 +230,7 @@ def main(argv):
   folder, rows = study.run('curriculum', cells)
   if FLAGS.only:
     return  # Tables and claims are about all cells.
-  noises, n, f = floats(FLAGS.noises), FLAGS.num_workers, FLAGS.num_claiming
+  noises, n, f = study.floats('noises'), FLAGS.num_workers, FLAGS.num_claiming
   summaries = {
     'order': lambda: tables.order_part(rows, noises, folder / 'orders.png'),
     'scores': lambda: tables.scores_part(rows, noises[-1]),

@@ -97,7 +97,7 @@ def cell(attack: str, placement: str, name: str, groups: bool) -> study.Cell:
       'rule': name,
       'groups': 'D' if groups else '-',
     },
-    {'learning_rate': [float(rate) for rate in FLAGS.learning_rates]},
+    {'learning_rate': study.floats('learning_rates')},
     n // r if groups else n,
     FLAGS.rounds,
     FLAGS.batch_size * (r if groups else 1),

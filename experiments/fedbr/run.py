@@ -12,8 +12,6 @@ before the mean or a robust rule. At last the first comparison again, over more
 rounds. Learning rates and weights are chosen on a validation split.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +20,7 @@ from matplotlib import pyplot as plt
 
 import byzjax
 from byzjax import data, models, objectives
-from experiments import report, study
+from experiments import opponents, report, study
 from experiments.fedbr import measure
 
 FLAGS = flags.FLAGS
@@ -41,22 +39,6 @@ flags.DEFINE_list('pseudo_weights', '0,0.1,1', 'lambda, 0 is without.')
 ANGLES = range(0, 150, 15)
 METHODS = ('fedavg', 'fedprox', 'fedbr', 'fedbr, mixed')
 WEIGHTS = ('proximal_weight', 'contrast_weight', 'pseudo_weight')
-ATTACKS: dict[str, Callable] = {
-  'none': lambda: None,
-  'sign flip': byzjax.sign_flip,
-  'alie': lambda: byzjax.alie(z=1.5),  # Its own z is 0 for 2 of 10.
-}
-RULES: dict[str, Callable] = {
-  'mean': lambda f: byzjax.mean(),
-  'nnm, median': lambda f: byzjax.pre_aggregate(
-    byzjax.nearest_neighbor_mixing(num_byzantine=f), byzjax.coordinate_median()
-  ),
-}
-
-
-def floats(flag: str) -> list[float]:
-  texts: list[str] = getattr(FLAGS, flag)
-  return [float(text) for text in texts]
 
 
 def rotated(images, partition, seed: int) -> jax.Array:
@@ -86,10 +68,10 @@ def weight_grid(method: str, part: str) -> dict[str, list[float]]:
   """What to choose the weights from; zero is without a term."""
   grid = {name: [0.0] for name in WEIGHTS}
   if method == 'fedprox':
-    grid['proximal_weight'] = floats('proximal_weights')
+    grid['proximal_weight'] = study.floats('proximal_weights')
   if 'fedbr' in method:
     for name in WEIGHTS[1:]:
-      values = floats(f'{name}s')
+      values = study.floats(f'{name}s')
       # The components alone are looked at without attackers.
       whole = part == 'attacks' or 'mixed' in method
       positive = [v for v in values if v > 0]
@@ -135,8 +117,8 @@ def cell(
       learning_rate=learning_rate,
       num_local_steps=FLAGS.local_steps,
       num_workers=n,
-      aggregator=RULES[rule](FLAGS.num_byzantine),
-      attack=measure.measured(ATTACKS[attack](), num_model),
+      aggregator=opponents.RULES[rule](FLAGS.num_byzantine),
+      attack=measure.measured(opponents.ATTACKS[attack](), num_model),
       byzantine=f,
       sampler=data.local_sampler(
         setting.images, setting.labels, batch_size=size, scale=setting.scale
@@ -169,7 +151,8 @@ def cell(
       'attack': attack,
       'rule': rule,
     },
-    {'learning_rate': floats('learning_rates')} | weight_grid(method, part),
+    {'learning_rate': study.floats('learning_rates')}
+    | weight_grid(method, part),
     n,
     FLAGS.rounds * (FLAGS.long if part == 'long' else 1),
     FLAGS.batch_size,
@@ -183,7 +166,7 @@ def cell(
 
 def cells() -> list[study.Cell]:
   sizes = (study.num_parameters(), num_features())
-  concentrations = floats('concentrations')
+  concentrations = study.floats('concentrations')
   return (
     [
       cell(method, concentration, sizes=sizes)
@@ -201,8 +184,8 @@ def cells() -> list[study.Cell]:
         sizes=sizes,
       )
       for method in ('fedavg', 'fedbr')
-      for attack in ATTACKS
-      for rule in RULES
+      for attack in opponents.ATTACKS
+      for rule in opponents.RULES
       if (attack, rule) != ('none', 'mean')
     ]
     + [cell('fedbr', concentrations[0], part='long', sizes=sizes)]
@@ -301,7 +284,7 @@ def main(argv):
     return  # Tables and claims are about all cells.
   methods = report.select(rows, part='methods')
   results, table, gains = {}, {}, {}
-  for concentration in floats('concentrations'):
+  for concentration in study.floats('concentrations'):
     part = report.select(methods, concentration=concentration)
     results[concentration] = found = by_method(part)
     fedavg = report.final(found['fedavg'])
@@ -346,7 +329,7 @@ def main(argv):
   print(f'\n{FLAGS.long} times the rounds: test accuracy, gain over FedAvg')
   print(report.pivot(table))
 
-  skewed, mild, *_ = floats('concentrations')
+  skewed, mild, *_ = study.floats('concentrations')
 
   def faster(method):
     return gains['fedavg', skewed][1] / gains[method, skewed][1]

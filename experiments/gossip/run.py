@@ -126,7 +126,7 @@ def cell(part, graph_name, graph, rule, attack, liars, partition):
   return study.Cell(
     make_round,
     {'part': part, 'graph': graph_name, 'rule': rule, 'attack': attack},
-    {'learning_rate': [float(x) for x in FLAGS.learning_rates]},
+    {'learning_rate': study.floats('learning_rates')},
     len(honest),
     FLAGS.rounds,
     FLAGS.batch_size,

@@ -115,7 +115,7 @@ def cell(
     make_round,
     {'part': part, 'partition': partition, 'attack': attack, 'rule': rule_name},
     {
-      'momentum': momenta or [float(m) for m in FLAGS.momenta],
+      'momentum': momenta or study.floats('momenta'),
       'radius': radii or [FLAGS.radius],
     },
     num_workers,
@@ -142,7 +142,7 @@ def cells() -> list[study.Cell]:
       cell('attacks', name, attack) for attack in ATTACKS for name in RULES
     ]
   if 'radius' in FLAGS.parts:
-    radii = [float(radius) for radius in FLAGS.radii]
+    radii = study.floats('radii')
     for attack in LOUD:
       for name in ('mean', 'coordinate_median', 'geometric_median'):
         found.append(cell('radius', name, attack, momenta=[0.0, 0.9]))

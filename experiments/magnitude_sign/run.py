@@ -174,7 +174,7 @@ def cells() -> list[study.Cell]:
 
 def main(argv):
   del argv
-  shares = [float(share) for share in FLAGS.participation]
+  shares = study.floats('participation')
   folder, rows = study.run('magnitude_sign', cells)
   if FLAGS.only:
     return  # Tables and claims are about all cells.

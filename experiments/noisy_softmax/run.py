@@ -10,7 +10,6 @@ of it. Then two workers attack, before a robust rule, with and without momentum.
 All amounts of noise are one program, and differ in nothing else.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from matplotlib import pyplot as plt
 
 import byzjax
 from byzjax import data, models, objectives
-from experiments import report, study
+from experiments import opponents, report, study
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer('num_workers', 10, 'n.', 1)
@@ -44,22 +43,6 @@ KINDS: dict[str, tuple[Any, Any]] = {  # amplitude and direction of noise
   'both': ('annealed', 'both'),
   'raise': ('annealed', 'raise'),
 }
-ATTACKS: dict[str, Callable] = {
-  'none': lambda: None,
-  'sign flip': byzjax.sign_flip,
-  'alie': lambda: byzjax.alie(z=1.5),  # Its own z is 0 for 2 of 10.
-}
-RULES: dict[str, Callable] = {
-  'mean': lambda f: byzjax.mean(),
-  'nnm, median': lambda f: byzjax.pre_aggregate(
-    byzjax.nearest_neighbor_mixing(num_byzantine=f), byzjax.coordinate_median()
-  ),
-}
-
-
-def floats(flag: str) -> list[float]:
-  texts: list[str] = getattr(FLAGS, flag)
-  return [float(text) for text in texts]
 
 
 def few(partition: data.Partition) -> data.Partition:
@@ -132,10 +115,10 @@ def cell(
     training = byzjax.robust_round(
       objective,
       worker=byzjax.worker_momentum(momentum),
-      aggregator=RULES[rule](FLAGS.num_byzantine),
+      aggregator=opponents.RULES[rule](FLAGS.num_byzantine),
       optimizer=optax.sgd(FLAGS.learning_rate),
       num_workers=FLAGS.num_workers,
-      attack=watched(ATTACKS[attack]()),
+      attack=watched(opponents.ATTACKS[attack]()),
       byzantine=0 if attack == 'none' else FLAGS.num_byzantine,
     )
 
@@ -171,7 +154,7 @@ def cells() -> list[study.Cell]:
     cell(
       kind,
       part='kinds',
-      squares=floats('squares'),
+      squares=study.floats('squares'),
       momenta=[FLAGS.momentum],
     )
     for kind in KINDS
@@ -181,12 +164,12 @@ def cells() -> list[study.Cell]:
       part='attacks',
       attack=attack,
       rule=rule,
-      squares=floats('attacked_squares'),
+      squares=study.floats('attacked_squares'),
       momenta=[0.0, FLAGS.momentum],
     )
     for attack, rule in [
       ('sign flip', 'mean'),
-      *((attack, 'nnm, median') for attack in ATTACKS),
+      *((attack, 'nnm, median') for attack in opponents.ATTACKS),
     ]
   ]
 
@@ -312,7 +295,7 @@ def main(argv):
 
   positive = [square for square in annealed if square > 0]
   small, much = positive[0], max(annealed)
-  noise = max(floats('attacked_squares'))
+  noise = max(study.floats('attacked_squares'))
 
   def best_of(kind):
     return max(gains[kind, square].mean() for square in positive)
@@ -385,7 +368,7 @@ def main(argv):
           -cost(attack, FLAGS.momentum),
           -1,
         )
-        for attack in ATTACKS
+        for attack in opponents.ATTACKS
       ],
     ]
   )

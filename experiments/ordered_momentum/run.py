@@ -74,7 +74,7 @@ class Cell(NamedTuple):
 
 
 def methods_of(k: int) -> dict[str, Any]:
-  return methods(k, FLAGS.momentum, [float(x) for x in FLAGS.norms])
+  return methods(k, FLAGS.momentum, study.floats('norms'))
 
 
 def names() -> tuple[list[str], list[str]]:
@@ -179,9 +179,9 @@ def run_cell(cell: Cell, seeds) -> report.Rows:
 
 def cells() -> list[Cell]:
   """All methods on all schedules; robust ones with and without attackers."""
-  rates = [float(x) for x in FLAGS.rates]
-  more = rates + [float(x) for x in FLAGS.more_rates]
-  less = [float(x) for x in FLAGS.less_rates] + rates
+  rates = study.floats('rates')
+  more = rates + study.floats('more_rates')
+  less = study.floats('less_rates') + rates
   plain, robust = names()
   found = [
     Cell(schedule, 'none', method, more if 'ASGD' in method else rates)

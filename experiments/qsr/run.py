@@ -164,11 +164,9 @@ def cell(lengths: Lengths, attack: str = 'none', rule: str = 'mean'):
     {'lengths': lengths.name, 'attack': attack, 'rule': rule},
     {
       'learning_rate': (
-        [float(x) for x in FLAGS.learning_rates]
-        if attack == 'none'
-        else one_rate
+        study.floats('learning_rates') if attack == 'none' else one_rate
       ),
-      'radius': [float(x) for x in FLAGS.radii] if clipping else [0.0],
+      'radius': study.floats('radii') if clipping else [0.0],
     },
     FLAGS.num_workers,
     len(lengths.steps),

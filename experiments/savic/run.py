@@ -121,7 +121,7 @@ def cell(problem, method, scope, guarded='none') -> study.Cell:
 
 
 def bounds() -> list[float]:
-  return [float(bound) for bound in FLAGS.lower_bounds]
+  return study.floats('lower_bounds')
 
 
 def cells() -> list[study.Cell]:

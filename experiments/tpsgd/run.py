@@ -135,8 +135,8 @@ def cell(name: str, method: str, attack='', rule='mean') -> study.Cell:
       'rule': rule,
     },
     {
-      'learning_rate': [float(rate) for rate in FLAGS.learning_rates],
-      'share': [0.0] if method == 'frozen' else [*map(float, FLAGS.shares)],
+      'learning_rate': study.floats('learning_rates'),
+      'share': [0.0] if method == 'frozen' else study.floats('shares'),
     },
     n,
     FLAGS.attacked_rounds if attack else FLAGS.rounds,

@@ -11,8 +11,6 @@ attack messages during training, before the mean or a robust rule. The learning
 rate is the best of a few on a validation split, at every gamma.
 """
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
@@ -20,7 +18,7 @@ from matplotlib import pyplot as plt
 
 import byzjax
 from byzjax import data, models, objectives
-from experiments import report, study
+from experiments import opponents, report, study
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer('num_workers', 10, 'n.', 1)
@@ -37,22 +35,6 @@ flags.DEFINE_float('radius', 0.15, 'Of PGD; pixels are from 0 to 1.', 0.0)
 flags.DEFINE_integer('pgd_steps', 10, 'Of PGD, at a quarter of the radius.', 1)
 
 SHARES = (0, 20, 40, 60, 80)  # %, of clients with moved test inputs
-ATTACKS: dict[str, Callable] = {
-  'none': lambda: None,
-  'sign flip': byzjax.sign_flip,
-  'alie': lambda: byzjax.alie(z=1.5),  # Its own z is 0 for 2 of 10.
-}
-RULES: dict[str, Callable] = {
-  'mean': lambda f: byzjax.mean(),
-  'nnm, median': lambda f: byzjax.pre_aggregate(
-    byzjax.nearest_neighbor_mixing(num_byzantine=f), byzjax.coordinate_median()
-  ),
-}
-
-
-def floats(flag: str) -> list[float]:
-  texts: list[str] = getattr(FLAGS, flag)
-  return [float(text) for text in texts]
 
 
 def moved(loss_fn, params, batch):
@@ -107,8 +89,8 @@ def cell(
       learning_rate=learning_rate,
       num_local_steps=FLAGS.local_steps,
       num_workers=n,
-      aggregator=RULES[rule](FLAGS.num_byzantine),
-      attack=ATTACKS[attack](),
+      aggregator=opponents.RULES[rule](FLAGS.num_byzantine),
+      attack=opponents.ATTACKS[attack](),
       byzantine=f,
       sampler=data.local_sampler(
         setting.images,
@@ -123,7 +105,7 @@ def cell(
   return study.Cell(
     make_round,
     {'part': part, 'method': method, 'attack': attack, 'rule': rule},
-    {'learning_rate': floats('learning_rates'), 'gamma': gammas},
+    {'learning_rate': study.floats('learning_rates'), 'gamma': gammas},
     n,
     FLAGS.rounds,
     FLAGS.batch_size,
@@ -134,7 +116,7 @@ def cell(
 
 
 def cells() -> list[study.Cell]:
-  gammas = floats('gammas')
+  gammas = study.floats('gammas')
   return [
     cell(method, gammas=gammas) for method in ('fedavg', 'fedpgd', 'wafl')
   ] + [
@@ -146,8 +128,8 @@ def cells() -> list[study.Cell]:
       gammas=[FLAGS.attacked_gamma],
     )
     for method in ('fedavg', 'wafl')
-    for attack in ATTACKS
-    for rule in RULES
+    for attack in opponents.ATTACKS
+    for rule in opponents.RULES
     if (attack, rule) != ('none', 'mean')
   ]
 
@@ -222,7 +204,7 @@ def main(argv):
   folder, rows = study.run('wafl', cells)
   if FLAGS.only:
     return  # Tables and claims are about all cells.
-  gammas = sorted(floats('gammas'))
+  gammas = sorted(study.floats('gammas'))
   part = report.select(rows, part='methods')
   methods = {
     name: found(report.select(part, method=name))
@@ -311,7 +293,7 @@ def main(argv):
           gains['nnm, median', attack].mean(),
           5,
         )
-        for attack in ATTACKS
+        for attack in opponents.ATTACKS
       ],
     ]
   )

@@ -1,0 +1,17 @@
+"""The attacks and rules that studies of local objectives are tried with."""
+
+from collections.abc import Callable
+
+import byzjax
+
+ATTACKS: dict[str, Callable] = {
+  'none': lambda: None,
+  'sign flip': byzjax.sign_flip,
+  'alie': lambda: byzjax.alie(z=1.5),  # Its own z is 0 for 2 of 10.
+}
+RULES: dict[str, Callable] = {
+  'mean': lambda f: byzjax.mean(),
+  'nnm, median': lambda f: byzjax.pre_aggregate(
+    byzjax.nearest_neighbor_mixing(num_byzantine=f), byzjax.coordinate_median()
+  ),
+}
