@@ -77,8 +77,17 @@ def metrics(folder):
   return columns, np.array(rows, float)
 
 
-@pytest.mark.parametrize('victim', [1, pytest.param(0, marks=pytest.mark.slow)])
-def test_a_killed_process_ends_both_and_they_resume(victim, start, tmp_path):
+@pytest.mark.parametrize(
+  ('victim', 'how'),
+  [
+    (1, signal.SIGKILL),
+    pytest.param(0, signal.SIGKILL, marks=pytest.mark.slow),
+    pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow),
+  ],
+)
+def test_a_killed_process_ends_both_and_they_resume(
+  victim, how, start, tmp_path
+):
   with flagsaver.flagsaver(**RUN, output_dir=str(tmp_path / 'one')):
     train.main(['train.py'])
   folder = tmp_path / 'two'
@@ -88,7 +97,8 @@ def test_a_killed_process_ends_both_and_they_resume(victim, start, tmp_path):
     assert time.monotonic() < deadline
     assert all(p.poll() is None for p in processes)
     time.sleep(0.02)
-  processes[victim].send_signal(signal.SIGKILL)
+  processes[victim].send_signal(how)
+  assert processes[victim].wait(timeout=60) == -how
   other = 1 - victim
   assert processes[other].wait(timeout=120) == 1
   said = folder.with_suffix(f'.{other}').read_text()
