@@ -5,14 +5,17 @@ parameters: `[num_workers, *param_shape]`. An aggregator is an optax transform
 that removes this axis, so it goes wherever an optax transform goes.
 """
 
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from byzjax._src import checks
+from byzjax._src import checks, recipes
 
 check_count = checks.check_count
 check_majority = checks.check_majority
@@ -119,6 +122,45 @@ class InspectFn(Protocol):
   ) -> tuple[Aggregate, State, AggregationInfo]: ...
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Update:
+  """The `update` of an `Aggregator`, and all that is known of the rule.
+
+  Attributes:
+    inspect, name, gram_rule, inspect_words: see `Aggregator`.
+    recipe: the call of the factory that made the rule, if there is one.
+  """
+
+  function: InspectFn | Callable[..., tuple[Aggregate, State]]
+  name: str = 'rule'
+  gram_rule: GramRule | None = None
+  inspect_words: Callable[..., tuple[jax.Array, AggregationInfo]] | None = None
+  recipe: recipes.Recipe | None = None
+
+  def inspect(self, messages, state, params=None, **extra):
+    """`update` with an `AggregationInfo` as third result."""
+    checks.check_messages(self.name, messages, params)
+    result = self.function(messages, state, params, **extra)
+    return result if len(result) == 3 else (*result, AggregationInfo())
+
+  def __call__(self, messages, state, params=None, *, witness=None, **extra):
+    aggregate, state, info = self.inspect(messages, state, params, **extra)
+    if witness is not None:
+      witness.append((messages, aggregate, info))
+    return aggregate, state
+
+  # Compiled: unrolled rules are slow operation by operation.
+  @functools.cached_property
+  def once(self):
+    """`(init, messages, key, extra) -> aggregate`, from a fresh state."""
+
+    def call(init, messages, key, extra):
+      params = jax.tree.map(lambda x: jnp.zeros_like(x[0]), messages)
+      return self(messages, init(params), key=key, **extra)[0]
+
+    return jax.jit(call, static_argnums=0)
+
+
 class Aggregator(optax.GradientTransformationExtraArgs):
   """A pair of pure functions that turns n messages into one aggregate.
 
@@ -139,63 +181,87 @@ class Aggregator(optax.GradientTransformationExtraArgs):
   `aggregator.update`; being a tuple, it cannot itself be an argument of
   `jax.jit`.
 
+  `Aggregator(init, inspect, name=...)` makes a rule of your own, from an
+  `inspect` as below or from an `update`.
+
   Attributes:
     name: of the rule, as in `byzjax.krum`; in errors and in certificates.
+    config: the hyper-parameters by name, as the factory was called, defaults
+      among them; None for a rule that no factory of byzjax made, or that was
+      changed since.
     inspect: like `update`, with an `AggregationInfo` as third result.
     gram_rule: how the rule acts on a Gram matrix, or None; what lets
       `pre_aggregate` compose without touching the coordinates.
     inspect_words: how it acts on packed signs, or None: `(words uint32[n, W],
       *, is_byzantine, axis_name=None) -> (words uint32[W], AggregationInfo)`.
 
+  Raises:
+    ValueError: at trace time, by `update` and the call: if leaves do not share
+      their first axis or are complex; if `params` are given and a leaf is not
+      `[n, *param_shape]`; by the call, for a list of n messages (see `stack`).
+
   Example:
     >>> import byzjax, jax.numpy as jnp
     >>> messages = {'w': jnp.array([[0., 1.], [2., 1.], [1., 1.], [99., -99.]])}
     >>> byzjax.coordinate_median()(messages)
     {'w': Array([1.5, 1. ], dtype=float32)}
+    >>> byzjax.trimmed_mean(num_byzantine=1)
+    byzjax.trimmed_mean(num_byzantine=1)
   """
 
-  _call: Callable
-  name: str
-  inspect: InspectFn
-  gram_rule: GramRule | None
-  inspect_words: Callable[..., tuple[jax.Array, AggregationInfo]] | None
+  update: Update
 
   def __new__(
     cls,
     init: Callable[[Params], State],
-    inspect: InspectFn,
+    inspect: InspectFn | Callable[..., tuple[Aggregate, State]] | Update,
     gram_rule: GramRule | None = None,
     name: str = 'rule',
     inspect_words: Callable | None = None,
   ) -> 'Aggregator':
     """Builds the transform from `init` and `inspect`."""
+    # All that there is stands in the two fields, as copies of the tuple, such
+    # as those of `jax.tree.map`, have nothing else.
+    if not isinstance(inspect, Update):
+      inspect = Update(inspect, name, gram_rule, inspect_words)
+    return super().__new__(cls, init, inspect)
 
-    def update(messages, state, params=None, **extra):
-      return inspect(messages, state, params, **extra)[:2]
+  @classmethod
+  def _make(cls, fields):
+    return cls(*fields)
 
-    # Compiled: unrolled rules are slow operation by operation.
-    @jax.jit
-    def call(messages, key, extra):
-      num_workers('messages', messages)
-      params = jax.tree.map(lambda x: jnp.zeros_like(x[0]), messages)
-      return update(messages, init(params), key=key, **extra)[0]
+  @property
+  def name(self) -> str:
+    return self.update.name
 
-    self = super().__new__(cls, init, update)
-    self._call = call
-    self.name = name
-    self.inspect = inspect
-    self.gram_rule = gram_rule
-    self.inspect_words = inspect_words
-    return self
+  @property
+  def config(self) -> dict[str, Any] | None:
+    return recipes.config_of(self)
+
+  @property
+  def inspect(self) -> InspectFn:
+    return self.update.inspect
+
+  @property
+  def gram_rule(self) -> GramRule | None:
+    return self.update.gram_rule
+
+  @property
+  def inspect_words(self) -> Callable | None:
+    return self.update.inspect_words
 
   def __call__(
     self, messages: Messages, *, key: jax.Array | None = None, **extra: Any
   ) -> Aggregate:
     """Aggregates once, from a fresh state; messages `[n, ...]` -> `[...]`."""
-    return self._call(messages, key, extra)
+    checks.check_stacked(self.name, messages)
+    return self.update.once(self.init, messages, key, extra)
 
   def __repr__(self) -> str:
-    return f'<byzjax rule {self.name}>'
+    return recipes.show(self, f'rule {self.name}')
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return recipes.reduce(self)
 
 
 class PreAggregator(NamedTuple):
@@ -223,6 +289,17 @@ class PreAggregator(NamedTuple):
   weighted: bool = False
   name: str = 'pre-aggregator'
 
+  @property
+  def config(self) -> dict[str, Any] | None:
+    """The hyper-parameters by name, as `Aggregator.config`."""
+    return recipes.config_of(self)
+
+  def __repr__(self) -> str:
+    return recipes.show(self, f'pre-aggregator {self.name}')
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return recipes.reduce(self)
+
 
 class Attack(NamedTuple):
   """What the Byzantine workers send, given all that they may know.
@@ -240,6 +317,36 @@ class Attack(NamedTuple):
   init: Callable[[Params], State]
   apply: Callable[..., tuple[Messages, State]]
   observe: Callable[[State, Aggregate], State] | None = None
+
+  @property
+  def config(self) -> dict[str, Any] | None:
+    """The hyper-parameters by name, as `Aggregator.config`."""
+    return recipes.config_of(self)
+
+  def __call__(
+    self,
+    messages: Messages,
+    *,
+    is_byzantine: jax.Array | np.ndarray | Sequence[bool],
+    key: jax.Array | None = None,
+    **knowledge: Any,
+  ) -> Messages:
+    """The messages after one attack from a fresh state."""
+    checks.check_stacked('attack', messages)
+    params = jax.tree.map(lambda x: jnp.zeros_like(x[0]), messages)
+    return self.apply(
+      messages,
+      self.init(params),
+      is_byzantine=is_byzantine,
+      key=key,
+      **knowledge,
+    )[0]
+
+  def __repr__(self) -> str:
+    return recipes.show(self, 'attack')
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return recipes.reduce(self)
 
 
 class DataAttack(Protocol):
@@ -290,6 +397,17 @@ class Codec(NamedTuple):
   constrain: Callable[..., jax.Array]
   name: str = 'codec'
   packs_signs: bool = False
+
+  @property
+  def config(self) -> dict[str, Any] | None:
+    """The hyper-parameters by name, as `Aggregator.config`."""
+    return recipes.config_of(self)
+
+  def __repr__(self) -> str:
+    return recipes.show(self, f'codec {self.name}')
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return recipes.reduce(self)
 
 
 class RoundState(NamedTuple):

@@ -8,29 +8,66 @@ import numpy as np
 
 
 def check_count(rule: str, name: str, value: Any, minimum: int = 0) -> None:
-  """Raises ValueError unless `value` is a Python int of at least `minimum`."""
-  if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-    raise ValueError(
-      f'{rule} needs {name} to be a Python int (it sets shapes) of at least'
-      f' {minimum}, got {value!r}'
+  """Raises ValueError unless `value` is an int of at least `minimum`."""
+  whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+  if whole and value >= minimum:
+    return
+  hint = ''
+  if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.integer):
+    hint = ' (with optax.inject_hyperparams, name it among the static_args)'
+  raise ValueError(
+    f'{rule} needs {name} to be a Python int (it sets shapes) of at least'
+    f' {minimum}, got {value!r}{hint}'
+  )
+
+
+def check_iterations(rule: str, name: str, value: Any) -> None:
+  """Raises ValueError unless `value` is an int >= 1 or an integer array []."""
+  if isinstance(value, jax.Array) and not value.shape:
+    if jnp.issubdtype(value.dtype, jnp.integer):
+      check_range(rule, name, value, 1)
+      return
+  check_count(rule, name, value, 1)
+
+
+def check_real(rule: str, name: str, value: Any) -> None:
+  """Raises ValueError unless `value` is a real number, maybe traced."""
+  if isinstance(value, (int, float, jax.Array, np.ndarray, np.generic)):
+    kind = jnp.result_type(value)
+    real = jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(
+      kind, jnp.integer
     )
+    if real and not jnp.shape(value):
+      return
+    if real:
+      raise ValueError(
+        f'{rule} needs {name} to be one real number, got an array of shape'
+        f' {list(jnp.shape(value))}'
+      )
+  raise ValueError(
+    f'{rule} needs {name} to be a real number, got {value!r} of type'
+    f' {type(value).__name__}'
+  )
 
 
 def check_range(
   rule: str,
   name: str,
   value: Any,
-  minimum: float,
+  minimum: float = -np.inf,
   maximum: float = np.inf,
   *,
   exclusive: bool = False,
 ) -> None:
-  """Raises ValueError if a concrete number is NaN or outside of a range."""
+  """Raises ValueError unless `value` is a real number in a range.
+
+  What is traced has no value yet: of it only type and shape are looked at.
+  """
+  check_real(rule, name, value)
   if isinstance(value, jax.core.Tracer):
     return
-  number = np.asarray(value)
-  low = number > minimum if exclusive else number >= minimum
-  if not np.all(low & (number <= maximum)):
+  low = value > minimum if exclusive else value >= minimum
+  if not (low and value <= maximum):
     upper = '' if maximum == np.inf else f' and {name} <= {maximum}'
     relation = '>' if exclusive else '>='
     raise ValueError(
@@ -39,14 +76,27 @@ def check_range(
 
 
 def check_worker_weights(rule: str, weights: Any, n: int) -> None:
-  """Raises ValueError unless the weights are float[n], and none is negative."""
+  """Raises ValueError unless the weights are float[n], finite and >= 0.
+
+  And not all zero. What is traced has no values yet.
+  """
   shape = jnp.shape(weights)
   if shape != (n,):
     raise ValueError(
       f'{rule} needs worker_weights to be float[{n}], one entry per message,'
       f' got the shape {list(shape)}'
     )
-  check_range(rule, 'worker_weights', weights, 0)
+  kind = jnp.result_type(weights)
+  if jnp.issubdtype(kind, jnp.complexfloating):
+    raise ValueError(f'{rule} needs worker_weights to be real, got {kind}')
+  if isinstance(weights, jax.core.Tracer):
+    return
+  values = np.asarray(weights, float)
+  if not (np.isfinite(values) & (values >= 0)).all() or not values.any():
+    raise ValueError(
+      f'{rule} needs worker_weights to be finite, >= 0 and not all zero, got'
+      f' {weights}'
+    )
 
 
 def check_majority(rule: str, n: int, f: int) -> None:
@@ -73,3 +123,52 @@ def num_workers(name: str, messages: Any) -> int:
       f' one row, got the shapes {shapes}'
     )
   return lengths.pop()[0]
+
+
+def check_messages(name: str, messages: Any, params: Any = None) -> None:
+  """Raises ValueError unless leaves are `[n, *param_shape]`.
+
+  Without `params` it is the leading axis alone that is looked at.
+  """
+  num_workers(f'{name}: messages', messages)
+  if params is None:
+    return
+  found: Any = jax.tree.structure(messages)
+  wanted: Any = jax.tree.structure(params)
+  if found != wanted:
+    raise ValueError(
+      f'{name} needs messages with the structure of the parameters, {wanted},'
+      f' got {found}'
+    )
+  leaves = jax.tree.leaves_with_path(messages)
+  for (path, leaf), param in zip(leaves, jax.tree.leaves(params)):
+    if jnp.shape(leaf)[1:] != jnp.shape(param):
+      raise ValueError(
+        f'{name} needs messages with leaves [n, *param_shape], a row for every'
+        f' worker, got {_name_of(path)} of shape {list(jnp.shape(leaf))} for a'
+        f' parameter of shape {list(jnp.shape(param))}: did you forget jax.vmap'
+        ' over the workers?'
+      )
+
+
+def check_stacked(name: str, messages: Any) -> None:
+  """Raises ValueError for a list of n messages, one tree for every worker."""
+  if type(messages) not in (list, tuple) or len(messages) < 2:
+    return
+  first = _signature(messages[0])
+  if all(_signature(message) == first for message in messages[1:]):
+    raise ValueError(
+      f'{name} needs one tree of messages with leaves [n, *shape], got a'
+      f' {type(messages).__name__} of {len(messages)} trees that are all alike:'
+      ' stack them by byzjax.stack(messages). (Are they parameters of equal'
+      ' shapes, with a row for every worker? Put them into a dict.)'
+    )
+
+
+def _signature(tree):
+  leaves, structure = jax.tree.flatten(tree)
+  return structure, [jnp.shape(leaf) for leaf in leaves]
+
+
+def _name_of(path) -> str:
+  return f'the leaf {jax.tree_util.keystr(path)}' if path else 'a leaf'

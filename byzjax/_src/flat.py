@@ -38,6 +38,7 @@ def compute_dtype(*dtypes) -> jnp.dtype:
 def row_layout(params: base.Params, multiple: int = 1) -> RowLayout:
   """The layout of rows shaped like `params`, zero-padded to a multiple."""
   leaves, treedef = jax.tree.flatten(params)
+  _check_real(params)
   shapes = [jnp.shape(leaf) for leaf in leaves]
   dtypes = [jnp.result_type(leaf) for leaf in leaves]
   out_dtypes = [
@@ -70,6 +71,17 @@ def row_layout(params: base.Params, multiple: int = 1) -> RowLayout:
     return jax.tree.map(lambda x: x[0], unravel_rows(vector[None]))
 
   return RowLayout(size, dtype, ravel, unravel, ravel_rows, unravel_rows)
+
+
+def _check_real(params: base.Params) -> None:
+  for path, leaf in jax.tree.leaves_with_path(params):
+    dtype = jnp.result_type(leaf)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+      raise ValueError(
+        'byzjax needs real numbers, got the leaf'
+        f' {jax.tree_util.keystr(path)!r} of dtype {dtype}: give its real and'
+        ' its imaginary part as two leaves'
+      )
 
 
 def ravel_rows(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._src import base, flat, reductions
+from byzjax._src import base, flat, recipes, reductions
 
 # Coordinates per device are a multiple of this, for any number of devices that
 # divides 8 the same total: what noise is drawn for does not depend on it.
@@ -170,6 +170,7 @@ def to_everyone(
   return jax.tree.map(gather, payload)
 
 
+@recipes.factory
 def worker_sharded(
   aggregator: base.Aggregator,
   axis_name: str | tuple[str, ...],

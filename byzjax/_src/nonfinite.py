@@ -17,6 +17,21 @@ def usable_norms(squared_norms: jax.Array) -> jax.Array:
   return squared_norms <= limit  # False for NaN
 
 
+def usable_weights(weights: jax.Array) -> jax.Array:
+  """Workers' weights of which a sum can be taken: float[n] -> float[n].
+
+  Zero for what is no weight: negative, NaN or inf. Scaled by a power of two
+  where the sum might over- or underflow; only ratios count.
+  """
+  info = jnp.finfo(weights.dtype)
+  weights = jnp.where(jnp.isfinite(weights) & (weights > 0), weights, 0)
+  largest = weights.max()
+  room = 2.0**24  # of so many workers
+  scale = jnp.where(largest > info.max / room, 1 / room, 1)
+  scale = jnp.where(largest < info.tiny * room, room, scale)
+  return weights * scale.astype(weights.dtype)
+
+
 def sanitize(messages: base.Messages) -> tuple[base.Messages, jax.Array]:
   """Zeroes and masks the messages that have a non-finite entry.
 

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat, nonfinite, reductions, sorting
+from byzjax._src import base, flat, nonfinite, recipes, reductions, sorting
 
 
+@recipes.factory
 def from_column(
   column_fn: Callable[[sorting.Rows], jax.Array],
   *,
@@ -96,9 +97,10 @@ def relative_weights(
     raise ValueError(f'{name} has no version with worker_weights')
   base.check_worker_weights(name, weights, n)
   weights = jnp.asarray(weights, flat.compute_dtype(jnp.result_type(weights)))
-  return jnp.where(weights > 0, weights, 0)  # zero for NaN
+  return nonfinite.usable_weights(weights)
 
 
+@recipes.factory
 def from_weights(
   weights_fn: Callable[[base.Gram], jax.Array | base.AggregationInfo],
   *,

@@ -4,10 +4,19 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, nonfinite, reductions, rules, sorting
+from byzjax._src import (
+  base,
+  flat,
+  nonfinite,
+  recipes,
+  reductions,
+  rules,
+  sorting,
+)
 from byzjax.aggregators import _coordinate_median
 
 
+@recipes.factory
 def aksel(
   *,
   num_byzantine: int,

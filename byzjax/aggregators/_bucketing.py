@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, rules
+from byzjax._src import base, recipes, rules
 
 
+@recipes.factory
 def bucketing(*, bucket_size: int) -> base.PreAggregator:
   """Averages random buckets of s messages.
 

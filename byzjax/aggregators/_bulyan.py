@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, reductions, rules, sorting
+from byzjax._src import base, flat, recipes, reductions, rules, sorting
 from byzjax.aggregators import _mean_around_median, _trimmed_mean
 
 FIRST_STAGES = ('krum', 'multi_krum')
 SECOND_STAGES = ('mean_around_median', 'trimmed_mean')
 
 
+@recipes.factory
 def bulyan(
   *,
   num_byzantine: int,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat, nonfinite, reductions, rules
+from byzjax._src import base, flat, nonfinite, recipes, reductions, rules
 
 
 class CenteredClippingState(NamedTuple):
@@ -24,6 +24,7 @@ def clip_factors(
   return jnp.where(nonfinite.usable_norms(squared_distances), factors, 0)
 
 
+@recipes.factory
 def centered_clipping(
   *, radius: base.Scalar, num_iterations: int = 1
 ) -> base.Aggregator:

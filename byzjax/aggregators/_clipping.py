@@ -2,9 +2,10 @@
 
 import jax.numpy as jnp
 
-from byzjax._src import base, reductions, rules
+from byzjax._src import base, recipes, reductions, rules
 
 
+@recipes.factory
 def clip_messages(*, max_norm: base.Scalar) -> base.PreAggregator:
   """Scales every message down to a norm of at most c.
 
@@ -44,6 +45,7 @@ def clip_messages(*, max_norm: base.Scalar) -> base.PreAggregator:
   return rules.from_factors('clip_messages', factors_fn)
 
 
+@recipes.factory
 def adaptive_clipping(*, num_byzantine: int) -> base.PreAggregator:
   """Clips the loudest messages to the loudest of the others (ARC).
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat, nonfinite, reductions, rules
+from byzjax._src import base, flat, nonfinite, recipes, reductions, rules
 
 _LINKAGES = ('average', 'complete', 'single')
 
@@ -96,6 +96,7 @@ def _gram_of_directions(x, squared_norms, mask, axis_name):
   return base.Gram(inner, unit_norms, mask)
 
 
+@recipes.factory
 def clustering(*, linkage: str = 'complete') -> base.Aggregator:
   """The mean of the larger of two clusters of messages by direction.
 
@@ -167,6 +168,7 @@ def clustering(*, linkage: str = 'complete') -> base.Aggregator:
   return base.Aggregator(rule.init, inspect, rule, 'clustering')
 
 
+@recipes.factory
 def clipped_clustering(
   *,
   linkage: str = 'average',

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat, nonfinite, reductions, rules
+from byzjax._src import base, flat, nonfinite, recipes, reductions, rules
 
 
+@recipes.factory
 def comparative_gradient_elimination(
   *, num_byzantine: int, reduce: str = 'mean'
 ) -> base.Aggregator:

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, rules, selection, sorting
+from byzjax._src import base, recipes, rules, selection, sorting
 
 
+@recipes.factory
 def coordinate_median(*, middle: str = 'mean') -> base.Aggregator:
   """The median of every coordinate.
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, reductions, rules, spectral
+from byzjax._src import base, recipes, reductions, rules, spectral
 
 
 def recentered(inner: jax.Array, shares: jax.Array) -> jax.Array:
@@ -61,6 +61,7 @@ def filter_weights(
   return jax.lax.while_loop(is_heavy, filter_round, (0, start, start, least))[2]
 
 
+@recipes.factory
 def covariance_filter(*, num_byzantine: int) -> base.Aggregator:
   """The mean after filtering along the directions of largest variance (CAF).
 

@@ -2,11 +2,12 @@
 
 import jax.numpy as jnp
 
-from byzjax._src import base, groups, rules
+from byzjax._src import base, groups, recipes, rules
 from byzjax.aggregators._group_vote import vote
 from byzjax.aggregators._hierarchical import hierarchical
 
 
+@recipes.factory
 def detox(
   *,
   group_size: int,

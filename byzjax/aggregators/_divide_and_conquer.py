@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byzjax._src import base, flat, nonfinite, reductions, rules, spectral
+from byzjax._src import (
+  base,
+  flat,
+  nonfinite,
+  recipes,
+  reductions,
+  rules,
+  spectral,
+)
 from byzjax.aggregators import _covariance_filter
 
 
@@ -40,6 +48,7 @@ def outlier_scores(inner: jax.Array, mask: jax.Array) -> jax.Array:
   return jnp.where(mask, jnp.maximum(value, 0) * jnp.square(vector), jnp.inf)
 
 
+@recipes.factory
 def divide_and_conquer(
   *,
   num_byzantine: int,

@@ -9,9 +9,10 @@ import numpy as np
 import optax
 from jax import lax
 
-from byzjax._src import base, groups, reductions
+from byzjax._src import base, groups, recipes, reductions
 
 
+@recipes.factory
 def group_vote(*, group_size: int) -> base.PreAggregator:
   """Replaces every group of r messages by the one that most of it sent.
 

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat, reductions, rules
+from byzjax._src import base, flat, recipes, reductions, rules
 
 
+@recipes.factory
 def hierarchical(
   rule: base.Aggregator, *, bucket_rule: base.Aggregator, num_buckets: int
 ) -> base.Aggregator:

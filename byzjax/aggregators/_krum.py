@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, rules
+from byzjax._src import base, recipes, rules
 
 
 def krum_scores(
@@ -29,6 +29,7 @@ def krum_scores(
   return jnp.where(gram.mask, scores, jnp.inf)
 
 
+@recipes.factory
 def krum(
   *,
   num_byzantine: int,
@@ -69,6 +70,7 @@ def krum(
   return _krum('krum', num_byzantine, num_neighbors, 1, distance_power)
 
 
+@recipes.factory
 def multi_krum(
   *,
   num_byzantine: int,

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat, reductions, rules
+from byzjax._src import base, flat, recipes, reductions, rules
 from byzjax.aggregators import _packed_vote
 
 
+@recipes.factory
 def majority_vote(*, zeros: str = 'plus') -> base.Aggregator:
   """The sign that most messages have, coordinate by coordinate.
 

@@ -2,9 +2,10 @@
 
 import optax
 
-from byzjax._src import base, flat, reductions, rules
+from byzjax._src import base, flat, recipes, reductions, rules
 
 
+@recipes.factory
 def mean() -> base.Aggregator:
   """The mean of the finite messages, weighted if the workers are.
 

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, rules, selection, sorting
+from byzjax._src import base, recipes, rules, selection, sorting
 from byzjax.aggregators import _coordinate_median, _trimmed_mean
 
 
+@recipes.factory
 def mean_around_median(
   *,
   num_byzantine: int,
@@ -65,6 +66,7 @@ def mean_around_median(
   return rules.from_column(mean_of_closest, name=name)
 
 
+@recipes.factory
 def phocas(*, num_byzantine: int) -> base.Aggregator:
   """The mean of the values of every coordinate closest to its trimmed mean.
 

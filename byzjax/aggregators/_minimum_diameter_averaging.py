@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, rules
+from byzjax._src import base, recipes, rules
 
 
 def num_cover_nodes(budget: int) -> int:
@@ -131,6 +131,7 @@ def least_diameter_subset(
   return jnp.where(budget > 0, chosen, mask)
 
 
+@recipes.factory
 def minimum_diameter_averaging(
   *, num_byzantine: int, max_nodes: int = 10_000_000
 ) -> base.Aggregator:

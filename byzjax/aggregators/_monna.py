@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat, nonfinite, reductions, rules
+from byzjax._src import base, flat, nonfinite, recipes, reductions, rules
 
 
 def nearest_to(
@@ -27,6 +27,7 @@ def nearest_to(
   return base.AggregationInfo(weights, kept=chosen, scores=scores)
 
 
+@recipes.factory
 def monna(
   *,
   num_byzantine: int,

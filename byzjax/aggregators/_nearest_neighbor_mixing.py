@@ -2,9 +2,10 @@
 
 import jax.numpy as jnp
 
-from byzjax._src import base, rules
+from byzjax._src import base, recipes, rules
 
 
+@recipes.factory
 def nearest_neighbor_mixing(*, num_byzantine: int) -> base.PreAggregator:
   """Replaces every message by the mean of its n - f nearest, itself included.
 

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, reductions, rules
+from byzjax._src import base, recipes, reductions, rules
 
 
+@recipes.factory
 def pre_aggregate(
   *stages: base.PreAggregator | base.Aggregator,
 ) -> base.Aggregator:

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, rules
+from byzjax._src import base, recipes, rules
 
 
+@recipes.factory
 def resampling(*, num_samples: int) -> base.PreAggregator:
   """Replaces the n messages by n means of s messages, each used s times.
 

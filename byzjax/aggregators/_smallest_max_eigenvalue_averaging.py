@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, reductions, rules, spectral
+from byzjax._src import base, recipes, reductions, rules, spectral
 
 # Subsets whose bounds are computed at once: what fits a core's cache.
 _BLOCK = 4096
@@ -186,6 +186,7 @@ def least_scatter_subset(
   return jnp.where(mask.sum() > size, subset_of_rank(best, n, size), mask)
 
 
+@recipes.factory
 def smallest_max_eigenvalue_averaging(
   *, num_byzantine: int, max_subsets: int = 200_000
 ) -> base.Aggregator:

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, rules, selection, sorting
+from byzjax._src import base, recipes, rules, selection, sorting
 from byzjax.aggregators import _coordinate_median
 
 
+@recipes.factory
 def trimmed_mean(*, num_byzantine: int) -> base.Aggregator:
   """The mean of every coordinate without its f smallest and f largest values.
 

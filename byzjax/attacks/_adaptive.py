@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import base, recipes
 from byzjax.attacks import _damage, _message
 
 # Half octaves around 1, the strength of the attack as it is.
 _STRENGTHS = tuple(np.exp2(np.arange(-8, 13) / 2))
 
 
+@recipes.factory
 def adaptive(
   attack: base.Attack,
   aggregator: base.Aggregator,

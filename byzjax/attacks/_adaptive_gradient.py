@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, reductions
+from byzjax._src import base, recipes, reductions
 from byzjax.attacks import _ascent, _damage, _message
 
 
+@recipes.factory
 def adaptive_gradient(
   attack: base.Attack,
   aggregator: base.Aggregator,

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, reductions
+from byzjax._src import base, recipes, reductions
 from byzjax.attacks import _message
 
 
@@ -36,6 +36,7 @@ def alie_factor(
   return jax.scipy.special.ndtri((n - f - supporters) / jnp.asarray(n - f))
 
 
+@recipes.factory
 def alie(*, z: base.Scalar | None = None, ddof: int = 1) -> base.Attack:
   """All attackers send the honest mean minus z standard deviations.
 

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base
+from byzjax._src import base, recipes
 from byzjax.attacks import _message
 
 
+@recipes.factory
 def constant(*, value: base.Scalar = -100.0) -> base.Attack:
   """All attackers send the same number in every coordinate.
 

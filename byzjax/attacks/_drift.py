@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, reductions
+from byzjax._src import base, recipes, reductions
 from byzjax.attacks import _message
 
 
@@ -21,6 +21,7 @@ class DriftState(NamedTuple):
   known: jax.Array
 
 
+@recipes.factory
 def drift(
   *, strength: base.Scalar = 1.0, direction: str = 'random'
 ) -> base.Attack:

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, reductions
+from byzjax._src import base, recipes, reductions
 from byzjax.attacks import _message
 
 
+@recipes.factory
 def fang(*, scale: base.Scalar = 2.0) -> base.Attack:
   """Values beyond the honest range, against the mean, in every coordinate.
 

@@ -2,10 +2,11 @@
 
 import jax.numpy as jnp
 
-from byzjax._src import base, reductions
+from byzjax._src import base, recipes, reductions
 from byzjax.attacks import _message
 
 
+@recipes.factory
 def flip_vote(*, scale: base.Scalar = 1.0) -> base.Attack:
   """All attackers vote against the majority of the honest signs.
 

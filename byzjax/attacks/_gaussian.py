@@ -2,10 +2,11 @@
 
 import jax
 
-from byzjax._src import base
+from byzjax._src import base, recipes
 from byzjax.attacks import _message
 
 
+@recipes.factory
 def gaussian(*, std: base.Scalar = 1.0, mean: base.Scalar = 0.0) -> base.Attack:
   """Every attacker sends noise of its own, independent of all data.
 

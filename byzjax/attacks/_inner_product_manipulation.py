@@ -1,9 +1,10 @@
 """Inner-product manipulation: a little of the opposite direction."""
 
-from byzjax._src import base, reductions
+from byzjax._src import base, recipes, reductions
 from byzjax.attacks import _message
 
 
+@recipes.factory
 def inner_product_manipulation(*, epsilon: base.Scalar = 0.1) -> base.Attack:
   """All attackers send the honest mean with the sign turned and scaled.
 

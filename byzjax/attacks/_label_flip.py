@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base
+from byzjax._src import base, recipes
 
 
+@recipes.factory
 def label_flip(num_classes: int, *, label: str | int = -1) -> base.DataAttack:
   """Attackers compute honestly, on labels counted from the other end.
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, reductions
+from byzjax._src import base, recipes, reductions
 from byzjax.attacks import _message
 
 
@@ -25,6 +25,7 @@ class MimicState(NamedTuple):
   target: jax.Array
 
 
+@recipes.factory
 def mimic(
   *, worker: int | None = None, num_warmup_rounds: int = 1
 ) -> base.Attack:

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, reductions
+from byzjax._src import base, recipes, reductions
 from byzjax.attacks import _message
 
 _DEVIATIONS = ('std', 'unit', 'sign')
 
 
+@recipes.factory
 def min_max(
   *,
   deviation: str = 'std',
@@ -76,6 +77,7 @@ def min_max(
   return _along_deviation('min_max', deviation, ddof, max_gamma, length)
 
 
+@recipes.factory
 def min_sum(
   *,
   deviation: str = 'std',

@@ -2,10 +2,11 @@
 
 import jax
 
-from byzjax._src import base
+from byzjax._src import base, recipes
 from byzjax.attacks import _message
 
 
+@recipes.factory
 def random_signs(*, scale: base.Scalar = 1.0) -> base.Attack:
   """Every attacker sends random signs of its own, independent of all data.
 

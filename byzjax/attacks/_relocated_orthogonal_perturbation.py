@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, reductions
+from byzjax._src import base, recipes, reductions
 from byzjax.attacks import _alie, _message
 
 
@@ -21,6 +21,7 @@ class RelocatedOrthogonalPerturbationState(NamedTuple):
   known: jax.Array
 
 
+@recipes.factory
 def relocated_orthogonal_perturbation(
   *,
   pi: base.Scalar = 1.0,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat, reductions
+from byzjax._src import base, flat, recipes, reductions
 from byzjax.attacks import _message
 
 
@@ -22,6 +22,7 @@ class ReplayState(NamedTuple):
   history: base.Params
 
 
+@recipes.factory
 def replay(
   *, delay: int, own: bool = False, num_workers: int | None = None
 ) -> base.Attack:

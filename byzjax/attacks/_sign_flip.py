@@ -3,10 +3,11 @@
 import jax
 import optax
 
-from byzjax._src import base
+from byzjax._src import base, recipes
 from byzjax.attacks import _inner_product_manipulation, _message
 
 
+@recipes.factory
 def sign_flip(*, scale: base.Scalar = 1.0, own: bool = False) -> base.Attack:
   """Attackers send a negative multiple of the honest mean, or of their own.
 

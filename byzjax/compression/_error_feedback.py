@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from byzjax._src import base, layouts
+from byzjax._src import base, layouts, recipes
 
 
 class ErrorFeedbackState(NamedTuple):
@@ -14,6 +14,7 @@ class ErrorFeedbackState(NamedTuple):
   codec: base.State
 
 
+@recipes.factory
 def error_feedback(codec: base.Codec) -> base.Codec:
   """Keeps what a codec loses, and adds it to the next message.
 

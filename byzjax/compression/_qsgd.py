@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, bits, draws, reductions
+from byzjax._src import base, bits, draws, recipes, reductions
 from byzjax.compression import _sparsign
 
 
@@ -18,6 +18,7 @@ class ScaledTernary(NamedTuple):
   scale: jax.Array  # float[]
 
 
+@recipes.factory
 def qsgd_codec(*, norm: str = 'l2') -> base.Codec:
   """Unbiased random rounding to one level: QSGD with s = 1.
 
@@ -66,6 +67,7 @@ def qsgd_codec(*, norm: str = 'l2') -> base.Codec:
   return _scaled_ternary('qsgd_codec', prepare, scale_of)
 
 
+@recipes.factory
 def terngrad_codec(*, clip: base.Scalar | None = None) -> base.Codec:
   """Unbiased random rounding to the largest entry: TernGrad.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, bits, draws, reductions
+from byzjax._src import base, bits, draws, recipes, reductions
 
 
 class ScaledSigns(NamedTuple):
@@ -16,6 +16,7 @@ class ScaledSigns(NamedTuple):
   scale: jax.Array  # float[]
 
 
+@recipes.factory
 def sign_codec() -> base.Codec:
   """One bit per coordinate: its sign.
 
@@ -55,6 +56,7 @@ def sign_codec() -> base.Codec:
   )
 
 
+@recipes.factory
 def noisy_sign_codec(*, std: base.Scalar) -> base.Codec:
   """One bit per coordinate: the sign after noise is added.
 
@@ -102,6 +104,7 @@ def noisy_sign_codec(*, std: base.Scalar) -> base.Codec:
   )
 
 
+@recipes.factory
 def scaled_sign_codec() -> base.Codec:
   """Signs times the mean size of a coordinate.
 

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, bits, draws
+from byzjax._src import base, bits, draws, recipes
 
 
+@recipes.factory
 def sparsign_codec(*, budget: base.Scalar) -> base.Codec:
   """The sign of a coordinate, sent more often where it is large.
 

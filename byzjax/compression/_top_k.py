@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base
+from byzjax._src import base, recipes
 
 
+@recipes.factory
 def top_k_codec(*, num_kept: int) -> base.Codec:
   """The k coordinates of largest size, as they are, and zeros.
 
