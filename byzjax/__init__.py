@@ -36,6 +36,7 @@ from byzjax._src.local import (
 )
 from byzjax._src.nonfinite import sanitize
 from byzjax._src.rules import from_column, from_weights, squared_distances
+from byzjax._src.stack import stack
 from byzjax.aggregators import (
   CenteredClippingState,
   ClippedClusteringState,
@@ -302,6 +303,7 @@ __all__ = [
   'sparsign_codec',
   'sparsign_local_steps',
   'squared_distances',
+  'stack',
   'target_projection',
   'terngrad_codec',
   'top_k_codec',

@@ -125,6 +125,21 @@ def num_workers(name: str, messages: Any) -> int:
   return lengths.pop()[0]
 
 
+def byzantine_mask(name: str, is_byzantine: Any, n: int) -> jax.Array:
+  """The mask as an array, or a ValueError unless it is bool[n]."""
+  try:
+    mask = jnp.asarray(is_byzantine)
+  except TypeError:
+    mask = None
+  if mask is None or mask.shape != (n,) or mask.dtype != jnp.bool_:
+    got = repr(is_byzantine) if mask is None else f'{mask.dtype}{[*mask.shape]}'
+    raise ValueError(
+      f'{name} needs is_byzantine to be bool[{n}], one entry per message, got'
+      f' {got}'
+    )
+  return mask
+
+
 def check_messages(name: str, messages: Any, params: Any = None) -> None:
   """Raises ValueError unless leaves are `[n, *param_shape]`.
 

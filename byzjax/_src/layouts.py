@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._src import base, flat, recipes, reductions
+from byzjax._src import base, checks, flat, recipes, reductions
 
 # Coordinates per device are a multiple of this, for any number of devices that
 # divides 8 the same total: what noise is drawn for does not depend on it.
@@ -64,6 +64,9 @@ def attacked(
       (None, None) if key is None else jax.random.split(key)
     )
     honest, attack_state = messages, state.attack
+    if is_byzantine is not None:
+      n = base.num_workers('messages', messages)
+      is_byzantine = checks.byzantine_mask('an attack', is_byzantine, n)
     if attack is not None:
       if is_byzantine is None:
         raise ValueError('an attack needs is_byzantine, got None')

@@ -119,6 +119,31 @@ def weighted_sum(
   return lax.fori_loop(1, n, lambda i, total: total + term(i), term(0))
 
 
+def weighted_mean(shares: jax.Array, x: jax.Array) -> jax.Array:
+  """`sum_i w_i x_i` for w that sum to one: `[n], [n, d] -> [d]`.
+
+  Equal values give that value, bit for bit, which the rounding of the products
+  and of their sum does not.
+  """
+  first = lax.dynamic_index_in_dim(x, jnp.argmax(shares != 0), keepdims=False)
+
+  def add(i, carry):
+    total, moved = carry
+    row = jnp.where(shares[i] != 0, x[i], first)
+    return total + shares[i] * row, moved + shares[i] * (row - first)
+
+  n, carry = x.shape[0], (jnp.zeros_like(first), jnp.zeros_like(first))
+  if n <= MAX_UNROLLED:
+    for i in range(n):
+      carry = add(i, carry)
+  else:
+    carry = lax.fori_loop(0, n, add, carry)
+  total, moved = carry
+  # The derivative stays that of the sum.
+  rounding = lax.stop_gradient(jnp.where(moved == 0, first - total, 0))
+  return jnp.where(shares.sum() > 0, total + rounding, 0)
+
+
 def combine(
   weights: jax.Array, x: jax.Array, center: jax.Array | None = None
 ) -> jax.Array:

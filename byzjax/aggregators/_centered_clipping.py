@@ -37,16 +37,17 @@ def centered_clipping(
   `p_i / sum_j p_j` stands for 1/n.
 
   `radius=jnp.inf` gives the mean (if no message is masked), 0 leaves v where it
-  is. With `optax.inject_hyperparams`, num_iterations must be among its
-  `static_args`. The official code
-  uses tau = 100 with momentum in PyTorch's form, `M = m / (1 - beta)`, which is
-  the radius `100 (1 - beta)` here; too large a radius is a plain mean.
+  is. The official code uses tau = 100 with momentum in PyTorch's form, `M = m /
+  (1 - beta)`, which is the radius `100 (1 - beta)` here; too large a radius is
+  a plain mean.
 
   Args:
     radius: tau >= 0, a distance in the units of the messages; may be traced, so
       that a sweep is one vmap.
     num_iterations: L >= 1, a Python int. From 2 on the steps run on the Gram
-      matrix and read the messages no more often.
+      matrix and read the messages no more often. A traced int32[], which is
+      what `optax.inject_hyperparams` makes of it, always takes that way: name
+      it among the `static_args` for the faster single step.
 
   Returns:
     An `Aggregator` with a `CenteredClippingState`: leaves `[n, *shape] ->
@@ -64,7 +65,7 @@ def centered_clipping(
     >>> rule(jnp.array([0., 1., 2., 3., 100.]))
     Array(0.8, dtype=float32)
   """
-  base.check_count('centered_clipping', 'num_iterations', num_iterations, 1)
+  base.check_iterations('centered_clipping', 'num_iterations', num_iterations)
   base.check_range('centered_clipping', 'radius', radius, 0)
 
   def init(params):
@@ -135,6 +136,6 @@ def centered_clipping(
     )
     return layout.unravel(aggregate), remember(state, aggregate), info
 
-  if num_iterations == 1:
+  if not isinstance(num_iterations, jax.Array) and num_iterations == 1:
     return base.Aggregator(init, inspect_one_step, rule, 'centered_clipping')
   return rules.from_gram_rule(rule, 'centered_clipping')

@@ -31,7 +31,7 @@ def geometric_median(
   3, both with `start='zeros'` and `smoothing=0.1`.
 
   Args:
-    num_iterations: T >= 1, a Python int.
+    num_iterations: T >= 1, a Python int or a traced int32[].
     smoothing: nu > 0, a distance, in the units of the messages; may be traced.
     start: where the first step measures distances from: the 'medoid', as
       above, the 'mean' of the messages, or 'zeros'.
@@ -52,7 +52,7 @@ def geometric_median(
     >>> print(byzjax.geometric_median()(corners).round(3))
     [0.5 0.5]
   """
-  base.check_count('geometric_median', 'num_iterations', num_iterations, 1)
+  base.check_iterations('geometric_median', 'num_iterations', num_iterations)
   base.check_range(
     'geometric_median', 'smoothing', smoothing, 0, exclusive=True
   )

@@ -12,7 +12,8 @@ def mean() -> base.Aggregator:
   `aggregate = sum_{i in S} p_i x_i / sum_{i in S} p_i`, S the messages with
   finite entries only and p the `worker_weights` (all equal by default); zero if
   there is none. One finite message moves it without bound (its breakdown point
-  is 0).
+  is 0). Where all messages have the same value, that is the result, bit for
+  bit: rounding does not leave the range of what is averaged.
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`.
@@ -48,7 +49,7 @@ def mean() -> base.Aggregator:
       'mean', worker_weights, x.shape[0], supported=True
     )
     shares = reductions.shares(mask, given).astype(x.dtype)
-    aggregate = layout.unravel(reductions.weighted_sum(shares, x))
+    aggregate = layout.unravel(reductions.weighted_mean(shares, x))
     return aggregate, state, base.AggregationInfo(shares, mask)
 
   return base.Aggregator(

@@ -93,7 +93,7 @@ def adaptive(
     aggregator_state=None,
     **knowledge,
   ):
-    _message.check_mask('adaptive', messages, is_byzantine)
+    is_byzantine = _message.mask_of('adaptive', messages, is_byzantine)
     scene, layout, state = _damage.draft_scene(
       'adaptive',
       attack,

@@ -79,7 +79,7 @@ def adaptive_gradient(
     aggregator_state=None,
     **knowledge,
   ):
-    _message.check_mask('adaptive_gradient', messages, is_byzantine)
+    is_byzantine = _message.mask_of('adaptive_gradient', messages, is_byzantine)
     scene, layout, state = _damage.draft_scene(
       'adaptive_gradient',
       attack,

@@ -42,7 +42,7 @@ def constant(*, value: base.Scalar = -100.0) -> base.Attack:
     messages, state, *, is_byzantine, key=None, axis_name=None, **knowledge
   ):
     del key, axis_name, knowledge
-    _message.check_mask('constant', messages, is_byzantine)
+    is_byzantine = _message.mask_of('constant', messages, is_byzantine)
     filled = jax.tree.map(lambda x: jnp.full_like(x[:1], value), messages)
     return _message.overwrite(messages, filled, is_byzantine), state
 

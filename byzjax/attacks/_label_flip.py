@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes
+from byzjax._src import base, checks, recipes
 
 
 @recipes.factory
@@ -44,17 +44,17 @@ def label_flip(num_classes: int, *, label: str | int = -1) -> base.DataAttack:
     batch: base.Batch, is_byzantine: jax.Array, key: jax.Array | None = None
   ) -> base.Batch:
     del key
+    n = jnp.shape(is_byzantine)[0] if jnp.ndim(is_byzantine) else 0
+    byzantine = checks.byzantine_mask('label_flip', is_byzantine, n)
 
     def flip(labels):
-      n = is_byzantine.shape[0]
-      if labels.shape[:1] != (n,) or not jnp.issubdtype(
-        labels.dtype, jnp.integer
-      ):
+      whole = jnp.issubdtype(jnp.result_type(labels), jnp.integer)
+      if jnp.shape(labels)[:1] != (n,) or not whole:
         raise ValueError(
           f'label_flip needs integer labels [{n}, ...], got'
-          f' {labels.dtype}{list(labels.shape)}'
+          f' {jnp.result_type(labels)}{list(jnp.shape(labels))}'
         )
-      mask = is_byzantine.reshape((-1,) + (1,) * (labels.ndim - 1))
+      mask = byzantine.reshape((-1,) + (1,) * (labels.ndim - 1))
       return jnp.where(mask, num_classes - 1 - labels, labels)
 
     if isinstance(batch, Mapping) and label in batch:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, draws, flat, reductions
+from byzjax._src import base, checks, draws, flat, reductions
 
 
 class View(NamedTuple):
@@ -44,18 +44,12 @@ def overwrite(
   return jax.tree.map(leaf, messages, malicious)
 
 
-def check_mask(
-  attack: str, messages: base.Messages, is_byzantine: jax.Array
-) -> int:
-  """Raises ValueError unless the mask is bool[n]; returns n."""
+def mask_of(
+  attack: str, messages: base.Messages, is_byzantine: Any
+) -> jax.Array:
+  """The mask as bool[n]; ValueError unless it has an entry per message."""
   n = base.num_workers(f'{attack}: messages', messages)
-  shape, dtype = jnp.shape(is_byzantine), jnp.result_type(is_byzantine)
-  if shape != (n,) or dtype != jnp.bool_:
-    raise ValueError(
-      f'{attack} needs is_byzantine to be bool[{n}], one entry per message, got'
-      f' {dtype}{list(shape)}'
-    )
-  return n
+  return checks.byzantine_mask(attack, is_byzantine, n)
 
 
 def check_choice(
@@ -94,7 +88,7 @@ def from_view(
     **knowledge,
   ):
     del knowledge
-    check_mask(name, messages, is_byzantine)
+    is_byzantine = mask_of(name, messages, is_byzantine)
     x, layout = flat.ravel_rows(name, messages)
     finite = reductions.finite_rows(x, axis_name=axis_name)
     view = View(

@@ -47,7 +47,7 @@ def sign_flip(*, scale: base.Scalar = 1.0, own: bool = False) -> base.Attack:
     messages, state, *, is_byzantine, key=None, axis_name=None, **knowledge
   ):
     del key, axis_name, knowledge
-    _message.check_mask('sign_flip', messages, is_byzantine)
+    is_byzantine = _message.mask_of('sign_flip', messages, is_byzantine)
     flipped = jax.tree.map(lambda x: -scale * x, messages)
     return _message.overwrite(messages, flipped, is_byzantine), state
 

@@ -1,0 +1,52 @@
+"""From a list of messages, one of every worker, to one tree of all."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base
+
+
+def stack(messages: Sequence[base.Aggregate]) -> base.Messages:
+  """Stacks n trees, one of every worker, into one tree of messages.
+
+  `stack([x_1, ..., x_n])` has leaves `[n, *shape]`; row i is `x_i`. Rules,
+  attacks and pre-aggregators take this form, and so does
+  `jax.vmap(jax.grad(loss_fn), in_axes=(None, 0))` give it.
+
+  Args:
+    messages: a list or tuple of n >= 1 trees with the same structure and, leaf
+      by leaf, the same shapes `[*shape]`; any dtype.
+
+  Returns:
+    A tree of the same structure with leaves `[n, *shape]`.
+
+  Raises:
+    ValueError: if there is no message, or if one differs from the first in
+      structure or in the shape of a leaf; its index is named.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> workers = [{'w': jnp.array([0., 1.])}, {'w': jnp.array([2., 1.])},
+    ...            {'w': jnp.array([99., -99.])}]
+    >>> byzjax.coordinate_median()(byzjax.stack(workers))
+    {'w': Array([2., 1.], dtype=float32)}
+  """
+  if not isinstance(messages, (list, tuple)) or not messages:
+    raise ValueError(
+      'stack needs messages to be a list of at least one tree, got'
+      f' {type(messages).__name__}'
+    )
+  first = _shapes(messages[0])
+  for i, message in enumerate(messages):
+    if (shapes := _shapes(message)) != first:
+      raise ValueError(
+        'stack needs messages that are trees alike, got the shapes'
+        f' {shapes} in messages[{i}] and {first} in messages[0]'
+      )
+  return jax.tree.map(lambda *rows: jnp.stack(rows), *messages)
+
+
+def _shapes(tree):
+  return jax.tree.map(lambda x: list(jnp.shape(x)), tree)
