@@ -1,0 +1,111 @@
+"""Values that an argument must refuse, from its annotation."""
+
+import collections.abc
+import math
+import types
+import typing
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Counts that may be zero, by the name of the argument.
+ZERO_COUNTS = {
+  'byzantine',
+  'ddof',
+  'label',
+  'num_byzantine',
+  'num_mixed',
+  'num_perturbations',
+  'num_prefix',
+  'num_refinements',
+  'padding',
+  'reference_worker',
+  'seed',
+  'warmup_local_steps',
+  'warmup_steps',
+  'worker',
+}
+# Real numbers for which zero has no meaning.
+NONZERO = {
+  'alpha': {'mixup', 'dirichlet_by_class', 'dirichlet_by_worker'},
+  'concentration': None,
+  'gamma': {'scale_by_delta_sgd', 'wasserstein', 'wasserstein_inputs'},
+  'initial_step_size': None,
+  'lower_bound': None,
+  'magnitude': None,
+  'max_share': None,
+  'max_time': None,
+  'probability': None,
+  'regularization': None,
+  'rho': {'admm', 'consensus_admm', 'robust_admm', 'sampled_program'},
+  'smoothing': None,
+  'total_rounds': None,
+}
+
+
+# Values that are right in spite of the rules below, and why.
+FREE: dict[Any, tuple[str, ...]] = {}
+
+
+def atoms_of(annotation: Any) -> set[Any]:
+  """The types that a union is of, and the origins of those with parameters."""
+  origin = typing.get_origin(annotation)
+  if origin in (typing.Union, types.UnionType):
+    return set().union(*map(atoms_of, typing.get_args(annotation)))
+  if origin is Literal:
+    return {str}
+  return {origin or annotation}
+
+
+def is_free(annotation: Any) -> bool:
+  """Whether any tree of arrays, or any array of data, may be given."""
+  atoms = atoms_of(annotation)
+  return bool(atoms & {Any, np.ndarray}) or annotation is jax.Array
+
+
+def is_count(annotation: Any) -> bool:
+  atoms = atoms_of(annotation)
+  return int in atoms and float not in atoms and bool not in atoms
+
+
+def is_real(annotation: Any) -> bool:
+  return float in atoms_of(annotation)
+
+
+def wrong_values_of(factory: str, parameter: Any) -> list[Any]:
+  """The values to refuse; none for a parameter that is free."""
+  name, annotation = parameter.name, parameter.annotation
+  variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+  if variable or is_free(annotation):
+    return []
+  values = wrong_values(factory, name, annotation)
+  allowed = FREE.get((factory, name), FREE.get(name, ()))
+  return [value for value in values if repr(value) not in allowed]
+
+
+def wrong_values(factory: str, name: str, annotation: Any) -> list[Any]:
+  """What is of no type that the argument takes, or in no range."""
+  atoms = atoms_of(annotation)
+  wrong: list[Any] = [object()]
+  if type(None) not in atoms:
+    wrong.append(None)
+  # An unknown choice, where there are any.
+  wrong.append('x')
+  if not atoms & {tuple, list, collections.abc.Sequence, np.ndarray}:
+    wrong.append([1])
+  if bool not in atoms:
+    wrong.append(True)
+  if is_count(annotation):
+    wrong += [-2, 1.5, math.nan, math.inf]
+    if name not in ZERO_COUNTS:
+      wrong.append(0)
+  elif is_real(annotation):
+    wrong += [math.nan, -1.5, jnp.ones(2), 1j]
+    meant = NONZERO.get(name, ())
+    if meant is None or factory.split('.')[-1] in meant:
+      wrong.append(0.0)
+  else:
+    wrong += [1.5, 2]
+  return wrong
