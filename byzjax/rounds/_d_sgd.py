@@ -1,7 +1,5 @@
 """D-SGD: consensus that decays more slowly than the steps."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from byzjax import gossip
 from byzjax._src import base
+from byzjax.gossip import _sending
 from byzjax.rounds import _gossip_arguments
 from byzjax.rounds._gossip_round import gossip_round
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
@@ -27,7 +26,7 @@ def d_sgd(
   gradient_noise: base.Scalar = 0.0,
   annealing: base.Scalar = 0.0,
   rule: gossip.GossipRule | gossip.AggregateRule = gossip.plain(),
-  attack: Any = None,
+  attack: _sending.Attack | base.DataAttack | None = None,
   byzantine: int | jax.Array | base.ByzantineSchedule = 0,
   value_and_grad: ValueAndGrad | None = None,
   worker_map: str | int = 'vmap',

@@ -105,8 +105,9 @@ def local_round(
     preconditioner_scope: 'global', one for all, refreshed by the statistics of
       the workers, which are attacked and aggregated as messages are; or
       'local', each worker its own.
-    side_aggregator: the rule for what is exchanged beside the messages; None
-      for `aggregator`, with a state of its own.
+    side_aggregator: the rule for what is exchanged beside the messages (a
+      global preconditioner, an average of states); None for `aggregator`, with
+      a state of its own.
     worker: optax transform that every worker runs on its own pseudo-gradient,
       such as `worker_momentum(0.9)`; see `robust_round`.
     attack: an `Attack` on messages, a data attack such as `label_flip(10)` on
@@ -128,9 +129,9 @@ def local_round(
     `num_local_steps` is H, and `participants` are the m workers.
 
   Raises:
-    ValueError: if an argument is out of range or in the wrong slot; at trace
-      time, if the batch has not n rows, or its leaves have neither at least H
-      slices nor a number that divides H.
+    ValueError: if an argument is out of range, in the wrong slot, or without
+      the one that it is about; at trace time, if the batch has not n rows, or
+      its leaves have neither at least H slices nor a number that divides H.
 
   References:
     McMahan, Moore, Ramage, Hampson, Agüera y Arcas, 2017, arXiv:1602.05629;
@@ -167,6 +168,18 @@ def local_round(
     raise ValueError(
       f'{_NAME} needs preconditioner to be scale_by_preconditioner(...) or'
       f' None, got {type(preconditioner).__name__}'
+    )
+  if preconditioner is None and preconditioner_scope == 'local':
+    raise ValueError(
+      f"{_NAME} needs a preconditioner for preconditioner_scope='local', got"
+      ' None'
+    )
+  has_global = preconditioner is not None and preconditioner_scope == 'global'
+  if not (side_aggregator is None or has_global or local_state == 'average'):
+    raise ValueError(
+      f'{_NAME} needs side_aggregator to be None where only messages are'
+      " exchanged: with no preconditioner of scope 'global', and local_state"
+      f" other than 'average'; got {side_aggregator!r}"
     )
   draws = _cohort.participation_of(_NAME, num_workers, participation)
   cohort_size = draws.num_participants if draws else num_workers

@@ -23,6 +23,7 @@ class ReplicaRows(NamedTuple):
     momentum: float[n, d], of the step that begins a round, or ().
     optimizer: of the local steps, leaves `[n, ...]`.
     sampler: of the batches, leaves `[n, ...]`.
+    end: float[n, d], where the local steps ended, or ().
   """
 
   params: jax.Array
@@ -30,6 +31,7 @@ class ReplicaRows(NamedTuple):
   momentum: base.State = ()
   optimizer: base.State = ()
   sampler: base.State = ()
+  end: base.State = ()
 
 
 class Method(NamedTuple):
