@@ -65,8 +65,8 @@ def loop(many, *, gamma, rho, keeps=False, rate=lambda t: RATE):
 def released_loop(many, *, gamma=0.5, rho=0.7, rate=RATE):
   """The order of the released code: inner steps, then the outer step.
 
-  Gives what is known just before the outer step, which byzjax takes in the next
-  round, and where that step leads to.
+  What it gives is of just before the outer step, with which byzjax begins the
+  next round.
   """
   x = np.stack([X] * N)
   y, z, inner, outer = x.copy(), x.copy(), np.zeros_like(x), np.zeros_like(x)
