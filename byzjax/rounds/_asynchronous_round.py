@@ -35,7 +35,7 @@ def asynchronous_round(
   buffer: Buffer | None = None,
   aggregator: base.Aggregator | None = None,
   attack: base.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array = 0,
+  byzantine: int | jax.Array | None = None,
   codec: base.Codec | None = None,
   broadcast: Callable[[base.Params, base.State], base.Params] | None = None,
   value_and_grad: ValueAndGrad | None = None,
@@ -91,7 +91,8 @@ def asynchronous_round(
       which compares it with its memory.
     attack: an `Attack` on messages, a data attack, or None. An attacker knows
       what every honest worker has sent last.
-    byzantine: who attacks: an int f (the first f workers) or bool[K].
+    byzantine: who attacks: an int f (the first f workers) or bool[K]. Must be
+      given with an attack; None is nobody.
     codec: how workers send their messages, or None.
     broadcast: `(params, state of the optimizer) -> params`, what workers are
       sent in place of the parameters, such as the estimate of `smega2`.
@@ -139,6 +140,16 @@ def asynchronous_round(
   num_workers = events.num_workers
   if callable(byzantine):
     raise ValueError(f'{_NAME} needs byzantine to be an int or bool[K]')
+  round_arguments.check_transforms(
+    _NAME,
+    {
+      'optimizer': optimizer,
+      'local_optimizer': local_optimizer,
+      'worker': worker,
+      'incoming': incoming,
+    },
+  )
+  round_arguments.check_attackers(_NAME, attack, byzantine)
   schedule = round_arguments.byzantine_schedule(_NAME, num_workers, byzantine)
   message_attack = attack if isinstance(attack, base.Attack) else None
   if buffer is not None and aggregator is None:

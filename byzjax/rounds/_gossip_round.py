@@ -30,7 +30,7 @@ def gossip_round(
   consensus: base.Scalar | NumberSchedule = 1.0,
   noise: base.Scalar | NumberSchedule | None = None,
   attack: _sending.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   value_and_grad: ValueAndGrad | None = None,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
@@ -81,7 +81,8 @@ def gossip_round(
       `gossip.alone(attack)` (on a mesh the only one), a data attack such as
       `label_flip(10)`, or None. Messages are models here, not gradients.
     byzantine: who attacks: an int f < n (the first f nodes), a mask bool[n], or
-      a schedule `step -> bool[n]`.
+      a schedule `step -> bool[n]`. Must be given with an attack; None is
+      nobody.
     value_and_grad: `(params_i, batch_i, key_i) -> (loss, gradient)`, or a
       `GradientEstimator`; `loss_fn` is then not used. None for
       `jax.value_and_grad(loss_fn)`.
@@ -134,6 +135,8 @@ def gossip_round(
       f'{name} needs num_workers to be the {n} nodes of the topology, got'
       f' {num_workers}'
     )
+  round_arguments.check_transforms(name, {'optimizer': optimizer})
+  round_arguments.check_attackers(name, attack, byzantine)
   schedule = _gossip_arguments.byzantine_schedule(name, n, byzantine)
   beta_at = _gossip_arguments.number_schedule(name, 'consensus', consensus)
   noise_at = None

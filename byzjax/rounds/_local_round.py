@@ -39,7 +39,7 @@ def local_round(
   side_aggregator: base.Aggregator | None = None,
   worker: optax.GradientTransformation | None = None,
   attack: base.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   byzantine_chain: bool = True,
   worker_weights: jax.Array | base.WeightSchedule | None = None,
   codec: base.Codec | None = None,
@@ -111,7 +111,8 @@ def local_round(
       such as `worker_momentum(0.9)`; see `robust_round`.
     attack: an `Attack` on messages, a data attack such as `label_flip(10)` on
       the batch of every local step, or None.
-    byzantine: who attacks, among all n; see `robust_round`.
+    byzantine: who attacks, among all n, which must be given with an attack;
+      see `robust_round`.
     byzantine_chain: whether attackers run the `worker` chain too.
     worker_weights: float[n], such as the numbers of examples, or a schedule of
       it; see `robust_round`.
@@ -170,6 +171,15 @@ def local_round(
     )
   draws = _cohort.participation_of(_NAME, num_workers, participation)
   cohort_size = draws.num_participants if draws else num_workers
+  round_arguments.check_transforms(
+    _NAME,
+    {
+      'local_optimizer': local_optimizer,
+      'optimizer': optimizer,
+      'worker': worker,
+    },
+  )
+  round_arguments.check_attackers(_NAME, attack, byzantine)
   schedule = round_arguments.byzantine_schedule(_NAME, num_workers, byzantine)
   weights_at = round_arguments.weight_schedule(
     _NAME, num_workers, worker_weights

@@ -42,7 +42,7 @@ def modular_round(
   local_state: Literal['keep', 'reset'] = 'keep',
   sampler: local.LocalSampler | None = None,
   attack: base.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   worker_weights: jax.Array | base.WeightSchedule | None = None,
   worker_map: str | int = 'vmap',
 ) -> base.Round:
@@ -96,7 +96,7 @@ def modular_round(
       Attacks made of honest messages, such as `sign_flip`, send zeros to a
       module whose paths all lie.
     byzantine: which paths lie: an int f, the first f; bool[P]; or a schedule
-      `step -> bool[P]`.
+      `step -> bool[P]`. Must be given with an attack; None is nobody.
     worker_weights: float[P], or a schedule of it: what a path counts in its
       modules, normalised there, such as `partition.sizes`. Other
       implementations normalise over all paths, which makes the steps of a
@@ -148,6 +148,10 @@ def modular_round(
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
   )
+  round_arguments.check_transforms(
+    _NAME, {'local_optimizer': local_optimizer, 'optimizer': optimizer}
+  )
+  round_arguments.check_attackers(_NAME, attack, byzantine)
   schedule = round_arguments.byzantine_schedule(_NAME, num_paths, byzantine)
   weights_at = round_arguments.weight_schedule(_NAME, num_paths, worker_weights)
   steps_at, longest = round_arguments.step_schedule(

@@ -58,7 +58,7 @@ def build(
   aggregator: base.Aggregator,
   sampler: local.LocalSampler | None = None,
   attack: base.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   codec: base.Codec | None = None,
   server_codec: base.Codec | None = None,
   value_and_grad: ValueAndGrad | None = None,
@@ -72,6 +72,7 @@ def build(
   round_arguments.check_slots(
     name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
+  round_arguments.check_attackers(name, attack, byzantine)
   schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
   num_shards = 1
   if mesh is not None:

@@ -23,7 +23,7 @@ def robust_round(
   num_workers: int,
   worker: optax.GradientTransformation | None = None,
   attack: base.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   byzantine_chain: bool = True,
   worker_weights: jax.Array | base.WeightSchedule | None = None,
   codec: base.Codec | None = None,
@@ -67,7 +67,8 @@ def robust_round(
       batches, or None.
     byzantine: who attacks: an int f (the first f workers), a mask bool[n], or a
       schedule `step -> bool[n]`, such as `random_byzantine`. Always less than
-      half of the workers (of a schedule this cannot be checked).
+      half of the workers (of a schedule this cannot be checked). Must be
+      given with an attack; None is nobody.
     byzantine_chain: whether attackers run the worker chain on their gradients
       too, so that their own momentum is what a data attack or `sign_flip(
       own=True)` sends. False sends raw gradients, as the official code of
@@ -126,6 +127,10 @@ def robust_round(
   round_arguments.check_slots(
     name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
+  round_arguments.check_transforms(
+    name, {'optimizer': optimizer, 'worker': worker}
+  )
+  round_arguments.check_attackers(name, attack, byzantine)
   schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
   weights_at = round_arguments.weight_schedule(
     name, num_workers, worker_weights
