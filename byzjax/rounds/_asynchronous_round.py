@@ -9,7 +9,15 @@ import numpy as np
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, layouts, local, reductions, round_arguments
+from byzjax._src import (
+  base,
+  flat,
+  layouts,
+  local,
+  parameters,
+  reductions,
+  round_arguments,
+)
 from byzjax.aggregators import mean
 from byzjax.asynchrony import Buffer, Events
 from byzjax.rounds import (
@@ -179,6 +187,7 @@ def asynchronous_round(
 
   def init(params, key=None):
     del key
+    parameters.check_parameters(_NAME, params)
     params = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
     layout = flat.row_layout(params)
     zeros = jnp.zeros(layout.size, layout.dtype)

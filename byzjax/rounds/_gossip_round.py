@@ -10,7 +10,15 @@ from jax import lax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from byzjax import gossip
-from byzjax._src import base, draws, flat, local, reductions, round_arguments
+from byzjax._src import (
+  base,
+  draws,
+  flat,
+  local,
+  parameters,
+  reductions,
+  round_arguments,
+)
 from byzjax.gossip import _dense, _neighbors, _sending
 from byzjax.rounds import _engine, _gossip_arguments
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
@@ -158,6 +166,7 @@ def gossip_round(
 
   def init(params, key=None):
     del key
+    parameters.check_parameters(name, params)
     layout = flat.row_layout(params)
     row = layout.ravel(params)
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, local, round_arguments
+from byzjax._src import base, local, parameters, round_arguments
 from byzjax.rounds import (
   _cohort,
   _engine,
@@ -227,6 +227,7 @@ def local_round(
 
   def init(params, key=None):
     del key
+    parameters.check_parameters(_NAME, params)
     state = engine.init(params)
     return state._replace(
       participation=draws.init(num_workers) if draws else ()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byzjax._src import base, flat, layouts, local, round_arguments
+from byzjax._src import base, flat, layouts, local, parameters, round_arguments
 from byzjax._src import paths as path_tools
 from byzjax.aggregators import mean
 from byzjax.rounds import (
@@ -180,6 +180,7 @@ def modular_round(
 
   def init(params, key=None):
     del key
+    parameters.check_parameters(_NAME, params)
     path_tools.check_modules(_NAME, params, num_modules)
     # A copy: the state may be donated, the caller's parameters may not. And of
     # a fixed dtype: a weak one would not survive the first step.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, flat, local, round_arguments
+from byzjax._src import base, flat, local, parameters, round_arguments
 from byzjax.rounds import _engine, _local_steps
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
 
@@ -84,7 +84,7 @@ def build(
   estimator = local.as_estimator(loss_fn, value_and_grad)
   batches = sampler or _local_steps.take_in_turn()
 
-  def init(params, n):
+  def init_rows(params, n):
     def of_worker(params):
       rows = method.init(params, flat.row_layout(params))
       return rows._replace(sampler=batches.init(params))
@@ -137,7 +137,7 @@ def build(
     )
 
   engine = _engine.build(
-    _engine.Work(init, run),
+    _engine.Work(init_rows, run),
     aggregator=aggregator,
     optimizer=method.server,
     num_workers=num_workers,
@@ -150,6 +150,11 @@ def build(
     axis_name=axis_name,
   )
 
+  def init(params, key=None):
+    del key
+    parameters.check_parameters(name, params)
+    return engine.init(params)
+
   def step(state, batch, key):
     round_arguments.check_batch(name, batch, num_workers)
     if sampler is None:
@@ -161,7 +166,7 @@ def build(
     )
     return engine.step(state, batch, key, everybody)
 
-  return base.Round(lambda params, key=None: engine.init(params), step)
+  return base.Round(init, step)
 
 
 def replicas(state: base.RoundState) -> base.Params:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, flat, local, round_arguments
+from byzjax._src import base, flat, local, parameters, round_arguments
 from byzjax.rounds import _engine
 from byzjax.rounds._worker_gradients import (
   LossFn,
@@ -181,6 +181,7 @@ def robust_round(
 
   def init(params, key=None):
     del key
+    parameters.check_parameters(name, params)
     return engine.init(params)
 
   def step(state, batch, key):

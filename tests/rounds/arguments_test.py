@@ -54,7 +54,9 @@ def test_rules_are_no_optimizers(name, slot):
 
 
 def test_consensus_needs_attackers():
-  with pytest.raises(ValueError, match='consensus_admm needs byzantine= to say'):
+  with pytest.raises(
+    ValueError, match='consensus_admm needs byzantine= to say'
+  ):
     byzjax.convex.consensus_admm(
       *[None] * 3,
       beta=0.1,

@@ -76,3 +76,10 @@ ROUNDS = {
   'elastic_averaging': elastic,
   'parle': parle,
 }
+
+
+def as_params(name, params):
+  """The parameters as a round takes them: one level, in a modular round."""
+  if name != 'modular_round':
+    return params
+  return (jax.tree.map(lambda x: x[None], params),)
