@@ -39,7 +39,7 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
     2410
   """
   parameters.check_whole_state('split', 'model', model)
-  graphdef, params, _ = nnx.split(model, nnx.Param, ...)
+  graphdef, params, *_ = nnx.split(model, nnx.Param, ...)
   return graphdef, params
 
 

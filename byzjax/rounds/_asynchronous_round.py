@@ -47,6 +47,8 @@ def asynchronous_round(
   codec: base.Codec | None = None,
   broadcast: Callable[[base.Params, base.State], base.Params] | None = None,
   value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
 ) -> base.Round:
   r"""One message of an asynchronous run, from its job to the server's step.
 
@@ -167,7 +169,13 @@ def asynchronous_round(
     return None if tx is None else optax.with_extra_args_support(tx)
 
   parts = _asynchronous_work.Parts(
-    estimator=local.as_estimator(loss_fn, value_and_grad),
+    estimator=local.as_estimator(
+      loss_fn,
+      value_and_grad,
+      name=_NAME,
+      needs_key=needs_key,
+      has_aux=has_aux,
+    ),
     local_optimizer=extra(local_optimizer),
     keeps=local_state == 'keep',
     sampler=sampler or _local_steps.take_in_turn(),
@@ -248,7 +256,7 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
 
   stale = of(shared.versions, now.read)
   own = of(state.workers, k)
-  loss, message, local_state = _asynchronous_work.job(
+  loss, message, local_state, aux = _asynchronous_work.job(
     parts,
     now,
     stale,
@@ -364,6 +372,7 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
     staleness=now.staleness,
     time=now.time,
     num_gradients=parts.estimator.count_gradients(now.num_local_steps),
+    aux=jax.tree.map(lambda x: jnp.asarray(x)[None], aux),
   )
 
 

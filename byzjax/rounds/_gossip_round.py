@@ -40,6 +40,8 @@ def gossip_round(
   attack: _sending.Attack | base.DataAttack | None = None,
   byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -161,7 +163,13 @@ def gossip_round(
     _neighbors.check_grid(name, topology, num_shards)
     _gossip_arguments.check_mesh_attack(name, attack)
   num_local = n // num_shards
-  estimator = local.as_estimator(loss_fn, value_and_grad)
+  estimator = local.as_estimator(
+    loss_fn,
+    value_and_grad,
+    name=name,
+    needs_key=needs_key,
+    has_aux=has_aux,
+  )
   over_nodes = over_workers(name, _own_gradient(estimator), worker_map)
 
   def init(params, key=None):
@@ -231,12 +239,10 @@ def gossip_round(
     if data_attack is not None:
       batch = data_attack(batch, mine, data_key)
     # No gradient is summed over devices: every device has models of its own.
-    losses, gradients = over_nodes(
-      state.step, state.params, batch, my_keys(work_key)
-    )
+    found = over_nodes(state.step, state.params, batch, my_keys(work_key))
     x = layout.ravel_rows(state.params)
     updates, workers = jax.vmap(optimizer.update)(
-      layout.ravel_rows(gradients), state.workers, x
+      layout.ravel_rows(found.gradient), state.workers, x
     )
     if noise_at is not None:
       std = jnp.asarray(noise_at(state.step)).astype(x.dtype)
@@ -263,7 +269,7 @@ def gossip_round(
     if message_attack is not None and message_attack.observe is not None:
       attack_state = message_attack.observe(attack_state, mean)
     honest = jnp.maximum((~is_byzantine).sum(), 1)
-    loss = jnp.sum(jnp.where(mine, 0, losses))
+    loss = jnp.sum(jnp.where(mine, 0, found.loss))
     info = base.RoundInfo(
       loss=reductions.psum(loss, axes) / honest,
       aggregation_error=reductions.sqrt(reductions.psum(spread, axes)),
@@ -272,6 +278,7 @@ def gossip_round(
       num_nonfinite=reductions.psum(jnp.sum(~usable, dtype=jnp.int32), axes),
       is_byzantine=is_byzantine,
       masked=~usable,
+      aux=found.aux,
     )
     state = state._replace(
       step=state.step + 1,
@@ -291,7 +298,7 @@ def gossip_round(
     rows, everywhere = PartitionSpec(axis_name), PartitionSpec()
     # Of nodes this device holds; the rest of the info is the same on all.
     infos: Any = (everywhere,) * 6 + (rows,)
-    infos = base.RoundInfo(*infos)
+    infos = base.RoundInfo(*infos)._replace(aux=rows)
     sharded = jax.shard_map(
       local_step,
       mesh=mesh,
@@ -305,5 +312,9 @@ def gossip_round(
 
 
 def _own_gradient(estimator):
-  """`(round, params_i, batch_i, key_i) -> (loss, gradient)` at one node."""
-  return lambda round, params, batch, key: estimator(params, batch, key, round)
+  """`(round, params_i, batch_i, key_i) -> Estimate` at one node."""
+
+  def of_node(round, params, batch, key):
+    return local.estimate_once(estimator, params, batch, key, round)
+
+  return of_node

@@ -45,6 +45,8 @@ def local_round(
   codec: base.Codec | None = None,
   server_codec: base.Codec | None = None,
   value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -197,6 +199,8 @@ def local_round(
   work = _local_work.build(
     _local_work.Parts(
       loss_fn=loss_fn,
+      needs_key=needs_key,
+      has_aux=has_aux,
       value_and_grad=value_and_grad,
       optimizer=optax.with_extra_args_support(local_optimizer),
       state=local_state,

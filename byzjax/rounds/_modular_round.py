@@ -44,6 +44,8 @@ def modular_round(
   attack: base.Attack | base.DataAttack | None = None,
   byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   worker_weights: jax.Array | base.WeightSchedule | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
   worker_map: str | int = 'vmap',
 ) -> base.Round:
   r"""DiPaCo: H local steps of every path, then one rule for every module.
@@ -162,10 +164,13 @@ def modular_round(
   groups = [_modular_server.groups_of(column) for column in paths.T]
   tx = optax.with_extra_args_support(local_optimizer)
   outer = optax.with_extra_args_support(optimizer)
-  estimator = local.as_estimator(loss_fn)
+  estimator = local.as_estimator(
+    loss_fn, name=_NAME, needs_key=needs_key, has_aux=has_aux
+  )
 
   walker = _local_steps.Walker(
-    estimator.estimate,
+    _NAME,
+    estimator,
     tx,
     sampler or _local_steps.take_in_turn(),
     None if isinstance(attack, base.Attack) else attack,
@@ -235,7 +240,7 @@ def modular_round(
       walk.optimizer if local_state == 'keep' else (),
       walker.sampler.finish(rows.sampler, walk.params),
     )
-    return walk.loss, messages, keeps
+    return walk.loss, messages, keeps, walk.aux
 
   def outer_step(sent, layout, state, modules):
     """The optimizers of the modules of a level, on their aggregates."""
@@ -267,7 +272,7 @@ def modular_round(
     )
     num_steps = steps_at(state.step)
     work = functools.partial(one_path, steps=num_steps, round=state.step)
-    losses, messages, rows = over_workers(_NAME, work, worker_map)(
+    losses, messages, rows, aux = over_workers(_NAME, work, worker_map)(
       state.params,
       jnp.asarray(paths),
       state.workers,
@@ -320,6 +325,7 @@ def modular_round(
       masked=masked,
       num_local_steps=num_steps,
       num_gradients=estimator.count_gradients(num_steps),
+      aux=aux,
     )
 
   return base.Round(init, step)

@@ -62,6 +62,8 @@ def build(
   codec: base.Codec | None = None,
   server_codec: base.Codec | None = None,
   value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -81,7 +83,13 @@ def build(
     )
   message_attack = attack if isinstance(attack, base.Attack) else None
   data_attack = None if isinstance(attack, base.Attack) else attack
-  estimator = local.as_estimator(loss_fn, value_and_grad)
+  estimator = local.as_estimator(
+    loss_fn,
+    value_and_grad,
+    name=name,
+    needs_key=needs_key,
+    has_aux=has_aux,
+  )
   batches = sampler or _local_steps.take_in_turn()
 
   def init_rows(params, n):
@@ -98,14 +106,20 @@ def build(
     def one_worker(params, data, is_byzantine, row, key):
       def walk(start, tx, state, force=None):
         def forced(w, batch, context):
-          loss, gradient = estimator.estimate(w, batch, context)
+          value, gradient = estimator.estimate(w, batch, context)
           if force is not None:
             gradient = jax.tree.map(jnp.add, gradient, force(w))
-          return loss, gradient
+          return value, gradient
 
         start = layout.unravel(start)
         return _local_steps.walk(
-          _local_steps.Walker(forced, tx, batches, data_attack),
+          _local_steps.Walker(
+            name,
+            estimator._replace(estimate=forced),
+            tx,
+            batches,
+            data_attack,
+          ),
           start,
           state,
           batches.start(row.sampler, start, data, key),
@@ -121,9 +135,9 @@ def build(
 
       end, message, new = method.work(walk, layout, params, row, context.step)
       kept = batches.finish(row.sampler, end.params)
-      return end.loss, message, new._replace(sampler=kept)
+      return end.loss, message, new._replace(sampler=kept), end.aux
 
-    losses, messages, rows = over_workers(name, one_worker, worker_map)(
+    losses, messages, rows, aux = over_workers(name, one_worker, worker_map)(
       params, batch, context.is_byzantine, rows, keys
     )
     return _engine.Done(
@@ -134,6 +148,7 @@ def build(
       context.sides,
       jnp.asarray(num_local_steps, jnp.int32),
       estimator.count_gradients(num_local_steps),
+      aux,
     )
 
   engine = _engine.build(

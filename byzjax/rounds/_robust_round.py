@@ -29,6 +29,8 @@ def robust_round(
   codec: base.Codec | None = None,
   server_codec: base.Codec | None = None,
   value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -135,7 +137,13 @@ def robust_round(
   weights_at = round_arguments.weight_schedule(
     name, num_workers, worker_weights
   )
-  estimator = local.as_estimator(loss_fn, value_and_grad)
+  estimator = local.as_estimator(
+    loss_fn,
+    value_and_grad,
+    name=name,
+    needs_key=needs_key,
+    has_aux=has_aux,
+  )
   gradients = worker_gradients(estimator, worker_map)
   worker = optax.identity() if worker is None else worker
   num_shards = 1
@@ -151,18 +159,19 @@ def robust_round(
   def run(params, batch, rows, keys, *, context, exchange):
     del exchange
     layout = flat.row_layout(params)
-    losses, gradient = gradients(params, batch, keys, context.step)
-    gradient = layout.ravel_rows(gradient)
+    found = gradients(params, batch, keys, context.step)
+    gradient = layout.ravel_rows(found.gradient)
     messages, rows = lifted.update(gradient, rows, layout.ravel(params))
     if not byzantine_chain:
       messages = jnp.where(context.is_byzantine[:, None], gradient, messages)
     return _engine.Done(
-      losses,
+      found.loss,
       messages,
       rows,
       context.shared,
       context.sides,
       num_gradients=estimator.count_gradients(1),
+      aux=found.aux,
     )
 
   engine = _engine.build(
