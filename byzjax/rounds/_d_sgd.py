@@ -27,8 +27,10 @@ def d_sgd(
   annealing: base.Scalar = 0.0,
   rule: gossip.GossipRule | gossip.AggregateRule = gossip.plain(),
   attack: _sending.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -63,8 +65,10 @@ def d_sgd(
     annealing: c >= 0, of the noise that is not.
     rule: of `byzjax.gossip`.
     attack: see `gossip_round`, as the arguments below.
-    byzantine: who attacks.
+    byzantine: who attacks, to be given with an attack.
     value_and_grad: the gradient of one node.
+    needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
+    has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
     worker_map: 'vmap', 'map' or an int.
     mesh: devices to split nodes over.
     axis_name: the axis of the mesh.
@@ -148,6 +152,8 @@ def d_sgd(
     attack=attack,
     byzantine=byzantine,
     value_and_grad=value_and_grad,
+    needs_key=needs_key,
+    has_aux=has_aux,
     worker_map=worker_map,
     mesh=mesh,
     axis_name=axis_name,

@@ -31,12 +31,14 @@ def fed_opt(
   side_aggregator: base.Aggregator | None = None,
   worker: optax.GradientTransformation | None = None,
   attack: base.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   byzantine_chain: bool = True,
   worker_weights: jax.Array | base.WeightSchedule | None = None,
   codec: base.Codec | None = None,
   server_codec: base.Codec | None = None,
   value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -64,12 +66,14 @@ def fed_opt(
       `aggregator`.
     worker: optax transform that a worker runs on its pseudo-gradient.
     attack: an `Attack` on messages, a data attack, or None.
-    byzantine: who attacks, among all n.
+    byzantine: who attacks, among all n; to be given with an attack.
     byzantine_chain: whether attackers run the `worker` chain too.
     worker_weights: float[n], or a schedule of it.
     codec: how workers send their messages, or None for float32.
     server_codec: how the server sends its aggregate, or None for float32.
     value_and_grad: what takes the place of the gradient of `loss_fn`.
+    needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
+    has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
     worker_map: 'vmap', 'map' or an int.
     mesh: devices to split workers over, or None for one device.
     axis_name: the axis, or axes, of the mesh for workers.
@@ -117,6 +121,8 @@ def fed_opt(
     codec=codec,
     server_codec=server_codec,
     value_and_grad=value_and_grad,
+    needs_key=needs_key,
+    has_aux=has_aux,
     worker_map=worker_map,
     mesh=mesh,
     axis_name=axis_name,

@@ -32,11 +32,13 @@ def fed_prox(
   side_aggregator: base.Aggregator | None = None,
   worker: optax.GradientTransformation | None = None,
   attack: base.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   byzantine_chain: bool = True,
   worker_weights: jax.Array | base.WeightSchedule | None = None,
   codec: base.Codec | None = None,
   server_codec: base.Codec | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -61,11 +63,13 @@ def fed_prox(
       `aggregator`.
     worker: optax transform that a worker runs on its pseudo-gradient.
     attack: an `Attack` on messages, a data attack, or None.
-    byzantine: who attacks, among all n.
+    byzantine: who attacks, among all n; to be given with an attack.
     byzantine_chain: whether attackers run the `worker` chain too.
     worker_weights: float[n], or a schedule of it.
     codec: how workers send their messages, or None for float32.
     server_codec: how the server sends its aggregate, or None for float32.
+    needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
+    has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
     worker_map: 'vmap', 'map' or an int.
     mesh: devices to split workers over, or None for one device.
     axis_name: the axis, or axes, of the mesh for workers.
@@ -93,7 +97,7 @@ def fed_prox(
   check_rate(_NAME, 'learning_rate', learning_rate)
   base.check_range(_NAME, 'mu', mu, 0)
   return local_round(
-    proximal(loss_fn, mu=mu),
+    proximal(loss_fn, mu=mu, needs_key=needs_key, has_aux=has_aux),
     local_optimizer=optax.sgd(learning_rate),
     local_state='reset',
     optimizer=optax.sgd(1.0),

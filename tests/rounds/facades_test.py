@@ -56,6 +56,12 @@ def loss_fn(w, x):
   return jnp.mean((w - x) ** 2) / 2
 
 
+def noisy_loss_fn(w, x, key):
+  """With a key, and an auxiliary output."""
+  noise = jax.random.normal(key, w.shape)
+  return jnp.mean((w + noise - x) ** 2) / 2, noise
+
+
 def module_of(name):
   return importlib.import_module(f'byzjax.rounds._{name}')
 
@@ -93,6 +99,8 @@ def test_what_the_method_does_not_decide_is_there_and_passed_on(
 
   monkeypatch.setattr(module, target, lambda *args, **kwargs: kwargs)
   own = LEAST[name].keys() | {'loss_fn', 'rule', 'consensus', 'topology'}
+  if name == 'fed_prox':  # The objective that it makes takes these.
+    own |= {'needs_key', 'has_aux'}
   marks = {a: lambda a=a: a for a in below & given - own}
   passed = getattr(byzjax, name)(loss_fn, **LEAST[name], **marks)
   for argument, mark in marks.items():
@@ -171,6 +179,7 @@ MORE = dict(
 )
 MEDIAN = byzjax.coordinate_median()
 GRAPH = topology.ring(4)
+NOISY = dict(needs_key=True, has_aux=True)
 
 
 @pytest.mark.parametrize(
@@ -190,9 +199,11 @@ GRAPH = topology.ring(4)
       ),
     ),
     (
-      lambda: byzjax.fed_prox(loss_fn, learning_rate=0.1, mu=0.5, **MORE),
+      lambda: byzjax.fed_prox(
+        noisy_loss_fn, learning_rate=0.1, mu=0.5, **MORE, **NOISY
+      ),
       lambda: byzjax.local_round(
-        objectives.proximal(loss_fn, mu=0.5),
+        objectives.proximal(noisy_loss_fn, mu=0.5, **NOISY),
         local_optimizer=optax.sgd(0.1),
         local_state='reset',
         optimizer=optax.sgd(1.0),
@@ -252,3 +263,10 @@ def test_is_the_round_with_the_arguments_filled_in(method, same):
       state, info = step(state, batch, key)
     results.append((state, info))
   jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_an_attack_needs_attackers(name):
+  attack = byzjax.sign_flip(scale=1.0)
+  with pytest.raises(ValueError, match='needs byzantine= to say who attacks'):
+    getattr(byzjax, name)(loss_fn, **LEAST[name], attack=attack)

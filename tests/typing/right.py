@@ -16,6 +16,13 @@ def loss_fn(params: jax.Array, batch: jax.Array) -> jax.Array:
   return jnp.mean((params - batch) ** 2)
 
 
+def noisy_loss_fn(
+  params: jax.Array, batch: jax.Array, key: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  drawn = jax.random.bernoulli(key, 0.5, params.shape)
+  return loss_fn(params * drawn, batch), {'kept': drawn.mean()}
+
+
 def rules_and_what_goes_with_them() -> None:
   rule = byzjax.krum(num_byzantine=2)
   assert_type(rule, byzjax.Aggregator)
@@ -93,7 +100,9 @@ def methods_with_local_steps(mesh: Mesh, images: jax.Array) -> None:
       codec=byzjax.qsgd_codec(),
     ),
     byzjax.diloco(
-      loss_fn,
+      noisy_loss_fn,
+      needs_key=True,
+      has_aux=True,
       learning_rate=1e-3,
       num_local_steps=100,
       num_workers=8,

@@ -191,4 +191,11 @@ def wrong_types() -> None:
     consensus=0.1,
     attack='dissensus',  # error: an attack, not its name
   )
+  byzjax.elastic_averaging(
+    loss_fn,
+    local_optimizer=SGD,
+    num_local_steps=4,
+    num_workers=8,
+    needs_key=jax.random.key(0),  # error: whether, not which
+  )
   byzjax.replicas()  # error: of a state
