@@ -9,7 +9,15 @@ import numpy as np
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, layouts, local, reductions, round_arguments
+from byzjax._src import (
+  base,
+  flat,
+  layouts,
+  local,
+  parameters,
+  reductions,
+  round_arguments,
+)
 from byzjax.aggregators import mean
 from byzjax.asynchrony import Buffer, Events
 from byzjax.rounds import (
@@ -35,10 +43,12 @@ def asynchronous_round(
   buffer: Buffer | None = None,
   aggregator: base.Aggregator | None = None,
   attack: base.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array = 0,
+  byzantine: int | jax.Array | None = None,
   codec: base.Codec | None = None,
   broadcast: Callable[[base.Params, base.State], base.Params] | None = None,
   value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
 ) -> base.Round:
   r"""One message of an asynchronous run, from its job to the server's step.
 
@@ -91,7 +101,8 @@ def asynchronous_round(
       which compares it with its memory.
     attack: an `Attack` on messages, a data attack, or None. An attacker knows
       what every honest worker has sent last.
-    byzantine: who attacks: an int f (the first f workers) or bool[K].
+    byzantine: who attacks: an int f (the first f workers) or bool[K]. Must be
+      given with an attack; None is nobody.
     codec: how workers send their messages, or None.
     broadcast: `(params, state of the optimizer) -> params`, what workers are
       sent in place of the parameters, such as the estimate of `smega2`.
@@ -139,6 +150,16 @@ def asynchronous_round(
   num_workers = events.num_workers
   if callable(byzantine):
     raise ValueError(f'{_NAME} needs byzantine to be an int or bool[K]')
+  round_arguments.check_transforms(
+    _NAME,
+    {
+      'optimizer': optimizer,
+      'local_optimizer': local_optimizer,
+      'worker': worker,
+      'incoming': incoming,
+    },
+  )
+  round_arguments.check_attackers(_NAME, attack, byzantine)
   schedule = round_arguments.byzantine_schedule(_NAME, num_workers, byzantine)
   message_attack = attack if isinstance(attack, base.Attack) else None
   if buffer is not None and aggregator is None:
@@ -148,7 +169,13 @@ def asynchronous_round(
     return None if tx is None else optax.with_extra_args_support(tx)
 
   parts = _asynchronous_work.Parts(
-    estimator=local.as_estimator(loss_fn, value_and_grad),
+    estimator=local.as_estimator(
+      loss_fn,
+      value_and_grad,
+      name=_NAME,
+      needs_key=needs_key,
+      has_aux=has_aux,
+    ),
     local_optimizer=extra(local_optimizer),
     keeps=local_state == 'keep',
     sampler=sampler or _local_steps.take_in_turn(),
@@ -168,6 +195,7 @@ def asynchronous_round(
 
   def init(params, key=None):
     del key
+    parameters.check_parameters(_NAME, params)
     params = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
     layout = flat.row_layout(params)
     zeros = jnp.zeros(layout.size, layout.dtype)
@@ -228,7 +256,7 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
 
   stale = of(shared.versions, now.read)
   own = of(state.workers, k)
-  loss, message, local_state = _asynchronous_work.job(
+  loss, message, local_state, aux = _asynchronous_work.job(
     parts,
     now,
     stale,
@@ -344,6 +372,7 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
     staleness=now.staleness,
     time=now.time,
     num_gradients=parts.estimator.count_gradients(now.num_local_steps),
+    aux=jax.tree.map(lambda x: jnp.asarray(x)[None], aux),
   )
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, flat, local, round_arguments
+from byzjax._src import base, flat, local, parameters, round_arguments
 from byzjax.rounds import _engine
 from byzjax.rounds._worker_gradients import (
   LossFn,
@@ -23,12 +23,14 @@ def robust_round(
   num_workers: int,
   worker: optax.GradientTransformation | None = None,
   attack: base.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   byzantine_chain: bool = True,
   worker_weights: jax.Array | base.WeightSchedule | None = None,
   codec: base.Codec | None = None,
   server_codec: base.Codec | None = None,
   value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -67,7 +69,8 @@ def robust_round(
       batches, or None.
     byzantine: who attacks: an int f (the first f workers), a mask bool[n], or a
       schedule `step -> bool[n]`, such as `random_byzantine`. Always less than
-      half of the workers (of a schedule this cannot be checked).
+      half of the workers (of a schedule this cannot be checked). Must be
+      given with an attack; None is nobody.
     byzantine_chain: whether attackers run the worker chain on their gradients
       too, so that their own momentum is what a data attack or `sign_flip(
       own=True)` sends. False sends raw gradients, as the official code of
@@ -126,11 +129,21 @@ def robust_round(
   round_arguments.check_slots(
     name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
+  round_arguments.check_transforms(
+    name, {'optimizer': optimizer, 'worker': worker}
+  )
+  round_arguments.check_attackers(name, attack, byzantine)
   schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
   weights_at = round_arguments.weight_schedule(
     name, num_workers, worker_weights
   )
-  estimator = local.as_estimator(loss_fn, value_and_grad)
+  estimator = local.as_estimator(
+    loss_fn,
+    value_and_grad,
+    name=name,
+    needs_key=needs_key,
+    has_aux=has_aux,
+  )
   gradients = worker_gradients(estimator, worker_map)
   worker = optax.identity() if worker is None else worker
   num_shards = 1
@@ -146,18 +159,19 @@ def robust_round(
   def run(params, batch, rows, keys, *, context, exchange):
     del exchange
     layout = flat.row_layout(params)
-    losses, gradient = gradients(params, batch, keys, context.step)
-    gradient = layout.ravel_rows(gradient)
+    found = gradients(params, batch, keys, context.step)
+    gradient = layout.ravel_rows(found.gradient)
     messages, rows = lifted.update(gradient, rows, layout.ravel(params))
     if not byzantine_chain:
       messages = jnp.where(context.is_byzantine[:, None], gradient, messages)
     return _engine.Done(
-      losses,
+      found.loss,
       messages,
       rows,
       context.shared,
       context.sides,
       num_gradients=estimator.count_gradients(1),
+      aux=found.aux,
     )
 
   engine = _engine.build(
@@ -176,6 +190,7 @@ def robust_round(
 
   def init(params, key=None):
     del key
+    parameters.check_parameters(name, params)
     return engine.init(params)
 
   def step(state, batch, key):
