@@ -26,7 +26,7 @@ from byzjax._src.base import (
   RoundInfo,
   RoundState,
 )
-from byzjax._src.layouts import WorkerShardedState, worker_sharded
+from byzjax._src.layouts import WorkerShardedState
 from byzjax._src.local import (
   GradientEstimator,
   LocalContext,
@@ -37,6 +37,7 @@ from byzjax._src.local import (
 from byzjax._src.nonfinite import sanitize
 from byzjax._src.rules import from_column, from_weights, squared_distances
 from byzjax._src.stack import stack
+from byzjax._src.worker_sharded import worker_sharded
 from byzjax.aggregators import (
   CenteredClippingState,
   ClippedClusteringState,

@@ -160,7 +160,7 @@ def check_messages(name: str, messages: Any, params: Any = None) -> None:
     if jnp.shape(leaf)[1:] != jnp.shape(param):
       raise ValueError(
         f'{name} needs messages with leaves [n, *param_shape], a row for every'
-        f' worker, got {_name_of(path)} of shape {list(jnp.shape(leaf))} for a'
+        f' worker, got {name_of(path)} of shape {list(jnp.shape(leaf))} for a'
         f' parameter of shape {list(jnp.shape(param))}: did you forget jax.vmap'
         ' over the workers?'
       )
@@ -185,5 +185,6 @@ def _signature(tree):
   return structure, [jnp.shape(leaf) for leaf in leaves]
 
 
-def _name_of(path) -> str:
+def name_of(path: Any) -> str:
+  """A leaf by its path, in errors."""
   return f'the leaf {jax.tree_util.keystr(path)}' if path else 'a leaf'

@@ -10,6 +10,8 @@ from byzjax._src import base
 # Coordinates drawn from one key. A shard of padded coordinates is a multiple of
 # it, so the draw does not depend on how the coordinates are split.
 _BLOCK = 32
+# Scattered coordinates that are drawn at a time.
+_BATCH = 1024
 
 
 def draw(
@@ -17,19 +19,28 @@ def draw(
   key: jax.Array,
   like: jax.Array,
   axis_name: base.AxisName = None,
+  coordinates: jax.Array | None = None,
 ) -> jax.Array:
   """A draw [d] of `sampler(key, shape, dtype)`, d and dtype as of `like`.
 
-  Block by block from the global number of the block.
+  Block by block from the global number of the block. Where the coordinates here
+  are not one stretch of all, `coordinates` int32[d] are their global numbers.
   """
   d = like.shape[-1]
-  num_blocks = -(-d // _BLOCK)
-  first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_blocks
 
   def block(index):
     block_key = jax.random.fold_in(key, index)
     return sampler(block_key, (_BLOCK,), like.dtype)
 
+  if coordinates is not None:
+    # A whole block for one number of it: dear, but the same number everywhere.
+    return jax.lax.map(
+      lambda j: block(j // _BLOCK)[j % _BLOCK],
+      coordinates,
+      batch_size=min(d, _BATCH),
+    )
+  num_blocks = -(-d // _BLOCK)
+  first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_blocks
   return jax.vmap(block)(first + jnp.arange(num_blocks)).reshape(-1)[:d]
 
 

@@ -8,13 +8,13 @@ holds n x d.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._src import base, checks, flat, recipes, reductions
+from byzjax._src import base, checks, flat, reductions
 
 # Coordinates per device are a multiple of this, for any number of devices that
 # divides 8 the same total: what noise is drawn for does not depend on it.
@@ -56,6 +56,7 @@ def attacked(
     is_byzantine=None,
     columns=None,
     num_coordinates=None,
+    coordinates=None,
     **extra,
   ):
     if num_coordinates is None:
@@ -63,6 +64,8 @@ def attacked(
     attack_key, rule_key = (
       (None, None) if key is None else jax.random.split(key)
     )
+    if coordinates is not None:
+      extra['coordinates'] = coordinates
     honest, attack_state = messages, state.attack
     if is_byzantine is not None:
       n = base.num_workers('messages', messages)
@@ -78,6 +81,7 @@ def attacked(
         axis_name=axis_name,
         aggregator_state=state.aggregator,
         num_coordinates=num_coordinates,
+        **({} if coordinates is None else {'coordinates': coordinates}),
       )
       if codec is not None:
         x = messages if columns is None else jnp.where(columns, messages, 0)
@@ -127,12 +131,17 @@ def padded_size(size: int, num_shards: int) -> int:
   return -(-size // multiple) * multiple
 
 
+def coordinates(local_size: int, axis_name: base.AxisName = None) -> jax.Array:
+  """The numbers of the coordinates here, padding among them: int32[s]."""
+  first = 0 if axis_name is None else lax.axis_index(axis_name) * local_size
+  return first + jnp.arange(local_size)
+
+
 def columns(
   local_size: int, num_coordinates: int, axis_name: base.AxisName = None
 ) -> jax.Array:
   """Which of the coordinates here are no padding: bool[local_size]."""
-  first = 0 if axis_name is None else lax.axis_index(axis_name) * local_size
-  return first + jnp.arange(local_size) < num_coordinates
+  return coordinates(local_size, axis_name) < num_coordinates
 
 
 def to_coordinates(
@@ -171,80 +180,3 @@ def to_everyone(
     )
 
   return jax.tree.map(gather, payload)
-
-
-@recipes.factory
-def worker_sharded(
-  aggregator: base.Aggregator,
-  axis_name: str | tuple[str, ...],
-  attack: base.Attack | None = None,
-) -> base.Aggregator:
-  """A rule for use inside `jax.shard_map`, with workers split over devices.
-
-  One tiled all-to-all brings the messages from worker layout `[n/p, ...]` to
-  coordinate layout `[n, d/p]`; attack and rule run there, with psums of n or
-  n x n numbers; one all-gather returns the aggregate. For k workers per device
-  that is `(k + 1) d (p - 1) / p` numbers on the wire per device, and at k = 1
-  what an all-reduce of the mean would send.
-
-  Args:
-    aggregator: the rule. It must be an `Aggregator`: other optax transforms
-      would take the local coordinates for the whole model.
-    axis_name: mesh axis, or axes, over which the workers are split.
-    attack: what Byzantine workers do to the messages, or None.
-
-  Returns:
-    An `Aggregator` whose `update` takes the local messages (leaves `[n/p,
-    *shape]`), the keyword `is_byzantine` (bool[n] for *all* workers, needed
-    with an attack) and `key`, the same on all devices; the aggregate (leaves
-    `[*shape]`) is the same on all devices too. `init` must run inside the
-    shard_map as well; its state is split over coordinates: leaves `[d/p]` with
-    out_specs `P(axis_name)`.
-
-  Raises:
-    ValueError: if `aggregator` is not an `Aggregator`.
-
-  Example:
-    >>> import byzjax, jax, jax.numpy as jnp
-    >>> mesh = jax.make_mesh(
-    ...   (1,), ('workers',), axis_types=(jax.sharding.AxisType.Auto,))
-    >>> rule = byzjax.worker_sharded(byzjax.coordinate_median(), 'workers')
-    >>> @jax.shard_map(mesh=mesh, in_specs=jax.P('workers'), out_specs=jax.P())
-    ... def aggregate(messages):
-    ...   params = jnp.zeros_like(messages[0])
-    ...   return rule.update(messages, rule.init(params))[0]
-    >>> aggregate(jnp.array([[0., 9.], [1., 8.], [50., 7.]]))
-    Array([1., 8.], dtype=float32)
-  """
-  if not isinstance(aggregator, base.Aggregator):
-    raise ValueError(
-      'worker_sharded needs an Aggregator (put optax transforms behind it, in'
-      f' the optimizer), got {type(aggregator).__name__}'
-    )
-  server = attacked(aggregator, attack)
-
-  def init(params):
-    layout = flat.row_layout(params)
-    local_size = padded_size(layout.size, p := lax.axis_size(axis_name)) // p
-    zeros = jnp.zeros(local_size, layout.dtype)
-    return server.init(lax.pcast(zeros, axis_name, to='varying'))
-
-  def inspect(messages, state, params=None, *, axis_name=None, **extra: Any):
-    del params, axis_name
-    x, layout = flat.ravel_rows('worker_sharded', messages)
-    size = padded_size(layout.size, lax.axis_size(axes))
-    x = jnp.pad(x, ((0, 0), (0, size - layout.size)))
-    x = to_coordinates(x, axes)
-    padded = size > layout.size
-    aggregate, state, info = server.inspect(
-      x,
-      state,
-      axis_name=axes,
-      columns=columns(x.shape[1], layout.size, axes)[None] if padded else None,
-      num_coordinates=layout.size,
-      **extra,
-    )
-    return layout.unravel(to_everyone(aggregate, axes)), state, info
-
-  axes = axis_name
-  return base.Aggregator(init, inspect, name=aggregator.name)

@@ -117,6 +117,7 @@ def divide_and_conquer(
     key=None,
     axis_name=None,
     num_coordinates=None,
+    coordinates=None,
     worker_weights=None,
     **extra,
   ):
@@ -135,8 +136,8 @@ def divide_and_conquer(
       rows, middle = constant, center
       if key is not None:
         index = sample_coordinates(key, size, sample_size)
-        rows = _own_columns(constant, index, axis_name)
-        middle = _own_columns(center[None], index, axis_name)[0]
+        rows = _own_columns(constant, index, axis_name, coordinates)
+        middle = _own_columns(center[None], index, axis_name, coordinates)[0]
       inner = reductions.centered_gram(rows, middle, mask, axis_name=axis_name)
       return kept_and_scores(inner, mask)
 
@@ -176,11 +177,19 @@ def _num_coordinates(x, given, axis_name):
   return x.shape[1] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
 
 
-def _own_columns(x, index, axis_name):
+def _own_columns(x, index, axis_name, coordinates):
   """The columns `[n, d]` at these coordinates; zero for other devices' ones."""
   if axis_name is None:
     return x[:, index]
   width = x.shape[1]
-  index -= jax.lax.axis_index(axis_name) * width
-  is_own = (index >= 0) & (index < width)
-  return jnp.where(is_own[None], x[:, jnp.clip(index, 0, width - 1)], 0)
+  if coordinates is None:
+    place = index - jax.lax.axis_index(axis_name) * width
+    mine = (place >= 0) & (place < width)
+    place = jnp.clip(place, 0, width - 1)
+  else:
+    order = jnp.argsort(coordinates)
+    place = order[
+      jnp.searchsorted(coordinates, index, sorter=order).clip(0, width - 1)
+    ]
+    mine = coordinates[place] == index
+  return jnp.where(mine[None], x[:, place], 0)

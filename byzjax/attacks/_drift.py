@@ -70,9 +70,7 @@ def drift(
 
   def choose(view, state, mean):
     if direction == 'random':
-      u = _message.draw_row(
-        jax.random.normal, view.key, 0, view.x, view.axis_name
-      )
+      u = _message.draw_row(jax.random.normal, view, 0)
       u *= _message.columns(view)
     else:
       u = -mean

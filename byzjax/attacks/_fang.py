@@ -46,7 +46,7 @@ def fang(*, scale: base.Scalar = 2.0) -> base.Attack:
   base.check_range('fang', 'scale', scale, 1)
 
   def send(view, state):
-    key = _message.require_key('fang', view.key)
+    _message.require_key('fang', view.key)
     mean = reductions.rows_mean(view.x, view.is_honest)
     low, high = _extremes(view.x, view.is_honest)
     near = jnp.where(mean > 0, low, high)
@@ -54,9 +54,7 @@ def fang(*, scale: base.Scalar = 2.0) -> base.Attack:
     far = jnp.where(outwards, scale * near, near / scale)
 
     def row(worker):
-      share = _message.draw_row(
-        jax.random.uniform, key, worker, view.x, view.axis_name
-      )
+      share = _message.draw_row(jax.random.uniform, view, worker)
       return near + share * (far - near)
 
     return row, state

@@ -41,12 +41,10 @@ def gaussian(*, std: base.Scalar = 1.0, mean: base.Scalar = 0.0) -> base.Attack:
   base.check_range('gaussian', 'std', std, 0)
 
   def send(view, state):
-    key = _message.require_key('gaussian', view.key)
+    _message.require_key('gaussian', view.key)
 
     def row(worker):
-      noise = _message.draw_row(
-        jax.random.normal, key, worker, view.x, view.axis_name
-      )
+      noise = _message.draw_row(jax.random.normal, view, worker)
       return mean + std * noise
 
     return row, state

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, checks, draws, flat, reductions
+from byzjax._src import base, checks, draws, flat, layouts, reductions
 
 
 class View(NamedTuple):
@@ -22,6 +22,8 @@ class View(NamedTuple):
     key: for attacks that draw, or None.
     axis_name: mesh axes over which the coordinates are split.
     num_coordinates: of the whole model, without padding.
+    coordinates: int32[d], their numbers in the whole model, where they are not
+      one stretch of it for every device; or None.
   """
 
   x: jax.Array
@@ -30,6 +32,7 @@ class View(NamedTuple):
   key: jax.Array | None
   axis_name: base.AxisName
   num_coordinates: int
+  coordinates: jax.Array | None = None
 
 
 def overwrite(
@@ -85,6 +88,7 @@ def from_view(
     key=None,
     axis_name=None,
     num_coordinates=None,
+    coordinates=None,
     **knowledge,
   ):
     del knowledge
@@ -98,6 +102,7 @@ def from_view(
       key,
       axis_name,
       layout.size if num_coordinates is None else num_coordinates,
+      coordinates,
     )
     row, state = send(view, state)
     row_of = row if callable(row) else lambda worker: row
@@ -149,19 +154,17 @@ require_key = draws.require_key
 
 
 def draw_row(
-  sampler: Callable[..., jax.Array],
-  key: jax.Array,
-  worker: int | jax.Array,
-  like: jax.Array,
-  axis_name: base.AxisName,
+  sampler: Callable[..., jax.Array], view: View, worker: int | jax.Array
 ) -> jax.Array:
   """A draw [d] of `sampler(key, shape, dtype)`, for one worker.
 
-  Block by block from (worker, global number of the block); d and the dtype are
-  those of the rows of `like`.
+  From the key of the view, for its coordinates, in its dtype.
   """
+  key = require_key('the attack', view.key)
   worker_key = jax.random.fold_in(key, worker)
-  return draws.draw(sampler, worker_key, like, axis_name)
+  return draws.draw(
+    sampler, worker_key, view.x, view.axis_name, view.coordinates
+  )
 
 
 # Vectors of coordinates that may be split over devices.
@@ -169,11 +172,10 @@ def draw_row(
 
 def columns(view: View) -> jax.Array:
   """One for every coordinate of the model and zero for padding: float[d]."""
-  d = view.x.shape[1]
-  first = (
-    0 if view.axis_name is None else jax.lax.axis_index(view.axis_name) * d
-  )
-  return (first + jnp.arange(d) < view.num_coordinates).astype(view.x.dtype)
+  coordinates = view.coordinates
+  if coordinates is None:
+    coordinates = layouts.coordinates(view.x.shape[1], view.axis_name)
+  return (coordinates < view.num_coordinates).astype(view.x.dtype)
 
 
 def norm(vector: jax.Array, axis_name: base.AxisName) -> jax.Array:

@@ -115,8 +115,9 @@ def _search(view, state):
   """One step of the warm-up."""
   old_mean = _message.recall('mimic', state.mean, view)
   old = _message.recall('mimic', state.direction, view)
-  key = jax.random.key(0) if view.key is None else view.key
-  noise = _message.draw_row(jax.random.normal, key, 0, view.x, view.axis_name)
+  if view.key is None:
+    view = view._replace(key=jax.random.key(0))
+  noise = _message.draw_row(jax.random.normal, view, 0)
   start = jnp.where(state.step == 0, noise, old)
 
   # Of the running means: 1 at first, so that the zeros of init do not count.

@@ -39,13 +39,10 @@ def random_signs(*, scale: base.Scalar = 1.0) -> base.Attack:
   """
 
   def send(view, state):
-    key = _message.require_key('random_signs', view.key)
+    _message.require_key('random_signs', view.key)
 
     def row(worker):
-      signs = _message.draw_row(
-        jax.random.rademacher, key, worker, view.x, view.axis_name
-      )
-      return scale * signs
+      return scale * _message.draw_row(jax.random.rademacher, view, worker)
 
     return row, state
 

@@ -1,0 +1,383 @@
+"""A rule inside `shard_map`: workers are split over devices, and maybe models.
+
+One principle serves every mesh: each coordinate of the model has one owner, a
+device that holds it of all workers, and the rule's `axis_name` is all axes.
+What is copied over an axis is cut there too, so that it counts once.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from byzjax._src import base, checks, flat, layouts, recipes
+
+Axes = tuple[str, ...]
+
+
+class Group(NamedTuple):
+  """The leaves that are copied over the same axes of the mesh.
+
+  Attributes:
+    copied: those axes; over the other coordinate axes the leaves are split.
+    leaves: their numbers in the tree.
+    size: what a device has of one message.
+    width: what a device owns of it, after its slice of the copies and its chunk
+      for the worker axes; padded.
+  """
+
+  copied: Axes
+  leaves: tuple[int, ...]
+  size: int
+  width: int
+
+
+class Split(NamedTuple):
+  """How messages lie on the mesh.
+
+  Attributes:
+    workers, coordinates: the axes of the mesh, by what they split.
+    groups: of leaves.
+    num_coordinates: d, of the whole model.
+  """
+
+  workers: Axes
+  coordinates: Axes
+  groups: tuple[Group, ...]
+  num_coordinates: int
+
+
+@recipes.factory
+def worker_sharded(
+  aggregator: base.Aggregator,
+  axis_name: str | tuple[str, ...],
+  attack: base.Attack | None = None,
+  *,
+  coordinate_axes: str | tuple[str, ...] | None = None,
+  specs: Any = None,
+) -> base.Aggregator:
+  """A rule for use inside `jax.shard_map`, with workers split over devices.
+
+  One tiled all-to-all brings the messages from worker layout `[n/p, ...]` to
+  coordinate layout `[n, d/p]`; attack and rule run there, with psums of n or
+  n x n numbers; one all-gather returns the aggregate. For k workers per device
+  that is `(k + 1) d (p - 1) / p` numbers on the wire per device, and at k = 1
+  what an all-reduce of the mean would send.
+
+  Where each message is itself split over the mesh (FSDP, tensor parallelism),
+  name those axes: `worker_sharded(rule, 'diloco', coordinate_axes=('fsdp',
+  'tensor'))`. Norms, distances and inner products are then sums over worker
+  *and* coordinate axes. A leaf may be split over all of them, some or none;
+  what is copied counts once. With S devices to a message d becomes d / S
+  above; leaves that are copied are moved in a collective of their own.
+
+  It guards against workers whose numbers are wrong. Devices that do not run
+  this program as it is can still write what they like into the result.
+
+  Args:
+    aggregator: the rule. It must be an `Aggregator`: other optax transforms
+      would take the local coordinates for the whole model.
+    axis_name: mesh axis, or axes, over which the workers are split.
+    attack: what Byzantine workers do to the messages, or None.
+    coordinate_axes: mesh axis, or axes, over which the coordinates of each
+      message are split, or copied; None if there are no such axes.
+    specs: the `PartitionSpec` of every leaf of the aggregate, or a prefix of
+      such a tree: which dimension is split. Only attacks and rules that draw
+      something for a coordinate ask for it, so that the same is drawn on every
+      mesh; None takes all to be split along their first dimension.
+
+  Returns:
+    An `Aggregator` whose `update` takes the local messages (leaves `[n/p,
+    *local_shape]`), the keyword `is_byzantine` (bool[n] for *all* workers,
+    needed with an attack) and `key`, the same on all devices; the aggregate
+    (leaves `[*local_shape]`) is the same along the worker axes, and along those
+    that a leaf is copied over. `init` must run inside the shard_map as well;
+    its state is split over coordinates: leaves `[m]` with out_specs
+    `P((*worker axes, *coordinate axes))`.
+
+  Raises:
+    ValueError: if `aggregator` is not an `Aggregator`, or an axis is named
+      twice; at trace time, if the mesh has no such axis, if messages vary over
+      an axis that is not named, or do not vary over a worker axis (as all do
+      not under `check_vma=False`), and if `specs` say something else than the
+      types of the messages.
+
+  Example:
+    >>> import byzjax, jax, jax.numpy as jnp
+    >>> mesh = jax.make_mesh(
+    ...   (1, 1), ('workers', 'fsdp'),
+    ...   axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    >>> rule = byzjax.worker_sharded(
+    ...   byzjax.krum(num_byzantine=1), 'workers', coordinate_axes='fsdp')
+    >>> @jax.shard_map(mesh=mesh, in_specs=jax.P('workers', 'fsdp'),
+    ...                out_specs=jax.P('fsdp'))
+    ... def aggregate(messages):
+    ...   params = jnp.zeros_like(messages[0])
+    ...   return rule.update(messages, rule.init(params))[0]
+    >>> x = jnp.array([[0., 9.], [1., 8.], [2., 8.], [1., 7.], [50., 7.]])
+    >>> aggregate(x)
+    Array([1., 8.], dtype=float32)
+  """
+  if not isinstance(aggregator, base.Aggregator):
+    raise ValueError(
+      'worker_sharded needs an Aggregator (put optax transforms behind it, in'
+      f' the optimizer), got {type(aggregator).__name__}'
+    )
+  workers = _axes('axis_name', axis_name)
+  cut = _axes('coordinate_axes', coordinate_axes or ())
+  axes = workers + cut
+  if not workers or len(set(axes)) < len(axes):
+    raise ValueError(
+      'worker_sharded needs a worker axis, and each axis to be named once, in'
+      f' axis_name or in coordinate_axes, got {axis_name!r} and'
+      f' {coordinate_axes!r}'
+    )
+  server = layouts.attacked(aggregator, attack)
+
+  def init(params):
+    split = split_of(params, workers, cut)
+    dtype = flat.row_layout(params).dtype
+    zeros = jnp.zeros(sum(group.width for group in split.groups), dtype)
+    return server.init(lax.pcast(zeros, axes, to='varying'))
+
+  def inspect(messages, state, params=None, *, axis_name=None, **extra: Any):
+    del params, axis_name
+    base.num_workers('worker_sharded: messages', messages)
+    _check_workers(messages, workers)
+    rows = jax.tree.map(lambda x: x[0], messages)
+    split = split_of(rows, workers, cut)
+    layout = flat.row_layout(rows)
+    owned = to_owners(messages, split, layout.dtype)
+    numbers = true = None
+    if cut:
+      numbers = own_numbers(rows, split, specs)
+      if _is_padded(split):
+        true = numbers < split.num_coordinates
+    elif _is_padded(split):
+      true = layouts.columns(owned.shape[1], split.num_coordinates, axes)
+    aggregate, state, info = server.inspect(
+      owned,
+      state,
+      axis_name=axes,
+      columns=None if true is None else true[None],
+      num_coordinates=split.num_coordinates,
+      coordinates=numbers,
+      **extra,
+    )
+    return from_owners(aggregate, rows, split), state, info
+
+  return base.Aggregator(init, inspect, name=aggregator.name)
+
+
+def varying_axes(x: jax.Array) -> frozenset[str]:
+  """The axes of the mesh over which a value inside `shard_map` varies."""
+  kind = jax.typeof(x)
+  kind = getattr(kind, 'manual_axis_type', kind)
+  return frozenset(kind.varying if hasattr(kind, 'varying') else kind.vma)
+
+
+def split_of(rows: base.Params, workers: Axes, cut: Axes) -> Split:
+  """How one message, with local leaves `[*shape]`, lies on the mesh."""
+  for axis in workers + cut:
+    if axis not in jax.sharding.get_abstract_mesh().manual_axes:
+      raise ValueError(
+        'worker_sharded needs axis_name and coordinate_axes to be axes of the'
+        f' shard_map around it, got {axis!r}'
+      )
+  copied_of = []
+  num_coordinates = 0
+  for path, leaf in jax.tree.leaves_with_path(rows):
+    varying = varying_axes(leaf)
+    unsaid = varying.difference(workers, cut)
+    if unsaid:
+      raise ValueError(
+        f'worker_sharded: messages vary over the mesh axis'
+        f' {", ".join(sorted(unsaid))!r} too ({checks.name_of(path)}), which is'
+        ' not among the worker axes'
+        f' {workers} and the coordinate axes {cut}. Are they split over it?'
+        ' Give coordinate_axes=. Do they differ between shards of the data?'
+        ' Average them first, by jax.lax.pmean'
+      )
+    copied_of.append(tuple(axis for axis in cut if axis not in varying))
+    num_coordinates += leaf.size * _size(set(cut) & varying)
+  groups = []
+  for copied in sorted(set(copied_of)):
+    leaves = tuple(i for i, c in enumerate(copied_of) if c == copied)
+    size = sum(jax.tree.leaves(rows)[i].size for i in leaves)
+    owners = _size(workers) * _size(copied)
+    width = -(-size // owners)
+    if not cut:
+      width = layouts.padded_size(size, owners) // owners
+    groups.append(Group(copied, leaves, size, width))
+  return Split(workers, cut, tuple(groups), num_coordinates)
+
+
+def to_owners(messages: base.Messages, split: Split, dtype: Any) -> jax.Array:
+  """From local messages `[n/p, *shape]` to what is owned of all: `[n, m]`."""
+  leaves = [jnp.asarray(x, dtype) for x in jax.tree.leaves(messages)]
+  leaves = [_varying_over(x, split.workers) for x in leaves]
+  parts = []
+  for group in split.groups:
+    rows = [leaves[i].reshape(leaves[i].shape[0], -1) for i in group.leaves]
+    x = rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=1)
+    x = _own_copies(x, group, split)
+    parts.append(layouts.to_coordinates(x, split.workers))
+  return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
+
+
+def from_owners(
+  aggregate: jax.Array, rows: base.Params, split: Split
+) -> base.Params:
+  """From what is owned `[m]` to the local aggregate, leaves `[*shape]`."""
+  leaves, treedef = jax.tree.flatten(rows)
+  start = 0
+  for group in split.groups:
+    part = aggregate[start : start + group.width]
+    start += group.width
+    whole = layouts.to_everyone(part, group.copied + split.workers)
+    layout = flat.row_layout([leaves[i] for i in group.leaves])
+    for i, leaf in zip(group.leaves, layout.unravel(whole)):
+      leaves[i] = leaf
+  return jax.tree.unflatten(treedef, leaves)
+
+
+def own_numbers(rows: base.Params, split: Split, specs: Any) -> jax.Array:
+  """The numbers in the whole model of the coordinates owned here: int32[m].
+
+  In the order of the leaves and, in each, of its elements; d for padding.
+  """
+  leaves, treedef = jax.tree.flatten(rows)
+  given = _leaf_specs(specs, rows)
+  numbers, first = [], 0
+  for leaf, spec in zip(leaves, given):
+    dims = _split_dims(leaf, spec, split.coordinates)
+    index, whole = _global_index(leaf.shape, dims)
+    numbers.append(first + index.reshape(-1))
+    first += whole
+  parts = []
+  for group in split.groups:
+    x = jnp.concatenate([numbers[i] for i in group.leaves])[None]
+    x = _own_copies(x, group, split, fill=split.num_coordinates)[0]
+    place = lax.axis_index(split.workers) * group.width
+    parts.append(lax.dynamic_slice_in_dim(x, place, group.width))
+  return jnp.concatenate(parts)
+
+
+def _own_copies(x, group, split, fill=0):
+  """Of copies `[k, size]` each device keeps a slice, padded for its workers."""
+  owners = _size(group.copied) * _size(split.workers)
+  padding = group.width * owners - group.size
+  x = jnp.pad(x, ((0, 0), (0, padding)), constant_values=fill)
+  if not group.copied:
+    return x
+  width = group.width * _size(split.workers)
+  first = lax.axis_index(group.copied) * width
+  return lax.dynamic_slice_in_dim(x, first, width, axis=1)
+
+
+def _global_index(shape, dims):
+  """Numbers of the elements of a local block, and how many there are in all.
+
+  `dims[j]` are the axes of the mesh that split dimension j, the major first.
+  """
+  index, whole = jnp.zeros(shape, jnp.int32), 1
+  for j, (size, axes) in enumerate(zip(shape, dims)):
+    place = jnp.arange(size, dtype=jnp.int32)
+    if axes:
+      place += lax.axis_index(axes) * size
+    size *= _size(axes)
+    place = place.reshape((-1,) + (1,) * (len(shape) - 1 - j))
+    index = index * size + jnp.broadcast_to(place, shape)
+    whole *= size
+  return index, whole
+
+
+def _split_dims(leaf, spec, cut) -> list[Axes]:
+  """By which axes each dimension of a leaf is split."""
+  varying = varying_axes(leaf).intersection(cut)
+  if spec is None:
+    along_first = tuple(axis for axis in cut if axis in varying)
+    return [along_first, *[()] * (leaf.ndim - 1)] if leaf.ndim else []
+  parts = [p if isinstance(p, tuple) else (p,) * (p is not None) for p in spec]
+  parts = [tuple(a for a in part if a in cut) for part in parts]
+  parts += [()] * (leaf.ndim - len(parts))
+  if set(sum(parts, ())) != varying or len(parts) > leaf.ndim:
+    raise ValueError(
+      'worker_sharded needs specs to be those of the messages without their'
+      f' worker axis, got {spec} for a leaf of local shape {list(leaf.shape)}'
+      f' that is split over {sorted(varying)}'
+    )
+  return parts
+
+
+def _leaf_specs(specs, rows):
+  num_leaves = len(jax.tree.leaves(rows))
+  if specs is None:
+    return [None] * num_leaves
+
+  def is_spec(x):
+    return x is None or isinstance(x, PartitionSpec)
+
+  try:
+    return jax.tree.leaves(
+      jax.tree.map(
+        lambda spec, part: jax.tree.map(lambda _: spec, part),
+        specs,
+        rows,
+        is_leaf=is_spec,
+      ),
+      is_leaf=is_spec,
+    )
+  except ValueError as error:
+    raise ValueError(
+      'worker_sharded needs specs to be a tree of PartitionSpecs with the'
+      f' structure of the messages, or a prefix of it, got {specs}'
+    ) from error
+
+
+def _check_workers(messages, workers):
+  """Raises ValueError unless the rows differ between devices at all."""
+  varying = set().union(*map(varying_axes, jax.tree.leaves(messages)))
+  missing = [axis for axis in workers if axis not in varying]
+  if missing:
+    raise ValueError(
+      'worker_sharded needs messages that vary over the worker axis'
+      f' {missing[0]!r} of axis_name, got the same rows on all its devices. Is'
+      ' it in the in_specs of the messages? (With check_vma=False this cannot'
+      ' be seen: leave it True. Rows that are meant to be the same:'
+      ' jax.lax.pcast(messages, axis_name, to="varying").)'
+    )
+
+
+def _varying_over(x, axes):
+  missing = tuple(axis for axis in axes if axis not in varying_axes(x))
+  return lax.pcast(x, missing, to='varying') if missing else x
+
+
+def _is_padded(split):
+  owned = sum(
+    group.width
+    * _size(split.workers)
+    * _size(group.copied)
+    * _size(set(split.coordinates).difference(group.copied))
+    for group in split.groups
+  )
+  return owned > split.num_coordinates
+
+
+def _size(axes) -> int:
+  return int(np.prod([lax.axis_size(axis) for axis in axes], dtype=int))
+
+
+def _axes(name, value) -> Axes:
+  axes = (value,) if isinstance(value, str) else value
+  strings = isinstance(axes, tuple) and all(isinstance(a, str) for a in axes)
+  if not strings:
+    raise ValueError(
+      f'worker_sharded needs {name} to be the name of a mesh axis, or a tuple'
+      f' of names, got {value!r}'
+    )
+  return axes
