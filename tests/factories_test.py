@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import byzjax
-from tests import factory_calls, factory_values
+from tests import factory_calls, factory_calls_local, factory_values
 
 MODULES = [byzjax] + [
   importlib.import_module(f'byzjax.{module.name}')
   for module in pkgutil.iter_modules(byzjax.__path__)
   if not module.name.startswith('_')
 ]
-CALLS = factory_calls.CALLS
+CALLS = factory_calls.CALLS | factory_calls_local.CALLS
 
 
 def factories():
@@ -49,7 +49,7 @@ def refusal(name, arguments):
 
 
 def test_every_factory_has_a_call():
-  assert sorted(FACTORIES) == sorted([*CALLS, *factory_calls.NOT_CALLED])
+  assert sorted(FACTORIES) == sorted([*CALLS, *factory_calls_local.NOT_CALLED])
 
 
 @pytest.mark.parametrize('name', CALLS)

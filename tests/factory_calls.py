@@ -5,12 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import byzjax
-from byzjax import analysis, asynchrony, convex, gossip, objectives, theory
-from byzjax import topology
 
 N, D = 11, 3
 
@@ -92,8 +89,10 @@ def codec_once(codec):
 
 
 def on_params(tx):
+  tx = optax.with_extra_args_support(tx)
+
   def once(x):
-    return tx.update(x, tx.init(x), x)
+    return tx.update(x, tx.init(x), x, gradient_fn=lambda params: params)
 
   return jax.eval_shape(once, _params())
 
@@ -107,21 +106,19 @@ def on_messages(tx):
   return jax.eval_shape(once, _messages())
 
 
-def per_row(tx):
-  """A transform whose state is made from, and whose updates are, n rows."""
-
-  def once(x):
-    return tx.update(x, tx.init(x))
-
-  return jax.eval_shape(once, _messages())
-
-
 def arrival(tx):
   """One message of one worker."""
 
   def once(x):
     return tx.update(
-      x, tx.init(x), x, worker=jnp.int32(0), staleness=jnp.int32(1)
+      x,
+      tx.init(x),
+      x,
+      worker=jnp.int32(0),
+      staleness=jnp.int32(1),
+      issued_at=jnp.int32(0),
+      progress=jnp.int32(1),
+      stale_params=x,
     )
 
   return jax.eval_shape(once, _params())
@@ -241,5 +238,3 @@ CALLS = {
     {'loss_fn': loss_fn, 'budget': 1.0, 'learning_rate': 0.1}
   ),
 }
-
-NOT_CALLED={}

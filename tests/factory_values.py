@@ -10,25 +10,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Counts that may be zero, by the name of the argument.
-ZERO_COUNTS = {
-  'byzantine',
-  'ddof',
-  'label',
-  'num_byzantine',
-  'num_mixed',
-  'num_perturbations',
-  'num_prefix',
-  'num_refinements',
-  'padding',
-  'reference_worker',
-  'seed',
-  'warmup_local_steps',
-  'warmup_steps',
-  'worker',
+# Counts that may be zero: by argument, of all factories or of some.
+ZERO_COUNTS: dict[str, set[str] | None] = {
+  'byzantine': None,
+  'ddof': None,
+  'label': None,
+  'num_byzantine': None,
+  'num_mixed': None,
+  'num_perturbations': None,
+  'num_prefix': None,
+  'num_refinements': None,
+  'padding': None,
+  'reference_worker': None,
+  'seed': None,
+  'warmup_local_steps': None,
+  'warmup_steps': None,
+  'worker': None,
+  'max_staleness': None,
+  'num_iterations': {
+    'admm',
+    'consensus_admm',
+    'robust_admm',
+    'sampled_program',
+    'zero_threshold',
+  },
+  'num_remembered': None,
+  'num_steps': {'empirical_kappa', 'entropy_gradient', 'pgd_inputs'},
 }
-# Real numbers for which zero has no meaning.
-NONZERO = {
+# Real numbers for which zero has no meaning, in the same way.
+NONZERO: dict[str, set[str] | None] = {
   'alpha': {'mixup', 'dirichlet_by_class', 'dirichlet_by_worker'},
   'concentration': None,
   'gamma': {'scale_by_delta_sgd', 'wasserstein', 'wasserstein_inputs'},
@@ -45,8 +55,31 @@ NONZERO = {
 }
 
 
-# Values that are right in spite of the rules below, and why.
-FREE: dict[Any, tuple[str, ...]] = {}
+# Values that are right in spite of the rules below: by argument, or by factory
+# and argument.
+_EITHER_SIGN = ('-1.5',)
+FREE: dict[Any, tuple[str, ...]] = {
+  # An attack may point anywhere.
+  'angle': _EITHER_SIGN,
+  'z': _EITHER_SIGN,
+  ('constant', 'value'): ('-1.5', 'nan'),
+  ('flip_vote', 'scale'): _EITHER_SIGN,
+  ('gaussian', 'mean'): _EITHER_SIGN,
+  ('inner_product_manipulation', 'epsilon'): _EITHER_SIGN,
+  ('random_signs', 'scale'): _EITHER_SIGN,
+  ('sign_flip', 'scale'): _EITHER_SIGN,
+  # Any name will do.
+  'name': ("'x'",),
+  ('worker_sharded', 'axis_name'): ("'x'",),
+  ('worker_sharded', 'coordinate_axes'): ("'x'",),
+  # From the end of a tuple, or the key of a mapping.
+  ('label_flip', 'label'): ("'x'", '-2'),
+}
+
+
+def _is_among(table, factory, name):
+  meant = table.get(name, ())
+  return meant is None or factory.split('.')[-1] in meant
 
 
 def atoms_of(annotation: Any) -> set[Any]:
@@ -99,12 +132,11 @@ def wrong_values(factory: str, name: str, annotation: Any) -> list[Any]:
     wrong.append(True)
   if is_count(annotation):
     wrong += [-2, 1.5, math.nan, math.inf]
-    if name not in ZERO_COUNTS:
+    if not _is_among(ZERO_COUNTS, factory, name):
       wrong.append(0)
   elif is_real(annotation):
     wrong += [math.nan, -1.5, jnp.ones(2), 1j]
-    meant = NONZERO.get(name, ())
-    if meant is None or factory.split('.')[-1] in meant:
+    if _is_among(NONZERO, factory, name):
       wrong.append(0.0)
   else:
     wrong += [1.5, 2]

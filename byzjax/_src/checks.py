@@ -21,13 +21,70 @@ def check_count(rule: str, name: str, value: Any, minimum: int = 0) -> None:
   )
 
 
-def check_iterations(rule: str, name: str, value: Any) -> None:
-  """Raises ValueError unless `value` is an int >= 1 or an integer array []."""
+def check_integer(rule: str, name: str, value: Any, minimum: int = 0) -> None:
+  """Raises ValueError unless `value` is an int or an integer array []."""
   if isinstance(value, jax.Array) and not value.shape:
     if jnp.issubdtype(value.dtype, jnp.integer):
-      check_range(rule, name, value, 1)
+      check_range(rule, name, value, minimum)
       return
-  check_count(rule, name, value, 1)
+  check_count(rule, name, value, minimum)
+
+
+def check_flag(rule: str, name: str, value: Any) -> None:
+  """Raises ValueError unless `value` is True or False."""
+  if not isinstance(value, (bool, np.bool_)):
+    raise ValueError(f'{rule} needs {name} to be True or False, got {value!r}')
+
+
+def check_choice(rule: str, name: str, value: Any, choices: Any) -> None:
+  """Raises ValueError unless `value` is one of the strings in `choices`."""
+  if not isinstance(value, str) or value not in choices:
+    raise ValueError(
+      f'{rule} needs {name} to be one of {", ".join(choices)}, got {value!r}'
+    )
+
+
+def check_text(rule: str, name: str, value: Any) -> None:
+  """Raises TypeError unless `value` is a string."""
+  if not isinstance(value, str):
+    raise TypeError(f'{rule} needs {name} to be a string, got {value!r}')
+
+
+def check_function(rule: str, name: str, value: Any) -> None:
+  """Raises TypeError unless `value` can be called."""
+  if not callable(value):
+    raise TypeError(f'{rule} needs {name} to be a function, got {value!r}')
+
+
+def check_kind(rule: str, name: str, value: Any, kind: type) -> None:
+  """Raises TypeError unless `value` is of a type of byzjax, or of optax."""
+  if not isinstance(value, kind):
+    raise TypeError(
+      f'{rule} needs {name} to be of type {kind.__name__}, got {value!r}'
+    )
+
+
+def check_rate(rule: str, name: str, value: Any) -> None:
+  """Raises ValueError unless `value` is a number >= 0 or a schedule of it."""
+  if not callable(value):
+    check_range(rule, name, value, 0)
+
+
+def check_key(rule: str, name: str, value: Any) -> None:
+  """Raises TypeError unless `value` is a key of jax.random."""
+  is_array = isinstance(value, (jax.Array, np.ndarray))
+  if is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+    return
+  if not is_array or value.dtype != np.uint32 or not value.shape:
+    raise TypeError(
+      f'{rule} needs {name} to be a key such as jax.random.key(0), got'
+      f' {value!r}'
+    )
+
+
+def check_iterations(rule: str, name: str, value: Any) -> None:
+  """Raises ValueError unless `value` is an int >= 1 or an integer array []."""
+  check_integer(rule, name, value, 1)
 
 
 def check_real(rule: str, name: str, value: Any) -> None:
@@ -50,6 +107,24 @@ def check_real(rule: str, name: str, value: Any) -> None:
   )
 
 
+def check_reals(rule: str, name: str, values: Any) -> None:
+  """Raises ValueError unless these are real numbers [m], or None."""
+  if values is None:
+    return
+  if not isinstance(values, (jax.Array, np.ndarray)):
+    if not isinstance(values, (list, tuple)) or not values:
+      raise ValueError(
+        f'{rule} needs {name} to be a tuple of real numbers, got {values!r}'
+      )
+    for value in values:
+      check_range(rule, name, value)
+  elif values.ndim != 1 or not jnp.issubdtype(values.dtype, jnp.floating):
+    raise ValueError(
+      f'{rule} needs {name} to be a tuple of real numbers, or float[m], got'
+      f' {values.dtype}{list(values.shape)}'
+    )
+
+
 def check_range(
   rule: str,
   name: str,
@@ -66,6 +141,8 @@ def check_range(
   check_real(rule, name, value)
   if isinstance(value, jax.core.Tracer):
     return
+  if np.isnan(value):
+    raise ValueError(f'{rule} needs {name} to be a number, got {value}')
   low = value > minimum if exclusive else value >= minimum
   if not (low and value <= maximum):
     upper = '' if maximum == np.inf else f' and {name} <= {maximum}'

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat
+from byzjax._src import base, checks, flat
 
 # (params, batch_i) -> scalar; with a key_i behind them where `needs_key`, and
 # -> (scalar, aux) where `has_aux`.
@@ -153,6 +153,8 @@ def as_objective(
   `name` is of the function that was given the loss, for errors. An `Objective`
   knows by itself whether it has an auxiliary output and what it does with keys.
   """
+  checks.check_flag(name, 'needs_key', needs_key)
+  checks.check_flag(name, 'has_aux', has_aux)
   if isinstance(loss_fn, Objective):
     if needs_key:
       raise ValueError(
@@ -190,6 +192,8 @@ def as_estimator(
 
   Its results are checked where it is traced; `name` is for errors.
   """
+  checks.check_flag(name, 'needs_key', needs_key)
+  checks.check_flag(name, 'has_aux', has_aux)
   if value_and_grad is None:
     objective = as_objective(
       loss_fn, name=name, needs_key=needs_key, has_aux=has_aux

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
-from byzjax._src import base
+from byzjax._src import base, checks
+
+check_choice = checks.check_choice
 
 
 def check_slots(
@@ -36,19 +38,25 @@ def check_slots(
 def check_transforms(name: str, transforms: dict[str, Any]) -> None:
   """Raises unless all are optax transforms, or None, and none is a rule."""
   for slot, transform in transforms.items():
-    if isinstance(transform, base.Aggregator):
-      raise ValueError(
-        f'{name} needs {slot} to be an optax transform such as optax.sgd(0.1),'
-        f' got the rule {transform!r}: rules belong in aggregator'
-      )
-    if transform is not None and not (
-      callable(getattr(transform, 'init', None))
-      and callable(getattr(transform, 'update', None))
-    ):
-      raise TypeError(
-        f'{name} needs {slot} to be an optax transform such as optax.sgd(0.1),'
-        f' got {transform!r}'
-      )
+    if transform is not None:
+      check_transform(name, slot, transform)
+
+
+def check_transform(name: str, slot: str, transform: Any) -> None:
+  """Raises unless this is an optax transform and no rule."""
+  if isinstance(transform, base.Aggregator):
+    raise ValueError(
+      f'{name} needs {slot} to be an optax transform such as optax.sgd(0.1),'
+      f' got the rule {transform!r}: rules belong in aggregator'
+    )
+  if not (
+    callable(getattr(transform, 'init', None))
+    and callable(getattr(transform, 'update', None))
+  ):
+    raise TypeError(
+      f'{name} needs {slot} to be an optax transform such as optax.sgd(0.1),'
+      f' got {transform!r}'
+    )
 
 
 def check_attackers(name: str, attack: Any, byzantine: Any) -> None:
@@ -132,15 +140,6 @@ def check_batch(name: str, batch: base.Batch, num_workers: int) -> None:
   if rows != num_workers:
     raise ValueError(
       f'{name} needs a batch with num_workers={num_workers} rows, got {rows}'
-    )
-
-
-def check_choice(name: str, argument: str, value: Any, choices) -> None:
-  """Raises ValueError unless the value is one of the choices."""
-  if value not in choices:
-    raise ValueError(
-      f'{name} needs {argument} to be one of {", ".join(choices)}, got'
-      f' {value!r}'
     )
 
 

@@ -123,11 +123,15 @@ def worker_sharded(
   """
   if not isinstance(aggregator, base.Aggregator):
     raise ValueError(
-      'worker_sharded needs an Aggregator (put optax transforms behind it, in'
-      f' the optimizer), got {type(aggregator).__name__}'
+      'worker_sharded needs aggregator to be an Aggregator (put optax'
+      f' transforms behind it, in optimizer), got {type(aggregator).__name__}'
     )
+  if attack is not None:
+    checks.check_kind('worker_sharded', 'attack', attack, base.Attack)
   workers = _axes('axis_name', axis_name)
-  cut = _axes('coordinate_axes', coordinate_axes or ())
+  cut = _axes(
+    'coordinate_axes', () if coordinate_axes is None else coordinate_axes
+  )
   axes = workers + cut
   if not workers or len(set(axes)) < len(axes):
     raise ValueError(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, draws, flat
+from byzjax._src import base, draws, flat, local
 
 
 def hutchinson_diagonal(
@@ -40,6 +40,8 @@ def hutchinson_diagonal(
     >>> print(diagonal(jnp.ones(2), jnp.array([3., -5.]), jax.random.key(0)))
     [ 3. -5.]
   """
+
+  local.check_signature('hutchinson_diagonal', loss_fn, needs_key=False)
 
   def estimate(params, batch, key):
     layout = flat.row_layout(params)
