@@ -20,6 +20,8 @@ from byzjax._src import (
 )
 from byzjax.aggregators import mean
 from byzjax.asynchrony import Buffer, Events
+from byzjax.asynchrony._buffers import check_buffer
+from byzjax.asynchrony._check_events import check_events
 from byzjax.rounds import (
   _asynchronous_work,
   _local_steps,
@@ -56,8 +58,9 @@ def asynchronous_round(
     g = \nabla \ell_k(w_{t - \tau}) \quad \text{or} \quad
     g = w_{t - \tau} - x_k^H, \qquad w_{t+1} = w_t + \mathrm{optimizer}(g)
 
-  `events`, made by `asynchrony.simulate`, says which worker sends, how stale
-  its parameters are, and who is sent new ones. It does not depend on the
+  `events`, made by `asynchrony.simulate` or, from the record of a run, by
+  `asynchrony.events_from_trace`, says which worker sends, how stale its
+  parameters are, and who is sent new ones. It does not depend on the
   parameters, so that step e computes the job of message e where it arrives:
   scanned over, all events are one program, and a run repeats bit by bit. Only
   versions of the parameters that a job has begun from are kept: at most one per
@@ -117,9 +120,10 @@ def asynchronous_round(
     without a rule) are of the buffer's places.
 
   Raises:
-    ValueError: if an argument is in the wrong slot or out of range, the buffer
-      is not one of these events, or attackers are not fewer than half; at trace
-      time, if the batch has not `num_shards` rows.
+    ValueError: if an argument is in the wrong slot or out of range, the events
+      cannot be a run, the buffer is not one of these events, or attackers are
+      not fewer than half; at trace time, if the batch has not `num_shards`
+      rows.
 
   References:
     Mishchenko, Bach, Even, Woodworth, 2022, arXiv:2206.07638 (asynchronous
@@ -143,6 +147,7 @@ def asynchronous_round(
     >>> bool(info.loss[-1] < 0.01), float(info.time[-1])
     (True, 38.0)
   """
+  events = check_events(_NAME, events)
   _check(events, buffer, local_optimizer, codec, attack, aggregator)
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
@@ -378,25 +383,14 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
 
 def _check(events, buffer, local_optimizer, codec, attack, aggregator):
   """Raises ValueError for what does not fit together."""
-  if not isinstance(events, Events) or not len(events.worker):
-    raise ValueError(
-      f'{_NAME} needs events from asynchrony.simulate, at least one, got'
-      f' {type(events).__name__}'
-    )
   round_arguments.check_slots(
     _NAME,
     mean() if aggregator is None else aggregator,
     attack,
     {'codec': codec},
   )
-  if buffer is not None and (
-    not isinstance(buffer, Buffer) or len(buffer.row) != len(events.worker)
-  ):
-    raise ValueError(
-      f'{_NAME} needs a buffer of these {len(events.worker)} events, such as'
-      f' asynchrony.by_worker(events, num_rows=...), got'
-      f' {type(buffer).__name__}'
-    )
+  if buffer is not None:
+    check_buffer(_NAME, buffer, len(events.worker))
   if local_optimizer is None and events.num_local_steps.max() > 1:
     raise ValueError(
       f'{_NAME} needs a local_optimizer for events with several local steps,'
