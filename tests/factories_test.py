@@ -1,13 +1,10 @@
-"""Every public factory: what it must refuse, and that it says which argument."""
+"""Every public factory: what it refuses, and that it says which argument."""
 
 import importlib
 import inspect
 import pkgutil
 import re
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import byzjax

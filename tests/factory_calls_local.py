@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 import byzjax
-from byzjax import asynchrony, convex, data, gossip, objectives, topology
+from byzjax import asynchrony, convex, data, gossip, topology
 from tests.factory_calls import Call, D, N, loss_fn
 
 RING = topology.ring(N)
@@ -224,6 +224,9 @@ CALLS = {
   'asynchrony.dynamic_local_updates': Call(
     {'seconds_per_step': [1.0, 2.0], 'num_local_steps': 4}
   ),
+  'asynchrony.events_from_trace': Call(
+    {'workers': [0, 1, 0], 'times': [1.0, 2.0, 3.0]}
+  ),
   'asynchrony.seconds_per_step': Call({'level': 'slight', 'num_workers': 4}),
   'asynchrony.simulate': Call(
     {'seconds_per_step': [1.0, 2.0], 'num_events': 4}
@@ -297,7 +300,11 @@ CALLS = {
   'data.random_shards': Call(SHARDED),
   'data.redundant_groups': Call({'batch': jnp.ones((2, 3)), 'group_size': 3}),
   'data.rotation_shift': Call(
-    {'partition': data.random_shards(LABELS, 4), 'angles': [0.0, 90.0], 'concentration': 1.0}
+    {
+      'partition': data.random_shards(LABELS, 4),
+      'angles': [0.0, 90.0],
+      'concentration': 1.0,
+    }
   ),
   'data.routed_shards': Call({'paths': np.arange(6) % 2, 'num_paths': 2}),
   'data.sample_batch': Call(
@@ -404,7 +411,7 @@ _ARRAYS = 'a function of arrays alone'
 _FLAX = 'takes a flax model or its graph; tests/models checks it'
 _FILES = 'reads files; tests/data checks it'
 NOT_CALLED = {
-  'pre_aggregate': 'takes stages, which tests/aggregators/stages_test.py checks',
+  'pre_aggregate': 'takes any number of stages: see stages_test.py',
   'replicas': 'takes the state of a round',
   **dict.fromkeys(
     [

@@ -34,7 +34,10 @@ ZERO_COUNTS: dict[str, set[str] | None] = {
     'sampled_program',
     'zero_threshold',
   },
+  'num_ascent_steps': None,
   'num_remembered': None,
+  'step': None,
+  'switch_step': None,
   'num_steps': {'empirical_kappa', 'entropy_gradient', 'pgd_inputs'},
 }
 # Real numbers for which zero has no meaning, in the same way.
@@ -63,6 +66,9 @@ FREE: dict[Any, tuple[str, ...]] = {
   'angle': _EITHER_SIGN,
   'z': _EITHER_SIGN,
   ('constant', 'value'): ('-1.5', 'nan'),
+  # Of an unknown rule nothing is known.
+  ('analysis.certificate', 'rule'): ("'x'",),
+  ('gossip.dissensus', 'epsilon'): _EITHER_SIGN,
   ('flip_vote', 'scale'): _EITHER_SIGN,
   ('gaussian', 'mean'): _EITHER_SIGN,
   ('inner_product_manipulation', 'epsilon'): _EITHER_SIGN,
@@ -70,11 +76,15 @@ FREE: dict[Any, tuple[str, ...]] = {
   ('sign_flip', 'scale'): _EITHER_SIGN,
   # Any name will do.
   'name': ("'x'",),
-  ('worker_sharded', 'axis_name'): ("'x'",),
-  ('worker_sharded', 'coordinate_axes'): ("'x'",),
+  'axis_name': ("'x'",),
+  'coordinate_axes': ("'x'",),
   # From the end of a tuple, or the key of a mapping.
   ('label_flip', 'label'): ("'x'", '-2'),
 }
+
+
+# Arrays, or trees of them, that JAX itself knows what to do with or refuses.
+DATA = {'batch', 'bias', 'state'}
 
 
 def _is_among(table, factory, name):
@@ -111,7 +121,14 @@ def wrong_values_of(factory: str, parameter: Any) -> list[Any]:
   """The values to refuse; none for a parameter that is free."""
   name, annotation = parameter.name, parameter.annotation
   variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-  if variable or is_free(annotation):
+  if name in DATA or variable:
+    return []
+  if name.endswith('key'):
+    optional = type(None) in atoms_of(annotation)
+    return [object(), 'x', 1.5] + [None] * (not optional)
+  if bytes in atoms_of(annotation):  # whatever NumPy makes an array of
+    return [object()]
+  if is_free(annotation):
     return []
   values = wrong_values(factory, name, annotation)
   allowed = FREE.get((factory, name), FREE.get(name, ()))

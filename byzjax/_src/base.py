@@ -256,6 +256,7 @@ class Aggregator(optax.GradientTransformationExtraArgs):
   ) -> Aggregate:
     """Aggregates once, from a fresh state; messages `[n, ...]` -> `[...]`."""
     checks.check_stacked(self.name, messages)
+    checks.check_messages(self.name, messages)
     return self.update.once(self.init, messages, key, extra)
 
   def __repr__(self) -> str:
@@ -375,6 +376,7 @@ class Attack(NamedTuple):
   ) -> Messages:
     """The messages after one attack from a fresh state."""
     checks.check_stacked('attack', messages)
+    checks.check_messages('attack', messages)
     params = jax.tree.map(lambda x: jnp.zeros_like(x[0]), messages)
     return self.apply(
       messages,

@@ -223,3 +223,17 @@ def check_mesh(
       mesh.axis_sizes, mesh.axis_names, axis_types=auto
     ), num_shards
   return Mesh(mesh.devices, mesh.axis_names, axis_types=auto), num_shards
+
+
+def check_layout(name: str, mesh: Any, axis_name: Any) -> None:
+  """Raises TypeError unless this is a mesh, or None, and names of axes."""
+  if mesh is not None and not isinstance(mesh, Mesh | AbstractMesh):
+    raise TypeError(
+      f'{name} needs mesh to be a jax.sharding.Mesh or None, got {mesh!r}'
+    )
+  names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+  if not names or not all(isinstance(axis, str) for axis in names):
+    raise TypeError(
+      f'{name} needs axis_name to be the name of a mesh axis, or a tuple of'
+      f' names, got {axis_name!r}'
+    )

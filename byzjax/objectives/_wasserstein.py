@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from byzjax._src import base, local
+from byzjax._src import base, checks, local
 
 
 def wasserstein(
@@ -72,6 +72,9 @@ def wasserstein(
   """
   name = 'wasserstein'
   step_size = _check_step(loss_fn, gamma, step_size, num_ascent_steps)
+  checks.check_flag(name, 'surrogate', surrogate)
+  checks.check_flag(name, 'needs_key', needs_key)
+  checks.check_flag(name, 'has_aux', has_aux)
   local.check_signature(name, loss_fn, needs_key)
 
   def loss(params, batch, *key):
@@ -141,6 +144,7 @@ def wasserstein_inputs(
     Array([[1.5, 2. ]], dtype=float32)
   """
   step_size = _check_step(loss_fn, gamma, step_size, num_ascent_steps)
+  checks.check_pair('wasserstein_inputs', 'batch', batch)
   inputs, labels = batch
   inputs = float_inputs('wasserstein', inputs)
   gradient = input_gradients('wasserstein', loss_fn, params, labels)
@@ -184,6 +188,7 @@ def check_plain(name: str, loss_fn: Any) -> None:
       f'{name} needs a loss (params, batch) -> scalar, got the Objective'
       f' {loss_fn.name}: wrap the plain loss first, and that in the Objective'
     )
+  checks.check_function(name, 'loss_fn', loss_fn)
 
 
 def _check_step(loss_fn, gamma, step_size, num_ascent_steps):

@@ -197,8 +197,7 @@ def resilience_bound(
     1.0
   """
   name = 'resilience_bound'
-  n, f, h = num_workers, num_byzantine, num_workers - num_byzantine
-  d = num_coordinates
+  n, f, d = num_workers, num_byzantine, num_coordinates
   if d is not None:
     base.check_count(name, 'num_coordinates', d, 1)
   parts = _parts(name, rule, n, f, num_neighbors, num_selected)
@@ -207,6 +206,7 @@ def resilience_bound(
   kappa = _bounds.kappa_of(parts, n, f)
   if kappa is None or kappa == math.inf:
     return kappa
+  h = n - f
   candidates = [math.sqrt(kappa * (h - 1) / (2 * h))]
   # What is special to the last rule says nothing of what is in front of it.
   if len(parts) == 1:
