@@ -302,8 +302,8 @@ def as_aggregator(name: str, rule: Any) -> Aggregator:
 
 
 def _same(a: Any, b: Any) -> bool:
-  pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-  return all(x is y for x, y in pairs)
+  a, b = jax.tree.leaves(a), jax.tree.leaves(b)
+  return len(a) == len(b) and all(x is y for x, y in zip(a, b))
 
 
 class PreAggregator(NamedTuple):

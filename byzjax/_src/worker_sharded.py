@@ -121,11 +121,7 @@ def worker_sharded(
     >>> aggregate(x)
     Array([1., 8.], dtype=float32)
   """
-  if not isinstance(aggregator, base.Aggregator):
-    raise ValueError(
-      'worker_sharded needs an Aggregator (put optax transforms behind it, in'
-      f' the optimizer), got {type(aggregator).__name__}'
-    )
+  aggregator = base.as_aggregator('worker_sharded', aggregator)
   workers = _axes('axis_name', axis_name)
   cut = _axes('coordinate_axes', coordinate_axes or ())
   axes = workers + cut
@@ -150,6 +146,7 @@ def worker_sharded(
     rows = jax.tree.map(lambda x: x[0], messages)
     split = split_of(rows, workers, cut)
     layout = flat.row_layout(rows)
+    _check_state(server, state, split, layout.dtype)
     owned = to_owners(messages, split, layout.dtype)
     numbers = true = None
     if cut:
@@ -349,6 +346,20 @@ def _check_workers(messages, workers):
       ' it in the in_specs of the messages? (With check_vma=False this cannot'
       ' be seen: leave it True. Rows that are meant to be the same:'
       ' jax.lax.pcast(messages, axis_name, to="varying").)'
+    )
+
+
+def _check_state(server, state, split, dtype):
+  """Raises ValueError for the state of an `init` with other local leaves."""
+  width = sum(group.width for group in split.groups)
+  like = jax.ShapeDtypeStruct((width,), dtype)
+  wanted = jax.tree.map(jnp.shape, jax.eval_shape(server.init, like))
+  found = jax.tree.map(jnp.shape, state)
+  if found != wanted:
+    raise ValueError(
+      'worker_sharded needs the state that its init returns for the local'
+      ' parameters, inside the same shard_map and split as the messages are,'
+      f' with the shapes {wanted}, got {found}'
     )
 
 
