@@ -256,6 +256,10 @@ class Aggregator(optax.GradientTransformationExtraArgs):
   ) -> Aggregate:
     """Aggregates once, from a fresh state; messages `[n, ...]` -> `[...]`."""
     checks.check_stacked(self.name, messages)
+    # Here, where they still have values.
+    if (weights := extra.get('worker_weights')) is not None:
+      n = num_workers('messages', messages)
+      check_worker_weights(self.name, weights, n)
     return self.update.once(self.init, messages, key, extra)
 
   def __repr__(self) -> str:
