@@ -5,7 +5,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
@@ -21,6 +20,7 @@ from byzjax._src import (
 from byzjax.aggregators import mean
 from byzjax.asynchrony import Buffer, Events
 from byzjax.rounds import (
+  _asynchronous_arguments,
   _asynchronous_work,
   _local_steps,
   _wire,
@@ -109,6 +109,12 @@ def asynchronous_round(
     value_and_grad: `(params, batch, key) -> (loss, gradient)`, or a
       `GradientEstimator`, whose round counts steps of the server; `loss_fn` is
       then not used.
+    needs_key: whether `loss_fn(params, batch, key)` takes a key, one of its own
+      for every local step of every shard; see `robust_round`.
+    has_aux: whether the loss has an auxiliary output, `(loss, aux)`.
+      `RoundInfo.aux` has that of the job whose message this is, leaves `[1,
+      ...]`: the mean over its local steps, in float, where there is a local
+      optimizer; see `robust_round`.
 
   Returns:
     A `Round`; batch leaves are `[num_shards, ...]`. `RoundInfo.loss` is that of
@@ -143,7 +149,9 @@ def asynchronous_round(
     >>> bool(info.loss[-1] < 0.01), float(info.time[-1])
     (True, 38.0)
   """
-  _check(events, buffer, local_optimizer, codec, attack, aggregator)
+  _asynchronous_arguments.check(
+    _NAME, events, buffer, local_optimizer, codec, attack, aggregator
+  )
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
   )
@@ -374,31 +382,3 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
     num_gradients=parts.estimator.count_gradients(now.num_local_steps),
     aux=jax.tree.map(lambda x: jnp.asarray(x)[None], aux),
   )
-
-
-def _check(events, buffer, local_optimizer, codec, attack, aggregator):
-  """Raises ValueError for what does not fit together."""
-  if not isinstance(events, Events) or not len(events.worker):
-    raise ValueError(
-      f'{_NAME} needs events from asynchrony.simulate, at least one, got'
-      f' {type(events).__name__}'
-    )
-  round_arguments.check_slots(
-    _NAME,
-    mean() if aggregator is None else aggregator,
-    attack,
-    {'codec': codec},
-  )
-  if buffer is not None and (
-    not isinstance(buffer, Buffer) or len(buffer.row) != len(events.worker)
-  ):
-    raise ValueError(
-      f'{_NAME} needs a buffer of these {len(events.worker)} events, such as'
-      f' asynchrony.by_worker(events, num_rows=...), got'
-      f' {type(buffer).__name__}'
-    )
-  if local_optimizer is None and events.num_local_steps.max() > 1:
-    raise ValueError(
-      f'{_NAME} needs a local_optimizer for events with several local steps,'
-      f' got None and {np.unique(events.num_local_steps)[:8]}'
-    )

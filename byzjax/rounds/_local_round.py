@@ -122,7 +122,14 @@ def local_round(
     codec: how workers send their messages, or None for float32.
     server_codec: how the server sends its aggregate, or None for float32.
     value_and_grad: `(params, batch_i, key) -> (loss, gradient)`, or a
-      `GradientEstimator`, of a local step; `loss_fn` is then not used.
+      `GradientEstimator`, of a local step; `loss_fn` is then not used, but by
+      preconditioners that take its Hessian.
+    needs_key: whether `loss_fn(params, batch_i, key)` takes a key, one of its
+      own for every worker and every local step; see `robust_round`.
+    has_aux: whether the loss has an auxiliary output, `(loss, aux)`.
+      `RoundInfo.aux` is its mean over the local steps (0 without any), in
+      float, of every worker, leaves `[n, ...]`, with `participation` of
+      the m that were drawn; see `robust_round`.
     worker_map: 'vmap', 'map', or an int: see `robust_round`.
     mesh: devices to split workers over, or None for one device.
     axis_name: the axis, or axes, of the mesh that workers are split over.
