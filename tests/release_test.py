@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,46 +13,10 @@ import zipfile
 import pytest
 
 import byzjax
+from tests.typing import marks
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
-
-# What an editor and mypy say of the public names. All of it is checked, and
-# nothing here is run.
-TYPED = """
-from typing import assert_type
-
-import byzjax
-import jax
-import jax.numpy as jnp
-import optax
-
-rule = byzjax.krum(num_byzantine=2)
-assert_type(rule, byzjax.Aggregator)
-assert_type(byzjax.alie(z=1.5), byzjax.Attack)
-assert_type(byzjax.sign_codec(), byzjax.Codec)
-assert_type(
-  byzjax.pre_aggregate(byzjax.bucketing(bucket_size=2), rule), byzjax.Aggregator
-)
-training = byzjax.robust_round(
-  lambda params, batch: jnp.sum(params * batch),
-  num_workers=8,
-  worker=byzjax.worker_momentum(0.9),
-  byzantine=2,
-  attack=byzjax.alie(z=1.5),
-  aggregator=rule,
-  optimizer=optax.sgd(0.1),
-)
-assert_type(training, byzjax.Round)
-state = training.init(jnp.zeros(3))
-assert_type(state, byzjax.RoundState)
-state, info = training.step(state, jnp.ones([8, 3]), jax.random.key(0))
-assert_type(info, byzjax.RoundInfo)
-assert_type(info.loss, jax.Array)
-assert_type(state.params, object)  # error: parameters are any pytree
-byzjax.krum(num_byzantines=2)  # error: no such argument
-byzjax.krumm  # error: no such name
-"""
 
 
 @pytest.fixture(scope='module')
@@ -132,11 +97,8 @@ def test_the_first_example_of_the_readme_runs(installed, tmp_path):
 
 
 def test_types_are_shipped(installed, tmp_path):
-  (tmp_path / 'typed.py').write_text(TYPED)
+  for name in marks.FILES:
+    shutil.copy(ROOT / 'tests/typing' / name, tmp_path)
   found = call(installed, '-m', 'mypy', '--strict', '--ignore-missing-imports',
-               'typed.py', cwd=tmp_path, fails=True)  # fmt: skip
-  lines = [int(n) for n in re.findall(r'^typed\.py:(\d+): error', found, re.M)]
-  expected = [
-    i for i, line in enumerate(TYPED.splitlines(), 1) if '# error' in line
-  ]
-  assert lines == expected, found
+               *marks.FILES, cwd=tmp_path, fails=True)  # fmt: skip
+  assert marks.reported(found) == marks.marked(), found

@@ -514,6 +514,10 @@ class RoundInfo(NamedTuple):
     num_gradients: int32[] or int32[n], gradients that a worker took: estimates
       times `GradientEstimator.num_gradients` (an `Objective` counts as one, and
       what optimizers ask for is left out), or None where it is not known.
+    aux: leaves `[n, ...]`, the auxiliary output of each worker of this round
+      where the loss has one (`has_aux=True`), or None. Where workers take
+      several steps it is the mean over them, in float. That of an attacker is
+      what an honest worker in its place would report.
   """
 
   loss: jax.Array
@@ -532,6 +536,7 @@ class RoundInfo(NamedTuple):
   staleness: jax.Array | None = None
   time: jax.Array | None = None
   num_gradients: jax.Array | None = None
+  aux: ArrayTree = None
 
 
 class Round(NamedTuple):

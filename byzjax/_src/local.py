@@ -1,14 +1,17 @@
 """What a worker does between two communications, in types."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base
+from byzjax._src import base, flat
 
-LossFn = Callable[[base.Params, Any], jax.Array]  # (params, batch_i) -> scalar
+# (params, batch_i) -> scalar; with a key_i behind them where `needs_key`, and
+# -> (scalar, aux) where `has_aux`.
+LossFn = Callable[..., Any]
 
 
 class LocalContext(NamedTuple):
@@ -35,12 +38,15 @@ class Objective(NamedTuple):
     loss: `(params, batch_i, context) -> scalar`, differentiable in params; what
       stands for the loss in `local_round` and `robust_round`. Its gradient is
       what the worker steps along, so that a part of the parameters may ascend
-      by reversing its gradient.
+      by reversing its gradient. `-> (scalar, aux)` where `has_aux`.
     name: as in `byzjax.objectives.proximal`.
+    has_aux: whether there is an auxiliary output, a tree of arrays, which
+      rounds report in `RoundInfo.aux`.
   """
 
-  loss: Callable[[base.Params, Any, LocalContext], jax.Array]
+  loss: Callable[[base.Params, Any, LocalContext], Any]
   name: str = 'objective'
+  has_aux: bool = False
 
 
 class GradientEstimator(NamedTuple):
@@ -52,17 +58,17 @@ class GradientEstimator(NamedTuple):
 
   Attributes:
     estimate: `(params, batch_i, context) -> (loss, gradient)`, with a
-      `LocalContext`.
+      `LocalContext`; `-> ((loss, aux), gradient)` where `has_aux`.
     num_gradients: gradients of the loss that one estimate takes, a Python int;
       None if that is not known.
     name: as in `byzjax.entropy_gradient`.
+    has_aux: whether there is an auxiliary output, as of `jax.value_and_grad`.
   """
 
-  estimate: Callable[
-    [base.Params, Any, LocalContext], tuple[jax.Array, base.Params]
-  ]
+  estimate: Callable[[base.Params, Any, LocalContext], tuple[Any, base.Params]]
   num_gradients: int | None = 1
   name: str = 'estimator'
+  has_aux: bool = False
 
   def __call__(
     self,
@@ -70,7 +76,7 @@ class GradientEstimator(NamedTuple):
     batch: Any,
     key: jax.Array,
     round: jax.Array | int = 0,
-  ) -> tuple[jax.Array, base.Params]:
+  ) -> tuple[Any, base.Params]:
     """`(loss, gradient)` at the parameters, in the first local step."""
     first = jnp.zeros([], jnp.int32)
     return self.estimate(params, batch, LocalContext(params, key, first, round))
@@ -82,11 +88,20 @@ class GradientEstimator(NamedTuple):
     return jnp.asarray(num_estimates, jnp.int32) * self.num_gradients
 
 
-# `(params, batch_i, key_i) -> (loss, gradient)`, or with a context
+# `(params, batch_i, key_i) -> (loss, gradient)`, or with a context; with
+# `has_aux`, `((loss, aux), gradient)`.
 ValueAndGrad = (
-  Callable[[base.Params, Any, jax.Array], tuple[jax.Array, base.Params]]
+  Callable[[base.Params, Any, jax.Array], tuple[Any, base.Params]]
   | GradientEstimator
 )
+
+
+class Estimate(NamedTuple):
+  """What an estimator found, whether it has an auxiliary output or not."""
+
+  loss: jax.Array
+  gradient: base.Params
+  aux: Any = None
 
 
 class LocalSampler(NamedTuple):
@@ -126,22 +141,245 @@ class Participation(NamedTuple):
   num_participants: int
 
 
-def as_objective(loss_fn: LossFn | Objective) -> Objective:
-  """A plain loss as an objective that does not look at the context."""
+def as_objective(
+  loss_fn: LossFn | Objective,
+  *,
+  name: str,
+  needs_key: bool = False,
+  has_aux: bool = False,
+) -> Objective:
+  """A plain loss as an objective, which gives it the key of the context.
+
+  `name` is of the function that was given the loss, for errors. An `Objective`
+  knows by itself whether it has an auxiliary output and what it does with keys.
+  """
   if isinstance(loss_fn, Objective):
+    if needs_key:
+      raise ValueError(
+        f'{name} needs needs_key to be False where loss_fn is an Objective,'
+        f' which has the key of its context, got the Objective {loss_fn.name}:'
+        ' pass needs_key=True to what made it'
+      )
+    if has_aux and not loss_fn.has_aux:
+      raise ValueError(
+        f'{name} needs has_aux to be False where loss_fn is an Objective'
+        f' without auxiliary output, got the Objective {loss_fn.name}: pass'
+        ' has_aux=True to what made it'
+      )
     return loss_fn
-  return Objective(lambda params, batch, context: loss_fn(params, batch))
+  check_signature(name, loss_fn, needs_key)
+  if needs_key:
+    return Objective(
+      lambda params, batch, context: loss_fn(params, batch, context.key),
+      has_aux=has_aux,
+    )
+  return Objective(
+    lambda params, batch, context: loss_fn(params, batch), has_aux=has_aux
+  )
 
 
 def as_estimator(
-  loss_fn: LossFn | Objective, value_and_grad: ValueAndGrad | None = None
+  loss_fn: LossFn | Objective,
+  value_and_grad: ValueAndGrad | None = None,
+  *,
+  name: str,
+  needs_key: bool = False,
+  has_aux: bool = False,
 ) -> GradientEstimator:
-  """What takes the place of the gradient of the loss, or that gradient."""
+  """What takes the place of the gradient of the loss, or that gradient.
+
+  Its results are checked where it is traced; `name` is for errors.
+  """
   if value_and_grad is None:
-    return GradientEstimator(jax.value_and_grad(as_objective(loss_fn).loss))
-  if isinstance(value_and_grad, GradientEstimator):
-    return value_and_grad
-  plain = value_and_grad
-  return GradientEstimator(
-    lambda params, batch, context: plain(params, batch, context.key), None
+    objective = as_objective(
+      loss_fn, name=name, needs_key=needs_key, has_aux=has_aux
+    )
+
+    def value(params, batch, context):
+      found = loss_and_aux(name, objective, params, batch, context)
+      return joined(objective, *found)
+
+    return GradientEstimator(
+      jax.value_and_grad(value, has_aux=objective.has_aux),
+      has_aux=objective.has_aux,
+    )
+  if not callable(value_and_grad):
+    raise TypeError(
+      f'{name} needs value_and_grad to be a function (params, batch_i, key_i)'
+      f' -> (loss, gradient) or a GradientEstimator, got {value_and_grad!r}'
+    )
+  if needs_key:
+    raise ValueError(
+      f'{name} needs needs_key to be False where value_and_grad is given, which'
+      ' always has a key, got needs_key=True: it is for loss_fn'
+    )
+  if not isinstance(value_and_grad, GradientEstimator):
+    plain = value_and_grad
+    value_and_grad = GradientEstimator(
+      lambda params, batch, context: plain(params, batch, context.key),
+      None,
+      has_aux=has_aux,
+    )
+  elif has_aux and not value_and_grad.has_aux:
+    raise ValueError(
+      f'{name} needs has_aux to be False where value_and_grad is a'
+      ' GradientEstimator without auxiliary output, got'
+      f' {value_and_grad.name}: pass has_aux=True to what made it'
+    )
+  given = value_and_grad
+
+  def checked(params, batch, context):
+    found = given.estimate(params, batch, context)
+    if not isinstance(found, tuple) or len(found) != 2:
+      raise ValueError(
+        f'{name} needs value_and_grad to return a pair with the gradient'
+        f' second, got {_form(found)}'
+      )
+    split_value(name, 'value_and_grad', found[0], given.has_aux)
+    return found
+
+  return given._replace(estimate=checked)
+
+
+def loss_and_aux(
+  name: str,
+  objective: Objective,
+  params: base.Params,
+  batch: Any,
+  context: LocalContext,
+) -> tuple[jax.Array, Any]:
+  """The loss, and its auxiliary output or None."""
+  found = objective.loss(params, batch, context)
+  return split_value(name, 'loss_fn', found, objective.has_aux)
+
+
+def joined(of: Objective | GradientEstimator, loss: jax.Array, aux: Any) -> Any:
+  """The inverse of `loss_and_aux`, in the form that `has_aux` asks for."""
+  return (loss, aux) if of.has_aux else loss
+
+
+def estimate(
+  estimator: GradientEstimator,
+  params: base.Params,
+  batch: Any,
+  context: LocalContext,
+) -> Estimate:
+  """What an estimator finds, in one form."""
+  value, gradient = estimator.estimate(params, batch, context)
+  if not estimator.has_aux:
+    return Estimate(value, gradient)
+  loss, aux = value
+  return Estimate(loss, gradient, aux)
+
+
+def estimate_once(
+  estimator: GradientEstimator,
+  params: base.Params,
+  batch: Any,
+  key: jax.Array,
+  round: jax.Array | int,
+) -> Estimate:
+  """The same, in the first local step from the parameters."""
+  value, gradient = estimator(params, batch, key, round)
+  found = value if estimator.has_aux else (value, None)
+  return Estimate(found[0], gradient, found[1])
+
+
+def zeros_of_mean(name: str, aux: Any) -> Any:
+  """Where auxiliary outputs are added up, in float, from their shapes."""
+
+  def zeros(path, leaf):
+    if not jnp.issubdtype(leaf.dtype, jnp.number) and leaf.dtype != jnp.bool_:
+      raise ValueError(
+        f'{name} needs the auxiliary output of loss_fn to be of numbers, whose'
+        f' mean over the steps it takes, got {leaf.dtype} at'
+        f' aux{jax.tree_util.keystr(path)}'
+      )
+    return jnp.zeros(leaf.shape, flat.compute_dtype(leaf.dtype))
+
+  return jax.tree.map_with_path(zeros, aux)
+
+
+def mean_over_steps(
+  name: str, estimator: GradientEstimator, values: Any
+) -> Any:
+  """The mean of the values `[L, ...]` of L steps: of a loss, and of its aux."""
+  if not estimator.has_aux:
+    return jnp.mean(values)
+  losses, aux = values
+  zeros = zeros_of_mean(name, jax.eval_shape(lambda: aux))
+  means = jax.tree.map(
+    lambda x, zero: jnp.mean(x, axis=0, dtype=zero.dtype), aux, zeros
   )
+  return jnp.mean(losses), means
+
+
+def check_signature(name: str, loss_fn: Any, needs_key: bool) -> None:
+  """Raises unless the loss can be called with what it will be given."""
+  if isinstance(loss_fn, GradientEstimator):
+    raise ValueError(
+      f'{name} needs loss_fn to be a loss, got the GradientEstimator'
+      f' {loss_fn.name}: it belongs in value_and_grad'
+    )
+  given = '(params, batch_i, key_i)' if needs_key else '(params, batch_i)'
+  if not callable(loss_fn):
+    raise TypeError(
+      f'{name} needs loss_fn to be a function {given} or an Objective, got'
+      f' {loss_fn!r}'
+    )
+  try:
+    signature = inspect.signature(loss_fn)
+  except (TypeError, ValueError):  # Of what is not written in Python.
+    return
+  try:
+    signature.bind(*[None] * (3 if needs_key else 2))
+  except TypeError:
+    hint = '' if needs_key else ' (needs_key=True gives it a key, too)'
+    raise ValueError(
+      f'{name} needs loss_fn to take {given}{hint}, got one that takes'
+      f' {signature}'
+    ) from None
+
+
+def split_value(
+  name: str, argument: str, found: Any, has_aux: bool
+) -> tuple[jax.Array, Any]:
+  """A result as `(loss, aux or None)`; ValueError if it has another form."""
+  if not has_aux:
+    if isinstance(found, tuple):
+      raise ValueError(
+        f'{name} needs {argument} to give a scalar loss, got {_form(found)}:'
+        ' where it gives (loss, aux), pass has_aux=True'
+      )
+    loss, aux = found, None
+  elif isinstance(found, tuple) and len(found) == 2:
+    loss, aux = found
+  else:
+    raise ValueError(
+      f'{name} needs {argument} to give (loss, aux) where has_aux=True, got'
+      f' {_form(found)}'
+    )
+  if not _is_real_scalar(loss):
+    raise ValueError(
+      f'{name} needs {argument} to give a real scalar as loss, got'
+      f' {_form(loss)}'
+    )
+  return loss, aux
+
+
+def _is_real_scalar(x: Any) -> bool:
+  try:
+    return jnp.shape(x) == () and jnp.issubdtype(
+      jnp.result_type(x), jnp.floating
+    )
+  except TypeError:
+    return False
+
+
+def _form(x: Any) -> str:
+  """What it is, in a few words."""
+  if isinstance(x, tuple):
+    return f'a tuple of {len(x)}'
+  if hasattr(x, 'dtype') and hasattr(x, 'shape'):
+    return f'{x.dtype}{list(x.shape)}'
+  return type(x).__name__

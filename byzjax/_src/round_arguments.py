@@ -33,6 +33,33 @@ def check_slots(
       )
 
 
+def check_transforms(name: str, transforms: dict[str, Any]) -> None:
+  """Raises unless all are optax transforms, or None, and none is a rule."""
+  for slot, transform in transforms.items():
+    if isinstance(transform, base.Aggregator):
+      raise ValueError(
+        f'{name} needs {slot} to be an optax transform such as optax.sgd(0.1),'
+        f' got the rule {transform!r}: rules belong in aggregator'
+      )
+    if transform is not None and not (
+      callable(getattr(transform, 'init', None))
+      and callable(getattr(transform, 'update', None))
+    ):
+      raise TypeError(
+        f'{name} needs {slot} to be an optax transform such as optax.sgd(0.1),'
+        f' got {transform!r}'
+      )
+
+
+def check_attackers(name: str, attack: Any, byzantine: Any) -> None:
+  """Raises ValueError for an attack of which nobody knows who runs it."""
+  if attack is not None and byzantine is None:
+    raise ValueError(
+      f'{name} needs byzantine= to say who attacks, such as byzantine=1, where'
+      f' attack= is given, got None (byzantine=0 for nobody)'
+    )
+
+
 def check_byzantine(num_workers: int, num_byzantine: Any) -> None:
   """Raises ValueError unless both are ints and less than half are Byzantine."""
   base.check_count('byzantine', 'num_workers', num_workers, 1)
@@ -43,7 +70,9 @@ def check_byzantine(num_workers: int, num_byzantine: Any) -> None:
 def byzantine_schedule(
   name: str, num_workers: int, byzantine: Any
 ) -> base.ByzantineSchedule:
-  """Who attacks, in any of its forms, as a schedule."""
+  """Who attacks, in any of its forms, as a schedule; None for nobody."""
+  if byzantine is None:
+    byzantine = 0
   if callable(byzantine):
     return byzantine
   if isinstance(byzantine, int) and not isinstance(byzantine, bool):

@@ -41,7 +41,7 @@ def consensus_admm(
   aggregator: base.Aggregator,
   loss: str = 'squared',
   attack: base.Attack | None = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   key: jax.Array | None = None,
   dual_ratio: base.Scalar = 1.0,
   record_every: int = 1,
@@ -83,7 +83,8 @@ def consensus_admm(
       in `objective`.
     attack: an `Attack` on the messages, float[n, 2, P, d], or None.
     byzantine: who attacks: an int f for the first f workers, bool[n], or a
-      schedule `iteration -> bool[n]`.
+      schedule `iteration -> bool[n]`. Must be given with an attack; None is
+      nobody.
     key: for attacks and rules that draw, or None.
     dual_ratio: r, the dual step as a multiple of rho, in (0, 1.618]; may be
       traced.
@@ -123,6 +124,7 @@ def consensus_admm(
     _NAME, beta, rho, dual_ratio, num_iterations, record_every
   )
   round_arguments.check_slots(_NAME, aggregator, attack, {})
+  round_arguments.check_attackers(_NAME, attack, byzantine)
   shapes = jnp.shape(x), jnp.shape(y), jnp.shape(arrangements)
   if (
     [len(shape) for shape in shapes] != [3, 2, 3]

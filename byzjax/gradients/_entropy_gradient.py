@@ -22,6 +22,8 @@ def entropy_gradient(
   momentum: base.Scalar = 0.9,
   averaging: base.Scalar = 0.25,
   weight_decay: base.Scalar = 0.0,
+  needs_key: bool = False,
+  has_aux: bool = False,
 ) -> local.GradientEstimator:
   r"""Entropy-SGD: how far the mean of a walk around x is from x.
 
@@ -66,8 +68,12 @@ def entropy_gradient(
       times more against gamma than without it.
     averaging: a in [0, 1], the weight of the new x'.
     weight_decay: lambda >= 0, on x'; does not act on x - x'.
+    needs_key: whether the loss takes a key, `loss_fn(params, batch_i, key)`,
+      such as one with dropout: one of its own in every inner step.
+    has_aux: whether it returns `(loss, aux)`; aux is then the mean over the
+      inner steps, in float.
 
-    All but num_steps may be traced.
+    All numbers but num_steps may be traced.
 
   Returns:
     A `GradientEstimator`, for `robust_round(value_and_grad=...)` and wherever
@@ -77,7 +83,7 @@ def entropy_gradient(
 
   Raises:
     ValueError: if an argument is out of range; at trace time, if the batch has
-      not L slices.
+      not L slices or the loss is not what the flags say.
 
   References:
     Chaudhari, Choromanska, Soatto, LeCun, Baldassi, Borgs, Chayes, Sagun,
@@ -101,19 +107,21 @@ def entropy_gradient(
   base.check_range(_NAME, 'momentum', momentum, 0, 1)
   base.check_range(_NAME, 'averaging', averaging, 0, 1)
   base.check_range(_NAME, 'weight_decay', weight_decay, 0)
-  of_loss = local.as_estimator(loss_fn)
+  of_loss = local.as_estimator(
+    loss_fn, name=_NAME, needs_key=needs_key, has_aux=has_aux
+  )
 
   def estimate(params, batch, context):
     layout = flat.row_layout(params)
     x = layout.ravel(params)
 
     def decayed_gradient(w, batch, context):
-      loss, gradient = of_loss.estimate(layout.unravel(w), batch, context)
-      return loss, layout.ravel(gradient) + weight_decay * w
+      value, gradient = of_loss.estimate(layout.unravel(w), batch, context)
+      return value, layout.ravel(gradient) + weight_decay * w
 
     if num_steps == 0:
-      loss, gradient = decayed_gradient(x, batch, context)
-      return loss, layout.unravel(gradient)
+      value, gradient = decayed_gradient(x, batch, context)
+      return value, layout.unravel(gradient)
 
     _check_batch(batch, num_steps)
     now = gamma(context.round) if callable(gamma) else gamma
@@ -123,22 +131,25 @@ def entropy_gradient(
       batch, key, k = inputs
       loss_key, noise_key = jax.random.split(key)
       inner = context._replace(key=loss_key, step=context.step * num_steps + k)
-      loss, g = decayed_gradient(w, batch, inner)
+      value, g = decayed_gradient(w, batch, inner)
       m = momentum * m + g
       drawn = draws.draw(jax.random.normal, noise_key, w)
       w = w - step_size * (g + momentum * m - now * (x - w))
       w = w + noise * jnp.sqrt(2.0 * step_size) * drawn
       mu = (1 - averaging) * mu + averaging * w
       # Hyper-parameters of a wider type do not widen the walk.
-      return (w.astype(x.dtype), mu.astype(x.dtype), m.astype(x.dtype)), loss
+      return (w.astype(x.dtype), mu.astype(x.dtype), m.astype(x.dtype)), value
 
     keys = jax.random.split(context.key, num_steps)
-    (_, mu, _), losses = lax.scan(
+    (_, mu, _), values = lax.scan(
       step, (x, x, jnp.zeros_like(x)), (batch, keys, jnp.arange(num_steps))
     )
-    return jnp.mean(losses), layout.unravel(x - mu)
+    value = local.mean_over_steps(_NAME, of_loss, values)
+    return value, layout.unravel(x - mu)
 
-  return local.GradientEstimator(estimate, max(num_steps, 1), _NAME)
+  return local.GradientEstimator(
+    estimate, max(num_steps, 1), _NAME, of_loss.has_aux
+  )
 
 
 def _check_batch(batch: Any, num_steps: int) -> None:

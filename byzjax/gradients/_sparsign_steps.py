@@ -1,21 +1,23 @@
 """Local steps along sparse signs, as a gradient estimator."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._src import base, flat
+from byzjax._src import base, flat, local
 from byzjax.compression import _sparsign
+
+_NAME = 'sparsign_local_steps'
 
 
 def sparsign_local_steps(
-  loss_fn: Callable[[base.Params, base.Batch], jax.Array],
+  loss_fn: local.LossFn | local.Objective,
   *,
   budget: base.Scalar,
   learning_rate: base.Scalar,
-) -> Callable[..., tuple[jax.Array, base.Params]]:
+  needs_key: bool = False,
+  has_aux: bool = False,
+) -> local.GradientEstimator:
   """The sum of the sparse signs along which a worker walks on its own.
 
   `w_0 = w`, and for c = 0 .. tau - 1: `s_c = sparsign(grad loss(w_c, batch_c),
@@ -24,18 +26,23 @@ def sparsign_local_steps(
   `sparsign_codec(budget=1.0)` sends the sign of whatever is not zero in it.
 
   Args:
-    loss_fn: `(params, batch_c) -> scalar`.
+    loss_fn: `(params, batch_c) -> scalar`, or an `Objective`.
     budget: B >= 0 of the local steps; may be traced.
     learning_rate: eta_L >= 0 of the local steps; may be traced.
+    needs_key: whether the loss takes a key, `loss_fn(params, batch_c, key)`,
+      such as one with dropout: one of its own in every local step.
+    has_aux: whether it returns `(loss, aux)`; aux is then the mean over the
+      local steps, in float.
 
   Returns:
-    `(params, batch, key) -> (loss, gradient)`, for
+    A `GradientEstimator`, `(params, batch, key) -> (loss, gradient)`, for
     `robust_round(value_and_grad=...)`: batch leaves are `[tau, ...]` (of the
     whole round `[n, tau, ...]`), loss is the mean over the local steps, and the
     gradient is shaped like params.
 
   Raises:
-    ValueError: if an argument is negative.
+    ValueError: if an argument is negative, or the loss is not what the flags
+      say.
 
   References:
     Jin, He, Zhong, Zhang, Quek, Dai, 2023, arXiv:2302.09634.
@@ -49,23 +56,31 @@ def sparsign_local_steps(
     >>> print(gradient)
     [-3. -3.]
   """
-  base.check_range('sparsign_local_steps', 'budget', budget, 0)
-  base.check_range('sparsign_local_steps', 'learning_rate', learning_rate, 0)
+  base.check_range(_NAME, 'budget', budget, 0)
+  base.check_range(_NAME, 'learning_rate', learning_rate, 0)
+  of_loss = local.as_estimator(
+    loss_fn, name=_NAME, needs_key=needs_key, has_aux=has_aux
+  )
 
-  def value_and_grad(params, batch, key):
+  def estimate(params, batch, context):
     layout = flat.row_layout(params)
-    num_steps = base.num_workers('sparsign_local_steps: batch', batch)
+    num_steps = base.num_workers(f'{_NAME}: batch', batch)
 
     def step(w, inputs):
-      local_batch, local_key = inputs
-      loss, gradient = jax.value_and_grad(loss_fn)(
-        layout.unravel(w), local_batch
+      local_batch, key, c = inputs
+      # What the loss draws must not depend on what the signs draw.
+      inner = context._replace(
+        key=jax.random.fold_in(key, 1), step=context.step * num_steps + c
       )
-      s = _sparsign.sparsign(layout.ravel(gradient), budget, local_key)
-      return (w - learning_rate * s).astype(w.dtype), (loss, s)
+      value, gradient = of_loss.estimate(layout.unravel(w), local_batch, inner)
+      s = _sparsign.sparsign(layout.ravel(gradient), budget, key)
+      return (w - learning_rate * s).astype(w.dtype), (value, s)
 
-    keys = jax.random.split(key, num_steps)
-    _, (losses, s) = lax.scan(step, layout.ravel(params), (batch, keys))
-    return jnp.mean(losses), layout.unravel(jnp.einsum('td->d', s))
+    keys = jax.random.split(context.key, num_steps)
+    _, (values, s) = lax.scan(
+      step, layout.ravel(params), (batch, keys, jnp.arange(num_steps))
+    )
+    value = local.mean_over_steps(_NAME, of_loss, values)
+    return value, layout.unravel(jnp.einsum('td->d', s))
 
-  return value_and_grad
+  return local.GradientEstimator(estimate, None, _NAME, of_loss.has_aux)

@@ -54,7 +54,8 @@ def target_projection(
   residual: str = 'l2',
   projection: str | Projection = 'signs',
   scale: base.Scalar = 0.5,
-  output_loss: Callable[[jax.Array, jax.Array], jax.Array] = _cross_entropy,
+  output_loss: Callable[[jax.Array, jax.Array], Any] = _cross_entropy,
+  has_aux: bool = False,
 ) -> local.GradientEstimator:
   r"""Every layer follows the gradient of a loss of its own: tpSGD, and DRTP.
 
@@ -100,6 +101,7 @@ def target_projection(
     scale: what P_i is multiplied by, scale >= 0; may be traced. Targets of l2
       and l1 should be inside the range of the activation.
     output_loss: `(output, labels) -> scalar`; the mean softmax cross entropy.
+    has_aux: whether it returns `(loss, aux)`; the round then reports aux.
 
   Returns:
     A `GradientEstimator` for batches `(inputs [B, ...], labels)`; the loss that
@@ -172,12 +174,16 @@ def target_projection(
         gradient = gradient.replace(layer, own)
       h = _once_known(h, found)
     last = layers[-1]
-    value, own = jax.value_and_grad(
-      lambda own: output_loss(model.apply(last, own, h), labels)
-    )(model.own(last))
+
+    def of_last(own):
+      found = output_loss(model.apply(last, own, h), labels)
+      local.split_value(_NAME, 'output_loss', found, has_aux)
+      return found
+
+    value, own = jax.value_and_grad(of_last, has_aux=has_aux)(model.own(last))
     return value, gradient.replace(last, own).params()
 
-  return local.GradientEstimator(estimate, name=_NAME)
+  return local.GradientEstimator(estimate, name=_NAME, has_aux=has_aux)
 
 
 def _at_once(model, layer, errors, h, labels):

@@ -7,6 +7,8 @@ import jax
 import optax
 from flax import nnx
 
+from byzjax._src import parameters
+
 Params = Any
 Batch = tuple[jax.Array, jax.Array]
 LossFn = Callable[[Params, Batch], jax.Array]
@@ -36,18 +38,8 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
     >>> sum(p.size for p in jax.tree.leaves(params))
     2410
   """
-  graphdef, params, *rest = nnx.split(model, nnx.Param, ...)
-  others = sorted(
-    {type(leaf).__name__ for _, leaf in nnx.to_flat_state(rest[0])}
-  )
-  if others:
-    raise ValueError(
-      'split: model must hold its whole state in nnx.Param, got '
-      f'{", ".join(others)} in {type(model).__name__}. The server aggregates '
-      'parameters only: batch statistics would leak from worker to worker '
-      'beside the aggregation rule, Byzantine ones too. Normalise each example '
-      'by itself instead (nnx.GroupNorm, nnx.LayerNorm).'
-    )
+  parameters.check_whole_state('split', 'model', model)
+  graphdef, params, *_ = nnx.split(model, nnx.Param, ...)
   return graphdef, params
 
 

@@ -1,12 +1,17 @@
 """A batch blended with a shuffled copy of itself."""
 
 import jax
+import jax.numpy as jnp
 
-from byzjax._src import base, local
+from byzjax._src import base, flat, local
 
 
 def mixup(
-  loss_fn: local.LossFn | local.Objective, *, alpha: base.Scalar = 0.2
+  loss_fn: local.LossFn | local.Objective,
+  *,
+  alpha: base.Scalar = 0.2,
+  needs_key: bool = False,
+  has_aux: bool = False,
 ) -> local.Objective:
   """The loss on blends of pairs of examples, and on both of their labels.
 
@@ -20,12 +25,16 @@ def mixup(
       `fedbr`, of such batches.
     alpha: of the Beta distribution, alpha > 0; small is near the plain loss.
       May be traced.
+    needs_key: whether the loss takes a key, `loss_fn(params, batch_i, key)`,
+      such as one with dropout; both terms get the same.
+    has_aux: whether it returns `(loss, aux)`; the round then reports the aux of
+      both terms, blended in float as they are.
 
   Returns:
     An `Objective` that draws from the key of its context.
 
   Raises:
-    ValueError: if alpha is not positive.
+    ValueError: if alpha is not positive, or the loss is not what the flags say.
 
   References:
     Zhang, Cisse, Dauphin, Lopez-Paz, 2018, arXiv:1710.09412.
@@ -40,7 +49,9 @@ def mixup(
     1.000
   """
   base.check_range('mixup', 'alpha', alpha, 0, exclusive=True)
-  inner = local.as_objective(loss_fn)
+  inner = local.as_objective(
+    loss_fn, name='mixup', needs_key=needs_key, has_aux=has_aux
+  )
 
   def loss(params, batch, context):
     inputs, labels = batch
@@ -50,8 +61,18 @@ def mixup(
     mixed = share * inputs + (1 - share) * inputs[order]
     mixed = mixed.astype(inputs.dtype)
     context = context._replace(key=inner_key)
-    first = inner.loss(params, (mixed, labels), context)
-    second = inner.loss(params, (mixed, labels[order]), context)
-    return (share * first + (1 - share) * second).astype(first.dtype)
 
-  return local.Objective(loss, 'mixup')
+    def of(labels):
+      return local.loss_and_aux(
+        'mixup', inner, params, (mixed, labels), context
+      )
+
+    def blended(a, b):
+      dtype = flat.compute_dtype(jnp.result_type(a))
+      return (share * a + (1 - share) * b).astype(dtype)
+
+    (first, aux), (second, other) = of(labels), of(labels[order])
+    value = (share * first + (1 - share) * second).astype(first.dtype)
+    return local.joined(inner, value, jax.tree.map(blended, aux, other))
+
+  return local.Objective(loss, 'mixup', inner.has_aux)

@@ -71,7 +71,7 @@ def pgd_inputs(
     )
   inputs, labels = batch
   inputs = _wasserstein.float_inputs('pgd_inputs', inputs)
-  gradient = _wasserstein.input_gradients(loss_fn, params, labels)
+  gradient = _wasserstein.input_gradients('pgd_inputs', loss_fn, params, labels)
 
   def ascend(_, moved):
     moved = moved + step_size * jnp.sign(gradient(moved))

@@ -7,7 +7,11 @@ from byzjax._src import base, flat, local
 
 
 def proximal(
-  loss_fn: local.LossFn | local.Objective, *, mu: base.Scalar
+  loss_fn: local.LossFn | local.Objective,
+  *,
+  mu: base.Scalar,
+  needs_key: bool = False,
+  has_aux: bool = False,
 ) -> local.Objective:
   """The loss and a penalty for leaving the received parameters: FedProx.
 
@@ -18,12 +22,15 @@ def proximal(
   Args:
     loss_fn: `(params, batch_i) -> scalar`, or an `Objective`, such as `fedbr`.
     mu: how stiff the spring is, mu >= 0; may be traced.
+    needs_key: whether the loss takes a key, `loss_fn(params, batch_i, key)`,
+      such as one with dropout.
+    has_aux: whether it returns `(loss, aux)`; the round then reports aux.
 
   Returns:
     An `Objective`. Its gradient is that of the loss plus `mu (w - anchor)`.
 
   Raises:
-    ValueError: if mu is negative.
+    ValueError: if mu is negative, or the loss is not what the flags say.
 
   References:
     Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, 2020, arXiv:1812.06127.
@@ -37,15 +44,17 @@ def proximal(
     7.0
   """
   base.check_range('proximal', 'mu', mu, 0)
-  inner = local.as_objective(loss_fn)
+  inner = local.as_objective(
+    loss_fn, name='proximal', needs_key=needs_key, has_aux=has_aux
+  )
 
   def loss(params, batch, context):
-    value = inner.loss(params, batch, context)
+    value, aux = local.loss_and_aux('proximal', inner, params, batch, context)
     anchor = jax.lax.stop_gradient(context.anchor)
     penalty = mu / 2 * _squared_distance(params, anchor)
-    return value + penalty.astype(value.dtype)
+    return local.joined(inner, value + penalty.astype(value.dtype), aux)
 
-  return local.Objective(loss, 'proximal')
+  return local.Objective(loss, 'proximal', inner.has_aux)
 
 
 def _squared_distance(x: base.Params, y: base.Params) -> jax.Array:

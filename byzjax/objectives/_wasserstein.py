@@ -17,6 +17,8 @@ def wasserstein(
   step_size: base.Scalar | None = None,
   num_ascent_steps: int = 10,
   surrogate: bool = False,
+  needs_key: bool = False,
+  has_aux: bool = False,
 ) -> local.LossFn:
   """The loss on the worst inputs near those of the batch: WAFL.
 
@@ -41,9 +43,14 @@ def wasserstein(
       diverges; None for `1 / gamma`. May be traced.
     num_ascent_steps: K >= 0, a Python int.
     surrogate: whether the value of the loss is `phi_gamma`.
+    needs_key: whether the loss takes a key, `loss_fn(params, batch_i, key)`,
+      such as one with dropout; the ascent and the loss at its end use the same.
+    has_aux: whether it returns `(loss, aux)`; aux is then that at x'.
 
   Returns:
-    `(params, (inputs, labels)) -> scalar`, for any round in place of loss_fn.
+    `(params, (inputs, labels)) -> scalar`, for any round in place of loss_fn,
+    with the same `needs_key` and `has_aux`: it takes and returns what loss_fn
+    does.
 
   Raises:
     ValueError: if an argument is out of its range, or loss_fn is an `Objective`
@@ -63,25 +70,34 @@ def wasserstein(
     >>> print(loss_fn(w, batch))  # 0 + |w|^2 / (2 gamma)
     6.25
   """
+  name = 'wasserstein'
   step_size = _check_step(loss_fn, gamma, step_size, num_ascent_steps)
+  local.check_signature(name, loss_fn, needs_key)
 
-  def loss(params, batch):
+  def loss(params, batch, *key):
     inputs, labels = batch
+
+    def of(params, batch):
+      found = loss_fn(params, batch, *key)
+      return local.split_value(name, 'loss_fn', found, has_aux)
+
     moved = wasserstein_inputs(
-      loss_fn,
+      lambda params, batch: of(params, batch)[0],
       params,
       batch,
       gamma=gamma,
       step_size=step_size,
       num_ascent_steps=num_ascent_steps,
     )
-    value = loss_fn(params, (moved, labels))
-    if not surrogate:
-      return value
-    price = gamma / 2 * jnp.sum(jnp.square(moved - inputs)) / len(inputs)
-    return value - price.astype(value.dtype)
+    value, aux = of(params, (moved, labels))
+    if surrogate:
+      price = gamma / 2 * jnp.sum(jnp.square(moved - inputs)) / len(inputs)
+      value = value - price.astype(value.dtype)
+    return (value, aux) if has_aux else value
 
-  return loss
+  if needs_key:
+    return lambda params, batch, key: loss(params, batch, key)
+  return lambda params, batch: loss(params, batch)
 
 
 def wasserstein_inputs(
@@ -127,7 +143,7 @@ def wasserstein_inputs(
   step_size = _check_step(loss_fn, gamma, step_size, num_ascent_steps)
   inputs, labels = batch
   inputs = float_inputs('wasserstein', inputs)
-  gradient = input_gradients(loss_fn, params, labels)
+  gradient = input_gradients('wasserstein', loss_fn, params, labels)
 
   def ascend(_, moved):
     slope = gradient(moved) - gamma * (moved - inputs)
@@ -136,14 +152,17 @@ def wasserstein_inputs(
   return lax.stop_gradient(lax.fori_loop(0, num_ascent_steps, ascend, inputs))
 
 
-def input_gradients(loss_fn, params, labels):
+def input_gradients(name, loss_fn, params, labels):
   """`inputs -> gradient of the loss of each row in its inputs`."""
   # Nothing of the ascent is differentiated, so nothing of it needs tangents.
   params = lax.stop_gradient(params)
 
   def gradient(inputs):
-    mean_gradient = jax.grad(lambda x: loss_fn(params, (x, labels)))(inputs)
-    return len(inputs) * mean_gradient
+    def mean_loss(x):
+      found = loss_fn(params, (x, labels))
+      return local.split_value(name, 'loss_fn', found, False)[0]
+
+    return len(inputs) * jax.grad(mean_loss)(inputs)
 
   return gradient
 

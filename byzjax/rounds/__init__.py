@@ -2,9 +2,12 @@
 
 from byzjax.rounds._asynchronous_round import asynchronous_round
 from byzjax.rounds._d_sgd import d_sgd
+from byzjax.rounds._diloco import diloco
 from byzjax.rounds._elastic_averaging import elastic_averaging
+from byzjax.rounds._fed_avg import fed_avg
+from byzjax.rounds._fed_opt import fed_opt
+from byzjax.rounds._fed_prox import fed_prox
 from byzjax.rounds._gossip_round import gossip_round
-from byzjax.rounds._local_methods import diloco, fed_avg, fed_opt, fed_prox
 from byzjax.rounds._local_round import local_round
 from byzjax.rounds._modular_round import modular_round
 from byzjax.rounds._parle import parle

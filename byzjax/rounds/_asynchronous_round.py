@@ -5,14 +5,22 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, layouts, local, reductions, round_arguments
+from byzjax._src import (
+  base,
+  flat,
+  layouts,
+  local,
+  parameters,
+  reductions,
+  round_arguments,
+)
 from byzjax.aggregators import mean
 from byzjax.asynchrony import Buffer, Events
 from byzjax.rounds import (
+  _asynchronous_arguments,
   _asynchronous_work,
   _local_steps,
   _wire,
@@ -35,10 +43,12 @@ def asynchronous_round(
   buffer: Buffer | None = None,
   aggregator: base.Aggregator | None = None,
   attack: base.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array = 0,
+  byzantine: int | jax.Array | None = None,
   codec: base.Codec | None = None,
   broadcast: Callable[[base.Params, base.State], base.Params] | None = None,
   value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
 ) -> base.Round:
   r"""One message of an asynchronous run, from its job to the server's step.
 
@@ -91,13 +101,20 @@ def asynchronous_round(
       which compares it with its memory.
     attack: an `Attack` on messages, a data attack, or None. An attacker knows
       what every honest worker has sent last.
-    byzantine: who attacks: an int f (the first f workers) or bool[K].
+    byzantine: who attacks: an int f (the first f workers) or bool[K]. Must be
+      given with an attack; None is nobody.
     codec: how workers send their messages, or None.
     broadcast: `(params, state of the optimizer) -> params`, what workers are
       sent in place of the parameters, such as the estimate of `smega2`.
     value_and_grad: `(params, batch, key) -> (loss, gradient)`, or a
       `GradientEstimator`, whose round counts steps of the server; `loss_fn` is
       then not used.
+    needs_key: whether `loss_fn(params, batch, key)` takes a key, one of its own
+      for every local step of every shard; see `robust_round`.
+    has_aux: whether the loss has an auxiliary output, `(loss, aux)`.
+      `RoundInfo.aux` has that of the job whose message this is, leaves `[1,
+      ...]`: the mean over its local steps, in float, where there is a local
+      optimizer; see `robust_round`.
 
   Returns:
     A `Round`; batch leaves are `[num_shards, ...]`. `RoundInfo.loss` is that of
@@ -132,13 +149,25 @@ def asynchronous_round(
     >>> bool(info.loss[-1] < 0.01), float(info.time[-1])
     (True, 38.0)
   """
-  _check(events, buffer, local_optimizer, codec, attack, aggregator)
+  _asynchronous_arguments.check(
+    _NAME, events, buffer, local_optimizer, codec, attack, aggregator
+  )
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
   )
   num_workers = events.num_workers
   if callable(byzantine):
     raise ValueError(f'{_NAME} needs byzantine to be an int or bool[K]')
+  round_arguments.check_transforms(
+    _NAME,
+    {
+      'optimizer': optimizer,
+      'local_optimizer': local_optimizer,
+      'worker': worker,
+      'incoming': incoming,
+    },
+  )
+  round_arguments.check_attackers(_NAME, attack, byzantine)
   schedule = round_arguments.byzantine_schedule(_NAME, num_workers, byzantine)
   message_attack = attack if isinstance(attack, base.Attack) else None
   if buffer is not None and aggregator is None:
@@ -148,7 +177,13 @@ def asynchronous_round(
     return None if tx is None else optax.with_extra_args_support(tx)
 
   parts = _asynchronous_work.Parts(
-    estimator=local.as_estimator(loss_fn, value_and_grad),
+    estimator=local.as_estimator(
+      loss_fn,
+      value_and_grad,
+      name=_NAME,
+      needs_key=needs_key,
+      has_aux=has_aux,
+    ),
     local_optimizer=extra(local_optimizer),
     keeps=local_state == 'keep',
     sampler=sampler or _local_steps.take_in_turn(),
@@ -168,6 +203,7 @@ def asynchronous_round(
 
   def init(params, key=None):
     del key
+    parameters.check_parameters(_NAME, params)
     params = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
     layout = flat.row_layout(params)
     zeros = jnp.zeros(layout.size, layout.dtype)
@@ -228,7 +264,7 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
 
   stale = of(shared.versions, now.read)
   own = of(state.workers, k)
-  loss, message, local_state = _asynchronous_work.job(
+  loss, message, local_state, aux = _asynchronous_work.job(
     parts,
     now,
     stale,
@@ -344,32 +380,5 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
     staleness=now.staleness,
     time=now.time,
     num_gradients=parts.estimator.count_gradients(now.num_local_steps),
+    aux=jax.tree.map(lambda x: jnp.asarray(x)[None], aux),
   )
-
-
-def _check(events, buffer, local_optimizer, codec, attack, aggregator):
-  """Raises ValueError for what does not fit together."""
-  if not isinstance(events, Events) or not len(events.worker):
-    raise ValueError(
-      f'{_NAME} needs events from asynchrony.simulate, at least one, got'
-      f' {type(events).__name__}'
-    )
-  round_arguments.check_slots(
-    _NAME,
-    mean() if aggregator is None else aggregator,
-    attack,
-    {'codec': codec},
-  )
-  if buffer is not None and (
-    not isinstance(buffer, Buffer) or len(buffer.row) != len(events.worker)
-  ):
-    raise ValueError(
-      f'{_NAME} needs a buffer of these {len(events.worker)} events, such as'
-      f' asynchrony.by_worker(events, num_rows=...), got'
-      f' {type(buffer).__name__}'
-    )
-  if local_optimizer is None and events.num_local_steps.max() > 1:
-    raise ValueError(
-      f'{_NAME} needs a local_optimizer for events with several local steps,'
-      f' got None and {np.unique(events.num_local_steps)[:8]}'
-    )

@@ -166,9 +166,10 @@ def init(parts: Parts, params: base.Params, num_versions: int):
 
 
 def job(parts: Parts, now: Plan, params, data, state, is_byzantine, key):
-  """`(loss, message, state)` of one job, from stale parameters."""
+  """`(loss, message, state, aux)` of one job, from stale parameters."""
   walker = _local_steps.Walker(
-    parts.estimator.estimate,
+    'asynchronous_round',
+    parts.estimator,
     parts.local_optimizer,
     parts.sampler,
     parts.data_attack,
@@ -185,8 +186,10 @@ def job(parts: Parts, now: Plan, params, data, state, is_byzantine, key):
     batch, _, key = _local_steps.draw(
       walker, data_plan, data, is_byzantine, now.progress, key
     )
-    loss, gradient = parts.estimator(params, batch, key, now.issued_at)
-    return loss, gradient, state
+    found = local.estimate_once(
+      parts.estimator, params, batch, key, now.issued_at
+    )
+    return found.loss, found.gradient, state, found.aux
   start = state if parts.keeps else parts.local_optimizer.init(params)
   walk = _local_steps.walk(
     walker,
@@ -203,7 +206,8 @@ def job(parts: Parts, now: Plan, params, data, state, is_byzantine, key):
     round=now.issued_at,
   )
   message = jax.tree.map(jnp.subtract, params, walk.params)
-  return walk.loss, message, walk.optimizer if parts.keeps else ()
+  state = walk.optimizer if parts.keeps else ()
+  return walk.loss, message, state, walk.aux
 
 
 def send(parts: Parts, message, coder, key):

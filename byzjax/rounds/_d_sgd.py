@@ -1,7 +1,5 @@
 """D-SGD: consensus that decays more slowly than the steps."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from byzjax import gossip
 from byzjax._src import base
+from byzjax.gossip import _sending
 from byzjax.rounds import _gossip_arguments
 from byzjax.rounds._gossip_round import gossip_round
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
@@ -27,9 +26,11 @@ def d_sgd(
   gradient_noise: base.Scalar = 0.0,
   annealing: base.Scalar = 0.0,
   rule: gossip.GossipRule | gossip.AggregateRule = gossip.plain(),
-  attack: Any = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  attack: _sending.Attack | base.DataAttack | None = None,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -64,8 +65,10 @@ def d_sgd(
     annealing: c >= 0, of the noise that is not.
     rule: of `byzjax.gossip`.
     attack: see `gossip_round`, as the arguments below.
-    byzantine: who attacks.
+    byzantine: who attacks, to be given with an attack.
     value_and_grad: the gradient of one node.
+    needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
+    has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
     worker_map: 'vmap', 'map' or an int.
     mesh: devices to split nodes over.
     axis_name: the axis of the mesh.
@@ -149,6 +152,8 @@ def d_sgd(
     attack=attack,
     byzantine=byzantine,
     value_and_grad=value_and_grad,
+    needs_key=needs_key,
+    has_aux=has_aux,
     worker_map=worker_map,
     mesh=mesh,
     axis_name=axis_name,

@@ -1,15 +1,16 @@
 """EASGD: workers on springs to a center that follows them."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, round_arguments
+from byzjax._src import base, local, round_arguments
 from byzjax.aggregators import mean
 from byzjax.rounds import _replicas
-from byzjax.rounds._worker_gradients import LossFn
+from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
 
 _NAME = 'elastic_averaging'
 
@@ -24,7 +25,17 @@ def elastic_averaging(
   alpha: base.Scalar | None = None,
   local_state: Literal['keep', 'reset'] = 'keep',
   aggregator: base.Aggregator | None = None,
-  **arguments: Any,
+  sampler: local.LocalSampler | None = None,
+  attack: base.Attack | base.DataAttack | None = None,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
+  codec: base.Codec | None = None,
+  server_codec: base.Codec | None = None,
+  value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
+  worker_map: str | int = 'vmap',
+  mesh: Mesh | AbstractMesh | None = None,
+  axis_name: str | tuple[str, ...] = 'workers',
 ) -> base.Round:
   r"""EASGD: each worker keeps its own parameters, on a spring to a center w.
 
@@ -52,8 +63,18 @@ def elastic_averaging(
     local_state: whether workers 'keep' the state of their local optimizer
       between rounds, or 'reset' it.
     aggregator: the rule on `w - x_i`; None for `mean()`.
-    **arguments: of `local_round`: attack, byzantine, codec, server_codec,
-      sampler, value_and_grad, worker_map, mesh, axis_name.
+    sampler: where the batches of local steps come from. This and all arguments
+      below are as for `local_round`.
+    attack: an `Attack` on messages, a data attack, or None.
+    byzantine: who attacks, to be given with an attack.
+    codec: how workers send their messages, or None for float32.
+    server_codec: how the server sends its aggregate, or None for float32.
+    value_and_grad: what takes the place of the gradient of `loss_fn`.
+    needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
+    has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
+    worker_map: 'vmap', 'map' or an int.
+    mesh: devices to split workers over, or None for one device.
+    axis_name: the axis, or axes, of the mesh for workers.
 
   Returns:
     A `Round`. `state.params` is the center w; `replicas(state)` has the x_i.
@@ -84,6 +105,7 @@ def elastic_averaging(
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
   )
+  round_arguments.check_transforms(_NAME, {'local_optimizer': local_optimizer})
   inner = optax.with_extra_args_support(local_optimizer)
   keeps = local_state == 'keep'
 
@@ -110,7 +132,17 @@ def elastic_averaging(
     num_local_steps=num_local_steps,
     num_workers=num_workers,
     aggregator=mean() if aggregator is None else aggregator,
-    **arguments,
+    sampler=sampler,
+    attack=attack,
+    byzantine=byzantine,
+    codec=codec,
+    server_codec=server_codec,
+    value_and_grad=value_and_grad,
+    needs_key=needs_key,
+    has_aux=has_aux,
+    worker_map=worker_map,
+    mesh=mesh,
+    axis_name=axis_name,
   )
 
 

@@ -36,6 +36,7 @@ class Done(NamedTuple):
   sides: tuple[layouts.WorkerShardedState, ...]
   num_local_steps: jax.Array | None = None
   num_gradients: jax.Array | None = None
+  aux: Any = None  # leaves [k, ...]
 
 
 class Exchange(Protocol):
@@ -350,18 +351,20 @@ def build(
       factors=info.factors,
       num_local_steps=done.num_local_steps,
       num_gradients=done.num_gradients,
+      aux=done.aux,
     )
 
   def step(state, batch, key, cohort):
     if mesh is None:
       return local_step(state, batch, key, cohort)
     specs = state_specs(state)
-    everywhere = PartitionSpec()
+    rows, everywhere = PartitionSpec(axis_name), PartitionSpec()
+    infos: Any = (everywhere,) * len(base.RoundInfo._fields)
     sharded = jax.shard_map(
       local_step,
       mesh=mesh,
-      in_specs=(specs, PartitionSpec(axis_name), everywhere, everywhere),
-      out_specs=(specs, everywhere),
+      in_specs=(specs, rows, everywhere, everywhere),
+      out_specs=(specs, base.RoundInfo(*infos)._replace(aux=rows)),
     )
     return sharded(state, batch, key, cohort)
 

@@ -39,7 +39,12 @@ def check_mesh_attack(name: str, attack: Any) -> None:
 def byzantine_schedule(
   name: str, num_nodes: int, byzantine: Any
 ) -> base.ByzantineSchedule:
-  """Who attacks, as a schedule; a majority may, for honesty is by node."""
+  """Who attacks, as a schedule; a majority may, for honesty is by node.
+
+  None for nobody.
+  """
+  if byzantine is None:
+    byzantine = 0
   if callable(byzantine):
     return byzantine
   if isinstance(byzantine, int) and not isinstance(byzantine, bool):

@@ -10,7 +10,15 @@ from jax import lax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from byzjax import gossip
-from byzjax._src import base, draws, flat, local, reductions, round_arguments
+from byzjax._src import (
+  base,
+  draws,
+  flat,
+  local,
+  parameters,
+  reductions,
+  round_arguments,
+)
 from byzjax.gossip import _dense, _neighbors, _sending
 from byzjax.rounds import _engine, _gossip_arguments
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
@@ -30,8 +38,10 @@ def gossip_round(
   consensus: base.Scalar | NumberSchedule = 1.0,
   noise: base.Scalar | NumberSchedule | None = None,
   attack: _sending.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -81,10 +91,16 @@ def gossip_round(
       `gossip.alone(attack)` (on a mesh the only one), a data attack such as
       `label_flip(10)`, or None. Messages are models here, not gradients.
     byzantine: who attacks: an int f < n (the first f nodes), a mask bool[n], or
-      a schedule `step -> bool[n]`.
+      a schedule `step -> bool[n]`. Must be given with an attack; None is
+      nobody.
     value_and_grad: `(params_i, batch_i, key_i) -> (loss, gradient)`, or a
       `GradientEstimator`; `loss_fn` is then not used. None for
       `jax.value_and_grad(loss_fn)`.
+    needs_key: whether `loss_fn(params_i, batch_i, key_i)` takes a key, one of
+      its own for every node and every round; see `robust_round`.
+    has_aux: whether the loss has an auxiliary output, `(loss, aux)`.
+      `RoundInfo.aux` has it of every node at its own model, leaves `[n, ...]`;
+      see `robust_round`.
     worker_map: 'vmap', 'map' or an int; see `robust_round`.
     mesh: devices to split nodes over, or None for one device.
     axis_name: the axis, or axes, of the mesh that nodes are split over.
@@ -134,6 +150,8 @@ def gossip_round(
       f'{name} needs num_workers to be the {n} nodes of the topology, got'
       f' {num_workers}'
     )
+  round_arguments.check_transforms(name, {'optimizer': optimizer})
+  round_arguments.check_attackers(name, attack, byzantine)
   schedule = _gossip_arguments.byzantine_schedule(name, n, byzantine)
   beta_at = _gossip_arguments.number_schedule(name, 'consensus', consensus)
   noise_at = None
@@ -150,11 +168,18 @@ def gossip_round(
     _neighbors.check_grid(name, topology, num_shards)
     _gossip_arguments.check_mesh_attack(name, attack)
   num_local = n // num_shards
-  estimator = local.as_estimator(loss_fn, value_and_grad)
+  estimator = local.as_estimator(
+    loss_fn,
+    value_and_grad,
+    name=name,
+    needs_key=needs_key,
+    has_aux=has_aux,
+  )
   over_nodes = over_workers(name, _own_gradient(estimator), worker_map)
 
   def init(params, key=None):
     del key
+    parameters.check_parameters(name, params)
     layout = flat.row_layout(params)
     row = layout.ravel(params)
 
@@ -219,12 +244,10 @@ def gossip_round(
     if data_attack is not None:
       batch = data_attack(batch, mine, data_key)
     # No gradient is summed over devices: every device has models of its own.
-    losses, gradients = over_nodes(
-      state.step, state.params, batch, my_keys(work_key)
-    )
+    found = over_nodes(state.step, state.params, batch, my_keys(work_key))
     x = layout.ravel_rows(state.params)
     updates, workers = jax.vmap(optimizer.update)(
-      layout.ravel_rows(gradients), state.workers, x
+      layout.ravel_rows(found.gradient), state.workers, x
     )
     if noise_at is not None:
       std = jnp.asarray(noise_at(state.step)).astype(x.dtype)
@@ -251,7 +274,7 @@ def gossip_round(
     if message_attack is not None and message_attack.observe is not None:
       attack_state = message_attack.observe(attack_state, mean)
     honest = jnp.maximum((~is_byzantine).sum(), 1)
-    loss = jnp.sum(jnp.where(mine, 0, losses))
+    loss = jnp.sum(jnp.where(mine, 0, found.loss))
     info = base.RoundInfo(
       loss=reductions.psum(loss, axes) / honest,
       aggregation_error=reductions.sqrt(reductions.psum(spread, axes)),
@@ -260,6 +283,7 @@ def gossip_round(
       num_nonfinite=reductions.psum(jnp.sum(~usable, dtype=jnp.int32), axes),
       is_byzantine=is_byzantine,
       masked=~usable,
+      aux=found.aux,
     )
     state = state._replace(
       step=state.step + 1,
@@ -279,7 +303,7 @@ def gossip_round(
     rows, everywhere = PartitionSpec(axis_name), PartitionSpec()
     # Of nodes this device holds; the rest of the info is the same on all.
     infos: Any = (everywhere,) * 6 + (rows,)
-    infos = base.RoundInfo(*infos)
+    infos = base.RoundInfo(*infos)._replace(aux=rows)
     sharded = jax.shard_map(
       local_step,
       mesh=mesh,
@@ -293,5 +317,9 @@ def gossip_round(
 
 
 def _own_gradient(estimator):
-  """`(round, params_i, batch_i, key_i) -> (loss, gradient)` at one node."""
-  return lambda round, params, batch, key: estimator(params, batch, key, round)
+  """`(round, params_i, batch_i, key_i) -> Estimate` at one node."""
+
+  def of_node(round, params, batch, key):
+    return local.estimate_once(estimator, params, batch, key, round)
+
+  return of_node

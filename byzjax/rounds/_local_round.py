@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, local, round_arguments
+from byzjax._src import base, local, parameters, round_arguments
 from byzjax.rounds import (
   _cohort,
   _engine,
@@ -39,12 +39,14 @@ def local_round(
   side_aggregator: base.Aggregator | None = None,
   worker: optax.GradientTransformation | None = None,
   attack: base.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   byzantine_chain: bool = True,
   worker_weights: jax.Array | base.WeightSchedule | None = None,
   codec: base.Codec | None = None,
   server_codec: base.Codec | None = None,
   value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -105,20 +107,29 @@ def local_round(
     preconditioner_scope: 'global', one for all, refreshed by the statistics of
       the workers, which are attacked and aggregated as messages are; or
       'local', each worker its own.
-    side_aggregator: the rule for what is exchanged beside the messages; None
-      for `aggregator`, with a state of its own.
+    side_aggregator: the rule for what is exchanged beside the messages (a
+      global preconditioner, an average of states); None for `aggregator`, with
+      a state of its own.
     worker: optax transform that every worker runs on its own pseudo-gradient,
       such as `worker_momentum(0.9)`; see `robust_round`.
     attack: an `Attack` on messages, a data attack such as `label_flip(10)` on
       the batch of every local step, or None.
-    byzantine: who attacks, among all n; see `robust_round`.
+    byzantine: who attacks, among all n, which must be given with an attack;
+      see `robust_round`.
     byzantine_chain: whether attackers run the `worker` chain too.
     worker_weights: float[n], such as the numbers of examples, or a schedule of
       it; see `robust_round`.
     codec: how workers send their messages, or None for float32.
     server_codec: how the server sends its aggregate, or None for float32.
     value_and_grad: `(params, batch_i, key) -> (loss, gradient)`, or a
-      `GradientEstimator`, of a local step; `loss_fn` is then not used.
+      `GradientEstimator`, of a local step; `loss_fn` is then not used, but by
+      preconditioners that take its Hessian.
+    needs_key: whether `loss_fn(params, batch_i, key)` takes a key, one of its
+      own for every worker and every local step; see `robust_round`.
+    has_aux: whether the loss has an auxiliary output, `(loss, aux)`.
+      `RoundInfo.aux` is its mean over the local steps (0 without any), in
+      float, of every worker, leaves `[n, ...]`, with `participation` of
+      the m that were drawn; see `robust_round`.
     worker_map: 'vmap', 'map', or an int: see `robust_round`.
     mesh: devices to split workers over, or None for one device.
     axis_name: the axis, or axes, of the mesh that workers are split over.
@@ -128,9 +139,9 @@ def local_round(
     `num_local_steps` is H, and `participants` are the m workers.
 
   Raises:
-    ValueError: if an argument is out of range or in the wrong slot; at trace
-      time, if the batch has not n rows, or its leaves have neither at least H
-      slices nor a number that divides H.
+    ValueError: if an argument is out of range, in the wrong slot, or without
+      the one that it is about; at trace time, if the batch has not n rows, or
+      its leaves have neither at least H slices nor a number that divides H.
 
   References:
     McMahan, Moore, Ramage, Hampson, Agüera y Arcas, 2017, arXiv:1602.05629;
@@ -168,8 +179,29 @@ def local_round(
       f'{_NAME} needs preconditioner to be scale_by_preconditioner(...) or'
       f' None, got {type(preconditioner).__name__}'
     )
+  if preconditioner is None and preconditioner_scope == 'local':
+    raise ValueError(
+      f"{_NAME} needs a preconditioner for preconditioner_scope='local', got"
+      ' None'
+    )
+  has_global = preconditioner is not None and preconditioner_scope == 'global'
+  if not (side_aggregator is None or has_global or local_state == 'average'):
+    raise ValueError(
+      f'{_NAME} needs side_aggregator to be None where only messages are'
+      " exchanged: with no preconditioner of scope 'global', and local_state"
+      f" other than 'average'; got {side_aggregator!r}"
+    )
   draws = _cohort.participation_of(_NAME, num_workers, participation)
   cohort_size = draws.num_participants if draws else num_workers
+  round_arguments.check_transforms(
+    _NAME,
+    {
+      'local_optimizer': local_optimizer,
+      'optimizer': optimizer,
+      'worker': worker,
+    },
+  )
+  round_arguments.check_attackers(_NAME, attack, byzantine)
   schedule = round_arguments.byzantine_schedule(_NAME, num_workers, byzantine)
   weights_at = round_arguments.weight_schedule(
     _NAME, num_workers, worker_weights
@@ -187,6 +219,8 @@ def local_round(
   work = _local_work.build(
     _local_work.Parts(
       loss_fn=loss_fn,
+      needs_key=needs_key,
+      has_aux=has_aux,
       value_and_grad=value_and_grad,
       optimizer=optax.with_extra_args_support(local_optimizer),
       state=local_state,
@@ -217,6 +251,7 @@ def local_round(
 
   def init(params, key=None):
     del key
+    parameters.check_parameters(_NAME, params)
     state = engine.init(params)
     return state._replace(
       participation=draws.init(num_workers) if draws else ()

@@ -17,21 +17,22 @@ class Walk(NamedTuple):
   params: base.Params
   optimizer: optax.OptState
   loss: jax.Array  # float32[], mean over the steps
+  aux: Any  # in float, mean over the steps, or None
 
 
 class Walker(NamedTuple):
   """The parts of a local step that are the same for all workers.
 
   Attributes:
-    value_and_grad: `(params, batch_i, context) -> (loss, gradient)`.
+    name: of the round, for errors.
+    estimator: of the gradient.
     optimizer: of the local steps, with extra arguments.
     sampler: where the batches come from.
     data_attack: what attackers do to their batches, or None.
   """
 
-  value_and_grad: Callable[
-    [base.Params, Any, local.LocalContext], tuple[jax.Array, base.Params]
-  ]
+  name: str
+  estimator: local.GradientEstimator
   optimizer: optax.GradientTransformationExtraArgs
   sampler: local.LocalSampler
   data_attack: base.DataAttack | None
@@ -93,19 +94,22 @@ def walk(
   loss_type = flat.compute_dtype(*map(jnp.result_type, jax.tree.leaves(params)))
 
   def body(step, carry):
-    w, state, plan, total = carry
+    w, state, plan, total, aux_total = carry
     seen = step if progress is None else progress + step
     batch, plan, loss_key = draw(walker, plan, data, is_byzantine, seen, key)
     context = local.LocalContext(anchor, loss_key, step, round)
     known = {} if progress is None else {'progress': seen}
-    loss, gradient = walker.value_and_grad(w, batch, context)
+
+    def at(v):
+      return local.estimate(walker.estimator, v, batch, context)
 
     def gradient_fn(v):
-      return scale(walker.value_and_grad(v, batch, context)[1])
+      return scale(at(v).gradient)
 
     def value_fn(v):
-      return walker.value_and_grad(v, batch, context)[0]
+      return at(v).loss
 
+    loss, gradient, aux = at(w)
     updates, state = walker.optimizer.update(
       scale(gradient),
       state,
@@ -123,11 +127,25 @@ def walk(
       carry[1],
     )
     w = optax.apply_updates(w, updates)
-    return w, state, plan, total + loss.astype(total.dtype)
+    aux_total = jax.tree.map(
+      lambda t, x: t + jnp.asarray(x, t.dtype), aux_total, aux
+    )
+    return w, state, plan, total + loss.astype(total.dtype), aux_total
 
-  start = (params, optimizer_state, plan, jnp.zeros([], loss_type))
-  w, state, _, total = lax.fori_loop(0, num_steps, body, as_carry(start))
-  return Walk(w, state, total / jnp.maximum(num_steps, 1))
+  def first_aux(w, plan):
+    zero = jnp.zeros([], jnp.int32)
+    batch, _, loss_key = draw(walker, plan, data, is_byzantine, zero, key)
+    context = local.LocalContext(anchor, loss_key, zero, round)
+    return local.estimate(walker.estimator, w, batch, context).aux
+
+  aux_zeros = None
+  if walker.estimator.has_aux:
+    shapes = jax.eval_shape(first_aux, params, plan)
+    aux_zeros = local.zeros_of_mean(walker.name, shapes)
+  start = (params, optimizer_state, plan, jnp.zeros([], loss_type), aux_zeros)
+  w, state, _, total, aux = lax.fori_loop(0, num_steps, body, as_carry(start))
+  count = jnp.maximum(num_steps, 1)
+  return Walk(w, state, total / count, jax.tree.map(lambda t: t / count, aux))
 
 
 def varying(tree: Any, axis_name: base.AxisName) -> Any:

@@ -15,6 +15,8 @@ from byzjax.rounds import _engine, _local_steps
 from byzjax.rounds._worker_gradients import over_workers
 from byzjax.transforms import Preconditioner, per_worker
 
+_NAME = 'local_round'
+
 
 class LocalRows(NamedTuple):
   """What the workers of `local_round` keep: leaves `[n, ...]`."""
@@ -37,6 +39,8 @@ class Parts(NamedTuple):
 
   loss_fn: local.LossFn | local.Objective
   value_and_grad: local.ValueAndGrad | None
+  needs_key: bool
+  has_aux: bool
   optimizer: optax.GradientTransformationExtraArgs
   state: str  # keep, reset or average
   steps_at: Callable[[jax.Array], jax.Array]
@@ -57,18 +61,32 @@ def build(parts: Parts) -> _engine.Work:
   averages = parts.state == 'average'
   has_global = preconditioner is not None and parts.is_global
   has_own = preconditioner is not None and not parts.is_global
-  objective = local.as_objective(parts.loss_fn)
-  estimator = local.as_estimator(parts.loss_fn, parts.value_and_grad)
+  flags: dict[str, Any] = {
+    'name': _NAME,
+    'needs_key': parts.needs_key,
+    'has_aux': parts.has_aux,
+  }
+  estimator = local.as_estimator(parts.loss_fn, parts.value_and_grad, **flags)
   walker = _local_steps.Walker(
-    estimator.estimate, tx, parts.sampler, parts.data_attack
+    _NAME, estimator, tx, parts.sampler, parts.data_attack
   )
+  if parts.value_and_grad is not None:  # Of which they speak then.
+    flags = {'name': _NAME}
 
   def statistic(params, batch, context):
     """What the preconditioner is refreshed by."""
     if not scaler.uses_hessian:
-      return estimator.estimate(params, batch, context)[1]
-    loss = hutchinson_diagonal(lambda p, b: objective.loss(p, b, context))
-    return loss(params, batch, context.key)
+      return local.estimate(estimator, params, batch, context).gradient
+    objective = local.as_objective(parts.loss_fn, **flags)
+    probe_key = context.key
+    if flags.get('needs_key') or isinstance(parts.loss_fn, local.Objective):
+      # What the loss draws must not depend on the signs of the probe.
+      probe_key = jax.random.fold_in(context.key, 1)
+
+    def loss(params, batch):
+      return local.loss_and_aux(_NAME, objective, params, batch, context)[0]
+
+    return hutchinson_diagonal(loss)(params, batch, probe_key)
 
   def refreshed(state, found):
     return scaler.update(found, state, statistic=found)[1]
@@ -121,7 +139,7 @@ def build(parts: Parts) -> _engine.Work:
     num_steps = parts.steps_at(context.step)
     own_steps = num_steps[context.ids] if num_steps.ndim else ()
     begins = functools.partial(begin, round=context.step)
-    plans, statistics = over_workers('local_round', begins, parts.worker_map)(
+    plans, statistics = over_workers(_NAME, begins, parts.worker_map)(
       params, batch, context.is_byzantine, rows.sampler, keys
     )
     scaling = shared.preconditioner
@@ -162,10 +180,11 @@ def build(parts: Parts) -> _engine.Work:
         parts.sampler.finish(kept.sampler, walk.params),
         (),
       )
-      return walk.loss, gradient, keeps, walk.optimizer if averages else ()
+      end = walk.optimizer if averages else ()
+      return walk.loss, gradient, keeps, end, walk.aux
 
-    losses, gradients, kept, ends = over_workers(
-      'local_round', one_worker, parts.worker_map
+    losses, gradients, kept, ends, aux = over_workers(
+      _NAME, one_worker, parts.worker_map
     )(
       params,
       batch,
@@ -196,6 +215,7 @@ def build(parts: Parts) -> _engine.Work:
       tuple(new_sides),
       taken,
       estimator.count_gradients(taken),
+      aux,
     )
 
   return _engine.Work(init, run, init_shared, sides)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byzjax._src import base, flat, layouts, local, round_arguments
+from byzjax._src import base, flat, layouts, local, parameters, round_arguments
 from byzjax._src import paths as path_tools
 from byzjax.aggregators import mean
 from byzjax.rounds import (
@@ -42,8 +42,10 @@ def modular_round(
   local_state: Literal['keep', 'reset'] = 'keep',
   sampler: local.LocalSampler | None = None,
   attack: base.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   worker_weights: jax.Array | base.WeightSchedule | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
   worker_map: str | int = 'vmap',
 ) -> base.Round:
   r"""DiPaCo: H local steps of every path, then one rule for every module.
@@ -96,13 +98,18 @@ def modular_round(
       Attacks made of honest messages, such as `sign_flip`, send zeros to a
       module whose paths all lie.
     byzantine: which paths lie: an int f, the first f; bool[P]; or a schedule
-      `step -> bool[P]`.
+      `step -> bool[P]`. Must be given with an attack; None is nobody.
     worker_weights: float[P], or a schedule of it: what a path counts in its
       modules, normalised there, such as `partition.sizes`. Other
       implementations normalise over all paths, which makes the steps of a
       module K_l times shorter. The server's own numbers, never a worker's.
       Weight 0 is a path that was pre-empted: it sends nothing and its worker
       keeps its state, and a module with no other path stays as it is.
+    needs_key: whether `loss_fn(path_params, batch_i, key)` takes a key, one of
+      its own for every path and every local step; see `robust_round`.
+    has_aux: whether the loss has an auxiliary output, `(loss, aux)`.
+      `RoundInfo.aux` is its mean over the local steps, in float, of every path,
+      leaves `[P, ...]`; see `robust_round`.
     worker_map: 'vmap', 'map', or an int, how paths are computed; see
       `robust_round`.
 
@@ -148,6 +155,10 @@ def modular_round(
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
   )
+  round_arguments.check_transforms(
+    _NAME, {'local_optimizer': local_optimizer, 'optimizer': optimizer}
+  )
+  round_arguments.check_attackers(_NAME, attack, byzantine)
   schedule = round_arguments.byzantine_schedule(_NAME, num_paths, byzantine)
   weights_at = round_arguments.weight_schedule(_NAME, num_paths, worker_weights)
   steps_at, longest = round_arguments.step_schedule(
@@ -158,10 +169,13 @@ def modular_round(
   groups = [_modular_server.groups_of(column) for column in paths.T]
   tx = optax.with_extra_args_support(local_optimizer)
   outer = optax.with_extra_args_support(optimizer)
-  estimator = local.as_estimator(loss_fn)
+  estimator = local.as_estimator(
+    loss_fn, name=_NAME, needs_key=needs_key, has_aux=has_aux
+  )
 
   walker = _local_steps.Walker(
-    estimator.estimate,
+    _NAME,
+    estimator,
     tx,
     sampler or _local_steps.take_in_turn(),
     None if isinstance(attack, base.Attack) else attack,
@@ -176,6 +190,7 @@ def modular_round(
 
   def init(params, key=None):
     del key
+    parameters.check_parameters(_NAME, params)
     path_tools.check_modules(_NAME, params, num_modules)
     # A copy: the state may be donated, the caller's parameters may not. And of
     # a fixed dtype: a weak one would not survive the first step.
@@ -230,7 +245,7 @@ def modular_round(
       walk.optimizer if local_state == 'keep' else (),
       walker.sampler.finish(rows.sampler, walk.params),
     )
-    return walk.loss, messages, keeps
+    return walk.loss, messages, keeps, walk.aux
 
   def outer_step(sent, layout, state, modules):
     """The optimizers of the modules of a level, on their aggregates."""
@@ -262,7 +277,7 @@ def modular_round(
     )
     num_steps = steps_at(state.step)
     work = functools.partial(one_path, steps=num_steps, round=state.step)
-    losses, messages, rows = over_workers(_NAME, work, worker_map)(
+    losses, messages, rows, aux = over_workers(_NAME, work, worker_map)(
       state.params,
       jnp.asarray(paths),
       state.workers,
@@ -315,6 +330,7 @@ def modular_round(
       masked=masked,
       num_local_steps=num_steps,
       num_gradients=estimator.count_gradients(num_steps),
+      aux=aux,
     )
 
   return base.Round(init, step)

@@ -1,14 +1,17 @@
 """Parle: Entropy-SGD on every worker, and a spring between them."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, round_arguments
+from byzjax._src import base, local, round_arguments
 from byzjax.aggregators import mean
 from byzjax.rounds import _replicas
-from byzjax.rounds._worker_gradients import LossFn
+from byzjax.rounds._rates import ScalarOrSchedule, check_rate
+from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
 
 _NAME = 'parle'
 
@@ -16,66 +19,97 @@ _NAME = 'parle'
 def parle(
   loss_fn: LossFn,
   *,
-  learning_rate: optax.ScalarOrSchedule,
+  learning_rate: ScalarOrSchedule,
   num_workers: int,
   num_local_steps: int = 25,
-  gamma: optax.ScalarOrSchedule | None = None,
-  rho: optax.ScalarOrSchedule | None = None,
+  gamma: ScalarOrSchedule | None = None,
+  rho: ScalarOrSchedule | None = None,
   batches_per_epoch: int | None = None,
   momentum: base.Scalar = 0.9,
   averaging: base.Scalar = 0.25,
-  local_state: Literal['keep', 'reset'] = 'reset',
+  form: Literal['paper', 'released'] = 'paper',
+  local_state: Literal['keep', 'reset'] | None = None,
   aggregator: base.Aggregator | None = None,
-  **arguments: Any,
+  sampler: local.LocalSampler | None = None,
+  attack: base.Attack | base.DataAttack | None = None,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
+  codec: base.Codec | None = None,
+  server_codec: base.Codec | None = None,
+  value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
+  worker_map: str | int = 'vmap',
+  mesh: Mesh | AbstractMesh | None = None,
+  axis_name: str | tuple[str, ...] = 'workers',
 ) -> base.Round:
   r"""Parle: replicas that run Entropy-SGD, on springs to their average.
 
-  With N the step of Nesterov momentum (:math:`m \leftarrow \beta m + g`, then
-  :math:`g + \beta m`), worker i begins a round with its outer step, takes L
-  inner steps from there, and sends :math:`w - z_i`:
+  Worker i begins a round with its outer step, takes L inner steps from there,
+  and sends :math:`w - z_i`:
 
   .. math::
-    x_i &\leftarrow x_i - \eta N[(x_i - z_i) + \rho (x_i - w)], \quad y = x_i \\
+    x_i &\leftarrow v_i - \eta N[(x_i - z_i) + \rho (x_i - w)], \quad y = x_i \\
     y &\leftarrow y - \eta N[\nabla \ell_i(y) + \gamma (y - x_i)], \quad
     z_i \leftarrow (1 - a) z_i + a y \quad (L \text{ times}) \\
     w &\leftarrow w - \mathrm{Agg}(w - z_1, \dots, w - z_n)
 
-  So w is the aggregate of the z_i, the mean of them with `mean()`. The paper's
-  outer step ends a round, where w has just been made of what all sent; it is
-  here the first thing of the next round. The z_i are never reset, as in the
-  released code: a share :math:`(1 - a)^L` of the last round is left in them.
+  N is a step with momentum, :math:`m \leftarrow \beta m + g`. The two forms:
 
-  With one worker and rho = 0 this is Entropy-SGD without noise (exactly so if
-  averaging is 1, else up to that share; and gamma acts inside of the inner
-  momentum); with gamma = 0 and L = 1 it is elastic SGD; with both, SGD.
+  - 'paper': the outer step is taken from :math:`v_i = x_i`, and N[g] is
+    Nesterov's :math:`g + \beta m`. The inner momentum begins anew in a round.
+  - 'released', the loop of the authors' code: :math:`v_i = y`, where the inner
+    steps of the last round ended; N[g] is :math:`g + m`, without the factor;
+    and the inner momentum is never reset. Steps are longer at the same rate.
+
+  In both w is the aggregate of the z_i, the mean of them with `mean()`, and the
+  z_i are never reset: a share :math:`(1 - a)^L` of the last round is left in
+  them. The authors' outer step ends a round, once w has been made of what all
+  sent; it is here the first thing of the next one, at the rate of that round.
+
+  In the paper's form one worker and rho = 0 are Entropy-SGD without noise
+  (exactly so if averaging is 1, else up to that share; and gamma acts inside of
+  the inner momentum); gamma = 0 and L = 1 are elastic SGD; both are SGD.
 
   Args:
     loss_fn: as for `local_round`; the anchor of an `Objective` is w.
     learning_rate: eta >= 0 of both steps, or a schedule of the round.
     num_workers: n, a Python int.
     num_local_steps: L >= 1, a Python int.
-    gamma: >= 0, or a schedule of the round; None for the released code's, from
-      0.01 by a factor :math:`1 + 1 / (2 b)` in every round up to 1, b being
-      `batches_per_epoch`.
+    gamma: >= 0, or a schedule of the round; None for 0.01 in the first round,
+      times :math:`1 + 1 / (2 b)` in every other, up to 1, b being
+      `batches_per_epoch`. The released code has this growth by a count of steps
+      that goes up once for every tensor of the parameters: it grows that many
+      times as fast there.
     rho: >= 0, or a schedule of the round; None for `0.01 L n` with the same
       growth, up to 10.
-    batches_per_epoch: b >= 1, a Python int; not used if gamma and rho are
-      given.
-    momentum: beta in [0, 1), of both steps; may be traced.
+    batches_per_epoch: b >= 1, a Python int, where gamma or rho is None; else
+      None.
+    momentum: beta in [0, 1], of both steps; may be traced.
     averaging: a in [0, 1], the weight of the new y; may be traced.
+    form: 'paper' or 'released', as above.
     local_state: whether the momentum of the inner steps begins anew in every
-      round, 'reset', as that of Entropy-SGD does, or 'keep', as in the released
-      code of Parle.
+      round, 'reset', or not, 'keep'; None for what the form has.
     aggregator: the rule on :math:`w - z_i`; None for `mean()`.
-    **arguments: of `local_round`: attack, byzantine, codec, server_codec,
-      sampler, value_and_grad, worker_map, mesh, axis_name.
+    sampler: where the batches of local steps come from. This and all arguments
+      below are as for `local_round`.
+    attack: an `Attack` on messages, a data attack, or None.
+    byzantine: who attacks, to be given with an attack.
+    codec: how workers send their messages, or None for float32.
+    server_codec: how the server sends its aggregate, or None for float32.
+    value_and_grad: what takes the place of the gradient of `loss_fn`.
+    needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
+    has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
+    worker_map: 'vmap', 'map' or an int.
+    mesh: devices to split workers over, or None for one device.
+    axis_name: the axis, or axes, of the mesh for workers.
 
   Returns:
     A `Round`. `state.params` is w, `state.workers.average` the z_i, and
-    `replicas(state)` has the x_i: their mean is the paper's master.
+    `replicas(state)` has the x_i: their mean is the master of Parle.
 
   Raises:
-    ValueError: if an argument is out of range, and as `local_round`.
+    ValueError: if an argument is out of range, if batches_per_epoch is given
+      and neither gamma nor rho is None, and as `local_round`.
 
   References:
     Chaudhari, Baldassi, Zecchina, Soatto, Talwalkar, Oberman, 2017,
@@ -94,37 +128,39 @@ def parle(
   """
   base.check_count(_NAME, 'num_workers', num_workers, 1)
   base.check_count(_NAME, 'num_local_steps', num_local_steps, 1)
-  if gamma is None or rho is None:
-    base.check_count(_NAME, 'batches_per_epoch', batches_per_epoch, 1)
-    assert batches_per_epoch is not None
-    growth = 1 + 0.5 / batches_per_epoch
-    if gamma is None:
-      gamma = optax.exponential_decay(0.01, 1, growth, end_value=1.0)
-    if rho is None:
-      first = 0.01 * num_local_steps * num_workers
-      rho = optax.exponential_decay(first, 1, growth, end_value=10.0)
-  for argument, value in (
-    ('learning_rate', learning_rate),
-    ('gamma', gamma),
-    ('rho', rho),
-  ):
-    if not callable(value):
-      base.check_range(_NAME, argument, value, 0)
+  gamma, rho = _springs(
+    gamma, rho, batches_per_epoch, 0.01 * num_local_steps * num_workers
+  )
+  check_rate(_NAME, 'learning_rate', learning_rate)
+  check_rate(_NAME, 'gamma', gamma)
+  check_rate(_NAME, 'rho', rho)
   base.check_range(_NAME, 'momentum', momentum, 0, 1)
   base.check_range(_NAME, 'averaging', averaging, 0, 1)
+  round_arguments.check_choice(_NAME, 'form', form, ('paper', 'released'))
+  released = form == 'released'
+  if local_state is None:
+    local_state = 'keep' if released else 'reset'
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
   )
   keeps = local_state == 'keep'
+  factor = 1.0 if released else momentum
 
-  def nesterov(rate):
-    tx = optax.sgd(rate, momentum, nesterov=True)
+  def inner_steps(rate):
+    if released:
+      tx = optax.chain(
+        _add_momentum(momentum), optax.scale_by_learning_rate(rate)
+      )
+    else:
+      tx = optax.sgd(rate, momentum, nesterov=True)
     return optax.with_extra_args_support(tx)
 
   def init(params, layout):
     x = layout.ravel(params)
-    inner = nesterov(0.0).init(params) if keeps else ()
-    return _replicas.ReplicaRows(x, x, base.zeros_like(x), inner)
+    inner = inner_steps(0.0).init(params) if keeps else ()
+    return _replicas.ReplicaRows(
+      x, x, base.zeros_like(x), inner, end=x if released else ()
+    )
 
   def work(walk, layout, params, row, round):
     rate, strength, spring = (
@@ -134,9 +170,10 @@ def parle(
     w, x = layout.ravel(params), row.params
     g = (x - row.average) + spring * (x - w)
     m = (momentum * row.momentum + g).astype(x.dtype)
-    x = (x - rate * (g + momentum * m)).astype(x.dtype)
+    start = row.end if released else x
+    x = (start - rate * (g + factor * m)).astype(x.dtype)
 
-    first, inner = layout.unravel(x), nesterov(rate)
+    first, inner = layout.unravel(x), inner_steps(rate)
 
     def force(y):
       return jax.tree.map(
@@ -150,7 +187,13 @@ def parle(
       force,
     )
     state, z = end.optimizer
-    row = _replicas.ReplicaRows(x, z, m, state if keeps else ())
+    row = _replicas.ReplicaRows(
+      x,
+      z,
+      m,
+      state if keeps else (),
+      end=layout.ravel(end.params) if released else (),
+    )
     return end, w - z, row
 
   return _replicas.build(
@@ -160,8 +203,55 @@ def parle(
     num_local_steps=num_local_steps,
     num_workers=num_workers,
     aggregator=mean() if aggregator is None else aggregator,
-    **arguments,
+    sampler=sampler,
+    attack=attack,
+    byzantine=byzantine,
+    codec=codec,
+    server_codec=server_codec,
+    value_and_grad=value_and_grad,
+    needs_key=needs_key,
+    has_aux=has_aux,
+    worker_map=worker_map,
+    mesh=mesh,
+    axis_name=axis_name,
   )
+
+
+def _springs(
+  gamma: ScalarOrSchedule | None,
+  rho: ScalarOrSchedule | None,
+  batches_per_epoch: int | None,
+  first_rho: float,
+) -> tuple[ScalarOrSchedule, ScalarOrSchedule]:
+  """gamma and rho, growing where they are None."""
+  if gamma is not None and rho is not None:
+    if batches_per_epoch is not None:
+      raise ValueError(
+        f'{_NAME} needs batches_per_epoch to be None where gamma and rho are'
+        f' given, for they grow as they say, got {batches_per_epoch!r}'
+      )
+    return gamma, rho
+  base.check_count(_NAME, 'batches_per_epoch', batches_per_epoch, 1)
+  assert batches_per_epoch is not None
+  growth = 1 + 0.5 / batches_per_epoch
+  if gamma is None:
+    gamma = optax.exponential_decay(0.01, 1, growth, end_value=1.0)
+  if rho is None:
+    rho = optax.exponential_decay(first_rho, 1, growth, end_value=10.0)
+  return gamma, rho
+
+
+def _add_momentum(decay: base.Scalar) -> optax.GradientTransformation:
+  """`m <- decay m + g`, then `g + m`: the factor of Nesterov's is left out."""
+
+  def update_fn(updates, state, params=None):
+    del params
+    state = jax.tree.map(
+      lambda m, g: (decay * m + g).astype(m.dtype), state, updates
+    )
+    return jax.tree.map(jnp.add, updates, state), state
+
+  return optax.GradientTransformation(base.zeros_like, update_fn)
 
 
 def _averaging(

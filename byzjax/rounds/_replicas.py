@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, flat, local, round_arguments
+from byzjax._src import base, flat, local, parameters, round_arguments
 from byzjax.rounds import _engine, _local_steps
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
 
@@ -23,6 +23,7 @@ class ReplicaRows(NamedTuple):
     momentum: float[n, d], of the step that begins a round, or ().
     optimizer: of the local steps, leaves `[n, ...]`.
     sampler: of the batches, leaves `[n, ...]`.
+    end: float[n, d], where the local steps ended, or ().
   """
 
   params: jax.Array
@@ -30,6 +31,7 @@ class ReplicaRows(NamedTuple):
   momentum: base.State = ()
   optimizer: base.State = ()
   sampler: base.State = ()
+  end: base.State = ()
 
 
 class Method(NamedTuple):
@@ -58,10 +60,12 @@ def build(
   aggregator: base.Aggregator,
   sampler: local.LocalSampler | None = None,
   attack: base.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   codec: base.Codec | None = None,
   server_codec: base.Codec | None = None,
   value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -72,6 +76,7 @@ def build(
   round_arguments.check_slots(
     name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
+  round_arguments.check_attackers(name, attack, byzantine)
   schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
   num_shards = 1
   if mesh is not None:
@@ -80,10 +85,16 @@ def build(
     )
   message_attack = attack if isinstance(attack, base.Attack) else None
   data_attack = None if isinstance(attack, base.Attack) else attack
-  estimator = local.as_estimator(loss_fn, value_and_grad)
+  estimator = local.as_estimator(
+    loss_fn,
+    value_and_grad,
+    name=name,
+    needs_key=needs_key,
+    has_aux=has_aux,
+  )
   batches = sampler or _local_steps.take_in_turn()
 
-  def init(params, n):
+  def init_rows(params, n):
     def of_worker(params):
       rows = method.init(params, flat.row_layout(params))
       return rows._replace(sampler=batches.init(params))
@@ -97,14 +108,20 @@ def build(
     def one_worker(params, data, is_byzantine, row, key):
       def walk(start, tx, state, force=None):
         def forced(w, batch, context):
-          loss, gradient = estimator.estimate(w, batch, context)
+          value, gradient = estimator.estimate(w, batch, context)
           if force is not None:
             gradient = jax.tree.map(jnp.add, gradient, force(w))
-          return loss, gradient
+          return value, gradient
 
         start = layout.unravel(start)
         return _local_steps.walk(
-          _local_steps.Walker(forced, tx, batches, data_attack),
+          _local_steps.Walker(
+            name,
+            estimator._replace(estimate=forced),
+            tx,
+            batches,
+            data_attack,
+          ),
           start,
           state,
           batches.start(row.sampler, start, data, key),
@@ -120,9 +137,9 @@ def build(
 
       end, message, new = method.work(walk, layout, params, row, context.step)
       kept = batches.finish(row.sampler, end.params)
-      return end.loss, message, new._replace(sampler=kept)
+      return end.loss, message, new._replace(sampler=kept), end.aux
 
-    losses, messages, rows = over_workers(name, one_worker, worker_map)(
+    losses, messages, rows, aux = over_workers(name, one_worker, worker_map)(
       params, batch, context.is_byzantine, rows, keys
     )
     return _engine.Done(
@@ -133,10 +150,11 @@ def build(
       context.sides,
       jnp.asarray(num_local_steps, jnp.int32),
       estimator.count_gradients(num_local_steps),
+      aux,
     )
 
   engine = _engine.build(
-    _engine.Work(init, run),
+    _engine.Work(init_rows, run),
     aggregator=aggregator,
     optimizer=method.server,
     num_workers=num_workers,
@@ -149,6 +167,11 @@ def build(
     axis_name=axis_name,
   )
 
+  def init(params, key=None):
+    del key
+    parameters.check_parameters(name, params)
+    return engine.init(params)
+
   def step(state, batch, key):
     round_arguments.check_batch(name, batch, num_workers)
     if sampler is None:
@@ -160,7 +183,7 @@ def build(
     )
     return engine.step(state, batch, key, everybody)
 
-  return base.Round(lambda params, key=None: engine.init(params), step)
+  return base.Round(init, step)
 
 
 def replicas(state: base.RoundState) -> base.Params:

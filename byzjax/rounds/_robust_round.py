@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, flat, local, round_arguments
+from byzjax._src import base, flat, local, parameters, round_arguments
 from byzjax.rounds import _engine
 from byzjax.rounds._worker_gradients import (
   LossFn,
@@ -23,12 +23,14 @@ def robust_round(
   num_workers: int,
   worker: optax.GradientTransformation | None = None,
   attack: base.Attack | base.DataAttack | None = None,
-  byzantine: int | jax.Array | base.ByzantineSchedule = 0,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   byzantine_chain: bool = True,
   worker_weights: jax.Array | base.WeightSchedule | None = None,
   codec: base.Codec | None = None,
   server_codec: base.Codec | None = None,
   value_and_grad: ValueAndGrad | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -67,7 +69,8 @@ def robust_round(
       batches, or None.
     byzantine: who attacks: an int f (the first f workers), a mask bool[n], or a
       schedule `step -> bool[n]`, such as `random_byzantine`. Always less than
-      half of the workers (of a schedule this cannot be checked).
+      half of the workers (of a schedule this cannot be checked). Must be
+      given with an attack; None is nobody.
     byzantine_chain: whether attackers run the worker chain on their gradients
       too, so that their own momentum is what a data attack or `sign_flip(
       own=True)` sends. False sends raw gradients, as the official code of
@@ -87,6 +90,14 @@ def robust_round(
       worker, such as `sparsign_local_steps(...)`, or a `GradientEstimator` such
       as `entropy_gradient(...)`; `loss_fn` is then not used. None for
       `jax.value_and_grad(loss_fn)`.
+    needs_key: whether `loss_fn(params, batch_i, key_i)` takes a key, such as
+      for dropout: one of its own for every worker and every round, from which
+      nothing else is drawn. An `Objective` has its key in any case.
+    has_aux: whether the loss has an auxiliary output, `(loss, aux)`, a tree of
+      arrays such as the accuracy (of value_and_grad then `((loss, aux),
+      gradient)`). `RoundInfo.aux` has it of every worker, leaves `[n, ...]`,
+      also of attackers and of those of weight 0. Objectives and estimators know
+      by themselves whether they have one.
     worker_map: how per-worker gradients are computed: 'vmap' (one batched
       program: fast, most memory), 'map' (one worker after another: least
       memory, and on CPUs the faster way for convolutions that are written as
@@ -103,8 +114,10 @@ def robust_round(
 
   Raises:
     ValueError: if an argument is out of range, `n <= 2f`, n is not divisible by
-      the devices, or (at trace time) the batch has not n rows or the rule
-      cannot take n.
+      the devices, the loss is not what `needs_key` and `has_aux` say, or (at
+      trace time) the batch has not n rows or the rule cannot take n; from
+      `init`, if a leaf of params is not of real numbers, or an `nnx` module has
+      other state than `nnx.Param`.
 
   Example:
     >>> import byzjax, jax, jax.numpy as jnp, optax
@@ -120,17 +133,48 @@ def robust_round(
     ...   state, info = step(state, jnp.ones([5, 4, 3]), jax.random.key(0))
     >>> bool(info.loss < 0.01)
     True
+
+    Dropout needs a key, and the accuracy of every worker is worth a look:
+
+    >>> def dropout_loss(params, batch, key):
+    ...   inputs, labels = batch
+    ...   kept = jax.random.bernoulli(key, 0.8, inputs.shape)
+    ...   logits = (inputs * kept / 0.8) @ params
+    ...   losses = optax.softmax_cross_entropy_with_integer_labels(
+    ...     logits, labels)
+    ...   right = logits.argmax(axis=1) == labels
+    ...   return losses.mean(), {'accuracy': right.mean()}
+    >>> training = byzjax.robust_round(
+    ...   dropout_loss, needs_key=True, has_aux=True, num_workers=5,
+    ...   aggregator=byzjax.coordinate_median(), optimizer=optax.sgd(0.5))
+    >>> x = jax.random.normal(jax.random.key(1), [5, 32, 8])
+    >>> batch = (x, (x[..., 0] > 0).astype(int))
+    >>> state, step = training.init(jnp.zeros([8, 2])), jax.jit(training.step)
+    >>> for _ in range(50):
+    ...   state, info = step(state, batch, jax.random.key(0))
+    >>> info.aux['accuracy'].shape, bool(info.aux['accuracy'].min() > 0.7)
+    ((5,), True)
   """
   name = 'robust_round'
   base.check_count(name, 'num_workers', num_workers, 1)
   round_arguments.check_slots(
     name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
+  round_arguments.check_transforms(
+    name, {'optimizer': optimizer, 'worker': worker}
+  )
+  round_arguments.check_attackers(name, attack, byzantine)
   schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
   weights_at = round_arguments.weight_schedule(
     name, num_workers, worker_weights
   )
-  estimator = local.as_estimator(loss_fn, value_and_grad)
+  estimator = local.as_estimator(
+    loss_fn,
+    value_and_grad,
+    name=name,
+    needs_key=needs_key,
+    has_aux=has_aux,
+  )
   gradients = worker_gradients(estimator, worker_map)
   worker = optax.identity() if worker is None else worker
   num_shards = 1
@@ -146,18 +190,19 @@ def robust_round(
   def run(params, batch, rows, keys, *, context, exchange):
     del exchange
     layout = flat.row_layout(params)
-    losses, gradient = gradients(params, batch, keys, context.step)
-    gradient = layout.ravel_rows(gradient)
+    found = gradients(params, batch, keys, context.step)
+    gradient = layout.ravel_rows(found.gradient)
     messages, rows = lifted.update(gradient, rows, layout.ravel(params))
     if not byzantine_chain:
       messages = jnp.where(context.is_byzantine[:, None], gradient, messages)
     return _engine.Done(
-      losses,
+      found.loss,
       messages,
       rows,
       context.shared,
       context.sides,
       num_gradients=estimator.count_gradients(1),
+      aux=found.aux,
     )
 
   engine = _engine.build(
@@ -176,6 +221,7 @@ def robust_round(
 
   def init(params, key=None):
     del key
+    parameters.check_parameters(name, params)
     return engine.init(params)
 
   def step(state, batch, key):

@@ -14,12 +14,12 @@ ValueAndGrad = local.ValueAndGrad
 def worker_gradients(
   estimator: local.GradientEstimator, worker_map: str | int
 ) -> Callable:
-  """`(params, batch [n, ...], keys [n], round) -> (losses [n], gradients)`."""
+  """`(params, batch [n, ...], keys [n], round) -> Estimate [n, ...]`."""
 
   def of_worker(shared, batch, key):
     # One step from where everybody is.
     params, round = shared
-    return estimator(params, batch, key, round)
+    return local.estimate_once(estimator, params, batch, key, round)
 
   of_all = over_workers('robust_round', of_worker, worker_map)
   return lambda params, batch, keys, round: of_all((params, round), batch, keys)

@@ -134,10 +134,11 @@ def cell(
       if 'claims' in clients:
         liars = jnp.arange(n) < attackers('label flip', 'sign flip')
         drawn = of_clients.claiming(drawn, liars)
-    return byzjax.fed_avg(
+    return byzjax.local_round(
       loss_fn,
-      learning_rate=learning_rate,
       local_optimizer=optax.sgd(learning_rate, FLAGS.momentum),
+      local_state='reset',
+      optimizer=optax.sgd(1.0),
       num_local_steps=FLAGS.local_steps,
       num_workers=n,
       participation=drawn or m,

@@ -79,6 +79,9 @@ def cell(problem, method, scope, guarded='none') -> study.Cell:
         method, decay=FLAGS.decay, lower_bound=lower_bound
       )
     median, mean = byzjax.coordinate_median(), byzjax.mean()
+    side = None
+    if scope == 'global':
+      side = median if guarded == 'all' else mean
     return byzjax.fed_avg(
       loss_fn,
       learning_rate=learning_rate,
@@ -87,7 +90,7 @@ def cell(problem, method, scope, guarded='none') -> study.Cell:
       preconditioner=preconditioner,
       preconditioner_scope='local' if scope == 'local' else 'global',
       aggregator=mean if guarded == 'none' else median,
-      side_aggregator=median if guarded == 'all' else mean,
+      side_aggregator=side,
       attack=byzjax.sign_flip(scale=multiple),
       byzantine=lambda step: jnp.arange(n) < jnp.where(multiple > 0, f, 0),
       sampler=data.local_sampler(

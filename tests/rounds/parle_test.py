@@ -44,7 +44,7 @@ class Nesterov:
 
 
 def loop(many, *, gamma, rho, keeps=False, rate=lambda t: RATE):
-  """The released algorithm, its outer step put where a round begins."""
+  """The paper's form, its outer step put where a round begins."""
   x = np.stack([X] * N)
   z, w = x.copy(), X
   outer, inner = Nesterov(), [Nesterov() for _ in range(N)]
@@ -62,6 +62,30 @@ def loop(many, *, gamma, rho, keeps=False, rate=lambda t: RATE):
     yield w, x, z.copy()
 
 
+def released_loop(many, *, gamma=0.5, rho=0.7, rate=RATE):
+  """The order of the released code: inner steps, then the outer step.
+
+  What it gives is of just before the outer step, with which byzjax begins the
+  next round.
+  """
+  x = np.stack([X] * N)
+  y, z, inner, outer = x.copy(), x.copy(), np.zeros_like(x), np.zeros_like(x)
+  for batch in many:
+    before = x.copy()
+    for i in range(N):
+      for k in range(batch[1].shape[1]):
+        g = gradient(y[i], one(batch, i, k)) + gamma * (y[i] - x[i])
+        inner[i] = 0.9 * inner[i] + g
+        y[i] = y[i] - rate * (g + inner[i])
+        z[i] = 0.75 * z[i] + 0.25 * y[i]
+    w = z.mean(axis=0)
+    g = (x - z) + rho * (x - w)
+    outer = 0.9 * outer + g
+    y = y - rate * (g + outer)
+    x = y.copy()
+    yield w, before, z.copy()
+
+
 def agree(states, expected, tolerance=1e-12):
   for (state, info), (w, x, z) in zip(states, expected):
     close(state.params, w, tolerance)
@@ -71,7 +95,7 @@ def agree(states, expected, tolerance=1e-12):
 
 
 @pytest.mark.parametrize('state', ['reset', 'keep'])
-def test_is_the_loop_of_the_released_code(state):
+def test_is_the_loop_of_the_paper(state):
   many = [batches(N, 3, seed=s) for s in range(4)]
   states = run(
     parle(
@@ -91,7 +115,24 @@ def test_is_the_loop_of_the_released_code(state):
   agree(states, expected)
 
 
-def test_springs_grow_as_in_the_released_code_up_to_their_caps():
+def test_the_released_form_is_the_loop_of_the_released_code():
+  many = [batches(N, 3, seed=s) for s in range(5)]
+  states = run(parle(form='released'), X, many)
+  agree(states, released_loop(many))
+
+
+def test_the_forms_are_two_methods():
+  """A change of form alone moves what is learned, from the first round on."""
+  many = [batches(N, 3, seed=s) for s in range(2)]
+  paper, released = (
+    run(parle(form=form, local_state='keep'), X, many)
+    for form in ('paper', 'released')
+  )
+  for (a, _), (b, _) in zip(paper, released):
+    assert np.abs(a.params - b.params).max() > 1e-3
+
+
+def test_springs_grow_by_the_round_up_to_their_caps():
   # One batch an epoch, so that caps are met within a few rounds.
   many = [batches(N, 2, seed=s) for s in range(15)]
   states = run(parle(2, gamma=None, rho=None, batches_per_epoch=1), X, many)
@@ -164,15 +205,17 @@ def test_a_median_holds_under_sign_flips(rule):
 def test_one_device_and_two_agree():
   many = [batches(N, 2, seed=s) for s in range(2)]
   one_device, two = (
-    run(parle(2, local_state='keep', mesh=mesh), X, many)[-1][0]
+    run(parle(2, form='released', mesh=mesh), X, many)[-1][0]
     for mesh in (None, problem.mesh(2))
   )
   close(two.params, one_device.params)
   close(two.workers.params, one_device.workers.params)
   close(two.workers.average, one_device.workers.average)
+  close(two.workers.end, one_device.workers.end)
 
 
-def test_half_precision_keeps_its_type():
+@pytest.mark.parametrize('form', ['paper', 'released'])
+def test_half_precision_keeps_its_type(form):
   with jax.enable_x64(False):
     start = {'a': jnp.asarray(X, jnp.bfloat16)}
     rounds = byzjax.parle(
@@ -181,6 +224,7 @@ def test_half_precision_keeps_its_type():
       num_local_steps=2,
       num_workers=2,
       batches_per_epoch=5,
+      form=form,
       worker_map='map',
     )
     many = [jax.tree.map(jnp.float32, batches(2, 2))] * 2
@@ -200,6 +244,8 @@ def test_half_precision_keeps_its_type():
     ({'momentum': 2.0}, 'momentum <= 1'),
     ({'averaging': 2.0}, 'averaging <= 1'),
     ({'num_steps': 0}, 'num_local_steps'),
+    ({'batches_per_epoch': 5}, 'batches_per_epoch to be None'),
+    ({'form': 'code'}, 'form to be one of paper, released'),
     ({'local_state': 'average'}, 'local_state'),
   ],
 )

@@ -1,0 +1,122 @@
+"""FedProx: FedAvg whose workers are held near to where they began."""
+
+from typing import Literal
+
+import jax
+import optax
+from jax.sharding import AbstractMesh, Mesh
+
+from byzjax._src import base, local
+from byzjax.aggregators import mean
+from byzjax.objectives import proximal
+from byzjax.rounds._local_round import NumLocalSteps, local_round
+from byzjax.rounds._rates import ScalarOrSchedule, check_rate
+from byzjax.rounds._worker_gradients import LossFn
+from byzjax.transforms import Preconditioner
+
+_NAME = 'fed_prox'
+
+
+def fed_prox(
+  loss_fn: LossFn,
+  *,
+  learning_rate: ScalarOrSchedule,
+  mu: base.Scalar,
+  num_local_steps: NumLocalSteps,
+  num_workers: int,
+  aggregator: base.Aggregator | None = None,
+  sampler: local.LocalSampler | None = None,
+  participation: int | local.Participation | None = None,
+  preconditioner: Preconditioner | None = None,
+  preconditioner_scope: Literal['global', 'local'] = 'global',
+  side_aggregator: base.Aggregator | None = None,
+  worker: optax.GradientTransformation | None = None,
+  attack: base.Attack | base.DataAttack | None = None,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
+  byzantine_chain: bool = True,
+  worker_weights: jax.Array | base.WeightSchedule | None = None,
+  codec: base.Codec | None = None,
+  server_codec: base.Codec | None = None,
+  needs_key: bool = False,
+  has_aux: bool = False,
+  worker_map: str | int = 'vmap',
+  mesh: Mesh | AbstractMesh | None = None,
+  axis_name: str | tuple[str, ...] = 'workers',
+) -> base.Round:
+  """FedProx: FedAvg whose workers are held near to where they began.
+
+  The local loss is `loss_i(x) + mu / 2 |x - w|^2`, `objectives.proximal`.
+
+  Args:
+    loss_fn: as for `local_round`.
+    learning_rate: of the local steps.
+    mu: at least 0; 0 is FedAvg. May be traced.
+    num_local_steps: H, as for `local_round`.
+    num_workers: n, a Python int.
+    aggregator: the rule; None for `mean()`.
+    sampler: where the batches of local steps come from. This and all arguments
+      below are as for `local_round`.
+    participation: m workers in every round, or a `Participation`; None for all.
+    preconditioner: `scale_by_preconditioner(...)`, before the local steps.
+    preconditioner_scope: 'global', one for all, or 'local', each its own.
+    side_aggregator: the rule for a global preconditioner; None for
+      `aggregator`.
+    worker: optax transform that a worker runs on its pseudo-gradient.
+    attack: an `Attack` on messages, a data attack, or None.
+    byzantine: who attacks, among all n; to be given with an attack.
+    byzantine_chain: whether attackers run the `worker` chain too.
+    worker_weights: float[n], or a schedule of it.
+    codec: how workers send their messages, or None for float32.
+    server_codec: how the server sends its aggregate, or None for float32.
+    needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
+    has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
+    worker_map: 'vmap', 'map' or an int.
+    mesh: devices to split workers over, or None for one device.
+    axis_name: the axis, or axes, of the mesh for workers.
+
+  Returns:
+    A `Round`.
+
+  Raises:
+    ValueError: if learning_rate or mu is negative, and as `local_round`.
+
+  References:
+    Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, 2020, arXiv:1812.06127.
+
+  Example:
+    >>> import byzjax, jax, jax.numpy as jnp
+    >>> training = byzjax.fed_prox(
+    ...   lambda w, x: jnp.mean((w[None] - x) ** 2) / 2, learning_rate=0.5,
+    ...   mu=1.0, num_local_steps=2, num_workers=2)
+    >>> x = jnp.array([1., 3.]).reshape(2, 1, 1, 1) * jnp.ones([2, 2, 4, 1])
+    >>> state, _ = training.step(
+    ...   training.init(jnp.zeros(1)), x, jax.random.key(0))
+    >>> print(state.params)
+    [1.]
+  """
+  check_rate(_NAME, 'learning_rate', learning_rate)
+  base.check_range(_NAME, 'mu', mu, 0)
+  return local_round(
+    proximal(loss_fn, mu=mu, needs_key=needs_key, has_aux=has_aux),
+    local_optimizer=optax.sgd(learning_rate),
+    local_state='reset',
+    optimizer=optax.sgd(1.0),
+    aggregator=mean() if aggregator is None else aggregator,
+    num_local_steps=num_local_steps,
+    num_workers=num_workers,
+    sampler=sampler,
+    participation=participation,
+    preconditioner=preconditioner,
+    preconditioner_scope=preconditioner_scope,
+    side_aggregator=side_aggregator,
+    worker=worker,
+    attack=attack,
+    byzantine=byzantine,
+    byzantine_chain=byzantine_chain,
+    worker_weights=worker_weights,
+    codec=codec,
+    server_codec=server_codec,
+    worker_map=worker_map,
+    mesh=mesh,
+    axis_name=axis_name,
+  )
