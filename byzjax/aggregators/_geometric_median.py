@@ -30,9 +30,20 @@ def geometric_median(
   cheap. The published implementations stop early: RFA takes 8 steps and ByzFL
   3, both with `start='zeros'` and `smoothing=0.1`.
 
+  nu is an absolute distance. As long as all `|z - x_i|` are above it, it does
+  nothing. Messages within nu of z count as in a mean: what is minimised is
+  `sum_i p_i h(|z - x_i|)` with `h(r) = r^2 / (2 nu)` up to nu and `r - nu / 2`
+  beyond. So if *all* messages are that close to each other, as at the end of
+  training, or where gradients are divided by a large number, the result is
+  their plain mean; and f attackers farther away move it from the mean of n - f
+  honest messages by `nu f / (n - f)`, which may be many times the distances
+  between these. Where distances may come down to 1e-6, pass a smaller nu:
+  with 1e-15, messages of size 1e-8 have the median of messages of size 1.
+
   Args:
     num_iterations: T >= 1, a Python int or a traced int32[].
-    smoothing: nu > 0, a distance, in the units of the messages; may be traced.
+    smoothing: nu > 0, a distance, in the units of the messages, well below
+      their distances to each other; may be traced.
     start: where the first step measures distances from: the 'medoid', as
       above, the 'mean' of the messages, or 'zeros'.
 

@@ -8,6 +8,7 @@ from byzjax.asynchrony._buffers import (
 )
 from byzjax.asynchrony._dynamic_local_updates import dynamic_local_updates
 from byzjax.asynchrony._events import Events, seconds_per_step, simulate
+from byzjax.asynchrony._trace import events_from_trace
 
 __all__ = [
   'Buffer',
@@ -16,6 +17,7 @@ __all__ = [
   'by_distinct_workers',
   'by_worker',
   'dynamic_local_updates',
+  'events_from_trace',
   'seconds_per_step',
   'simulate',
 ]

@@ -1,10 +1,11 @@
 """Which messages a server puts together before it makes a step."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from byzjax._src import base
+from byzjax.asynchrony._check_events import as_array, check_events, require
 from byzjax.asynchrony._events import Events
 
 
@@ -39,7 +40,7 @@ def by_arrival(events: Events, *, num_rows: int) -> Buffer:
     A `Buffer` in which every place has one message.
 
   Raises:
-    ValueError: if B < 1.
+    ValueError: if B < 1, or the events cannot be a run.
 
   References:
     Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba, 2022,
@@ -52,6 +53,7 @@ def by_arrival(events: Events, *, num_rows: int) -> Buffer:
     >>> print(buffer.row, buffer.is_full)
     [0 1 0 1 0] [False  True False  True False]
   """
+  events = check_events('by_arrival', events)
   base.check_count('by_arrival', 'num_rows', num_rows, 1)
   row = np.arange(len(events.worker), dtype=np.int32) % num_rows
   return Buffer(num_rows, row, np.ones_like(row), row == num_rows - 1)
@@ -71,7 +73,7 @@ def by_worker(events: Events, *, num_rows: int) -> Buffer:
     A `Buffer`.
 
   Raises:
-    ValueError: if B is out of range.
+    ValueError: if B is out of range, or the events cannot be a run.
 
   References:
     Yang, Li, 2021, arXiv:2003.00937 (without its reassignment of places whose
@@ -84,7 +86,7 @@ def by_worker(events: Events, *, num_rows: int) -> Buffer:
     >>> print(buffer.row, buffer.num_averaged, buffer.is_full)
     [0 0 1 0 0] [1 2 1 1 2] [False False  True False False]
   """
-  _check_rows('by_worker', events, num_rows)
+  events = _checked('by_worker', events, num_rows)
 
   def place(worker, taken):
     del taken
@@ -107,7 +109,7 @@ def by_distinct_workers(events: Events, *, num_rows: int) -> Buffer:
     A `Buffer`.
 
   Raises:
-    ValueError: if B is out of range.
+    ValueError: if B is out of range, or the events cannot be a run.
 
   References:
     One place per worker as in Yang, Li, 2021, arXiv:2003.00937; the first B as
@@ -121,7 +123,7 @@ def by_distinct_workers(events: Events, *, num_rows: int) -> Buffer:
     >>> print(events.worker, buffer.row)
     [0 1 0 1 2 0] [0 1 0 1 0 1]
   """
-  _check_rows('by_distinct_workers', events, num_rows)
+  events = _checked('by_distinct_workers', events, num_rows)
 
   def place(worker, taken):
     return taken.setdefault(worker, len(taken))
@@ -129,13 +131,54 @@ def by_distinct_workers(events: Events, *, num_rows: int) -> Buffer:
   return _fill(events, num_rows, place)
 
 
-def _check_rows(name: str, events: Events, num_rows: int) -> None:
+def check_buffer(name: str, buffer: Any, num_events: int) -> None:
+  """Raises ValueError unless this can be a buffer of so many events."""
+  if not isinstance(buffer, Buffer) or len(buffer.row) != num_events:
+    raise ValueError(
+      f'{name} needs a buffer of these {num_events} events, such as'
+      f' asynchrony.by_worker(events, num_rows=...), got'
+      f' {type(buffer).__name__}'
+    )
+  base.check_count(name, 'buffer.num_rows', buffer.num_rows, 1)
+  rows = as_array(name, 'buffer.row', buffer.row, np.int32)
+  counts = as_array(name, 'buffer.num_averaged', buffer.num_averaged, np.int32)
+  fulls = as_array(name, 'buffer.is_full', buffer.is_full, bool)
+  good = (rows >= 0) & (rows < buffer.num_rows)
+  rule = f'from 0 to {buffer.num_rows - 1}, as num_rows = {buffer.num_rows}'
+  require(name, 'buffer.row', rows, good, rule)
+  if len(counts) != num_events or len(fulls) != num_events:
+    raise ValueError(
+      f'{name} needs buffer.num_averaged and buffer.is_full to have an entry'
+      f' for each of {num_events} events, got {len(counts)} and {len(fulls)}'
+    )
+  expected, may_be_full = _count(rows.tolist(), fulls.tolist(), buffer.num_rows)
+  rule = 'False as long as a row has no message'
+  require(name, 'buffer.is_full', fulls, ~fulls | may_be_full, rule)
+  rule = 'the number of messages in this row since the buffer was full'
+  require(name, 'buffer.num_averaged', counts, counts == expected, rule)
+
+
+def _count(rows, fulls, num_rows):
+  """`(messages in the row of each, whether all rows have one by then)`."""
+  filled, counts, complete = [0] * num_rows, [], []
+  for row, is_full in zip(rows, fulls):
+    filled[row] += 1
+    counts.append(filled[row])
+    complete.append(is_full and all(filled))
+    if is_full:
+      filled = [0] * num_rows
+  return np.array(counts), np.array(complete)
+
+
+def _checked(name: str, events: Events, num_rows: int) -> Events:
+  events = check_events(name, events)
   base.check_count(name, 'num_rows', num_rows, 1)
   if num_rows > events.num_workers:
     raise ValueError(
       f'{name} needs num_rows <= num_workers, got {num_rows} and'
       f' {events.num_workers}'
     )
+  return events
 
 
 def _fill(events: Events, num_rows: int, place) -> Buffer:

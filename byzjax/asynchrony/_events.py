@@ -15,7 +15,9 @@ class Events(NamedTuple):
   """The messages that a server receives, in the order of their arrival.
 
   Nothing here depends on the values of parameters, so that a schedule can be
-  known before any training, and a run is repeated bit by bit.
+  known before any training, and a run is repeated bit by bit. `simulate` makes
+  them, `events_from_trace` makes them of what a real server has recorded, and
+  what takes them checks that they can be a run.
 
   Attributes:
     num_workers: K.

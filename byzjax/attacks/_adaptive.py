@@ -27,8 +27,15 @@ def adaptive(
   `x_b = mu + s (a_b - mu)`, mu the honest mean and a_b what `attack` would
   send; s maximises `|Agg(x) - mu|` over a grid, in one batch, and then over the
   same number of points between the neighbours of the best, `num_refinements`
-  times. The best of all that were tried is taken, and s = 1, the attack as it
-  is, is on the default grid.
+  times. The best of all that were tried is taken; s = 1, the attack as it is,
+  is on the default grid.
+
+  Trials round a little differently from the rule. Where the rule chooses
+  between messages that are exactly as good, a trial may choose another one, and
+  promise too much or too little. So the rule itself is called for the best
+  strength, for the one nearest to 1, and then, as long as a trial promises more
+  than the rule was seen to do, for that one: two calls where there are no ties,
+  and eight at most. What is sent does no less than the attack as it is.
 
   The attacker simulates the rule, from the state that the round tells it
   (`aggregator_state`; a fresh one where nobody does), and moves no state but
@@ -127,8 +134,17 @@ def adaptive(
       values = jnp.concatenate([values, evaluate(trial, fine)])
       order = jnp.argsort(grid)
       grid, values = grid[order], values[order]
-    strength = grid[jnp.argmax(values)]
-    sent = layout.unravel_rows(_scaled(scene, strength))
+    rows = _damage.worst_rows(
+      aggregator,
+      scene,
+      layout,
+      lambda i: _scaled(scene, grid[i]),
+      values,
+      jnp.argmin(jnp.abs(grid - 1)),
+      num_rounds=num_rounds,
+      momentum=momentum,
+    )
+    sent = layout.unravel_rows(rows)
     return _message.overwrite(messages, sent, is_byzantine), state
 
   return base.Attack(attack.init, apply, attack.observe)
@@ -137,7 +153,9 @@ def adaptive(
 def _scaled(scene, strength):
   mean = scene.mean[None]
   moved = mean + strength * (scene.rows - mean)
-  return jnp.where(scene.is_byzantine[:, None], moved, scene.rows)
+  # The attack as it is, bit for bit.
+  moves = scene.is_byzantine[:, None] & (strength != 1)
+  return jnp.where(moves, moved, scene.rows)
 
 
 def _trial_in_gram_space(aggregator, scene):

@@ -21,11 +21,13 @@ def adaptive_gradient(
   """Rows that ascend the gradient of the damage, each to its own place.
 
   Starts at what `attack` sends and maximises `|Agg(x) - mu|` over all Byzantine
-  rows at once, by `num_steps` normalised gradient steps through the rule. The
-  best rows seen are sent, so the attack is at least as harmful as the one it
-  starts from, which may be `adaptive(attack, aggregator)`. A second ascent
-  starts from rows that are pulled apart, each a little towards another honest
-  message: from equal rows a symmetric gradient moves all alike.
+  rows at once, by `num_steps` normalised gradient steps through the rule. A
+  second ascent starts from rows that are pulled apart, each a little towards
+  another honest message: from equal rows a symmetric gradient moves all alike.
+  Of the best rows of both and those of the start, the ones that do the most
+  damage in calls of the rule itself are sent. So the attack is at least as
+  harmful as the one it starts from, which may be `adaptive(attack,
+  aggregator)`.
 
   For rules that work on a Gram matrix the gradient lies in the span of the
   messages, so the whole ascent runs on n x n numbers. For others a step costs
@@ -124,10 +126,25 @@ def adaptive_gradient(
       )
 
     ends, values = jax.vmap(ascend)(jnp.stack([start, apart]))
-    rows = ends[jnp.argmax(values)]
-    if in_gram_space:
-      moved = _damage.messages(gram, rows)
-      rows = jnp.where(movable[:, None], moved, scene.rows)
+
+    def rows_of(i):
+      """Of both ascents, and then of the attack that they start from."""
+      rows = ends[jnp.minimum(i, 1)]
+      if in_gram_space:
+        rows = _damage.messages(gram, rows)
+      return jnp.where(movable[:, None] & (i < 2), rows, scene.rows)
+
+    values = jnp.where(jnp.isnan(values), -jnp.inf, values)
+    rows = _damage.worst_rows(
+      aggregator,
+      scene,
+      layout,
+      rows_of,
+      jnp.append(values, -jnp.inf),
+      2,
+      num_rounds=num_rounds,
+      momentum=momentum,
+    )
     sent = layout.unravel_rows(rows)
     return _message.overwrite(messages, sent, is_byzantine), state
 

@@ -13,6 +13,11 @@ import jax.numpy as jnp
 
 from byzjax._src import base, flat, nonfinite, reductions, rules
 
+# Calls of the rule that a search spends on what its trials promised.
+_MAX_CALLS = 8
+# By how much a promise that holds may be higher than what the rule does.
+_ROUNDING = 1e-3
+
 # `(rows [n, d]) -> float[]`
 Damage = Callable[[jax.Array], jax.Array]
 
@@ -153,6 +158,97 @@ def damage_of(
     )
 
   return damage
+
+
+def worst_rows(
+  aggregator: base.Aggregator,
+  scene: Scene,
+  layout: flat.RowLayout,
+  rows_of: Callable[[jax.Array], jax.Array],
+  promised: jax.Array,
+  baseline: int | jax.Array,
+  *,
+  num_rounds: int = 1,
+  momentum: base.Scalar = 0.0,
+) -> jax.Array:
+  """The candidate that does the most damage, by calls of the rule itself.
+
+  What a search promises is not what the rule does where its choice hangs on a
+  tie: a trial in Gram space, or in a batch, rounds otherwise and breaks the tie
+  otherwise. So the best promise is tried, and the baseline; and as long as a
+  promise not yet tried is higher than what was found, that one. Where promises
+  hold, this is two calls.
+
+  Args:
+    aggregator: the rule.
+    scene: in which it is attacked.
+    layout: of the messages, whose dtypes may have fewer digits than rows.
+    rows_of: `index -> float[n, d]`, the messages of a candidate.
+    promised: float[k], the damage of each by the search, -inf for none.
+    baseline: the index of the candidate that must not do more than the result.
+    num_rounds: as in `damage_of`.
+    momentum: as in `damage_of`.
+
+  Returns:
+    float[n, d].
+  """
+  # A rule without a memory does the same in all the rounds ahead.
+  ahead = num_rounds if jax.tree.leaves(scene.state) else 1
+  damage = damage_of(aggregator, scene, num_rounds=ahead, momentum=momentum)
+
+  def as_sent(index):
+    return layout.ravel_rows(layout.unravel_rows(rows_of(index)))
+
+  def choose(tried, best):
+    """`(who is next, whether it must be tried)`."""
+    untried = jnp.where(tried, -jnp.inf, promised)
+    is_first = ~tried[baseline]
+    index = jnp.where(is_first, baseline, jnp.argmax(untried))
+    doubtful = untried.max() > (1 + _ROUNDING) * best
+    return index.astype(jnp.int32), is_first | doubtful
+
+  # What is tried and what is sent are the same bits, for both are rows that the
+  # loop has carried: its last turn makes those of the worst index again. In the
+  # rule's own kernels `mean + s (a - mean)` would round otherwise.
+  def body(carry):
+    count, tried, index, goes_on, rows, worst, best = carry
+    value = jax.lax.cond(
+      count > 0,
+      lambda: damage(rows).astype(best.dtype),
+      lambda: lowest,
+    )
+    better = value > best  # False for NaN
+    best = jnp.where(better, value, best)
+    worst = jnp.where(better, index, worst)
+    tried = tried.at[index].set(count > 0)
+    following, goes_on = choose(tried, best)
+    goes_on &= count < _MAX_CALLS
+    index = jnp.where(count > 0, jnp.where(goes_on, following, worst), index)
+    rows = jax.lax.stop_gradient(as_sent(index))
+    return count + 1, tried, index, goes_on, rows, worst, best
+
+  # No derivative goes through a choice, nor could it through this loop.
+  promised = jax.lax.stop_gradient(promised)
+  first = jnp.argmax(promised).astype(jnp.int32)
+  zero, lowest = jnp.zeros([], jnp.int32), jnp.full_like(promised[0], -jnp.inf)
+  tried, goes_on = promised != promised, zero == 0
+  carry = (zero, tried, first, goes_on, scene.rows, first, lowest)
+  *_, rows, index, _ = jax.lax.while_loop(
+    lambda carry: carry[3], body, jax.lax.stop_gradient(carry)
+  )
+  return _with_derivative(rows, rows_of(index))
+
+
+@jax.custom_jvp
+def _with_derivative(value: jax.Array, of: jax.Array) -> jax.Array:
+  """The value; its derivatives are those of the other, which is the same."""
+  del of
+  return value
+
+
+@_with_derivative.defjvp
+def _(primals, tangents):
+  return primals[0], tangents[1]
 
 
 class GramScene(NamedTuple):

@@ -83,7 +83,11 @@ def target_projection(
   depth, and of one step of the recurrent layers, whatever the length.
 
   Gradients of hidden layers are on a scale of their own. Where the last layer
-  needs another learning rate, `optax.partition` gives it one.
+  needs another learning rate, `optax.partition` gives it one. DRTP's released
+  code takes the batch mean for the output layer, and for hidden layers the
+  *sum*: at one learning rate they move B times as fast as here. The gradient of
+  'drtp' is linear in P, so `scale=B` is that code's: 100 with its batches of
+  100 and 'he_uniform'.
 
   Args:
     stages: of a model, from input to output, as `byzjax.models.stages` has

@@ -19,6 +19,7 @@ from byzjax._src import (
 )
 from byzjax.aggregators import mean
 from byzjax.asynchrony import Buffer, Events
+from byzjax.asynchrony._check_events import check_events
 from byzjax.rounds import (
   _asynchronous_arguments,
   _asynchronous_work,
@@ -56,8 +57,9 @@ def asynchronous_round(
     g = \nabla \ell_k(w_{t - \tau}) \quad \text{or} \quad
     g = w_{t - \tau} - x_k^H, \qquad w_{t+1} = w_t + \mathrm{optimizer}(g)
 
-  `events`, made by `asynchrony.simulate`, says which worker sends, how stale
-  its parameters are, and who is sent new ones. It does not depend on the
+  `events`, made by `asynchrony.simulate` or, from the record of a run, by
+  `asynchrony.events_from_trace`, says which worker sends, how stale its
+  parameters are, and who is sent new ones. It does not depend on the
   parameters, so that step e computes the job of message e where it arrives:
   scanned over, all events are one program, and a run repeats bit by bit. Only
   versions of the parameters that a job has begun from are kept: at most one per
@@ -123,9 +125,10 @@ def asynchronous_round(
     without a rule) are of the buffer's places.
 
   Raises:
-    ValueError: if an argument is in the wrong slot or out of range, the buffer
-      is not one of these events, or attackers are not fewer than half; at trace
-      time, if the batch has not `num_shards` rows.
+    ValueError: if an argument is in the wrong slot or out of range, the events
+      cannot be a run, the buffer is not one of these events, or attackers are
+      not fewer than half; at trace time, if the batch has not `num_shards`
+      rows.
 
   References:
     Mishchenko, Bach, Even, Woodworth, 2022, arXiv:2206.07638 (asynchronous
@@ -149,6 +152,7 @@ def asynchronous_round(
     >>> bool(info.loss[-1] < 0.01), float(info.time[-1])
     (True, 38.0)
   """
+  events = check_events(_NAME, events)
   _asynchronous_arguments.check(
     _NAME, events, buffer, local_optimizer, codec, attack, aggregator
   )

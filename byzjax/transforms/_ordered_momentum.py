@@ -54,7 +54,15 @@ def ordered_momentum(
   plain SGD with the learning rate `eta / (1 - beta)` on the same gradients.
 
   `floor(i / K)` in both places is as consistent; its first bucket has 2 K - 1
-  members. Weight decay is added to the gradient by the worker. A schedule is
+  members.
+
+  The delay-adaptive variant is not that of the paper. Its convergence (OrMo-DA)
+  is proven for another learning rate, which needs the smoothness constant of
+  the loss. The factor `min(1, K / staleness)` here needs none; it is inferred
+  from delay-adaptive SGD without momentum (Mishchenko et al.), and no theorem
+  of the paper is about it.
+
+  Weight decay is added to the gradient by the worker. A schedule is
   evaluated once per message, when it arrives.
 
   `update(updates, state, params, *, issued_at, staleness, is_waiting=False)`
@@ -71,7 +79,7 @@ def ordered_momentum(
     momentum: beta in [0, 1); may be traced.
     bucket: 'ceil' or 'floor'.
     delay_adaptive: whether eta is multiplied by `min(1, K / staleness)`, as by
-      the transform `delay_adaptive` in front.
+      the transform `delay_adaptive` in front; an inference, see above.
     catch_up: False for the ablation that moves by `eta g` whatever j is; the
       equality above is lost.
 
@@ -83,7 +91,8 @@ def ordered_momentum(
       time, if issued_at or staleness is missing.
 
   References:
-    Shi, Yang, Li, 2024, arXiv:2407.19234.
+    Shi, Yang, Li, 2024, arXiv:2407.19234; for the factor of the delay,
+    Mishchenko, Bach, Even, Woodworth, 2022, arXiv:2206.07638.
 
   Example:
     >>> import byzjax, jax.numpy as jnp

@@ -244,3 +244,26 @@ def test_sanitize():
   kept = np.delete(np.arange(N), [2, 4])
   expected = tables.to_matrix(tables.to_tree(x, jnp.bfloat16), (N,))
   np.testing.assert_array_equal(clean[kept], expected[kept])
+
+
+def test_the_smoothing_of_the_geometric_median_is_an_absolute_distance():
+  n, f, nu = 11, 3, 1e-6
+  x = np.random.default_rng(5).normal(size=(n, 20)) / np.sqrt(20)
+  x[:f] += 100 / np.sqrt(20)
+  rule = jax.jit(
+    lambda x, smoothing: byzjax.geometric_median(smoothing=smoothing)(x)
+  )
+
+  def median_of(size, smoothing=nu):
+    return rule(jnp.asarray(size * x, jnp.float32), smoothing) / size
+
+  expected, honest = median_of(1.0), x[f:].mean(axis=0)
+  # Distances of about 1 between honest messages: far above nu.
+  assert np.linalg.norm(expected - honest) < 0.5
+  np.testing.assert_allclose(median_of(1e-5), expected, 1e-4, 1e-5)
+  # Honest distances below it: a mean that attackers move by nu f / (n - f).
+  moved = np.linalg.norm(median_of(1e-7) - honest) * 1e-7
+  np.testing.assert_allclose(moved, nu * f / (n - f), 1e-2)
+  # All distances below it: the mean, attackers and all.
+  np.testing.assert_allclose(median_of(1e-9), x.mean(axis=0), 1e-4, 1e-4)
+  np.testing.assert_allclose(median_of(1e-8, 1e-15), expected, 1e-4, 1e-5)

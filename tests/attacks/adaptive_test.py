@@ -1,6 +1,7 @@
 """Attackers that hold the defence."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -252,6 +253,86 @@ def test_batches_of_trials_are_the_same_search():
   np.testing.assert_allclose(harm, expected, 1e-5)
   fixed = _damage(rule, _sent(byzjax.alie(z=1.0), x, BAD), BAD)
   assert harm > 1.1 * fixed
+
+
+TIED = {
+  'on a line': np.arange(5.0)[:, None] * np.ones(3),
+  'in thirds': np.arange(5.0)[:, None] * np.ones(3) / 3 + 0.1,
+  'twice': (np.arange(5) // 2)[:, None] * np.ones(3),
+  'corners': np.array(list(itertools.product([0.0, 1.0], repeat=3)))[:5],
+}
+
+
+@pytest.mark.parametrize('start', [byzjax.alie(z=1.0), byzjax.sign_flip()])
+def test_at_ties_what_is_sent_does_what_was_promised(start):
+  # Of messages that are exactly as good a trial on the Gram matrix picks one,
+  # and the rule another.
+  rule = byzjax.pre_aggregate(
+    byzjax.nearest_neighbor_mixing(num_byzantine=1),
+    byzjax.krum(num_byzantine=1),
+  )
+  bad = np.arange(6) < 1
+  searched = byzjax.adaptive(start, rule, num_refinements=0)
+  ascended = byzjax.adaptive_gradient(start, rule, num_steps=3)
+
+  @jax.jit
+  def of_all(x):
+    begun, *sent = (_sent(a, x, bad) for a in (start, searched, ascended))
+    mean = x[~bad].mean(axis=0)[None]
+    strengths = jnp.exp2(jnp.arange(-8, 13) / 2)[:, None, None]
+    tried = mean[None] + strengths * (begun - mean)[None]
+    return begun, *sent, jnp.where(bad[None, :, None], tried, x[None])
+
+  for name, honest in TIED.items():
+    x = jnp.asarray(np.concatenate([np.zeros((1, 3)), honest]), jnp.float32)
+    begun, best, moved, tried = of_all(x)
+    harm = _damage(rule, best, bad)
+    as_it_is = _damage(rule, begun, bad) * (1 - 1e-6)
+    assert harm >= as_it_is, name
+    assert _damage(rule, moved, bad) >= as_it_is, name
+    # Not the best there is: a trial that promises too little is not looked at.
+    assert harm > 0.8 * max(_damage(rule, rows, bad) for rows in tried), name
+
+
+@pytest.mark.parametrize('make', [byzjax.adaptive, byzjax.adaptive_gradient])
+def test_searches_of_a_batch_are_those_of_its_parts(make):
+  rule = byzjax.krum(num_byzantine=F)
+  attack = make(byzjax.alie(z=1.0), rule)
+
+  def sent(x):
+    return attack.apply(x, attack.init(x[0]), is_byzantine=jnp.asarray(BAD))[0]
+
+  x = jnp.stack([_messages(9), _messages(10)])
+  found = jax.jit(jax.vmap(sent))(x)
+  for mine, messages in zip(found, x):
+    harm = _damage(rule, mine, BAD)
+    expected = _damage(rule, jax.jit(sent)(messages), BAD)
+    np.testing.assert_allclose(harm, expected, 1e-4)
+
+
+def test_what_is_sent_has_the_derivatives_of_its_strength():
+  # Twice as far as a = -mu, the rows are mu + 2 (a - mu) = -3 mu.
+  attack = byzjax.adaptive(
+    byzjax.sign_flip(), byzjax.mean(), strengths=(1.0, 2.0), num_refinements=0
+  )
+
+  def total(x):
+    sent, _ = attack.apply(x, attack.init(x[0]), is_byzantine=jnp.arange(3) < 1)
+    return sent[0].sum()
+
+  x = jnp.array([[1.0], [2.0], [4.0]])
+  value, gradient = jax.jit(jax.value_and_grad(total))(x)
+  np.testing.assert_allclose(value, -9)
+  np.testing.assert_allclose(gradient[:, 0], [0, -1.5, -1.5])
+
+
+def test_rows_of_few_digits_are_tried_as_they_are_sent():
+  rule, x = byzjax.krum(num_byzantine=F), _messages(11).astype(jnp.bfloat16)
+  sent = _sent(byzjax.adaptive(byzjax.alie(z=1.0), rule), x, BAD)
+  assert sent.dtype == jnp.bfloat16
+  harm = _damage(rule, sent.astype(jnp.float32), BAD)
+  begun = _sent(byzjax.alie(z=1.0), x, BAD).astype(jnp.float32)
+  assert harm >= _damage(rule, begun, BAD) * (1 - 1e-6)
 
 
 RULE = byzjax.mean()

@@ -274,6 +274,23 @@ def test_scales_may_be_mapped_over():
   np.testing.assert_allclose(found[1], alone['first'][0], 1e-5, 1e-6)
 
 
+def test_drtp_as_released_sums_over_the_batch_in_hidden_layers():
+  params, (x, labels) = weights(), batch()
+  with jax.enable_x64(True):
+    _, mean = estimate(params, (x, labels), residual='drtp', scale=1.0)
+    _, found = estimate(params, (x, labels), residual='drtp', scale=float(B))
+  # e = P y*, not divided by B, as the code of the paper has it.
+  (w, b), *_ = params.values()
+  y = np.tanh(x @ w + b)
+  p = reference.projection(None, (C, y.shape[1]), float)
+  expected = -x.T @ (p[labels] * (1 - y**2))
+  np.testing.assert_allclose(found['first'][0], expected, 1e-10, 1e-10)
+  for name in ('first', 'second'):
+    for a, one in zip(found[name], mean[name]):
+      np.testing.assert_allclose(a, B * np.asarray(one), 1e-10, 1e-10)
+  assert_trees_close(found['output'], mean['output'])
+
+
 def test_projections_are_drawn_as_they_are_named():
   width = 500
   stages = (stage('first', linear), stage('output', linear))
