@@ -256,9 +256,9 @@ class Aggregator(optax.GradientTransformationExtraArgs):
   ) -> Aggregate:
     """Aggregates once, from a fresh state; messages `[n, ...]` -> `[...]`."""
     checks.check_stacked(self.name, messages)
+    n = num_workers('messages', messages)
     # Here, where they still have values.
     if (weights := extra.get('worker_weights')) is not None:
-      n = num_workers('messages', messages)
       check_worker_weights(self.name, weights, n)
     return self.update.once(self.init, messages, key, extra)
 

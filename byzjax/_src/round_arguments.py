@@ -13,13 +13,12 @@ from byzjax._src import base
 
 def check_slots(
   name: str, aggregator: Any, attack: Any, codecs: dict[str, Any]
-) -> None:
-  """Raises ValueError for a slot that holds what does not belong there."""
-  if not isinstance(aggregator, base.Aggregator):
-    raise ValueError(
-      f'{name} needs aggregator to be an Aggregator (put optax transforms'
-      f' behind it, in optimizer), got {type(aggregator).__name__}'
-    )
+) -> base.Aggregator:
+  """Raises ValueError for a slot that holds what does not belong there.
+
+  Returns the rule, also where it is inside of `optax.inject_hyperparams`.
+  """
+  rule = base.as_aggregator(name, aggregator)
   if attack is not None and not callable(attack):
     if not isinstance(attack, base.Attack):
       raise ValueError(
@@ -31,6 +30,7 @@ def check_slots(
       raise ValueError(
         f'{name} needs {slot} to be a Codec or None, got {codec!r}'
       )
+  return rule
 
 
 def check_transforms(name: str, transforms: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from byzjax._src import round_arguments
+from byzjax._src import base, round_arguments
 from byzjax.aggregators import mean
 from byzjax.asynchrony import Events
 from byzjax.asynchrony._buffers import check_buffer
@@ -18,9 +18,9 @@ def check(
   codec: Any,
   attack: Any,
   aggregator: Any,
-) -> None:
-  """Raises ValueError for what does not fit together."""
-  round_arguments.check_slots(
+) -> base.Aggregator | None:
+  """Raises ValueError for what does not fit together; returns the rule."""
+  rule = round_arguments.check_slots(
     name,
     mean() if aggregator is None else aggregator,
     attack,
@@ -33,3 +33,4 @@ def check(
       f'{name} needs a local_optimizer for events with several local steps,'
       f' got None and {np.unique(events.num_local_steps)[:8]}'
     )
+  return None if aggregator is None and buffer is None else rule

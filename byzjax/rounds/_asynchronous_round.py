@@ -17,7 +17,6 @@ from byzjax._src import (
   reductions,
   round_arguments,
 )
-from byzjax.aggregators import mean
 from byzjax.asynchrony import Buffer, Events
 from byzjax.asynchrony._check_events import check_events
 from byzjax.rounds import (
@@ -153,7 +152,7 @@ def asynchronous_round(
     (True, 38.0)
   """
   events = check_events(_NAME, events)
-  _asynchronous_arguments.check(
+  aggregator = _asynchronous_arguments.check(
     _NAME, events, buffer, local_optimizer, codec, attack, aggregator
   )
   round_arguments.check_choice(
@@ -174,8 +173,6 @@ def asynchronous_round(
   round_arguments.check_attackers(_NAME, attack, byzantine)
   schedule = round_arguments.byzantine_schedule(_NAME, num_workers, byzantine)
   message_attack = attack if isinstance(attack, base.Attack) else None
-  if buffer is not None and aggregator is None:
-    aggregator = mean()
 
   def extra(tx):
     return None if tx is None else optax.with_extra_args_support(tx)

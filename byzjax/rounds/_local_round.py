@@ -165,7 +165,7 @@ def local_round(
     True
   """
   base.check_count(_NAME, 'num_workers', num_workers, 1)
-  round_arguments.check_slots(
+  aggregator = round_arguments.check_slots(
     _NAME, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
   round_arguments.check_choice(
@@ -228,7 +228,7 @@ def local_round(
       sampler=sampler or _local_steps.take_in_turn(),
       preconditioner=preconditioner,
       is_global=preconditioner_scope == 'global',
-      side_rule=side_aggregator or aggregator,
+      side_rule=base.as_aggregator(_NAME, side_aggregator or aggregator),
       chain=optax.identity() if worker is None else worker,
       byzantine_chain=byzantine_chain,
       data_attack=None if isinstance(attack, base.Attack) else attack,

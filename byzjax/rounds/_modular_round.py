@@ -149,9 +149,10 @@ def modular_round(
   """
   paths, num_modules = path_tools.check_paths(_NAME, paths)
   num_paths, num_levels = paths.shape
-  rules = _rules(aggregator, num_levels)
-  for rule in rules:
+  rules = [
     round_arguments.check_slots(_NAME, rule, attack, {})
+    for rule in _rules(aggregator, num_levels)
+  ]
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
   )

@@ -157,7 +157,7 @@ def robust_round(
   """
   name = 'robust_round'
   base.check_count(name, 'num_workers', num_workers, 1)
-  round_arguments.check_slots(
+  aggregator = round_arguments.check_slots(
     name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
   round_arguments.check_transforms(
