@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
-from byzjax._src import base
+from byzjax._src import base, injected
 
 
 def check_slots(
@@ -18,7 +18,7 @@ def check_slots(
 
   Returns the rule, also where it is inside of `optax.inject_hyperparams`.
   """
-  rule = base.as_aggregator(name, aggregator)
+  rule = injected.as_aggregator(name, aggregator)
   if attack is not None and not callable(attack):
     if not isinstance(attack, base.Attack):
       raise ValueError(

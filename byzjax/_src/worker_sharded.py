@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from byzjax._src import base, checks, flat, layouts, recipes
+from byzjax._src import base, checks, flat, injected, layouts, recipes
 
 Axes = tuple[str, ...]
 
@@ -121,7 +121,7 @@ def worker_sharded(
     >>> aggregate(x)
     Array([1., 8.], dtype=float32)
   """
-  aggregator = base.as_aggregator('worker_sharded', aggregator)
+  aggregator = injected.as_aggregator('worker_sharded', aggregator)
   workers = _axes('axis_name', axis_name)
   cut = _axes('coordinate_axes', coordinate_axes or ())
   axes = workers + cut

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, local, parameters, round_arguments
+from byzjax._src import base, injected, local, parameters, round_arguments
 from byzjax.rounds import (
   _cohort,
   _engine,
@@ -228,7 +228,7 @@ def local_round(
       sampler=sampler or _local_steps.take_in_turn(),
       preconditioner=preconditioner,
       is_global=preconditioner_scope == 'global',
-      side_rule=base.as_aggregator(_NAME, side_aggregator or aggregator),
+      side_rule=injected.as_aggregator(_NAME, side_aggregator or aggregator),
       chain=optax.identity() if worker is None else worker,
       byzantine_chain=byzantine_chain,
       data_attack=None if isinstance(attack, base.Attack) else attack,
