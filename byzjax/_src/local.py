@@ -9,9 +9,13 @@ import jax.numpy as jnp
 
 from byzjax._src import base, flat
 
-# (params, batch_i) -> scalar; with a key_i behind them where `needs_key`, and
-# -> (scalar, aux) where `has_aux`.
-LossFn = Callable[..., Any]
+# `(params, batch_i) -> scalar`; with a key_i behind them where `needs_key`, and
+# `-> (scalar, aux)` where `has_aux`.
+LossFn = (
+  Callable[[base.Params, Any], jax.Array | tuple[jax.Array, Any]]
+  | Callable[[base.Params, Any, jax.Array], jax.Array | tuple[jax.Array, Any]]
+)
+PlainLossFn = Callable[[base.Params, Any], jax.Array]
 
 
 class LocalContext(NamedTuple):
@@ -153,6 +157,7 @@ def as_objective(
   `name` is of the function that was given the loss, for errors. An `Objective`
   knows by itself whether it has an auxiliary output and what it does with keys.
   """
+  _check_flags(name, needs_key, has_aux)
   if isinstance(loss_fn, Objective):
     if needs_key:
       raise ValueError(
@@ -168,13 +173,14 @@ def as_objective(
       )
     return loss_fn
   check_signature(name, loss_fn, needs_key)
+  plain: Any = loss_fn
   if needs_key:
     return Objective(
-      lambda params, batch, context: loss_fn(params, batch, context.key),
+      lambda params, batch, context: plain(params, batch, context.key),
       has_aux=has_aux,
     )
   return Objective(
-    lambda params, batch, context: loss_fn(params, batch), has_aux=has_aux
+    lambda params, batch, context: plain(params, batch), has_aux=has_aux
   )
 
 
@@ -203,6 +209,7 @@ def as_estimator(
       jax.value_and_grad(value, has_aux=objective.has_aux),
       has_aux=objective.has_aux,
     )
+  _check_flags(name, needs_key, has_aux)
   if not callable(value_and_grad):
     raise TypeError(
       f'{name} needs value_and_grad to be a function (params, batch_i, key_i)'
@@ -314,6 +321,12 @@ def mean_over_steps(
   return jnp.mean(losses), means
 
 
+def _check_flags(name: str, needs_key: Any, has_aux: Any) -> None:
+  for flag, value in (('needs_key', needs_key), ('has_aux', has_aux)):
+    if not isinstance(value, bool):
+      raise TypeError(f'{name} needs {flag} to be a bool, got {value!r}')
+
+
 def check_signature(name: str, loss_fn: Any, needs_key: bool) -> None:
   """Raises unless the loss can be called with what it will be given."""
   if isinstance(loss_fn, GradientEstimator):
@@ -342,14 +355,20 @@ def check_signature(name: str, loss_fn: Any, needs_key: bool) -> None:
 
 
 def split_value(
-  name: str, argument: str, found: Any, has_aux: bool
+  name: str, argument: str, found: Any, has_aux: bool | None
 ) -> tuple[jax.Array, Any]:
-  """A result as `(loss, aux or None)`; ValueError if it has another form."""
+  """A result as `(loss, aux or None)`; ValueError if it has another form.
+
+  `has_aux` is None for what never takes an auxiliary output.
+  """
   if not has_aux:
     if isinstance(found, tuple):
+      hint = ''
+      if has_aux is not None:
+        hint = ': where it gives (loss, aux), pass has_aux=True'
       raise ValueError(
-        f'{name} needs {argument} to give a scalar loss, got {_form(found)}:'
-        ' where it gives (loss, aux), pass has_aux=True'
+        f'{name} needs {argument} to give a scalar loss, got'
+        f' {_form(found)}{hint}'
       )
     loss, aux = found, None
   elif isinstance(found, tuple) and len(found) == 2:
