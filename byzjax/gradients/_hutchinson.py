@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, draws, flat, local
+from byzjax._src import base, draws, flat, loss_forms
 
 
 def hutchinson_diagonal(
@@ -48,7 +48,9 @@ def hutchinson_diagonal(
 
     def of_batch(w):
       found = loss_fn(w, batch)
-      return local.split_value('hutchinson_diagonal', 'loss_fn', found, None)[0]
+      return loss_forms.split_value(
+        'hutchinson_diagonal', 'loss_fn', found, None
+      )[0]
 
     gradient = jax.grad(of_batch)
     _, product = jax.jvp(gradient, (params,), (v,))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from byzjax._src import base, local
+from byzjax._src import base, local, loss_forms
 
 
 def wasserstein(
@@ -80,7 +80,7 @@ def wasserstein(
 
     def of(params, batch):
       found = plain(params, batch, *key)
-      return local.split_value(name, 'loss_fn', found, has_aux)
+      return loss_forms.split_value(name, 'loss_fn', found, has_aux)
 
     moved = wasserstein_inputs(
       lambda params, batch: of(params, batch)[0],
@@ -161,7 +161,7 @@ def input_gradients(name, loss_fn, params, labels):
   def gradient(inputs):
     def mean_loss(x):
       found = loss_fn(params, (x, labels))
-      return local.split_value(name, 'loss_fn', found, None)[0]
+      return loss_forms.split_value(name, 'loss_fn', found, None)[0]
 
     return len(inputs) * jax.grad(mean_loss)(inputs)
 
