@@ -121,6 +121,9 @@ def test_losses_of_another_form(name):
     r' takes \(params, batch\)'
   ):
     ROUNDS[name](plain, needs_key=True)
+  for flag in ('needs_key', 'has_aux'):
+    with raises(f'^{name} needs {flag} to be a bool, got 1$', TypeError):
+      ROUNDS[name](plain, **{flag: 1})
   with raises(f'^{name} needs loss_fn to be a function', TypeError):
     ROUNDS[name](0.5)
 
@@ -193,6 +196,10 @@ def test_wrappers_say_their_own_name():
       step_size=0.1,
       num_steps=1,
     )
+  with raises(
+    '^hutchinson_diagonal needs loss_fn to give a scalar loss, got a'
+  ):
+    byzjax.hutchinson_diagonal(pair)(jnp.ones(2), 1.0, jax.random.key(0))
 
 
 def test_auxiliary_outputs_without_a_mean():
