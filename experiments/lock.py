@@ -20,45 +20,51 @@ _TRIES = 10
 
 
 def take(
-  folder: pathlib.Path, share: tuple[int, int] = (0, 1), *, resume: bool
+  *folders: pathlib.Path, share: tuple[int, int] = (0, 1), resume: bool
 ) -> list[int]:
-  """Keeps others out of the folder until `release`, or to the end.
+  """Keeps others out of the folders until `release`, or to the end.
 
   A process of several that share a queue, `share`, keeps out only itself and
   those of another number. Of the processes of one program, the first locks.
 
   Raises:
-    ValueError: if another process is there, or began or ended a run there
-      since one looked.
+    ValueError: if another process is there, or began or ended a run in the
+      first folder since one looked.
   """
   if jax.process_index() > 0:
     return []
   taken: list[int] = []
-  process, num_processes = share
-  own = folder / f'.lock.of_{num_processes}'
   try:
-    with output.writing(folder):
-      folder.mkdir(parents=True, exist_ok=True)
-      if num_processes == 1:
-        taken.append(_lock(folder / '.lock', fcntl.LOCK_EX))
-      else:
-        taken.append(_lock(folder / '.lock', fcntl.LOCK_SH))
-        taken.append(_lock(folder / f'.lock.{process}', fcntl.LOCK_EX))
-        taken.append(_lock(own, fcntl.LOCK_SH))
-        # Processes of another number divide the jobs in another way.
-        for path in set(folder.glob('.lock.of_*')) - {own}:
-          release([_lock(path, fcntl.LOCK_EX)])
-    output.check_root(folder, resume=resume)
-  except BlockingIOError as error:
+    for folder in folders:
+      with output.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _take(folder, share, taken)
+    output.check_root(folders[0], resume=resume)
+  except BaseException as error:
     release(taken)
+    if not isinstance(error, BlockingIOError):
+      raise
     raise ValueError(
       f'another process writes to {folder}: wait for its end, or choose another'
       ' --output_dir'
     ) from error
-  except BaseException:
-    release(taken)
-    raise
   return taken
+
+
+def _take(
+  folder: pathlib.Path, share: tuple[int, int], taken: list[int]
+) -> None:
+  process, num_processes = share
+  if num_processes == 1:
+    taken.append(_lock(folder / '.lock', fcntl.LOCK_EX))
+    return
+  taken.append(_lock(folder / '.lock', fcntl.LOCK_SH))
+  taken.append(_lock(folder / f'.lock.{process}', fcntl.LOCK_EX))
+  own = folder / f'.lock.of_{num_processes}'
+  taken.append(_lock(own, fcntl.LOCK_SH))
+  # Processes of another number divide the jobs in another way.
+  for path in set(folder.glob('.lock.of_*')) - {own}:
+    release([_lock(path, fcntl.LOCK_EX)])
 
 
 def release(taken: Sequence[int]) -> None:

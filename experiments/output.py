@@ -57,11 +57,11 @@ def check_root(folder: pathlib.Path, *, resume: bool) -> None:
 
 
 def _in_use(folder: pathlib.Path) -> bool:
-  # A file that was being written when its run was killed is not a run.
-  files = folder.iterdir() if folder.exists() else ()
+  # What a run that was killed at its beginning leaves is not a run.
   return any(
     path.suffix != '.tmp' and not path.name.startswith('.lock')
-    for path in files
+    for path in folder.rglob('*')
+    if not path.is_dir()
   )
 
 

@@ -102,7 +102,7 @@ def run(
     else:
       jobs, unit = _on_own_data(cells, run_one), 'cells'
     # To the end of the program, for tables and pictures come last.
-    lock.take(folder, distributed.share(), resume=goes_on)
+    lock.take(folder, share=distributed.share(), resume=goes_on)
     output.open_folder(folder, config)
   except (OSError, ValueError) as error:
     sys.exit(f'{study}: {error}')

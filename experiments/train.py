@@ -367,13 +367,13 @@ def _main(held: contextlib.ExitStack):
       raise ValueError(f'--aggregator names a rule twice: {rules}')
     output.check_root(root, resume=FLAGS.resume)
     if FLAGS.resume:
-      held.callback(lock.release, lock.take(root, resume=True))
+      held.callback(lock.release, lock.take(*configs, resume=True))
       resume.check(configs, _schedule)
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
     runs = [make_run(rule, dataset) for rule in rules]
     distributed.wait_for_all('checked')
     if not FLAGS.resume:
-      held.callback(lock.release, lock.take(root, resume=False))
+      held.callback(lock.release, lock.take(*configs, resume=False))
     for folder, config in configs.items():
       distributed.process_0_first(output.open_folder, folder, config, 'rounds')
     starts = [beginning(run, folder) for run, folder in zip(runs, folders)]

@@ -254,7 +254,7 @@ def main(argv):
     config = {'program': 'grid', **config}
     if not FLAGS.dry_run:
       # To the end of the program, for tables and pictures come last.
-      lock.take(folder, distributed.share(), resume=goes_on)
+      lock.take(folder, share=distributed.share(), resume=goes_on)
       output.open_folder(folder, config)
   except (OSError, ValueError) as error:
     sys.exit(f'grid: {error}')
