@@ -367,8 +367,8 @@ def _main(held: contextlib.ExitStack):
       raise ValueError(f'--aggregator names a rule twice: {rules}')
     output.check_root(root, resume=FLAGS.resume)
     if FLAGS.resume:
-      held.callback(lock.release, lock.take(*configs, resume=True))
       resume.check(configs, _schedule)
+      held.callback(lock.release, lock.take(*configs, resume=True))
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
     runs = [make_run(rule, dataset) for rule in rules]
     distributed.wait_for_all('checked')

@@ -340,7 +340,7 @@ def test_all_that_cannot_run_is_listed(said):
   assert lines[-1].endswith('[krum, none, 4], [krum, alie, 4]')
 
 
-GRID = (
+FLAGS_OF_RUN = (
   '--attacks=none; sign_flip(scale=[1.0, 5.0])',
   '--aggregators=mean',
   '--num_workers=5',
@@ -378,8 +378,8 @@ def finish(process, folder):
 
 def test_a_killed_grid_goes_on_to_the_same_bytes(tmp_path):
   straight, killed = tmp_path / 'a', tmp_path / 'b'
-  finish(start(straight, *GRID), straight)
-  process = start(killed, *GRID, '--checkpoint_seconds=0')
+  finish(start(straight, *FLAGS_OF_RUN), straight)
+  process = start(killed, *FLAGS_OF_RUN, '--checkpoint_seconds=0')
   # In the second program of three, after the first is in the results.
   deadline = time.monotonic() + 300
   while not [*killed.glob('unfinished/1_*/checkpoints/0*')]:

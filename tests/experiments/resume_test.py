@@ -35,9 +35,8 @@ def run(output_dir, **changed):
 
 def everything(folder):
   return {
-    path.relative_to(folder): path.read_bytes()
+    path.relative_to(folder): path.is_file() and path.read_bytes()
     for path in folder.rglob('*')
-    if path.is_file() and not path.name.startswith('.lock')
   }
 
 
