@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import math
@@ -19,6 +20,7 @@ from absl import logging
 
 # Flags that a config has, so that nobody need repeat them, and that may differ.
 _MAY_DIFFER = ('data_dir',)
+_METADATA = 2**20  # Bytes of a checkpoint beside its arrays, at most.
 
 
 @contextlib.contextmanager
@@ -44,8 +46,8 @@ def check_root(folder: pathlib.Path, *, resume: bool) -> None:
   if not os.access(there, os.W_OK | os.X_OK):
     raise ValueError(f'--output_dir={folder}: cannot write to {there}')
   if resume and not (folder / 'config.json').exists():
-    below = sorted(path.parent for path in folder.glob('*/config.json'))
-    hint = f'; one that can go on is in {below[0]}' if below else ''
+    runs = sorted(path.parent for path in folder.glob('*/config.json'))
+    hint = f'; one that can go on is in {runs[0]}' if runs else ''
     raise ValueError(
       f'--resume: there is no config.json of a run in {folder}{hint}'
     )
@@ -269,6 +271,7 @@ def save_checkpoint(folder: pathlib.Path, step: int, state: Any) -> None:
   path = folder.absolute() / 'checkpoints' / f'{step:08d}'
   verbosity = logging.get_verbosity()
   with writing(path):
+    _check_room(folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
     try:
       # It would log what it raises, with where.
       logging.set_verbosity(logging.FATAL)
@@ -284,6 +287,13 @@ def save_checkpoint(folder: pathlib.Path, step: int, state: Any) -> None:
     if jax.process_index() == 0:
       for _, old in _checkpoints(folder)[:-2]:
         shutil.rmtree(old)
+
+
+def _check_room(folder: pathlib.Path, size: int) -> None:
+  # Threads of the checkpointer print tracebacks when the disk is full.
+  usage = shutil.disk_usage(folder)
+  if usage.total and usage.free < size + _METADATA:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def restore_checkpoint(

@@ -83,8 +83,8 @@ def check(
     steps, rounds = output.steps(folder), config['rounds']
     if not steps or before == rounds:
       continue
-    rates = [_rates(schedule(number), steps[-1]) for number in (before, rounds)]
-    if not np.array_equal(*rates):
+    had, has = (_rates(schedule(n), steps[-1]) for n in (before, rounds))
+    if not np.array_equal(had, has):
       raise ValueError(
         f'--rounds={rounds}: the {steps[-1]} rounds of the run in {folder} had'
         f' the learning rates of --schedule={config["schedule"]} over'

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import shutil
 
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
@@ -72,7 +73,17 @@ def test_a_checkpoint_on_a_full_disk_is_one_line(tmp_path, monkeypatch):
   with pytest.raises(
     SystemExit, match=r'^cannot write .*/00000003: No space left on device$'
   ):
-    output.save_checkpoint(tmp_path, 3, jnp.zeros(2))
+    output.save_checkpoint(tmp_path, 3, [jnp.zeros(2)])
+
+
+def test_a_checkpoint_is_not_begun_where_there_is_no_room(
+  tmp_path, monkeypatch
+):
+  usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+  monkeypatch.setattr(shutil, 'disk_usage', lambda folder: usage)
+  with pytest.raises(SystemExit, match='No space left on device'):
+    output.save_checkpoint(tmp_path, 3, [jnp.zeros(2)])
+  assert not [*tmp_path.iterdir()]
 
 
 def test_a_folder_that_is_not_writable_is_refused_at_once(
