@@ -7,7 +7,6 @@ the peer's. Nothing of an operation that byzjax has is left out silently: a case
 runs, or must be refused, or is excluded for a reason that is written down.
 """
 
-
 import jax
 import numpy as np
 import pytest

@@ -261,9 +261,10 @@ class Aggregator(optax.GradientTransformationExtraArgs):
   ) -> Aggregate:
     """Aggregates once, from a fresh state; messages `[n, ...]` -> `[...]`."""
     checks.check_stacked(self.name, messages)
-    n = num_workers('messages', messages)
+    checks.check_messages(self.name, messages)
     # Here, where they still have values.
     if (weights := extra.get('worker_weights')) is not None:
+      n = num_workers('messages', messages)
       check_worker_weights(self.name, weights, n)
     return self.update.once(self.init, messages, key, extra)
 
@@ -343,6 +344,7 @@ class Attack(NamedTuple):
   ) -> Messages:
     """The messages after one attack from a fresh state."""
     checks.check_stacked('attack', messages)
+    checks.check_messages('attack', messages)
     params = jax.tree.map(lambda x: jnp.zeros_like(x[0]), messages)
     return self.apply(
       messages,

@@ -7,10 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def is_whole(value: Any) -> bool:
+  """Whether this is an int, of Python or of NumPy, and no bool."""
+  return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def check_count(rule: str, name: str, value: Any, minimum: int = 0) -> None:
   """Raises ValueError unless `value` is an int of at least `minimum`."""
-  whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-  if whole and value >= minimum:
+  if is_whole(value) and value >= minimum:
     return
   hint = ''
   if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.integer):
@@ -21,13 +25,101 @@ def check_count(rule: str, name: str, value: Any, minimum: int = 0) -> None:
   )
 
 
-def check_iterations(rule: str, name: str, value: Any) -> None:
-  """Raises ValueError unless `value` is an int >= 1 or an integer array []."""
+def check_integer(rule: str, name: str, value: Any, minimum: int = 0) -> None:
+  """Raises ValueError unless `value` is an int or an integer array []."""
   if isinstance(value, jax.Array) and not value.shape:
     if jnp.issubdtype(value.dtype, jnp.integer):
-      check_range(rule, name, value, 1)
+      check_range(rule, name, value, minimum)
       return
-  check_count(rule, name, value, 1)
+  check_count(rule, name, value, minimum)
+
+
+def check_whole(rule: str, name: str, value: Any, minimum: int = 0) -> None:
+  """Raises ValueError unless `value` is an int or an array of integers."""
+  is_array = isinstance(value, (jax.Array, np.ndarray))
+  whole = jnp.issubdtype(value.dtype, jnp.integer) if is_array else None
+  if not (whole or is_whole(value)):
+    raise ValueError(
+      f'{rule} needs {name} to be an int or an array of integers, got {value!r}'
+    )
+  if not isinstance(value, jax.core.Tracer) and not np.all(value >= minimum):
+    raise ValueError(f'{rule} needs {name} >= {minimum}, got {value}')
+
+
+def check_flag(rule: str, name: str, value: Any) -> None:
+  """Raises ValueError unless `value` is True or False."""
+  if not isinstance(value, (bool, np.bool_)):
+    raise ValueError(f'{rule} needs {name} to be True or False, got {value!r}')
+
+
+def check_choice(rule: str, name: str, value: Any, choices: Any) -> None:
+  """Raises ValueError unless `value` is one of the strings in `choices`."""
+  if not isinstance(value, str) or value not in choices:
+    raise ValueError(
+      f'{rule} needs {name} to be one of {", ".join(choices)}, got {value!r}'
+    )
+
+
+def check_text(rule: str, name: str, value: Any) -> None:
+  """Raises TypeError unless `value` is a string."""
+  if not isinstance(value, str):
+    raise TypeError(f'{rule} needs {name} to be a string, got {value!r}')
+
+
+def check_function(rule: str, name: str, value: Any) -> None:
+  """Raises TypeError unless `value` can be called."""
+  if not callable(value):
+    raise TypeError(f'{rule} needs {name} to be a function, got {value!r}')
+
+
+def check_kind(
+  rule: str, name: str, value: Any, kind: type, *, optional: bool = False
+) -> None:
+  """Raises TypeError unless `value` is of this type, or None if it may."""
+  if not isinstance(value, kind) and not (optional and value is None):
+    raise TypeError(
+      f'{rule} needs {name} to be of type {kind.__name__}'
+      f'{" or None" if optional else ""}, got {value!r}'
+    )
+
+
+def check_sequence(rule: str, name: str, value: Any) -> None:
+  """Raises TypeError unless `value` is a list, a tuple or an array [m, ...]."""
+  if not isinstance(value, (list, tuple, np.ndarray, jax.Array)) or (
+    isinstance(value, (np.ndarray, jax.Array)) and not value.ndim
+  ):
+    raise TypeError(
+      f'{rule} needs {name} to be a list or a tuple, got {value!r}'
+    )
+
+
+def check_pair(rule: str, name: str, value: Any) -> None:
+  """Raises TypeError unless `value` is a tuple, or a list, of two."""
+  if not isinstance(value, (list, tuple)) or len(value) != 2:
+    raise TypeError(f'{rule} needs {name} to be a pair, got {value!r}')
+
+
+def check_rate(rule: str, name: str, value: Any) -> None:
+  """Raises ValueError unless `value` is a number >= 0 or a schedule of it."""
+  if not callable(value):
+    check_range(rule, name, value, 0)
+
+
+def check_key(rule: str, name: str, value: Any) -> None:
+  """Raises TypeError unless `value` is a key of jax.random."""
+  is_array = isinstance(value, (jax.Array, np.ndarray))
+  if is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+    return
+  if not is_array or value.dtype != np.uint32 or not value.shape:
+    raise TypeError(
+      f'{rule} needs {name} to be a key such as jax.random.key(0), got'
+      f' {value!r}'
+    )
+
+
+def check_iterations(rule: str, name: str, value: Any) -> None:
+  """Raises ValueError unless `value` is an int >= 1 or an integer array []."""
+  check_integer(rule, name, value, 1)
 
 
 def check_real(rule: str, name: str, value: Any) -> None:
@@ -50,6 +142,24 @@ def check_real(rule: str, name: str, value: Any) -> None:
   )
 
 
+def check_reals(rule: str, name: str, values: Any) -> None:
+  """Raises ValueError unless these are real numbers [m], or None."""
+  if values is None:
+    return
+  if not isinstance(values, (jax.Array, np.ndarray)):
+    if not isinstance(values, (list, tuple)) or not values:
+      raise ValueError(
+        f'{rule} needs {name} to be a tuple of real numbers, got {values!r}'
+      )
+    for value in values:
+      check_range(rule, name, value)
+  elif values.ndim != 1 or values.dtype.kind not in 'fiu':
+    raise ValueError(
+      f'{rule} needs {name} to be a tuple of real numbers, or float[m], got'
+      f' {values.dtype}{list(values.shape)}'
+    )
+
+
 def check_range(
   rule: str,
   name: str,
@@ -66,6 +176,8 @@ def check_range(
   check_real(rule, name, value)
   if isinstance(value, jax.core.Tracer):
     return
+  if minimum == -np.inf and np.isnan(value):
+    raise ValueError(f'{rule} needs {name} to be a number, got {value}')
   low = value > minimum if exclusive else value >= minimum
   if not (low and value <= maximum):
     upper = '' if maximum == np.inf else f' and {name} <= {maximum}'
@@ -80,13 +192,19 @@ def check_worker_weights(rule: str, weights: Any, n: int) -> None:
 
   And not all zero. What is traced has no values yet.
   """
-  shape = jnp.shape(weights)
+  is_array = isinstance(weights, (jax.Array, np.ndarray))
+  if not is_array and not isinstance(weights, (list, tuple)):
+    raise TypeError(
+      f'{rule} needs worker_weights to be float[{n}], one entry per message,'
+      f' got {weights!r}'
+    )
+  shape = jnp.shape(weights) if is_array else np.shape(weights)
   if shape != (n,):
     raise ValueError(
       f'{rule} needs worker_weights to be float[{n}], one entry per message,'
       f' got the shape {list(shape)}'
     )
-  kind = jnp.result_type(weights)
+  kind = weights.dtype if is_array else np.asarray(weights).dtype
   if jnp.issubdtype(kind, jnp.complexfloating):
     raise ValueError(f'{rule} needs worker_weights to be real, got {kind}')
   if isinstance(weights, jax.core.Tracer):

@@ -205,6 +205,7 @@ def as_estimator(
 
   Its results are checked where it is traced; `name` is for errors.
   """
+  loss_forms.check_flags(name, needs_key, has_aux)
   if value_and_grad is None:
     objective = as_objective(
       loss_fn, name=name, needs_key=needs_key, has_aux=has_aux
@@ -218,7 +219,6 @@ def as_estimator(
       jax.value_and_grad(value, has_aux=objective.has_aux),
       has_aux=objective.has_aux,
     )
-  loss_forms.check_flags(name, needs_key, has_aux)
   if not callable(value_and_grad):
     raise TypeError(
       f'{name} needs value_and_grad to be a function (params, batch_i, key_i)'

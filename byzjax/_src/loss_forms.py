@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from byzjax._src import checks
+
 
 def check_flags(name: str, needs_key: Any, has_aux: Any) -> None:
-  """Raises TypeError unless both are bools."""
-  for flag, value in (('needs_key', needs_key), ('has_aux', has_aux)):
-    if not isinstance(value, bool):
-      raise TypeError(f'{name} needs {flag} to be a bool, got {value!r}')
+  """Raises ValueError unless both are bools."""
+  checks.check_flag(name, 'needs_key', needs_key)
+  checks.check_flag(name, 'has_aux', has_aux)
 
 
 def check_signature(name: str, loss_fn: Any, needs_key: bool) -> None:

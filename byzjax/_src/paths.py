@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import base, checks
 
 
 class BestPaths(NamedTuple):
@@ -46,6 +46,7 @@ def grid_paths(num_modules: Sequence[int]) -> np.ndarray:
     >>> models.grid_paths((2, 2)).tolist()
     [[0, 0], [0, 1], [1, 0], [1, 1]]
   """
+  checks.check_sequence('grid_paths', 'num_modules', num_modules)
   if not num_modules:
     raise ValueError(
       'grid_paths needs num_modules of at least one level, got none'

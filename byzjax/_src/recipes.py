@@ -119,9 +119,9 @@ def show_recipe(recipe: Recipe | None, otherwise: str) -> str:
   for parameter in arguments.signature.parameters.values():
     value = arguments.arguments[parameter.name]
     if parameter.kind == positional:
-      shown += map(_show_value, value)
+      shown += map(show_value, value)
     else:
-      shown.append(f'{parameter.name}={_show_value(value)}')
+      shown.append(f'{parameter.name}={show_value(value)}')
   module = recipe.factory.__module__.split('.')
   scope = module[:2] if module[1:2] and module[1] in _NAMESPACES else module[:1]
   name = '.'.join([*scope, recipe.factory.__name__])
@@ -166,7 +166,8 @@ def _with_recipe(made, recipe):
   return type(made)(made[0], function, *made[2:])
 
 
-def _show_value(value):
+def show_value(value: Any) -> str:
+  """An argument, short."""
   if isinstance(value, jax.core.Tracer):
     return f'<traced {value.dtype}{list(value.shape)}>'
   if isinstance(value, (jax.Array, np.ndarray)):
@@ -174,7 +175,7 @@ def _show_value(value):
       return f'<{value.dtype}{list(value.shape)}>'
     return str(value)
   if isinstance(value, tuple) and not hasattr(value, '_fields'):
-    inner = ', '.join(map(_show_value, value))
+    inner = ', '.join(map(show_value, value))
     return f'({inner},)' if len(value) == 1 else f'({inner})'
   if isinstance(value, types.FunctionType):
     return value.__name__

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
-from byzjax._src import base, injected
+from byzjax._src import base, checks, injected
+
+check_choice = checks.check_choice
 
 
 def check_slots(
@@ -36,19 +38,25 @@ def check_slots(
 def check_transforms(name: str, transforms: dict[str, Any]) -> None:
   """Raises unless all are optax transforms, or None, and none is a rule."""
   for slot, transform in transforms.items():
-    if isinstance(transform, base.Aggregator):
-      raise ValueError(
-        f'{name} needs {slot} to be an optax transform such as optax.sgd(0.1),'
-        f' got the rule {transform!r}: rules belong in aggregator'
-      )
-    if transform is not None and not (
-      callable(getattr(transform, 'init', None))
-      and callable(getattr(transform, 'update', None))
-    ):
-      raise TypeError(
-        f'{name} needs {slot} to be an optax transform such as optax.sgd(0.1),'
-        f' got {transform!r}'
-      )
+    if transform is not None:
+      check_transform(name, slot, transform)
+
+
+def check_transform(name: str, slot: str, transform: Any) -> None:
+  """Raises unless this is an optax transform and no rule."""
+  if isinstance(transform, base.Aggregator):
+    raise ValueError(
+      f'{name} needs {slot} to be an optax transform such as optax.sgd(0.1),'
+      f' got the rule {transform!r}: rules belong in aggregator'
+    )
+  if not (
+    callable(getattr(transform, 'init', None))
+    and callable(getattr(transform, 'update', None))
+  ):
+    raise TypeError(
+      f'{name} needs {slot} to be an optax transform such as optax.sgd(0.1),'
+      f' got {transform!r}'
+    )
 
 
 def check_attackers(name: str, attack: Any, byzantine: Any) -> None:
@@ -135,15 +143,6 @@ def check_batch(name: str, batch: base.Batch, num_workers: int) -> None:
     )
 
 
-def check_choice(name: str, argument: str, value: Any, choices) -> None:
-  """Raises ValueError unless the value is one of the choices."""
-  if value not in choices:
-    raise ValueError(
-      f'{name} needs {argument} to be one of {", ".join(choices)}, got'
-      f' {value!r}'
-    )
-
-
 def step_schedule(
   name: str, num_workers: int, num_local_steps: Any
 ) -> tuple[Callable[[jax.Array], jax.Array], int | None]:
@@ -224,3 +223,17 @@ def check_mesh(
       mesh.axis_sizes, mesh.axis_names, axis_types=auto
     ), num_shards
   return Mesh(mesh.devices, mesh.axis_names, axis_types=auto), num_shards
+
+
+def check_layout(name: str, mesh: Any, axis_name: Any) -> None:
+  """Raises TypeError unless this is a mesh, or None, and names of axes."""
+  if mesh is not None and not isinstance(mesh, Mesh | AbstractMesh):
+    raise TypeError(
+      f'{name} needs mesh to be a jax.sharding.Mesh or None, got {mesh!r}'
+    )
+  names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+  if not names or not all(isinstance(axis, str) for axis in names):
+    raise TypeError(
+      f'{name} needs axis_name to be the name of a mesh axis, or a tuple of'
+      f' names, got {axis_name!r}'
+    )

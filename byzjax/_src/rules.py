@@ -12,7 +12,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat, nonfinite, recipes, reductions, sorting
+from byzjax._src import (
+  base,
+  checks,
+  flat,
+  nonfinite,
+  recipes,
+  reductions,
+  sorting,
+)
 
 
 @recipes.factory
@@ -50,6 +58,11 @@ def from_column(
     >>> ends(jnp.array([[1., 2.], [9., 9.], [3., 4.]]))
     Array([2., 3.], dtype=float32)
   """
+
+  checks.check_text('from_column', 'name', name)
+  checks.check_function(name, 'column_fn', column_fn)
+  if weighted_fn is not None:
+    checks.check_function(name, 'weighted_fn', weighted_fn)
 
   def inspect(
     messages,
@@ -139,6 +152,11 @@ def from_weights(
     >>> uniform(jnp.array([[1., 2.], [3., 4.], [jnp.nan, 0.]]))
     Array([2., 3.], dtype=float32)
   """
+
+  checks.check_text('from_weights', 'name', name)
+  checks.check_function(name, 'weights_fn', weights_fn)
+  checks.check_flag(name, 'selects', selects)
+  checks.check_flag(name, 'weighted', weighted)
 
   def weights(gram, state, *, key=None):
     del key

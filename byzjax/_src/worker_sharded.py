@@ -122,8 +122,12 @@ def worker_sharded(
     Array([1., 8.], dtype=float32)
   """
   aggregator = injected.as_aggregator('worker_sharded', aggregator)
+  if attack is not None:
+    checks.check_kind('worker_sharded', 'attack', attack, base.Attack)
   workers = _axes('axis_name', axis_name)
-  cut = _axes('coordinate_axes', coordinate_axes or ())
+  cut = _axes(
+    'coordinate_axes', () if coordinate_axes is None else coordinate_axes
+  )
   axes = workers + cut
   if not workers or len(set(axes)) < len(axes):
     raise ValueError(

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat, reductions
+from byzjax._src import base, checks, flat, reductions
 
 
 def diagnose(
@@ -49,6 +49,9 @@ def diagnose(
     >>> info.kept
     Array([False,  True,  True, False], dtype=bool)
   """
+  checks.check_kind('diagnose', 'aggregator', aggregator, base.Aggregator)
+  if key is not None:
+    checks.check_key('diagnose', 'key', key)
   x, layout = flat.ravel_rows('diagnose', messages)
   if state is None:
     state = aggregator.init(jax.tree.map(lambda x: x[0], messages))

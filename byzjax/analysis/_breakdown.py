@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, reductions
+from byzjax._src import base, checks, reductions
 
 # The smaller magnitude is this much of the larger one.
 _STEP = 1e-3
@@ -87,6 +87,8 @@ def breakdown_point(
   base.check_count(name, 'num_workers', num_workers, 1)
   base.check_count(name, 'num_coordinates', num_coordinates, 1)
   base.check_count(name, 'num_draws', num_draws, 1)
+  checks.check_kind(name, 'aggregator', aggregator, base.Aggregator)
+  checks.check_key(name, 'key', key)
   base.check_range(name, 'magnitude', magnitude, 0, exclusive=True)
 
   random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())

@@ -3,7 +3,9 @@
 import math
 from typing import NamedTuple
 
-from byzjax._src import base
+import jax
+
+from byzjax._src import base, recipes
 from byzjax.analysis import _facts
 from byzjax.theory import _kappa, _names, _robustness
 
@@ -16,14 +18,17 @@ class Certificate(NamedTuple):
     num_workers: n.
     num_byzantine: f.
     legal: whether the rule is made for these n and f; None if that depends on
-      what its name does not tell.
+      what is not known of it.
     reason: why not, or why None; empty if legal.
-    max_byzantine: the largest f that it is made for, or None.
+    max_byzantine: the largest f that rules with these arguments can be made
+      for, or None.
     kappa_upper: a proved kappa; inf if there is none; None if nothing is known.
     kappa_lower: what no rule can be better than; inf for n <= 2f.
     resilience: a proved lambda; inf or None as for kappa.
     facts: what holds whatever the messages are.
     sources: authors, year, and where.
+    arguments: what the certificate is for: the calls that make the rule, for a
+      name those with `num_byzantine=f` and the default arguments.
   """
 
   rule: str
@@ -37,6 +42,7 @@ class Certificate(NamedTuple):
   resilience: float | None
   facts: tuple[str, ...]
   sources: tuple[str, ...]
+  arguments: str = ''
 
   def __str__(self) -> str:
     """A small table."""
@@ -53,6 +59,7 @@ class Certificate(NamedTuple):
     ]
     rows = [
       ('rule', self.rule),
+      ('made by', self.arguments),
       ('messages', f'{self.num_workers}, {self.num_byzantine} Byzantine'),
       ('legal', f'{legal}{most}'),
       ('', self.reason),
@@ -69,6 +76,9 @@ def _bound(value: float | None) -> str:
   return 'none exists' if value == math.inf else f'<= {value:.4g}'
 
 
+_UNKNOWN = (None, 'no factory of byzjax made it as it is', None)
+
+
 def certificate(
   rule: str | base.Aggregator, num_workers: int, num_byzantine: int
 ) -> Certificate:
@@ -77,10 +87,15 @@ def certificate(
   kappa is that of `(f, kappa)`-robustness, `|aggregate - xbar|^2 <= kappa /
   |S| sum_{i in S} |x_i - xbar|^2` for all messages and all sets S of n - f of
   them, and lambda of `(f, lambda)`-resilience, with the largest distance in S:
-  see `byzjax.theory`, which has the proofs. They hold for the rule with
-  `num_byzantine=f` and its other arguments at their defaults, as the name of a
-  rule does not tell these, and without worker weights. What is known of a rule
-  that is not in byzjax is nothing, and that is what its certificate says.
+  see `byzjax.theory`, which has the proofs.
+
+  An `Aggregator` is certified as it is, by all the arguments that it was made
+  with (`rule.config`): where no proof covers them, the certificate says
+  "nothing known". A name stands for the rule with `num_byzantine=f` and its
+  default arguments. In both cases the row "made by" tells which. Numbers are
+  for the rule without worker weights. What is known of a rule that is not in
+  byzjax, or that was changed after it was made, is nothing, and that is what
+  its certificate says.
 
   Args:
     rule: an `Aggregator`, or its name: 'krum', or 'nearest_neighbor_mixing +
@@ -92,7 +107,9 @@ def certificate(
     A `Certificate`.
 
   Raises:
-    ValueError: if n is not a positive int or f not a non-negative one.
+    ValueError: if n is not a positive int or f not a non-negative one; if the
+      rule, or a stage in front of it, was made for another f than this one. (A
+      rule behind `resampling(num_samples=s)` must be made for `f s`.)
 
   References:
     Those that it names.
@@ -101,6 +118,7 @@ def certificate(
     >>> import byzjax
     >>> print(byzjax.analysis.certificate('trimmed_mean', 11, 2))
     rule      trimmed_mean
+    made by   trimmed_mean(num_byzantine=2), by default
     messages  11, 2 Byzantine
     legal     yes (at most 5)
     kappa     <= 0.2857; best possible 0.2857
@@ -111,35 +129,22 @@ def certificate(
     source    Allouah, ... 2023 arXiv:2302.01772
     source    Farhadkhani, ... 2022 arXiv:2205.12173
   """
-  n, f, name = num_workers, num_byzantine, _names.rule_name(rule)
+  n, f = num_workers, num_byzantine
   base.check_count('certificate', 'num_workers', n, 1)
   base.check_count('certificate', 'num_byzantine', f)
+  parts = _names.parts_of('certificate', rule, f)
+  _names.check_made_for('certificate', parts, n, f)
   lower = math.inf if n <= 2 * f else _robustness.kappa_lower_bound(n, f)
-  stages, last = _names.split(name)
-  known = _names.is_known(name)
-  facts: list[str] = []
-  sources: list[str] = []
-  if not known:
-    facts.append('nothing is known about this rule')
-  legal, reason, most = _legality(name, n, f) if known else (None, '', None)
+  known = _names.are_known(parts)
+  legal, reason, most = _legality(rule, parts, n, f) if known else _UNKNOWN
   kappa = resilience = None
   if legal:
-    kappa = _robustness.kappa_bound(name, n, f)
-    resilience = _robustness.resilience_bound(name, n, f)
-  if known:
-    # What holds for a rule alone does not behind stages that change messages.
-    entries = [_facts.STAGES[stage] for stage in stages]
-    if stages:
-      facts += [fact for entry in entries for fact in entry.facts]
-      facts.append(f'{last}, of what it is given: see its own certificate')
-    else:
-      facts += _facts.RULES[last].facts
-      if last == 'monna' and legal:
-        facts.insert(0, _monna(n, f))
-    entries.append(_facts.RULES[last])
-    sources += [source for entry in entries for source in entry.sources]
+    kappa = _robustness.kappa_bound(rule, n, f)
+    resilience = _robustness.resilience_bound(rule, n, f)
+  entries = [_entry(part) for part in parts] if known else []
+  sources = [source for entry in entries for source in entry.sources]
   return Certificate(
-    name,
+    _names.rule_name(rule),
     n,
     f,
     legal,
@@ -148,29 +153,87 @@ def certificate(
     kappa,
     lower,
     resilience,
-    tuple(facts),
+    _facts_of(parts, entries, n, f, legal, kappa),
     tuple(dict.fromkeys(sources)),
+    _arguments(rule, parts) if known else '',
   )
 
 
-def _legality(name, n, f):
+def _entry(part):
+  return (_facts.RULES | _facts.STAGES)[part.name]
+
+
+def _facts_of(parts, entries, n, f, legal, kappa):
+  """What holds of the rule as it is."""
+  if not entries:
+    return ('nothing is known about this rule',)
+  *stages, last = parts
+  found: list[str] = []
+  if legal and kappa is None and not all(part.is_default() for part in parts):
+    found.append('no bound is proved for these arguments')
+  # What holds for a rule alone does not behind stages that change messages.
+  shown = zip(stages, entries) if stages else zip(parts, entries)
+  found += [
+    fact for part, entry in shown for fact in entry.of(part.is_default())
+  ]
+  if stages:
+    found.append(f'{last.name}, of what it is given: see its own certificate')
+  elif last.name == 'monna' and legal:
+    found = [*_monna(last, n, f), *found]
+  return tuple(found)
+
+
+def _arguments(rule, parts):
+  """The calls that make the parts."""
+  calls = ' + '.join(f'{part.name}({_shown(part)})' for part in parts)
+  return f'{calls}, by default' if isinstance(rule, str) else calls
+
+
+def _shown(part):
+  given = {name: recipes.show_value(v) for name, v in part.config.items()}
+  # What a name does not tell.
+  missing = {name: '...' for name in _names.required(part.name)}
+  return ', '.join(f'{k}={v}' for k, v in (missing | given).items())
+
+
+def _legality(rule, parts, n, f):
   """Whether the rule is made for n and f, why not, and the largest f."""
-  stages, last = _names.split(name)
-  most = _names.MAX_BYZANTINE[last](n)
+  *stages, last = parts
+  unknown = _names.depends(parts)
+  most = _names.max_of(parts[-1:] if unknown else parts, n)
   if most < 0:
-    return False, f'needs num_workers >= 3, got {n}', None
-  for stage in stages:
-    if stage in _names.SPREADING:
-      return None, f'depends on the argument of {stage}', None
+    if not stages:
+      return False, f'needs num_workers >= 3, got {n}', None
+    return False, f'needs more workers than {n}', None
+  if unknown:
+    return None, f'depends on the argument of {unknown.name}', None
   if f > most:
     return False, f'needs num_byzantine <= {most}, got {f}', most
-  return True, '', most
+  refused = None if isinstance(rule, str) else _refusal(rule, n)
+  return refused is None, refused or '', most
 
 
-def _monna(n, f):
+def _refusal(rule, n):
+  """Why a rule refuses n messages, or None if it takes them."""
+
+  def once(messages):
+    state = rule.init(messages[0])
+    return rule.update(messages, state, key=jax.random.key(0))[0]
+
+  try:
+    jax.eval_shape(once, jax.ShapeDtypeStruct((n, 1), 'float32'))
+  except ValueError as error:
+    return str(error)
+  return None
+
+
+def _monna(part, n, f):
+  count = part.config['num_selected'] or n - f
+  if count > n - f:
+    return ()
   # One honest message is a part of the honest ones.
-  kappa = _kappa.nearest_to_center(n, f, n - f, _kappa.part(n - f, 1))
+  kappa = _kappa.nearest_to_center(n, f, count, _kappa.part(n - f, 1))
   return (
     'if the reference worker is honest, the squared error is at most'
-    f' {kappa:.4g} times the honest variance'
+    f' {kappa:.4g} times the honest variance',
   )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, flat
+from byzjax._src import base, flat, loss_forms
 from byzjax.transforms import normalize_by_global_norm
 
 LossFn = Callable[[base.Params, base.Batch], jax.Array]
@@ -56,6 +56,8 @@ def directional_sharpness(
     64.36
   """
 
+  loss_forms.check_signature('directional_sharpness', loss_fn, needs_key=False)
+
   def sharpness(params, batch, direction):
     gradient = jax.grad(lambda x: loss_fn(x, batch))
     v = _unit(direction, params)
@@ -96,6 +98,8 @@ def loss_along_direction(
     >>> print(losses(x, None, -x, jnp.array([0., 5., 10.])))
     [25.  0. 25.]
   """
+
+  loss_forms.check_signature('loss_along_direction', loss_fn, needs_key=False)
 
   def losses(params, batch, direction, distances):
     x, v = _widened(params), _unit(direction, params)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from byzjax._src import checks
 from byzjax.analysis import _units
 
 
@@ -198,8 +199,8 @@ def _others(units: jax.Array, width: int) -> jax.Array:
 
 
 def _check(name, layers_a, layers_b, keep, same_units) -> list[int]:
-  widths = _units.hidden_widths(name, layers_a)
-  _units.hidden_widths(name, layers_b)
+  widths = _units.hidden_widths(name, layers_a, 'layers_a')
+  _units.hidden_widths(name, layers_b, 'layers_b')
   of_a, of_b = (
     [(x.shape, x.dtype.name) for x in jax.tree.leaves(tuple(layers))]
     for layers in (layers_a, layers_b)
@@ -210,6 +211,7 @@ def _check(name, layers_a, layers_b, keep, same_units) -> list[int]:
       f' got {of_a} and {of_b}'
     )
   _units.check_keep(name, keep, widths)
+  checks.check_flag(name, 'same_units', same_units)
   for units, width in zip(keep, widths):
     most = width // 2 if same_units or len(widths) > 1 else width - 1
     if len(units) > most:

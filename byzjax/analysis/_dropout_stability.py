@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax.analysis import _units
 
 
@@ -76,6 +76,9 @@ def dropout_stability(
     5.0 True
   """
   base.check_count('dropout_stability', 'num_draws', num_draws, 1)
+  checks.check_function('dropout_stability', 'loss_fn', loss_fn)
+  checks.check_key('dropout_stability', 'key', key)
+  _units.hidden_widths('dropout_stability', layers)
 
   def of_draw(key):
     keep = _units.draw_units(key, layers, num_kept=num_kept)

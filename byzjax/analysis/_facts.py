@@ -4,10 +4,21 @@ from typing import NamedTuple
 
 
 class Known(NamedTuple):
-  """What holds for a rule whatever the messages are, and its sources."""
+  """What holds for a rule whatever the messages are, and its sources.
+
+  Attributes:
+    facts: whatever its arguments are.
+    sources: authors, year, and where.
+    by_default: facts for the default arguments, which come first.
+  """
 
   facts: tuple[str, ...]
   sources: tuple[str, ...]
+  by_default: tuple[str, ...] = ()
+
+  def of(self, is_default: bool) -> tuple[str, ...]:
+    """What holds for the arguments in question."""
+    return self.by_default + self.facts if is_default else self.facts
 
 
 _ALLOUAH = (
@@ -29,8 +40,9 @@ RULES = {
     ),
   ),
   'bulyan': Known(
-    ('of the n - 2f messages that it picks, n - 3f or more are honest',),
+    (),
     ('El Mhamdi, Guerraoui, Rouault 2018 arXiv:1802.07927',),
+    ('of the n - 2f messages that it picks, n - 3f or more are honest',),
   ),
   'centered_clipping': Known(
     (
@@ -64,11 +76,9 @@ RULES = {
     ),
   ),
   'comparative_gradient_elimination': Known(
-    (
-      'not longer than the longest honest message',
-      'f messages of zero among equal honest ones shrink it: no kappa',
-    ),
+    ('f messages of zero among equal honest ones shrink it: no kappa',),
     ('Gupta, Liu, Vaidya 2020 arXiv:2008.04699',),
+    ('not longer than the longest honest message',),
   ),
   'coordinate_median': Known(
     (_BETWEEN, 'its kappa cannot be improved'), (_YIN, _ALLOUAH)
@@ -78,40 +88,38 @@ RULES = {
     ('Allouah, Guerraoui, Stephan 2025 arXiv:2505.01874',),
   ),
   'divide_and_conquer': Known(
+    (),
+    ('Shejwalkar, Houmansadr 2021 doi:10.14722/ndss.2021.24498',),
     (
       'two messages move it as far as they like, whatever num_byzantine is: one'
       ' far away fixes the direction in which all are compared, and one across'
       ' it is kept',
     ),
-    ('Shejwalkar, Houmansadr 2021 doi:10.14722/ndss.2021.24498',),
   ),
   'geometric_median': Known(
     (
-      'its kappa cannot be improved',
-      'Weiszfeld steps approach it: the kappa holds in the limit',
+      'Weiszfeld steps approach it: a kappa holds in the limit',
+      'messages no farther apart than the smoothing are averaged: no kappa',
     ),
     (
       'Pillutla, Kakade, Harchaoui 2019 arXiv:1912.13445',
       'Minsker 2015 arXiv:1308.1334',
       _ALLOUAH,
     ),
+    ('the kappa of the exact one cannot be improved',),
   ),
   'krum': Known(
-    (
-      'returns one of the messages',
-      'made for f, stands f + 1 messages that are far away, but not f + 3',
-      'numbers are for n - f - 2 neighbours and squared distances, the'
-      ' defaults',
-    ),
+    ('returns one of the messages',),
     (_BLANCHARD, _ALLOUAH, _RESAM),
+    ('made for f, stands f + 1 messages that are far away, but not f + 3',),
   ),
   'majority_vote': Known(
     (
       'f messages change no coordinate where the honest margin exceeds f votes',
-      'every coordinate has size one whatever is sent',
       'says nothing of lengths: no kappa',
     ),
     ('Bernstein, Zhao, Azizzadenesheli, Anandkumar 2019 arXiv:1810.05291',),
+    ('every coordinate has size one whatever is sent',),
   ),
   'mean': Known(('one message moves it as far as it likes',), (_BLANCHARD,)),
   'mean_around_median': Known(
@@ -133,7 +141,7 @@ RULES = {
     ),
   ),
   'multi_krum': Known(
-    ('numbers are for n - f - 2 neighbours and n - f selected, the defaults',),
+    (),
     (_BLANCHARD, 'Bareilles, Bouaziz, Fageot, El Mhamdi 2026 arXiv:2602.03899'),
   ),
   'phocas': Known((), ('Xie, Koyejo, Gupta 2018 arXiv:1805.09682',)),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, reductions
+from byzjax._src import base, checks, reductions
 from byzjax.attacks import _ascent
 
 # V counts as at least this share of the larger of one and the largest squared
@@ -127,6 +127,8 @@ def empirical_kappa(
   base.check_count(name, 'num_byzantine', num_byzantine)
   base.check_majority(name, n, num_byzantine)
   base.check_count(name, 'num_coordinates', num_coordinates, 1)
+  checks.check_kind(name, 'aggregator', aggregator, base.Aggregator)
+  checks.check_key(name, 'key', key)
   base.check_count(name, 'num_draws', num_draws, 1)
   base.check_count(name, 'num_steps', num_steps)
   random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())

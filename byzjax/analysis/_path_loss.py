@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat
+from byzjax._src import base, checks, flat
 
 
 def linear_path(params_a: base.Params, params_b: base.Params) -> base.Params:
@@ -63,6 +63,7 @@ def loss_along_path(
     [[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]]
   """
   name = 'loss_along_path'
+  checks.check_function(name, 'loss_fn', loss_fn)
   base.check_count(name, 'points_per_segment', points_per_segment, 2)
   num_segments = base.num_workers(f'{name}: path', path) - 1
   if num_segments < 1:

@@ -47,8 +47,8 @@ def match_permutation(
   """
   name = 'match_permutation'
   base.check_count(name, 'num_sweeps', num_sweeps, 1)
-  widths = _units.hidden_widths(name, layers_a)
-  _units.hidden_widths(name, layers_b)
+  widths = _units.hidden_widths(name, layers_a, 'layers_a')
+  _units.hidden_widths(name, layers_b, 'layers_b')
   shapes = [
     [x.shape for x in jax.tree.leaves(tuple(layers))]
     for layers in (layers_a, layers_b)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import base, checks
 
 # Per layer: kernel [in, out] and bias [out]. The units of all layers but the
 # last are hidden ones.
@@ -46,10 +46,12 @@ def draw_units(
   """
   name = 'draw_units'
   widths = hidden_widths(name, layers)
+  checks.check_key(name, 'key', key)
   if num_kept is None:
     num_kept = [max(width // 2, 1) for width in widths]
   elif isinstance(num_kept, int):
     num_kept = [num_kept] * len(widths)
+  checks.check_sequence(name, 'num_kept', num_kept)
   if len(num_kept) != len(widths):
     raise ValueError(
       f'{name} needs num_kept to have one entry per hidden layer, got'
@@ -160,8 +162,13 @@ def select(layers: Layers, units: Sequence[jax.Array]) -> Layers:
   return tuple(found)
 
 
-def hidden_widths(name: str, layers: Layers) -> list[int]:
+def hidden_widths(
+  name: str, layers: Layers, argument: str = 'layers'
+) -> list[int]:
   """The widths of the hidden layers, or an error that names the shapes."""
+  checks.check_sequence(name, argument, layers)
+  for layer in layers:
+    checks.check_pair(name, f'{argument}: a layer', layer)
   shapes = [(jnp.shape(kernel), jnp.shape(bias)) for kernel, bias in layers]
   is_dense = len(shapes) >= 2 and all(
     len(kernel) == 2 and bias == kernel[1:] for kernel, bias in shapes
@@ -170,8 +177,8 @@ def hidden_widths(name: str, layers: Layers) -> list[int]:
     below[0][1] != above[0][0] for below, above in zip(shapes, shapes[1:])
   ):
     raise ValueError(
-      f'{name} needs layers to be at least two pairs of a kernel [in, out] and'
-      f' a bias [out], each as wide as the next one is deep, got {shapes}'
+      f'{name} needs {argument} to be at least two pairs of a kernel [in, out]'
+      f' and a bias [out], each as wide as the next one is deep, got {shapes}'
     )
   return [bias[0] for _, bias in shapes[:-1]]
 
@@ -181,6 +188,7 @@ def check_keep(
 ) -> None:
   """Raises ValueError unless `keep` has distinct units of each hidden layer."""
   what = 'permutations' if whole else 'keep'
+  checks.check_sequence(name, what, keep)
   shapes = [jnp.shape(units) for units in keep]
   fits = len(shapes) == len(widths) and all(
     len(shape) == 1

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from byzjax._src import base
+from byzjax._src import base, checks
 
 Rounding = Literal['floor', 'ceil']
 
@@ -49,6 +49,7 @@ def dynamic_local_updates(
       f'{name} needs rounding to be one of {get_args(Rounding)}, got'
       f' {rounding!r}'
     )
+  checks.check_reals(name, 'seconds_per_step', seconds_per_step)
   seconds = np.asarray(seconds_per_step, np.float64)
   if seconds.ndim != 1 or not seconds.size:
     raise ValueError(

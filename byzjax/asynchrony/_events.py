@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import base, checks
 
 _NAME = 'simulate'
 
@@ -176,6 +176,7 @@ def simulate(
     seconds_per_step, num_local_steps, shards, shard_sizes
   )
   num_workers = len(speeds)
+  base.check_count(_NAME, 'seed', seed)
   _check_ranges(
     num_workers,
     num_events=num_events,
@@ -318,6 +319,11 @@ def _checked(seconds, num_local_steps, shards, shard_sizes):
 def _check_ranges(num_workers, *, absences, num_events, total_steps, **reals):
   """Raises ValueError for an end or a real number that cannot be."""
   max_time = reals.pop('max_time')
+  if max_time is not None:
+    base.check_range(_NAME, 'max_time', max_time)
+  for name, value in reals.items():
+    base.check_range(_NAME, name, value)
+  checks.check_sequence(_NAME, 'absences', absences)
   if num_events is None and total_steps is None and max_time is None:
     raise ValueError(
       f'{_NAME} needs num_events, total_steps or max_time, got none of them'

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, recipes
+from byzjax._src import base, checks, recipes
 from byzjax.attacks import _damage, _message
 
 # Half octaves around 1, the strength of the attack as it is.
@@ -80,6 +80,7 @@ def adaptive(
   base.check_count('adaptive', 'num_refinements', num_refinements)
   if batch_size is not None:
     base.check_count('adaptive', 'batch_size', batch_size, 1)
+  checks.check_reals('adaptive', 'strengths', strengths)
   strengths = jnp.asarray(_STRENGTHS if strengths is None else strengths)
   num_strengths = base.num_workers('adaptive: strengths', strengths)
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, reductions
+from byzjax._src import base, checks, recipes, reductions
 from byzjax.attacks import _message
 
 
@@ -32,6 +32,8 @@ def alie_factor(
     1.068
   """
   n, f = num_workers, num_byzantine
+  checks.check_integer('alie_factor', 'num_workers', n, 1)
+  checks.check_integer('alie_factor', 'num_byzantine', f)
   supporters = n // 2 + 1 - f
   return jax.scipy.special.ndtri((n - f - supporters) / jnp.asarray(n - f))
 
@@ -71,8 +73,9 @@ def alie(*, z: base.Scalar | None = None, ddof: int = 1) -> base.Attack:
     >>> messages[0]
     Array([0.], dtype=float32)
   """
-  if ddof not in (0, 1):
-    raise ValueError(f'alie needs ddof to be 0 or 1, got {ddof!r}')
+  if z is not None:
+    base.check_range('alie', 'z', z)
+  _message.check_ddof('alie', ddof)
 
   def vector(x, is_honest):
     mean = reductions.rows_mean(x, is_honest)

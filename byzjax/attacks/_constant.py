@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, recipes
+from byzjax._src import base, checks, recipes
 from byzjax.attacks import _message
 
 
@@ -37,6 +37,8 @@ def constant(*, value: base.Scalar = -100.0) -> base.Attack:
     Array([[nan, nan, nan],
            [ 1.,  1.,  1.]], dtype=float32)
   """
+
+  checks.check_real('constant', 'value', value)
 
   def apply(
     messages, state, *, is_byzantine, key=None, axis_name=None, **knowledge

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, reductions
+from byzjax._src import base, checks, recipes, reductions
 from byzjax.attacks import _message
 
 
@@ -63,7 +63,7 @@ def drift(
     Array([2., 0.], dtype=float32)
   """
   base.check_range('drift', 'strength', strength, 0)
-  _message.check_choice('drift', 'direction', direction, ('random', 'gradient'))
+  checks.check_choice('drift', 'direction', direction, ('random', 'gradient'))
 
   def init(params):
     return DriftState(base.zeros_like(params), jnp.zeros([], bool))

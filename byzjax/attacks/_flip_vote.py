@@ -39,6 +39,8 @@ def flip_vote(*, scale: base.Scalar = 1.0) -> base.Attack:
     Array([-1.,  1.], dtype=float32)
   """
 
+  base.check_range('flip_vote', 'scale', scale)
+
   def vector(x, is_honest):
     votes = reductions.weighted_sum(is_honest.astype(x.dtype), x, jnp.sign)
     mean = reductions.rows_mean(x, is_honest)

@@ -39,6 +39,7 @@ def gaussian(*, std: base.Scalar = 1.0, mean: base.Scalar = 0.0) -> base.Attack:
     Array([1., 1., 1.], dtype=float32)
   """
   base.check_range('gaussian', 'std', std, 0)
+  base.check_range('gaussian', 'mean', mean)
 
   def send(view, state):
     _message.require_key('gaussian', view.key)

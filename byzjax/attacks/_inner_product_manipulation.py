@@ -34,6 +34,7 @@ def inner_product_manipulation(*, epsilon: base.Scalar = 0.1) -> base.Attack:
     >>> messages[0]
     Array([-1. , -1.5], dtype=float32)
   """
+  base.check_range('inner_product_manipulation', 'epsilon', epsilon)
   return _message.from_honest(
     'inner_product_manipulation',
     lambda x, is_honest: -epsilon * reductions.rows_mean(x, is_honest),

@@ -55,13 +55,10 @@ def mask_of(
   return checks.byzantine_mask(attack, is_byzantine, n)
 
 
-def check_choice(
-  attack: str, name: str, value: Any, choices: tuple[str, ...]
-) -> None:
-  """Raises ValueError unless `value` is one of the choices."""
-  if value not in choices:
-    allowed = ' or '.join(repr(choice) for choice in choices)
-    raise ValueError(f'{attack} needs {name} to be {allowed}, got {value!r}')
+def check_ddof(attack: str, ddof: Any) -> None:
+  """Raises ValueError unless `ddof` is 0 or 1."""
+  if isinstance(ddof, bool) or ddof not in (0, 1):
+    raise ValueError(f'{attack} needs ddof to be 0 or 1, got {ddof!r}')
 
 
 def from_view(

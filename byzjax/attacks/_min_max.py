@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, reductions
+from byzjax._src import base, checks, recipes, reductions
 from byzjax.attacks import _message
 
 _DEVIATIONS = ('std', 'unit', 'sign')
@@ -121,7 +121,7 @@ def min_sum(
     >>> messages[0]
     Array([2.], dtype=float32)
   """
-  _message.check_choice('min_sum', 'bound', bound, ('min', 'max'))
+  checks.check_choice('min_sum', 'bound', bound, ('min', 'max'))
 
   def length(view, mean, direction):
     del direction
@@ -149,9 +149,8 @@ def _along_deviation(
   length_fn: Callable[[_message.View, jax.Array, jax.Array], jax.Array],
 ) -> base.Attack:
   """`mu - t p / |p|` with `t = length_fn(view, mu, p / |p|)`."""
-  _message.check_choice(name, 'deviation', deviation, _DEVIATIONS)
-  if ddof not in (0, 1):
-    raise ValueError(f'{name} needs ddof to be 0 or 1, got {ddof!r}')
+  checks.check_choice(name, 'deviation', deviation, _DEVIATIONS)
+  _message.check_ddof(name, ddof)
   if max_gamma is not None:
     base.check_range(name, 'max_gamma', max_gamma, 0)
 

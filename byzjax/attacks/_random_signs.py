@@ -38,6 +38,8 @@ def random_signs(*, scale: base.Scalar = 1.0) -> base.Attack:
     Array([3., 3., 3., 3., 3.], dtype=float32)
   """
 
+  base.check_range('random_signs', 'scale', scale)
+
   def send(view, state):
     _message.require_key('random_signs', view.key)
 

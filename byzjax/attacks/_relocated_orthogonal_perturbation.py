@@ -74,6 +74,9 @@ def relocated_orthogonal_perturbation(
   name = 'relocated_orthogonal_perturbation'
   base.check_range(name, 'pi', pi, 0, 1)
   base.check_range(name, 'lam', lam, 0, 1)
+  base.check_range(name, 'angle', angle)
+  if z is not None:
+    base.check_range(name, 'z', z)
 
   def init(params):
     return RelocatedOrthogonalPerturbationState(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat, recipes, reductions
+from byzjax._src import base, checks, flat, recipes, reductions
 from byzjax.attacks import _message
 
 
@@ -59,7 +59,8 @@ def replay(
     [3.0, 3.0, 3.0, 4.0]
   """
   base.check_count('replay', 'delay', delay, 1)
-  if own:
+  checks.check_flag('replay', 'own', own)
+  if own or num_workers is not None:
     base.check_count('replay', 'num_workers', num_workers, 1)
 
   def init(params):

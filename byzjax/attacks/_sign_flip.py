@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from byzjax._src import base, recipes
+from byzjax._src import base, checks, recipes
 from byzjax.attacks import _inner_product_manipulation, _message
 
 
@@ -40,6 +40,8 @@ def sign_flip(*, scale: base.Scalar = 1.0, own: bool = False) -> base.Attack:
     >>> messages[0]
     Array([-20., -30.], dtype=float32)
   """
+  base.check_range('sign_flip', 'scale', scale)
+  checks.check_flag('sign_flip', 'own', own)
   if not own:
     return _inner_product_manipulation.inner_product_manipulation(epsilon=scale)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, reductions
+from byzjax._src import base, checks, reductions
 
 
 def arrangements(x: jax.Array, vectors: jax.Array) -> jax.Array:
@@ -78,6 +78,7 @@ def sample_arrangements(
   """
   name = 'sample_arrangements'
   base.check_count(name, 'num_samples', num_samples, 1)
+  checks.check_key(name, 'key', key)
   base.check_count(name, 'num_perturbations', num_perturbations)
   base.check_range(name, 'epsilon', epsilon, 0)
   if jnp.ndim(x) != 2:

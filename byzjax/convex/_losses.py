@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from byzjax._src import base
+from byzjax._src import base, checks
 
 LOSSES = ('squared', 'hinge', 'logistic')
 _NEWTON_STEPS = 12
@@ -13,8 +13,7 @@ _NEWTON_STEPS = 12
 
 def check_loss(name: str, loss: str, y: jax.Array) -> None:
   """Raises ValueError for an unknown loss, or labels that are not its own."""
-  if loss not in LOSSES:
-    raise ValueError(f'{name} needs loss to be one of {LOSSES}, got {loss!r}')
+  checks.check_choice(name, 'loss', loss, LOSSES)
   if loss == 'squared' or isinstance(y, jax.core.Tracer):
     return
   if not np.isin(np.asarray(y), (-1, 1)).all():

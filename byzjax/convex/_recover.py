@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat, reductions
+from byzjax._src import base, checks, flat, reductions
 from byzjax.convex import _losses
 
 
@@ -114,6 +114,7 @@ def network_objective(
   """
   _losses.check_loss('network_objective', loss, y)
   base.check_range('network_objective', 'beta', beta, 0)
+  checks.check_kind('network_objective', 'network', network, Network)
   outputs = network_outputs(network, x)
   y = jnp.asarray(y, flat.compute_dtype(outputs.dtype))
   squares = sum(jnp.sum(jnp.square(leaf)) for leaf in network)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax._src.local import Participation
 from byzjax.data import _curriculum, _pacing, _sweep
 
@@ -99,6 +99,8 @@ def client_curriculum(
   base.check_range(name, 'total_rounds', total_rounds, 0, exclusive=True)
   _pacing.check_pacing(name, pacing, full_at, initial_share)
   _curriculum.check_order(name, order)
+  if score is not None:
+    checks.check_function(name, 'score', score)
   if score is None and order != 'random':
     raise ValueError(f'{name} needs a score unless order is random')
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax.data import _routing
 from byzjax.data._routing import Router
 
@@ -66,6 +66,7 @@ def discriminative_router(
       f'{name} needs scores [{features.shape[0]}, num_paths], a row for each'
       f' document, got the shape {list(scores.shape)}'
     )
+  checks.check_flag(name, 'calibrate', calibrate)
   base.check_range(name, 'regularization', regularization, 0, exclusive=True)
   labels = np.argmax(np.where(np.isnan(scores), -np.inf, scores), axis=1)
   best, counts = np.unique(labels, return_counts=True)

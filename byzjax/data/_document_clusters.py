@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax.data import _routing
 from byzjax.data._routing import Router
 
@@ -46,6 +46,7 @@ def cluster_documents(
   name = 'cluster_documents'
   features = _routing.check_features(name, features)
   base.check_count(name, 'num_paths', num_paths, 1)
+  base.check_count(name, 'seed', seed)
   return _nearest(_centers(name, features, num_paths, seed))
 
 
@@ -87,6 +88,8 @@ def product_cluster_documents(
   """
   name = 'product_cluster_documents'
   features = _routing.check_features(name, features)
+  base.check_count(name, 'seed', seed)
+  checks.check_sequence(name, 'num_modules', num_modules)
   if not num_modules or len(num_modules) > features.shape[1]:
     raise ValueError(
       f'{name} needs num_modules for 1 to {features.shape[1]} levels, as there'

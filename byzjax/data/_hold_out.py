@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax.data import _partition
 from byzjax.data._partition import Partition
 
@@ -42,6 +42,9 @@ def hold_out(
     (array([8, 8], dtype=int32), array([2, 2], dtype=int32))
   """
   name = 'hold_out'
+  checks.check_kind(name, 'partition', partition, Partition)
+  base.check_count(name, 'seed', seed)
+  checks.check_real(name, 'share', share)
   if not 0 < share < 1:
     raise ValueError(
       f'{name}: share must be strictly between 0 and 1, got share={share!r}.'
@@ -91,6 +94,8 @@ def held_out_workers(
     ((3, 4), (2, 4))
   """
   name = 'held_out_workers'
+  checks.check_kind(name, 'partition', partition, Partition)
+  base.check_count(name, 'seed', seed)
   base.check_count(name, 'num_held_out', num_held_out, 1)
   shards = _shards(partition)
   if num_held_out >= len(shards):

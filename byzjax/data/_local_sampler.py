@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from byzjax._src import checks
 from byzjax._src.local import LocalSampler
 from byzjax.data import _examples, _sweep
 
@@ -72,6 +73,7 @@ def local_sampler(
   name = 'local_sampler'
   _examples.check(name, images, labels)
   _examples.check_batch(name, batch_size, scale)
+  checks.check_flag('local_sampler', 'shuffled', shuffled)
   images, labels = jnp.asarray(images), jnp.asarray(labels)
   return of_chosen(
     lambda chosen: _examples.take(images, labels, chosen, scale),

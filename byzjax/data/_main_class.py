@@ -44,7 +44,7 @@ def main_class(
     array([35, 35])
   """
   name = 'main_class'
-  labels = _partition.check(name, labels, num_workers)
+  labels = _partition.check(name, labels, num_workers, seed)
   base.check_range(name, 'share', share, 0, 1)
   rng = np.random.default_rng(seed)
   classes = np.unique(labels)

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base
+from byzjax._src import base, checks
 
 Pacing = Literal[
   'linear', 'quadratic', 'root', 'step', 'exponential', 'logarithmic'
@@ -65,8 +65,8 @@ def pool_size(
   """
   name = 'pool_size'
   check_pacing(name, pacing, full_at, initial_share)
-  base.check_range(name, 'step', step, 0)
-  base.check_range(name, 'num_examples', num_examples, 1)
+  checks.check_whole(name, 'step', step)
+  checks.check_whole(name, 'num_examples', num_examples, 1)
   base.check_range(name, 'total_steps', total_steps, 0, exclusive=True)
   time, n, total, a, b = (
     jnp.asarray(x, jnp.float32)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from byzjax._src import base, checks
+
 
 class Partition(NamedTuple):
   """The examples of each of n workers.
@@ -120,7 +122,7 @@ def random_shards(
     >>> data.random_shards(np.zeros(10, int), 4).sizes
     array([3, 3, 2, 2], dtype=int32)
   """
-  labels = check('random_shards', labels, num_workers)
+  labels = check('random_shards', labels, num_workers, seed)
   order = np.random.default_rng(seed).permutation(labels.size)
   return from_shards('random_shards', np.array_split(order, num_workers))
 
@@ -165,7 +167,7 @@ def dirichlet_by_class(
     >>> data.dirichlet_by_class(labels, 2, alpha=1.0).sizes.sum()
     np.int64(100)
   """
-  labels = check('dirichlet_by_class', labels, num_workers)
+  labels = check('dirichlet_by_class', labels, num_workers, seed)
   _check_alpha('dirichlet_by_class', alpha)
   rng = np.random.default_rng(seed)
   pieces: list[list[np.ndarray]] = [[] for _ in range(num_workers)]
@@ -221,7 +223,7 @@ def dirichlet_by_worker(
     >>> data.dirichlet_by_worker(labels, 3, alpha=0.1).sizes
     array([34, 33, 33], dtype=int32)
   """
-  labels = check('dirichlet_by_worker', labels, num_workers)
+  labels = check('dirichlet_by_worker', labels, num_workers, seed)
   _check_alpha('dirichlet_by_worker', alpha)
   rng = np.random.default_rng(seed)
   shards = shards_by_mix(
@@ -324,18 +326,22 @@ def check_labels(function: str, labels: np.ndarray) -> np.ndarray:
   return labels
 
 
-def check(function: str, labels: np.ndarray, num_workers: int) -> np.ndarray:
+def check(
+  function: str, labels: np.ndarray, num_workers: int, seed: int = 0
+) -> np.ndarray:
   """The labels as an array, for a number of workers that they suffice for."""
   labels = check_labels(function, labels)
-  if not 1 <= num_workers <= labels.size:
+  base.check_count(function, 'seed', seed)
+  if not checks.is_whole(num_workers) or not 1 <= num_workers <= labels.size:
     raise ValueError(
       f'{function}: num_workers must be from 1 to the number of examples, got '
-      f'num_workers={num_workers} for {labels.size} examples.'
+      f'num_workers={num_workers!r} for {labels.size} examples.'
     )
   return labels
 
 
 def _check_alpha(function: str, alpha: float) -> None:
+  checks.check_real(function, 'alpha', alpha)
   if not (alpha > 0.0 and math.isfinite(alpha)):
     raise ValueError(
       f'{function}: alpha must be positive and finite, got alpha={alpha!r}.'
@@ -344,6 +350,7 @@ def _check_alpha(function: str, alpha: float) -> None:
 
 def check_concentration(function: str, concentration: float) -> None:
   """Raises ValueError unless the concentration is positive and finite."""
+  checks.check_real(function, 'concentration', concentration)
   if not (concentration > 0.0 and math.isfinite(concentration)):
     raise ValueError(
       f'{function}: concentration must be positive and finite, got '

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from byzjax._src import checks
 from byzjax.data import _examples
 from byzjax.data._partition import Partition
 
@@ -61,6 +62,8 @@ def sample_batch(
   """
   _examples.check('sample_batch', images, labels)
   _examples.check_batch('sample_batch', batch_size, scale)
+  checks.check_pair('sample_batch', 'partition', partition)
+  checks.check_key('sample_batch', 'key', key)
   indices, sizes = map(jnp.asarray, partition)
 
   def draw(images, labels, indices, sizes, key):

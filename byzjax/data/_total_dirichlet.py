@@ -52,7 +52,7 @@ def dirichlet_total(
     True
   """
   name = 'dirichlet_total'
-  labels = _partition.check(name, labels, num_workers)
+  labels = _partition.check(name, labels, num_workers, seed)
   _partition.check_concentration(name, concentration)
   rng = np.random.default_rng(seed)
 

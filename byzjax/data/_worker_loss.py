@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax.data import _examples
 from byzjax.data._partition import Partition
 
@@ -77,6 +77,7 @@ def example_losses(
 ) -> Callable[[base.Params, jax.Array], jax.Array]:
   """`(params, indices int32[m]) -> float32[m]`, a few examples at a time."""
   _examples.check(function, images, labels)
+  checks.check_function(function, 'loss_per_example', loss_per_example)
   base.check_range(function, 'scale', scale, 0, exclusive=True)
   base.check_count(function, 'score_batch_size', score_batch_size, 1)
   images, labels = jnp.asarray(images), jnp.asarray(labels)

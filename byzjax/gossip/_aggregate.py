@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax.aggregators import trimmed_mean
 from byzjax.gossip._types import AggregateRule
 
@@ -39,6 +39,7 @@ def aggregate(
     >>> gossip.mix(median, topology.chain(4), jnp.array([0., 1., 2., 99.]))
     Array([ 0.5,  1. ,  2. , 50.5], dtype=float32)
   """
+  checks.check_text('aggregate', 'name', name)
   if not callable(rule_for) or isinstance(rule_for, base.Aggregator):
     raise ValueError(
       f'{name} needs rule_for to be a function from the number of vectors to'

@@ -36,6 +36,8 @@ def dissensus(*, epsilon: base.Scalar = 1.0) -> EdgeAttack:
     Array([0., 1., 2.], dtype=float32)
   """
 
+  base.check_range('dissensus', 'epsilon', epsilon)
+
   def coefficients(mixing, is_byzantine):
     n = mixing.shape[0]
     other = ~jnp.eye(n, dtype=bool)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat
+from byzjax._src import base, checks, flat
 from byzjax.gossip import _dense, _sending
 from byzjax.gossip._types import Rule
 from byzjax.topology import Topology
@@ -56,16 +56,18 @@ def mix(
   if x.shape[0] != n:
     raise ValueError(f'mix needs messages with {n} rows, got {x.shape[0]}')
   attack_key, rule_key = (None,) * 2 if key is None else jax.random.split(key)
+  if is_byzantine is not None:
+    is_byzantine = checks.byzantine_mask('mix', is_byzantine, n)
   sent = _sending.Sent(x, x)
   if attack is not None:
     _sending.check_attack('mix', attack)
-    if is_byzantine is None or jnp.shape(is_byzantine) != (n,):
+    if is_byzantine is None:
       raise ValueError(f'mix needs is_byzantine to be bool[{n}] for an attack')
     sent, _ = _sending.send(
       attack,
       x,
       _sending.init(attack, x[0]),
-      liars=jnp.asarray(is_byzantine),
+      liars=is_byzantine,
       ids=jnp.arange(n),
       key=attack_key,
     )

@@ -41,6 +41,8 @@ def hutchinson_diagonal(
     [ 3. -5.]
   """
 
+  loss_forms.check_signature('hutchinson_diagonal', loss_fn, needs_key=False)
+
   def estimate(params, batch, key):
     layout = flat.row_layout(params)
     like = jnp.zeros(layout.size, layout.dtype)

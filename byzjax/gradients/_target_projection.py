@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, local, loss_forms
+from byzjax._src import base, checks, flat, local, loss_forms
 from byzjax.gradients._stages import (
   AnyStage,
   Model,
@@ -133,12 +133,16 @@ def target_projection(
     >>> print(f'{loss:.4f}', jax.tree.map(jnp.shape, gradient))
     0.6931 {'a': (3, 4), 'b': (4, 2)}
   """
+  checks.check_sequence(_NAME, 'stages', stages)
+  checks.check_key(_NAME, 'projection_key', projection_key)
+  checks.check_function(_NAME, 'output_loss', output_loss)
+  checks.check_flag(_NAME, 'has_aux', has_aux)
   stages = tuple(stages)
   base.check_count(_NAME, 'num_classes', num_classes, 1)
   base.check_range(_NAME, 'scale', scale, 0)
-  _check_choice('residual', residual, _RESIDUALS)
+  checks.check_choice(_NAME, 'residual', residual, _RESIDUALS)
   if not callable(projection):
-    _check_choice('projection', projection, _PROJECTIONS)
+    checks.check_choice(_NAME, 'projection', projection, _PROJECTIONS)
     projection = _PROJECTIONS[projection]
   if not stages or not isinstance(stages[-1], Stage):
     raise ValueError(f'{_NAME} needs stages to end with a Stage, got {stages}')
@@ -253,14 +257,6 @@ def _varying_like(tree: Any, reference: Any) -> Any:
   first = [leaf.ravel()[0] for leaf in jax.tree.leaves(reference)]
   mine = jnp.stack([x == x for x in first]).all()
   return jax.tree.map(lambda x: jnp.where(mine, x, x), tree)
-
-
-def _check_choice(argument: str, value: Any, choices: dict) -> None:
-  if value not in choices:
-    raise ValueError(
-      f'{_NAME} needs {argument} to be one of {", ".join(choices)}, got'
-      f' {value!r}'
-    )
 
 
 def _check_labels(labels: Any, inputs: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, local
+from byzjax._src import base, checks, local
 from byzjax.objectives import _projection
 
 
@@ -100,6 +100,8 @@ def fedbr(
   ]:
     base.check_range('fedbr', name, value, 0)
   base.check_count('fedbr', 'num_mixed', num_mixed)
+  checks.check_function('fedbr', 'features', features)
+  checks.check_function('fedbr', 'classify', classify)
 
   def contrast(head, z, z_p, z_g):
     a, b, c = (_projection.project(head, x) for x in (z_p, z_g, z))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, local
+from byzjax._src import base, checks, flat, local
 
 Amplitude = Literal['annealed', 'norms', 'constant']
 Direction = Literal['lower', 'both', 'raise']
@@ -89,6 +89,7 @@ def noisy_softmax_cross_entropy(
   name = 'noisy_softmax_cross_entropy'
   _check_names(name, amplitude, direction)
   base.check_range(name, 'alpha', alpha, 0)
+  checks.check_key(name, 'key', key)
   _check_shapes(name, features, weights, bias, labels)
   dtype = flat.compute_dtype(features.dtype, weights.dtype)
   is_target = labels[:, None] == jnp.arange(weights.shape[1])[None]
@@ -168,6 +169,8 @@ def noisy_softmax(
   """
   _check_names('noisy_softmax', amplitude, direction)
   base.check_range('noisy_softmax', 'alpha', alpha, 0)
+  checks.check_function('noisy_softmax', 'features', features)
+  checks.check_function('noisy_softmax', 'classifier', classifier)
 
   def loss(params, batch, context):
     inputs, labels = batch

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._src import base, local
+from byzjax._src import base, checks, local
 from byzjax.objectives import _wasserstein
 
 
@@ -64,6 +64,10 @@ def pgd_inputs(
   base.check_count('pgd_inputs', 'num_steps', num_steps)
   base.check_range('pgd_inputs', 'epsilon', epsilon, 0)
   base.check_range('pgd_inputs', 'step_size', step_size, 0)
+  checks.check_pair('pgd_inputs', 'batch', batch)
+  if value_range is not None:
+    checks.check_pair('pgd_inputs', 'value_range', value_range)
+    checks.check_reals('pgd_inputs', 'value_range', value_range)
   if value_range is not None and not value_range[0] < value_range[1]:
     raise ValueError(
       f'pgd_inputs needs value_range to be (low, high) with low < high, got'

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base
+from byzjax._src import base, checks
 
 
 def projection(
@@ -37,6 +37,7 @@ def projection(
     >>> [layer['kernel'].shape for layer in head]
     [(4, 8), (8, 8), (8, 4)]
   """
+  checks.check_key('projection', 'key', key)
   base.check_count('projection', 'num_features', num_features, 1)
   width = 2 * num_features if width is None else width
   out = num_features if out is None else out

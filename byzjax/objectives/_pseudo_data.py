@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import base, checks
 
 
 def random_sample_means(
@@ -59,6 +59,8 @@ def random_sample_means(
   base.check_count('random_sample_means', 'num_pseudo', num_pseudo, 1)
   base.check_count('random_sample_means', 'num_averaged', num_averaged, 1)
   base.check_range('random_sample_means', 'scale', scale, 0, exclusive=True)
+  checks.check_key('random_sample_means', 'key', key)
+  checks.check_pair('random_sample_means', 'partition', partition)
   indices, sizes = map(jnp.asarray, partition)
   worker_key, example_key = jax.random.split(key)
   workers = jax.random.randint(worker_key, (num_pseudo,), 0, sizes.shape[0])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from byzjax._src import base, local, loss_forms
+from byzjax._src import base, checks, local, loss_forms
 
 
 def wasserstein(
@@ -72,6 +72,7 @@ def wasserstein(
   """
   name = 'wasserstein'
   step_size = _check_step(loss_fn, gamma, step_size, num_ascent_steps)
+  checks.check_flag(name, 'surrogate', surrogate)
   local.as_objective(loss_fn, name=name, needs_key=needs_key, has_aux=has_aux)
   plain: Any = loss_fn
 
@@ -142,6 +143,7 @@ def wasserstein_inputs(
     Array([[1.5, 2. ]], dtype=float32)
   """
   step_size = _check_step(loss_fn, gamma, step_size, num_ascent_steps)
+  checks.check_pair('wasserstein_inputs', 'batch', batch)
   inputs, labels = batch
   inputs = float_inputs('wasserstein', inputs)
   gradient = input_gradients('wasserstein', loss_fn, params, labels)
@@ -185,6 +187,7 @@ def check_plain(name: str, loss_fn: Any) -> None:
       f'{name} needs a loss (params, batch) -> scalar, got the Objective'
       f' {loss_fn.name}: wrap the plain loss first, and that in the Objective'
     )
+  checks.check_function(name, 'loss_fn', loss_fn)
 
 
 def _check_step(loss_fn, gamma, step_size, num_ascent_steps):

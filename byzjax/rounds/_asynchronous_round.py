@@ -10,6 +10,7 @@ from jax import lax
 
 from byzjax._src import (
   base,
+  checks,
   flat,
   layouts,
   local,
@@ -161,16 +162,21 @@ def asynchronous_round(
   num_workers = events.num_workers
   if callable(byzantine):
     raise ValueError(f'{_NAME} needs byzantine to be an int or bool[K]')
+  round_arguments.check_transform(_NAME, 'optimizer', optimizer)
   round_arguments.check_transforms(
     _NAME,
     {
-      'optimizer': optimizer,
       'local_optimizer': local_optimizer,
       'worker': worker,
       'incoming': incoming,
     },
   )
   round_arguments.check_attackers(_NAME, attack, byzantine)
+  checks.check_kind(
+    _NAME, 'sampler', sampler, local.LocalSampler, optional=True
+  )
+  if broadcast is not None:
+    checks.check_function(_NAME, 'broadcast', broadcast)
   schedule = round_arguments.byzantine_schedule(_NAME, num_workers, byzantine)
   message_attack = attack if isinstance(attack, base.Attack) else None
 

@@ -105,7 +105,7 @@ def elastic_averaging(
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
   )
-  round_arguments.check_transforms(_NAME, {'local_optimizer': local_optimizer})
+  round_arguments.check_transform(_NAME, 'local_optimizer', local_optimizer)
   inner = optax.with_extra_args_support(local_optimizer)
   keeps = local_state == 'keep'
 

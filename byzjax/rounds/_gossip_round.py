@@ -150,8 +150,9 @@ def gossip_round(
       f'{name} needs num_workers to be the {n} nodes of the topology, got'
       f' {num_workers}'
     )
-  round_arguments.check_transforms(name, {'optimizer': optimizer})
+  round_arguments.check_transform(name, 'optimizer', optimizer)
   round_arguments.check_attackers(name, attack, byzantine)
+  round_arguments.check_layout(name, mesh, axis_name)
   schedule = _gossip_arguments.byzantine_schedule(name, n, byzantine)
   beta_at = _gossip_arguments.number_schedule(name, 'consensus', consensus)
   noise_at = None

@@ -9,7 +9,14 @@ import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, injected, local, parameters, round_arguments
+from byzjax._src import (
+  base,
+  checks,
+  injected,
+  local,
+  parameters,
+  round_arguments,
+)
 from byzjax.rounds import (
   _cohort,
   _engine,
@@ -193,15 +200,15 @@ def local_round(
     )
   draws = _cohort.participation_of(_NAME, num_workers, participation)
   cohort_size = draws.num_participants if draws else num_workers
-  round_arguments.check_transforms(
-    _NAME,
-    {
-      'local_optimizer': local_optimizer,
-      'optimizer': optimizer,
-      'worker': worker,
-    },
-  )
+  round_arguments.check_transform(_NAME, 'optimizer', optimizer)
+  round_arguments.check_transform(_NAME, 'local_optimizer', local_optimizer)
+  round_arguments.check_transforms(_NAME, {'worker': worker})
   round_arguments.check_attackers(_NAME, attack, byzantine)
+  round_arguments.check_layout(_NAME, mesh, axis_name)
+  checks.check_kind(
+    _NAME, 'sampler', sampler, local.LocalSampler, optional=True
+  )
+  checks.check_flag(_NAME, 'byzantine_chain', byzantine_chain)
   schedule = round_arguments.byzantine_schedule(_NAME, num_workers, byzantine)
   weights_at = round_arguments.weight_schedule(
     _NAME, num_workers, worker_weights

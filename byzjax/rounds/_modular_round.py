@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byzjax._src import base, flat, layouts, local, parameters, round_arguments
+from byzjax._src import (
+  base,
+  checks,
+  flat,
+  layouts,
+  local,
+  parameters,
+  round_arguments,
+)
 from byzjax._src import paths as path_tools
 from byzjax.aggregators import mean
 from byzjax.rounds import (
@@ -156,10 +164,13 @@ def modular_round(
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
   )
-  round_arguments.check_transforms(
-    _NAME, {'local_optimizer': local_optimizer, 'optimizer': optimizer}
-  )
+  round_arguments.check_transform(_NAME, 'optimizer', optimizer)
+  round_arguments.check_transform(_NAME, 'local_optimizer', local_optimizer)
   round_arguments.check_attackers(_NAME, attack, byzantine)
+  checks.check_kind(
+    _NAME, 'sampler', sampler, local.LocalSampler, optional=True
+  )
+  checks.check_flag(_NAME, 'rescale_norm', rescale_norm)
   schedule = round_arguments.byzantine_schedule(_NAME, num_paths, byzantine)
   weights_at = round_arguments.weight_schedule(_NAME, num_paths, worker_weights)
   steps_at, longest = round_arguments.step_schedule(

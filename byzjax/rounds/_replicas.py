@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, flat, local, parameters, round_arguments
+from byzjax._src import (
+  base,
+  checks,
+  flat,
+  local,
+  parameters,
+  round_arguments,
+)
 from byzjax.rounds import _engine, _local_steps
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
 
@@ -77,6 +84,8 @@ def build(
     name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
   round_arguments.check_attackers(name, attack, byzantine)
+  round_arguments.check_layout(name, mesh, axis_name)
+  checks.check_kind(name, 'sampler', sampler, local.LocalSampler, optional=True)
   schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
   num_shards = 1
   if mesh is not None:

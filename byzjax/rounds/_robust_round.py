@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, flat, local, parameters, round_arguments
+from byzjax._src import (
+  base,
+  checks,
+  flat,
+  local,
+  parameters,
+  round_arguments,
+)
 from byzjax.rounds import _engine
 from byzjax.rounds._worker_gradients import (
   LossFn,
@@ -160,10 +167,11 @@ def robust_round(
   aggregator = round_arguments.check_slots(
     name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
-  round_arguments.check_transforms(
-    name, {'optimizer': optimizer, 'worker': worker}
-  )
+  round_arguments.check_transform(name, 'optimizer', optimizer)
+  round_arguments.check_transforms(name, {'worker': worker})
   round_arguments.check_attackers(name, attack, byzantine)
+  round_arguments.check_layout(name, mesh, axis_name)
+  checks.check_flag(name, 'byzantine_chain', byzantine_chain)
   schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
   weights_at = round_arguments.weight_schedule(
     name, num_workers, worker_weights

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, round_arguments
+from byzjax._src import base, checks, round_arguments
 
 
 def random_byzantine(
@@ -29,6 +29,7 @@ def random_byzantine(
     2
   """
   round_arguments.check_byzantine(num_workers, num_byzantine)
+  checks.check_key('random_byzantine', 'key', key)
   mask = jnp.arange(num_workers) < num_byzantine
   return lambda step: jax.random.permutation(
     jax.random.fold_in(key, step), mask
@@ -64,6 +65,7 @@ def random_participation(
   name = 'random_participation'
   base.check_count(name, 'num_workers', num_workers, 1)
   base.check_count(name, 'num_participants', num_participants, 1)
+  checks.check_key(name, 'key', key)
   if num_participants > num_workers:
     raise ValueError(
       f'{name} needs num_participants <= num_workers, got {num_participants}'

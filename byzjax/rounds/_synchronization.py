@@ -243,6 +243,8 @@ def _learning_rates(
   if callable(learning_rate):
     with jax.enable_x64(True):
       learning_rate = jax.vmap(learning_rate)(jnp.arange(total_steps))
+  elif not isinstance(learning_rate, (jax.Array, np.ndarray)):
+    base.check_range(name, 'learning_rate', learning_rate, 0)
   rates = np.asarray(learning_rate, np.float64)
   if rates.shape not in ((), (total_steps,)):
     raise ValueError(
@@ -250,7 +252,8 @@ def _learning_rates(
       f' float[total_steps], got the shape {list(rates.shape)} and'
       f' total_steps={total_steps}'
     )
-  base.check_range(name, 'learning_rate', rates, 0)
+  if not (rates >= 0).all():
+    raise ValueError(f'{name} needs learning_rate >= 0, got {rates.tolist()}')
   return np.broadcast_to(rates, (total_steps,)).tolist()
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from byzjax._src import base
+from byzjax._src import base, checks
 
 
 def byz_sgdm_bound(
@@ -205,6 +205,7 @@ def optimal_batch_size(
     variance,
     constant,
   )
+  checks.check_flag('optimal_batch_size', 'normalized', normalized)
   if not normalized:
     _, a2, a3 = _terms(*given)
     return (a2 / (2 * a3)) ** (2 / 3)

@@ -19,14 +19,16 @@ def part(whole: int, size: int) -> float:
   return (whole - size) / size
 
 
-def trimmed_mean(n: int, f: int) -> float:
+def trimmed_mean(n: int, f: int, trimmed: int | None = None) -> float:
   """`f / (n - 2f)`; as good as any rule can be.
 
   With h_1 <= ... <= h_h the honest values, the k-th value of all lies between
   h_{k-f} and h_k. The mean of those with f < k <= n - f is thus between the
-  means of the n - 2f lowest and the n - 2f highest honest ones: two parts.
+  means of the n - 2f lowest and the n - 2f highest honest ones: two parts. Of t
+  >= f values trimmed at either end it is so of the h - t lowest and highest.
   """
-  return part(n - f, n - 2 * f)
+  t = f if trimmed is None else trimmed
+  return part(n - f, n - f - t)
 
 
 def coordinate_median(n: int, f: int) -> float:
@@ -40,6 +42,15 @@ def coordinate_median(n: int, f: int) -> float:
   """
   below = (n - 1) // 2
   return below / (n - f - below)
+
+
+def lower_median(n: int, f: int) -> float:
+  """`n / (n - 2f)` for even n, as for the median for odd n; sharp.
+
+  n = 2m: the m-th value is at least h_{m-f}, which is at least the mean of the
+  m - f lowest; it is at most h_m, which gives less.
+  """
+  return part(n - f, (n + 1) // 2 - f)
 
 
 def geometric_median(n: int, f: int) -> float:
@@ -146,15 +157,15 @@ def covariance_filter(n: int, f: int) -> float:
   return r * (1 + (1 + math.sqrt(2)) * math.sqrt(largest)) ** 2
 
 
-def bulyan(n: int, f: int) -> float:
-  """Of whatever n - 2f messages are selected, n - 3f are of S.
+def bulyan(n: int, f: int, selected: int, kappa: float) -> float:
+  """Of any m > 2f messages that are selected, m - f or more are of S.
 
-  Those are a part of S, on which the second stage, the mean of the n - 4f
-  nearest to the median of the selected, has the kappa of `nearest_to_center`.
+  Those are a part of S, on which the second stage, a rule for m messages of
+  which f are Byzantine, has `kappa`. It may be any rule: that for all m
+  messages and all sets of m - f of them.
   """
-  m, honest = n - 2 * f, n - 3 * f
-  kappa = nearest_to_center(m, f, m - 2 * f, coordinate_median(m, f))
-  return after_bias(kappa, (n - f) / honest, part(n - f, honest))
+  h, honest = n - f, selected - f
+  return after_bias(kappa, h / honest, part(h, honest))
 
 
 def nearest_neighbor_mixing(n: int, f: int, kappa: float) -> float:

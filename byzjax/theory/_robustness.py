@@ -3,7 +3,7 @@
 import math
 
 from byzjax._src import base
-from byzjax.theory import _kappa, _names
+from byzjax.theory import _bounds, _names
 
 
 def kappa_lower_bound(num_workers: int, num_byzantine: int) -> float:
@@ -58,6 +58,7 @@ def kappa_bound(
   trimmed_mean                      r                          6r (1+r)
   coordinate_median, n odd          (n-1) / (n+1-2f)           4 (1+r)^2
   coordinate_median, n even         (n-2) / (n+2-2f)           4 (1+r)^2
+  the same, middle='lower'          n / (n-2f)
   geometric_median                  floor(n/2)/(ceil(n/2)-f)   4 (1+r)^2
   krum, n - f - 1 neighbours        (sqrt(2+2r) + sqrt(r))^2   6 (1+r)
   smallest_max_eigenvalue_averaging 4r                         4r (1+r)
@@ -73,25 +74,34 @@ def kappa_bound(
   than the trimmed mean; those of the two medians cannot be improved. k =
   floor(2 f h / n).
 
-  The bounds are for the factories of byzjax with `num_byzantine=f` and their
-  defaults, but for the arguments below; for the exact geometric median, which
-  Weiszfeld steps approach; and for the rule without worker weights.
+  An `Aggregator` is taken as it is: its arguments decide whether a proof covers
+  it and with which number, and where none does the answer is None. Covered are
+  all arguments but a `distance_power` other than 2, `krum` and `multi_krum`
+  with k < f or k >= n - f neighbours, more than n - f selected messages, and
+  `bulyan(first_stage='multi_krum')`. The number for `geometric_median` is that
+  of the exact one, far enough from which its steps may end that it is given
+  only for 32 steps or more, from the medoid, and a smoothing of at most 1e-6;
+  messages that are no farther apart than the smoothing are averaged, and have
+  no such bound. A name stands for the default arguments with
+  `num_byzantine=f`. All is for rules without worker weights.
 
   Args:
     rule: an `Aggregator`, or its name: 'krum', or 'nearest_neighbor_mixing +
       krum' as `pre_aggregate` has it.
     num_workers: n, a Python int.
-    num_byzantine: f, a Python int that the rule stands: see `max_byzantine`.
-    num_neighbors: k of `krum` and `multi_krum`; None for `n - f - 2`.
-    num_selected: m of `multi_krum`; None for `n - f`.
+    num_byzantine: f, a Python int that the rule stands (see `max_byzantine`),
+      and was made for.
+    num_neighbors: k of `krum` and `multi_krum`, for a name only; None for
+      `n - f - 2`.
+    num_selected: m of `multi_krum`, for a name only; None for `n - f`.
 
   Returns:
     The bound, as a float; inf if there is none, for equal honest messages do
     not fix the aggregate; None if nothing is known.
 
   Raises:
-    ValueError: if the rule is unknown, an argument is not an int in its range,
-      or f is more than the rule stands.
+    ValueError: if the name is unknown, an argument is not an int in its range,
+      f is more than the rule stands, or not the f that it was made for.
 
   References:
     Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, 2023,
@@ -107,79 +117,33 @@ def kappa_bound(
     12.996...
   """
   n, f = num_workers, num_byzantine
-  most = _names.most_byzantine('kappa_bound', rule, n)
-  stages, last = _names.split(rule)
-  if num_neighbors is not None:
-    most = (n - 1) // 2
-  _names.check_byzantine('kappa_bound', rule, n, f, most)
-  neighbors = n - f - 2 if num_neighbors is None else num_neighbors
-  selected = n - f if num_selected is None else num_selected
-  base.check_count('kappa_bound', 'num_selected', selected, 1)
-  if num_neighbors is not None:
-    base.check_count('kappa_bound', 'num_neighbors', num_neighbors, 1)
-  kappa = _kappa_of_rule(last, n, f, neighbors, selected)
-  for stage in reversed(stages):
-    kappa = _kappa_behind(stage, n, f, kappa)
-  return kappa
+  parts = _parts('kappa_bound', rule, n, f, num_neighbors, num_selected)
+  return _bounds.kappa_of(parts, n, f) if _names.are_known(parts) else None
 
 
-def _kappa_of_rule(name, n, f, neighbors, selected):
-  if name in ('krum', 'multi_krum'):
-    if not f <= neighbors < n - f or selected > n - f:
-      return None
-    if name == 'krum':
-      return _kappa.krum(n, f, neighbors)
-    return _kappa.multi_krum(n, f, neighbors, selected)
-  bound = _OF_N_AND_F.get(name)
-  return None if bound is None else bound(n, f)
-
-
-def _around(center):
-  return lambda n, f: _kappa.nearest_to_center(n, f, n - f, center(n, f))
-
-
-def _none(n, f):
-  del n, f
-  return math.inf
-
-
-def _none_beyond(most):
-  return lambda n, f: math.inf if f > most else 0.0 if f == 0 else None
-
-
-_OF_N_AND_F = {
-  'aksel': _around(_kappa.coordinate_median),
-  'bulyan': _kappa.bulyan,
-  'centered_clipping': _none,
-  'clipped_clustering': _none,
-  'clustering': _none,
-  'comparative_gradient_elimination': _none_beyond(0),
-  'coordinate_median': _kappa.coordinate_median,
-  'covariance_filter': _kappa.covariance_filter,
-  'divide_and_conquer': _none_beyond(1),
-  'geometric_median': _kappa.geometric_median,
-  'majority_vote': _none,
-  'mean': lambda n, f: 0.0,
-  'mean_around_median': _around(_kappa.coordinate_median),
-  'minimum_diameter_averaging': _kappa.minimum_diameter_averaging,
-  'phocas': _around(_kappa.trimmed_mean),
-  'smallest_max_eigenvalue_averaging': (
-    _kappa.smallest_max_eigenvalue_averaging
-  ),
-  'trimmed_mean': _kappa.trimmed_mean,
-}
-_BEHIND = {
-  'adaptive_clipping': _kappa.adaptive_clipping,
-  'nearest_neighbor_mixing': _kappa.nearest_neighbor_mixing,
-}
-
-
-def _kappa_behind(stage, n, f, kappa):
-  if stage == 'clip_messages':
-    return math.inf
-  if kappa is None or stage not in _BEHIND:
-    return None
-  return kappa if kappa == math.inf else _BEHIND[stage](n, f, kappa)
+def _parts(function, rule, n, f, num_neighbors, num_selected):
+  """The parts of a rule that stands f and is made for it, checked."""
+  base.check_count(function, 'num_workers', n, 1)
+  base.check_count(function, 'num_byzantine', f)
+  _names.check_name(function, rule)
+  parts = _names.parts_of(function, rule, f)
+  for name, value in [
+    ('num_neighbors', num_neighbors),
+    ('num_selected', num_selected),
+  ]:
+    if value is None:
+      continue
+    base.check_count(function, name, value, 1)
+    config = parts[-1].config
+    if not isinstance(rule, str) or not config or name not in config:
+      raise ValueError(
+        f'{function} takes {name} for the name of a rule that has it (an'
+        f' Aggregator has its own), got {value} for {_names.rule_name(rule)!r}'
+      )
+    config[name] = value
+  if _names.are_known(parts):
+    _names.check_byzantine(function, rule, parts, n, f)
+  return parts
 
 
 def resilience_bound(
@@ -187,7 +151,9 @@ def resilience_bound(
   num_workers: int,
   num_byzantine: int,
   num_coordinates: int | None = None,
-  **options: int | None,
+  *,
+  num_neighbors: int | None = None,
+  num_selected: int | None = None,
 ) -> float | None:
   """The least lambda for which a rule is proved (f, lambda)-resilient.
 
@@ -211,7 +177,8 @@ def resilience_bound(
     num_workers: n, a Python int.
     num_byzantine: f, a Python int that the rule stands.
     num_coordinates: d, a Python int; None for any.
-    **options: as in `kappa_bound`.
+    num_neighbors: as in `kappa_bound`.
+    num_selected: as in `kappa_bound`.
 
   Returns:
     The bound, as a float; inf if there is none, None if nothing is known.
@@ -229,31 +196,42 @@ def resilience_bound(
     >>> byzjax.theory.resilience_bound('minimum_diameter_averaging', 9, 3)
     1.0
   """
-  n, f, h = num_workers, num_byzantine, num_workers - num_byzantine
-  kappa = kappa_bound(rule, n, f, **options)
-  candidates = []
-  if kappa is not None:
-    candidates.append(math.sqrt(kappa * (h - 1) / (2 * h)))
-  stages, last = _names.split(rule)
-  if last == 'minimum_diameter_averaging':
-    candidates.append(2 * f / h)
-  if last == 'krum' and kappa is not None:
-    k = options.get('num_neighbors') or h - 2
-    candidates.append((h - 1) / h + math.sqrt(k / (k + 1 - f)))
-  if last == 'geometric_median':
-    candidates.append((h - 1) / math.sqrt(n * (n - 2 * f)))
-  if num_coordinates is not None:
-    base.check_count('resilience_bound', 'num_coordinates', num_coordinates, 1)
-    for_one = {
-      'coordinate_median': n / (2 * h),
-      'mean_around_median': 2 * f / h,
-      'trimmed_mean': f / h,
-    }
-    if last in for_one:
-      candidates.append(math.sqrt(num_coordinates) * for_one[last])
+  name = 'resilience_bound'
+  n, f, d = num_workers, num_byzantine, num_coordinates
+  if d is not None:
+    base.check_count(name, 'num_coordinates', d, 1)
+  parts = _parts(name, rule, n, f, num_neighbors, num_selected)
+  if not _names.are_known(parts):
+    return None
+  kappa = _bounds.kappa_of(parts, n, f)
+  if kappa is None or kappa == math.inf:
+    return kappa
+  h = n - f
+  candidates = [math.sqrt(kappa * (h - 1) / (2 * h))]
   # What is special to the last rule says nothing of what is in front of it.
-  candidates = candidates[:1] if stages else candidates
-  return min(candidates, default=None)
+  if len(parts) == 1:
+    candidates += _special(parts[0], n, f, d)
+  return min(candidates)
+
+
+def _special(part, n, f, d):
+  """What is known of a rule, of which a kappa is, apart from that."""
+  h, config = n - f, part.config
+  if part.name == 'minimum_diameter_averaging':
+    return [2 * f / h]
+  if part.name == 'krum':
+    k = _bounds.neighbors_of(config, n, f)
+    return [(h - 1) / h + math.sqrt(k / (k + 1 - f))]
+  if part.name == 'geometric_median':
+    return [(h - 1) / math.sqrt(n * (n - 2 * f))]
+  for_one = {
+    'coordinate_median': n / (2 * h),
+    'mean_around_median': 2 * f / h,
+    'trimmed_mean': f / h,
+  }
+  if d is None or config.get('num_kept') not in (None, h):
+    return []
+  return [math.sqrt(d) * for_one[name] for name in for_one if name == part.name]
 
 
 def max_byzantine(rule: str | base.Aggregator, num_workers: int) -> int | None:
@@ -266,12 +244,14 @@ def max_byzantine(rule: str | base.Aggregator, num_workers: int) -> int | None:
   `byzjax.analysis.breakdown_point`.
 
   Args:
-    rule: an `Aggregator`, or its name, as in `kappa_bound`.
+    rule: an `Aggregator`, or its name, as in `kappa_bound`. Of an `Aggregator`
+      all arguments count but its own `num_byzantine`, the thing asked for.
     num_workers: n, a Python int.
 
   Returns:
-    The largest f, a Python int. None behind `bucketing` or `resampling`: how
-    many messages these spoil depends on their argument.
+    The largest f, a Python int. None where it is not known: for a rule that no
+    factory of byzjax made, and for names behind `bucketing`, `resampling` or
+    `group_vote`, as how many messages these spoil depends on their argument.
 
   Raises:
     ValueError: if the rule is unknown, or takes no n messages at all.
@@ -285,9 +265,13 @@ def max_byzantine(rule: str | base.Aggregator, num_workers: int) -> int | None:
     >>> [byzjax.theory.max_byzantine(rule, 15) for rule in ('krum', 'bulyan')]
     [6, 3]
   """
-  most = _names.most_byzantine('max_byzantine', rule, num_workers)
-  spreads = set(_names.split(rule)[0]) & set(_names.SPREADING)
-  return None if spreads else most
+  name = 'max_byzantine'
+  base.check_count(name, 'num_workers', num_workers, 1)
+  _names.check_name(name, rule)
+  parts = _names.parts_of(name, rule)
+  if not _names.are_known(parts) or _names.depends(parts):
+    return None
+  return _names.most_byzantine(name, rule, parts, num_workers)
 
 
 def clipping_displacement(

@@ -243,6 +243,7 @@ def erdos_renyi(
   """
   name = 'erdos_renyi'
   base.check_count(name, 'num_nodes', num_nodes, 1)
+  base.check_count(name, 'seed', seed)
   base.check_range(name, 'probability', probability, 0, 1, exclusive=True)
   random = np.random.default_rng(seed)
   for _ in range(1000):

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import base, checks
 
 _WEIGHTS = ('metropolis', 'uniform')
 
@@ -73,11 +73,11 @@ def from_adjacency(
            [1., 1., 1.],
            [0., 1., 2.]])
   """
-  if weights not in _WEIGHTS:
-    raise ValueError(
-      f'topology needs weights to be one of {", ".join(_WEIGHTS)}, got'
-      f' {weights!r}'
-    )
+  checks.check_choice('topology', 'weights', weights, _WEIGHTS)
+  if grid is not None:
+    checks.check_pair('topology', 'grid', grid)
+    for side in grid:
+      base.check_count('topology', 'grid', side, 1)
   edges = np.asarray(adjacency)
   square = edges.ndim == 2 and edges.shape[0] == edges.shape[1] > 0
   if not square or not np.isin(edges, (0, 1)).all():
@@ -112,6 +112,7 @@ def laplacian(topology: Topology) -> np.ndarray:
     array([[ 1., -1.],
            [-1.,  1.]])
   """
+  checks.check_kind('laplacian', 'topology', topology, Topology)
   return np.diag(topology.degrees) - topology.adjacency.astype(float)
 
 
@@ -144,6 +145,7 @@ def laplacian_weights(
     >>> round(topology.spectral_gap(ring), 6)
     0.666667
   """
+  checks.check_kind('laplacian_weights', 'topology', topology, Topology)
   matrix = laplacian(topology)
   if beta is None:
     step = 1 / (1 + topology.degrees.max())
@@ -177,6 +179,7 @@ def lazy(topology: Topology) -> Topology:
     array([[0.75, 0.25],
            [0.25, 0.75]])
   """
+  checks.check_kind('lazy', 'topology', topology, Topology)
   mixing = (np.eye(topology.num_nodes) + topology.mixing) / 2
   return topology._replace(mixing=mixing)
 

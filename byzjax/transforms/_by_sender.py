@@ -4,7 +4,7 @@ import jax
 import optax
 from jax import lax
 
-from byzjax._src import base
+from byzjax._src import base, round_arguments
 from byzjax.transforms import _arrivals
 
 
@@ -54,6 +54,7 @@ def by_sender(
   """
   name = 'by_sender'
   base.check_count(name, 'num_workers', num_workers, 1)
+  round_arguments.check_transform(name, 'tx', tx)
   tx = optax.with_extra_args_support(tx)
 
   def init_fn(params):

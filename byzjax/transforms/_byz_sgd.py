@@ -2,7 +2,7 @@
 
 import optax
 
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax.transforms._normalize_by_global_norm import (
   normalize_by_global_norm,
 )
@@ -47,6 +47,7 @@ def byz_sgdm(
     >>> optimizer.update(jnp.array([[1.], [2.], [99.]]), state)[0]
     Array([-1.], dtype=float32)
   """
+  _check('byz_sgdm', learning_rate, aggregator, momentum)
   return optax.chain(
     per_worker(worker_momentum(momentum), num_workers),
     aggregator,
@@ -91,9 +92,16 @@ def byz_sgdnm(
     >>> optimizer.update(jnp.array([[1.], [2.], [99.]]), state)[0]
     Array([-0.5], dtype=float32)
   """
+  _check('byz_sgdnm', learning_rate, aggregator, momentum)
   return optax.chain(
     per_worker(worker_momentum(momentum), num_workers),
     aggregator,
     normalize_by_global_norm(),
     optax.scale_by_learning_rate(learning_rate),
   )
+
+
+def _check(name, learning_rate, aggregator, momentum):
+  checks.check_rate(name, 'learning_rate', learning_rate)
+  checks.check_kind(name, 'aggregator', aggregator, base.Aggregator)
+  base.check_range(name, 'momentum', momentum, 0, 1)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, flat
+from byzjax._src import base, checks, flat
 from byzjax.transforms import _arrivals
 
 
@@ -90,8 +90,11 @@ def delayed_nesterov(
     [-4.] [4.]
   """
   name, n = 'delayed_nesterov', num_buffered
+  checks.check_rate(name, 'learning_rate', learning_rate)
   base.check_count(name, 'num_buffered', n, 1)
   base.check_range(name, 'momentum', momentum, 0, 1)
+  if aggregator is not None:
+    checks.check_kind(name, 'aggregator', aggregator, base.Aggregator)
   base.check_range(name, 'activation', activation, 0, 1 / n)
 
   def init_fn(params):

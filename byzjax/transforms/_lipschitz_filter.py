@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, reductions
+from byzjax._src import base, checks, flat, reductions, round_arguments
 from byzjax.transforms import _arrivals
 
 Reference = Literal['accepted', 'sender']
@@ -113,11 +113,9 @@ def lipschitz_filter(
     raise ValueError(
       f'{name} needs num_workers >= 3 * num_byzantine + 1, got {k} and {f}'
     )
-  if reference not in get_args(Reference):
-    raise ValueError(
-      f'{name} needs reference to be one of {get_args(Reference)}, got'
-      f' {reference!r}'
-    )
+  checks.check_choice(name, 'reference', reference, get_args(Reference))
+  checks.check_flag(name, 'limit_frequency', limit_frequency)
+  round_arguments.check_transform(name, 'inner', inner)
   by_sender = reference == 'sender'
   num_rows = k if by_sender else 1
   inner = optax.with_extra_args_support(inner)

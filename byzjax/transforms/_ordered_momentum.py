@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat
+from byzjax._src import base, checks, flat
 from byzjax.transforms import _arrivals
 
 Bucket = Literal['ceil', 'floor']
@@ -107,12 +107,12 @@ def ordered_momentum(
     [-2.] [1.]
   """
   name = 'ordered_momentum'
+  checks.check_rate(name, 'learning_rate', learning_rate)
   base.check_count(name, 'num_workers', num_workers, 1)
   base.check_range(name, 'momentum', momentum, 0, 1)
-  if bucket not in get_args(Bucket):
-    raise ValueError(
-      f'{name} needs bucket to be one of {get_args(Bucket)}, got {bucket!r}'
-    )
+  checks.check_choice(name, 'bucket', bucket, get_args(Bucket))
+  checks.check_flag(name, 'delay_adaptive', delay_adaptive)
+  checks.check_flag(name, 'catch_up', catch_up)
 
   def bucket_of(iteration):
     return (iteration + (bucket == 'ceil') * (num_workers - 1)) // num_workers

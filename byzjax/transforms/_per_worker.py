@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from byzjax._src import base
+from byzjax._src import base, round_arguments
 
 
 def per_worker(
@@ -40,6 +40,7 @@ def per_worker(
            [0. , 0.5]], dtype=float32)
   """
   base.check_count('per_worker', 'num_workers', num_workers, 1)
+  round_arguments.check_transform('per_worker', 'tx', tx)
   tx = optax.with_extra_args_support(tx)
 
   def init_fn(params):

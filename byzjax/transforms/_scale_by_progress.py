@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import flat
+from byzjax._src import checks, flat
 from byzjax.transforms import _arrivals
 
 
@@ -54,6 +54,7 @@ def scale_by_progress(
     [-0.5]
   """
   name = 'scale_by_progress'
+  checks.check_function(name, 'schedule', schedule)
 
   def update_fn(updates, state, params=None, *, progress=None, **extra):
     del params, extra

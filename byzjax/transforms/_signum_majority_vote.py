@@ -2,7 +2,7 @@
 
 import optax
 
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax.aggregators import majority_vote
 from byzjax.transforms._per_worker import per_worker
 
@@ -51,6 +51,7 @@ def signum_majority_vote(
     >>> optimizer.update(gradients, optimizer.init(w), w)[0]
     Array([-0.5,  0.5], dtype=float32)
   """
+  checks.check_rate('signum_majority_vote', 'learning_rate', learning_rate)
   base.check_range('signum_majority_vote', 'momentum', momentum, 0, 1)
   base.check_range('signum_majority_vote', 'weight_decay', weight_decay, 0)
   return optax.chain(

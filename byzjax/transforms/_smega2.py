@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat
+from byzjax._src import base, checks, flat
 from byzjax.transforms import _arrivals
 
 
@@ -95,6 +95,7 @@ def smega2(
     [-8.] [-12.]
   """
   name, n = 'smega2', num_workers
+  checks.check_rate(name, 'learning_rate', learning_rate)
   base.check_count(name, 'num_workers', n, 1)
   base.check_range(name, 'momentum', momentum, 0, 1)
 

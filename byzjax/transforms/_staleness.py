@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat
+from byzjax._src import base, checks, flat, round_arguments
 from byzjax.transforms import _arrivals
 
 
@@ -175,7 +175,8 @@ def drop_stale(
     Array([0., 0.], dtype=float32)
   """
   name = 'drop_stale'
-  base.check_range(name, 'max_staleness', max_staleness, 0)
+  round_arguments.check_transform(name, 'inner', inner)
+  checks.check_integer(name, 'max_staleness', max_staleness)
   inner = optax.with_extra_args_support(inner)
 
   def update_fn(updates, state, params=None, *, staleness=None, **extra):

@@ -122,7 +122,7 @@ def test_losses_of_another_form(name):
   ):
     ROUNDS[name](plain, needs_key=True)
   for flag in ('needs_key', 'has_aux'):
-    with raises(f'^{name} needs {flag} to be a bool, got 1$', TypeError):
+    with raises(f'^{name} needs {flag} to be True or False, got 1$'):
       ROUNDS[name](plain, **{flag: 1})
   with raises(f'^{name} needs loss_fn to be a function', TypeError):
     ROUNDS[name](0.5)

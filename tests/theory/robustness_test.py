@@ -161,6 +161,18 @@ def test_coordinate_median_attains_its_bound(n, f):
   assert worst == pytest.approx(theory.kappa_bound('coordinate_median', n, f))
 
 
+@pytest.mark.parametrize('n, f', [*SETTINGS, (4, 1)])
+def test_the_lower_median_attains_its_bound(n, f):
+  # The last f are Byzantine, with the lower ones.
+  x = two_values((n + 1) // 2, n)[::-1]
+  rule = byzjax.coordinate_median(middle='lower')
+  worst = ratio(np.asarray(rule(x.astype(np.float32))), x[: n - f])
+  assert worst == pytest.approx(theory.kappa_bound(rule, n, f))
+  if (n, f) == (4, 1):
+    assert theory.kappa_bound(rule, n, f) == 2
+    assert theory.kappa_bound('coordinate_median', n, f) == 0.5
+
+
 @pytest.mark.parametrize('n, f', SETTINGS)
 def test_geometric_median_attains_its_bound(n, f):
   x = two_values(n // 2, n)
@@ -257,6 +269,17 @@ def test_clipping_displacement_holds_and_is_attained(num_iterations):
     (lambda: theory.kappa_bound('krum', 6.0, 1), 'num_workers.*got 6.0'),
     (lambda: theory.kappa_bound('mean', 6, 1), 'num_byzantine <= 0'),
     (lambda: theory.kappa_bound('krum', 6, -1), 'num_byzantine.*got -1'),
+    (lambda: theory.kappa_bound(None, 6, 1), 'rule to be .*got None'),
+    (
+      lambda: theory.kappa_bound(
+        byzjax.krum(num_byzantine=1), 6, 1, num_neighbors=3
+      ),
+      "num_neighbors for the name .*'krum'",
+    ),
+    (
+      lambda: theory.kappa_bound('krum', 6, 1, num_selected=3),
+      "num_selected for the name .*'krum'",
+    ),
     (lambda: theory.kappa_lower_bound(4, 2), 'got 4 and 2'),
     (lambda: theory.resilience_bound('krum', 7, 2, 0), 'num_coordinates'),
     (lambda: theory.max_byzantine('krum', 0), 'num_workers.*got 0'),
