@@ -1,12 +1,9 @@
 """What `--resume` takes from the folder of a run: flags, rows and states."""
 
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
 
 from experiments import output
@@ -66,33 +63,19 @@ def restore(
   return done, states, rows[: (rounds.index(done) + 1) * len(seeds)]
 
 
-def check(
-  configs: Mapping[pathlib.Path, dict[str, Any]],
-  schedule: Callable[[int], Any],
-) -> None:
+def check(configs: Mapping[pathlib.Path, dict[str, Any]]) -> None:
   """Raises ValueError unless the runs in the folders can go on with the flags.
 
-  `schedule` gives the learning rate of a run of so many rounds, a number or a
-  function of the round. More rounds are refused where it would have been
-  another one in those that are done.
+  With more rounds the learning rate goes on as the last of its schedule, which
+  is zero for a cosine.
   """
   for folder, config in configs.items():
     if not (folder / 'config.json').exists():
       continue  # A rule that was not begun.
-    before = output.check_same(folder, config, 'rounds')['rounds']
-    steps, rounds = output.steps(folder), config['rounds']
-    if not steps or before == rounds:
-      continue
-    had, has = (_rates(schedule(n), steps[-1]) for n in (before, rounds))
-    if not np.array_equal(had, has):
+    output.check_same(folder, config, 'rounds')
+    rounds, planned = config['rounds'], config['schedule_rounds']
+    if rounds > planned and config['schedule'].startswith('cosine'):
       raise ValueError(
-        f'--rounds={rounds}: the {steps[-1]} rounds of the run in {folder} had'
-        f' the learning rates of --schedule={config["schedule"]} over'
-        f' {before} rounds, not over {rounds}: begin anew, or extend a run with'
-        ' --schedule=constant'
+        f'--rounds={rounds}: the learning rate of the run in {folder}, with'
+        f' --schedule={config["schedule"]}, is zero from round {planned} on'
       )
-
-
-def _rates(schedule, rounds: int) -> np.ndarray:
-  of_round = schedule if callable(schedule) else lambda i: jnp.asarray(schedule)
-  return np.asarray(jax.vmap(of_round)(jnp.arange(rounds)))

@@ -115,6 +115,9 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer('batch_size', 8, 'Examples per worker and round.', 1)
 flags.DEFINE_integer('rounds', 400, 'Rounds of training.', 1)
+flags.DEFINE_integer(
+  'schedule_rounds', None, 'Rounds of --schedule, if not --rounds.', 1
+)
 flags.DEFINE_integer('eval_every', 20, 'Rounds between evaluations.', 1)
 flags.DEFINE_integer('seed', 0, 'The first seed.', 0)
 flags.DEFINE_integer(
@@ -155,7 +158,7 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
   if FLAGS.num_participants and not FLAGS.num_local_steps:
     raise ValueError('--num_participants needs --num_local_steps')
   # --- Data: one partition per seed, padded to a common width.
-  seeds = range(FLAGS.seed, FLAGS.seed + FLAGS.num_seeds)
+  seeds = _seeds()
   partitions = specs.stack(
     [
       specs.partition(
@@ -178,8 +181,13 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
   ]
   graphdef = networks[0][0]
 
-  # --- The round.
-  learning_rate = _schedule(FLAGS.rounds)
+  learning_rate = specs.build(
+    'schedule',
+    FLAGS.schedule,
+    specs.SCHEDULES,
+    FLAGS.learning_rate,
+    FLAGS.schedule_rounds or FLAGS.rounds,
+  )
   aggregator = specs.aggregator(
     rule, FLAGS.pre_aggregators, FLAGS.num_byzantine
   )
@@ -222,7 +230,6 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
       **shared,
     )
 
-  # --- Rounds for all seeds: one program.
   @functools.partial(jax.jit, static_argnums=4, donate_argnums=0)
   def chunk(states, partitions, images, labels, length):
     def one_seed(state, partition, key):
@@ -287,9 +294,8 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
 def beginning(run: Run, folder: pathlib.Path) -> tuple[int, Any, list[dict]]:
   """Rounds done, states and rows, as a checkpoint has them or at round 0."""
   if FLAGS.resume:
-    seeds = range(FLAGS.seed, FLAGS.seed + FLAGS.num_seeds)
     rounds = [*range(0, FLAGS.rounds, FLAGS.eval_every), FLAGS.rounds]
-    if restored := resume.restore(folder, run.states, rounds, seeds):
+    if restored := resume.restore(folder, run.states, rounds, _seeds()):
       return restored
   return 0, run.states, _rows(0, run, run.states, None)
 
@@ -309,31 +315,28 @@ def train(name: str, run: Run, start, folder: pathlib.Path) -> list[dict]:
       output.write_metrics(folder, rows)
       output.save_checkpoint(folder, done + length, states)
       last = rows[-FLAGS.num_seeds :]
-      names = ('loss', 'accuracy')
-      loss, accuracy = (report.column(last, name).mean() for name in names)
+      loss = report.column(last, 'loss').mean()
+      accuracy = report.column(last, 'accuracy').mean()
       bar.set_postfix_str(f'loss={loss:.3f}, accuracy={accuracy:.1%}', False)
       bar.update(length)
   return rows
 
 
+def _seeds() -> range:
+  return range(FLAGS.seed, FLAGS.seed + FLAGS.num_seeds)
+
+
 def _rows(done: int, run: Run, states, info) -> list[dict]:
-  seeds = range(FLAGS.seed, FLAGS.seed + FLAGS.num_seeds)
   metrics, info = jax.device_get((run.evaluate(states), info))
-  return output.metric_rows(done, seeds, metrics, info)
-
-
-def _schedule(rounds: int):
-  return specs.build(
-    'schedule', FLAGS.schedule, specs.SCHEDULES, FLAGS.learning_rate, rounds
-  )
+  return output.metric_rows(done, _seeds(), metrics, info)
 
 
 def _config(rules: Sequence[str]) -> dict[str, Any]:
   own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
-  of_run = {
-    f.name: f.value for f in own if f.name not in ('output_dir', 'resume')
-  }
-  return {'program': 'train', **of_run, 'aggregator': '; '.join(rules)}
+  values = {f.name: f.value for f in own}
+  del values['output_dir'], values['resume']
+  values['schedule_rounds'] = FLAGS.schedule_rounds or FLAGS.rounds
+  return {'program': 'train', **values, 'aggregator': '; '.join(rules)}
 
 
 def main(argv):
@@ -367,7 +370,7 @@ def _main(held: contextlib.ExitStack):
       raise ValueError(f'--aggregator names a rule twice: {rules}')
     output.check_root(root, resume=FLAGS.resume)
     if FLAGS.resume:
-      resume.check(configs, _schedule)
+      resume.check(configs)
       held.callback(lock.release, lock.take(*configs, resume=True))
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
     runs = [make_run(rule, dataset) for rule in rules]
