@@ -247,7 +247,7 @@ def byzantine_mask(name: str, is_byzantine: Any, n: int) -> jax.Array:
   """The mask as an array, or a ValueError unless it is bool[n]."""
   try:
     mask = jnp.asarray(is_byzantine)
-  except TypeError:
+  except (TypeError, ValueError):
     mask = None
   if mask is None or mask.shape != (n,) or mask.dtype != jnp.bool_:
     got = repr(is_byzantine) if mask is None else f'{mask.dtype}{[*mask.shape]}'

@@ -83,7 +83,7 @@ def byzantine_schedule(
     byzantine = 0
   if callable(byzantine):
     return byzantine
-  if isinstance(byzantine, int) and not isinstance(byzantine, bool):
+  if checks.is_whole(byzantine):
     check_byzantine(num_workers, byzantine)
     first = jnp.arange(num_workers) < byzantine
     return lambda step: first
@@ -160,9 +160,10 @@ def step_schedule(
       return steps
 
     return scheduled, None
-  if isinstance(num_local_steps, int):
+  if isinstance(num_local_steps, (int, np.integer)):
     base.check_count(name, 'num_local_steps', num_local_steps, 1)
-    return lambda step: jnp.asarray(num_local_steps), num_local_steps
+    count = int(num_local_steps)
+    return lambda step: jnp.asarray(count), count
   lengths = np.asarray(num_local_steps)
   if (
     lengths.ndim != 1

@@ -49,7 +49,7 @@ def draw_units(
   checks.check_key(name, 'key', key)
   if num_kept is None:
     num_kept = [max(width // 2, 1) for width in widths]
-  elif isinstance(num_kept, int):
+  elif checks.is_whole(num_kept):
     num_kept = [num_kept] * len(widths)
   checks.check_sequence(name, 'num_kept', num_kept)
   if len(num_kept) != len(widths):

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from byzjax._src import checks
+
 
 def random_crop_and_flip(
   images: jax.Array, key: jax.Array, *, padding: int = 4
@@ -36,7 +38,8 @@ def random_crop_and_flip(
     >>> data.random_crop_and_flip(images, key, padding=0)[0, :, :, 0].shape
     (2, 2)
   """
-  if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
+  checks.check_key('random_crop_and_flip', 'key', key)
+  if not checks.is_whole(padding) or padding < 0:
     raise ValueError(
       'random_crop_and_flip: padding must be a Python int of at least 0, got'
       f' padding={padding!r}.'

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax.gossip import EdgeAttack, _sending
 
 ORDERS = ('adapt_then_combine', 'combine_while_adapt')
@@ -47,7 +47,7 @@ def byzantine_schedule(
     byzantine = 0
   if callable(byzantine):
     return byzantine
-  if isinstance(byzantine, int) and not isinstance(byzantine, bool):
+  if checks.is_whole(byzantine):
     base.check_count(name, 'byzantine', byzantine)
     mask = np.arange(num_nodes) < byzantine
     if byzantine >= num_nodes:

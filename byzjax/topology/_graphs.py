@@ -162,7 +162,7 @@ def exponential(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
   base.check_count('exponential', 'num_nodes', num_nodes, 1)
   node = np.arange(num_nodes)
   forward = (node - node[:, None]) % num_nodes
-  powers = 2 ** np.arange(max(num_nodes - 1, 1).bit_length())
+  powers = 2 ** np.arange(max(int(num_nodes) - 1, 1).bit_length())
   edges = np.isin(forward, powers[powers < num_nodes])
   return from_adjacency(edges | edges.T, weights=weights)
 
