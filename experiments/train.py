@@ -274,14 +274,11 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
     )(states.params)
 
   first_round = training_under(FLAGS.num_byzantine, images, labels)
-  initial = [first_round.init(params) for _, params in networks]
-  states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *initial)
+  states = byzjax.stack([first_round.init(params) for _, params in networks])
   arrays = distributed.replicate((partitions, images, labels), mesh)
   # Traced here, so that a rule that cannot take these messages says so before
   # anything has run or been written.
-  jax.eval_shape(
-    lambda states: chunk(states, *arrays, FLAGS.eval_every), states
-  )
+  jax.eval_shape(lambda s: chunk(s, *arrays, FLAGS.eval_every), states)
   test = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
   test = distributed.replicate(test, mesh)
   return Run(

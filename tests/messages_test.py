@@ -61,7 +61,7 @@ def test_stack():
   [
     ([], 'a list of at least one tree'),
     (jnp.ones([3, 2]), 'a list of at least one tree'),
-    ([jnp.zeros(2), jnp.zeros(3)], r'\[3\] in messages\[1\] and \[2\]'),
+    ([jnp.zeros(2), jnp.zeros(3)], r'\[3\]\] in messages\[1\] and \[\[2\]'),
     ([jnp.zeros(2), {'w': jnp.zeros(2)}], r'in messages\[1\]'),
   ],
 )
