@@ -3,6 +3,7 @@
 import functools
 import itertools
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -280,10 +281,19 @@ def run_cell(
 
   length = max(cell.rounds // cell.num_evals, 1)
   states, rows, done = start(params, partitions, images), [], 0
-  if restored := output.restore_checkpoint(folder, states):
+  kept = _kept_rows(folder)
+
+  def has_rows(done):
+    number = -(-done // length) * num_runs(cell, options)
+    return sum(row['round'] <= done for row in kept) == number
+
+  try:
+    restored = output.restore_checkpoint(folder, states, has_rows)
+  except ValueError as error:
+    sys.exit(str(error))
+  if restored:
     done, states = restored
-    rows = queue.numbers(output.read_rows(folder / 'rows.csv'))
-    rows = [row for row in rows if row['round'] <= done]
+    rows = [row for row in kept if row['round'] <= done]
     advance(done * num_runs(cell, options))
   several = not isinstance(cell.partition, str)
   saved = time.monotonic()
@@ -311,11 +321,22 @@ def run_cell(
     ]
     advance(now * num_runs(cell, options))
     if time.monotonic() - saved > options.checkpoint_seconds:
-      folder.mkdir(parents=True, exist_ok=True)
+      with output.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
       output.write_rows(folder / 'rows.csv', rows)
       output.save_checkpoint(folder, done, states)
       saved = time.monotonic()
   return rows
+
+
+def _kept_rows(folder: pathlib.Path) -> report.Rows:
+  path = folder / 'rows.csv'
+  if not path.exists():
+    return []
+  try:
+    return queue.numbers(output.read_whole_rows(path)[0])
+  except ValueError:
+    return []  # It is done again.
 
 
 def check_cell(cell: Cell, dataset: data.Dataset, options: Options) -> None:

@@ -48,27 +48,26 @@ def work(
   mine = range(process, len(jobs), num_processes)
   # What others have done stays in their files.
   rows = _read(jobs, folder, [own]) if num_processes > 1 else dict(done)
-  bar = tqdm.tqdm(
+  with tqdm.tqdm(
     total=sum(jobs[i].size for i in mine),
     initial=sum(jobs[i].size for i in mine if i in done),
     unit=unit,
     smoothing=0,
     dynamic_ncols=True,
-  )
-  for i in mine:
-    job = jobs[i]
-    if i in done:
-      continue
-    bar.set_description(f'{i + 1} of {len(jobs)}')
-    bar.set_postfix_str(job.name)
-    # Of its own, for the program may be killed before it is removed.
-    unfinished = folder / 'unfinished' / output.slug(job.name)
-    before = bar.n
-    rows[i] = job.run(unfinished, bar.update)
-    output.write_rows(own, _in_order(rows))
-    shutil.rmtree(unfinished, ignore_errors=True)
-    bar.update(before + job.size - bar.n)
-  bar.close()
+  ) as bar:
+    for i in mine:
+      job = jobs[i]
+      if i in done:
+        continue
+      bar.set_description(f'{i + 1} of {len(jobs)}')
+      bar.set_postfix_str(job.name)
+      # Of its own, for the program may be killed before it is removed.
+      unfinished = folder / 'unfinished' / output.slug(job.name)
+      before = bar.n
+      rows[i] = job.run(unfinished, bar.update)
+      output.write_rows(own, _in_order(rows))
+      shutil.rmtree(unfinished, ignore_errors=True)
+      bar.update(before + job.size - bar.n)
   if num_processes > 1:
     rows = _read(jobs, folder)
     left = sum(i not in rows for i in range(len(jobs)))
@@ -94,7 +93,8 @@ def _read(
   """The rows of each job in the files; of all, without paths.
 
   A job has the rows from one with its key up to the next job. Those before
-  all, of jobs that this call leaves out, are at -1.
+  all, of jobs that this call leaves out, are at -1. One whose last row is torn
+  has none.
   """
   place = {tuple(map(str, job.key.values())): i for i, job in enumerate(jobs)}
   found: dict[int, report.Rows] = {}
@@ -103,9 +103,20 @@ def _read(
       continue
     here: dict[int, report.Rows] = {}
     i = -1
-    for row in numbers(output.read_rows(path)):
+    try:
+      whole, torn = output.read_whole_rows(path)
+    except ValueError as error:
+      sys.exit(f'--resume: {error}')
+    for row in numbers(whole):
       i = place.get(tuple(str(row[k]) for k in jobs[0].key), i)
       here.setdefault(i, []).append(row)
+    if torn and i == -1 and whole:
+      sys.exit(
+        f'--resume: the last row of {path} is torn; first complete the cells'
+        ' that this call leaves out'
+      )
+    if torn:
+      here.pop(i, None)  # The job that it is of is done again.
     # Parts that were put together, and not removed any more, are no news.
     found = {**here, **found}
   return found

@@ -14,6 +14,8 @@ import numpy as np
 from absl import app, flags
 from matplotlib import pyplot as plt
 
+from experiments import output
+
 Rows = list[dict[str, Any]]
 
 matplotlib.use('agg')  # Files only: a server has no screen.
@@ -57,8 +59,14 @@ def picture(
   axes.set_title(title)
   axes.grid(alpha=0.3)
   axes.legend(loc='best')
-  figure.savefig(path, dpi=150)
+  save(figure, path, dpi=150)
   plt.close(figure)
+
+
+def save(figure: plt.Figure, path: pathlib.Path, dpi: int) -> None:
+  """The whole picture in one step."""
+  with output.replacing(path) as temporary:
+    figure.savefig(temporary, dpi=dpi, format=path.suffix[1:])
 
 
 def final(rows: Rows, column: str = 'accuracy', tail: int = 3) -> np.ndarray:
@@ -138,7 +146,7 @@ def heatmap(
       axes.text(j, i, note, va='top', fontsize=7, **style)
   axes.set_title(title)
   figure.colorbar(image, label='test accuracy (%)')
-  figure.savefig(path, dpi=120)
+  save(figure, path, dpi=120)
   plt.close(figure)
 
 

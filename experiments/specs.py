@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -117,6 +118,14 @@ SCHEDULES: dict[str, Callable] = {
   ),
   'step': step_schedule,
 }
+
+
+def worker_map(model: str, text: str = 'auto') -> str | int:
+  """How gradients are made: `vmap`, `map` or a number of workers at once."""
+  if text != 'auto':
+    return int(text) if text.isdigit() else text
+  convolutions = model != 'mlp' and jax.default_backend() == 'cpu'
+  return 'map' if convolutions else 'vmap'
 
 
 # What the flags fill in by themselves.

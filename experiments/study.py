@@ -14,7 +14,7 @@ import jax
 from absl import flags, logging
 
 from byzjax import data, models
-from experiments import distributed, output, queue, report
+from experiments import distributed, lock, output, queue, report, resume
 from experiments.cell import (
   Cell,
   Options,
@@ -44,7 +44,11 @@ flags.DEFINE_bool('augment', False, 'Random crops and mirror images.')
 flags.DEFINE_integer('num_seeds', 3, 'Seeds 0, 1, ... in one program.', 1)
 flags.DEFINE_string('output_dir', None, 'Where results go; runs/STUDY if none.')
 flags.DEFINE_string('only', '', 'Only the cells whose name contains this.')
-flags.DEFINE_bool('resume', False, 'Continue the study in --output_dir.')
+flags.DEFINE_bool(
+  'resume',
+  False,
+  'Continue the study in --output_dir with its flags; those given must agree.',
+)
 flags.DEFINE_float(
   'checkpoint_seconds', 60.0, 'Between checkpoints inside a cell.', 0.0
 )
@@ -54,7 +58,6 @@ flags.DEFINE_bool('check', False, 'Fail unless the claims of the study hold.')
 _NOT_CONFIG = (
   'check',
   'checkpoint_seconds',
-  'data_dir',
   'only',
   'output_dir',
   'resume',
@@ -84,20 +87,24 @@ def run(
   folder = pathlib.Path(FLAGS.output_dir or f'runs/{study}')
   shared = FLAGS.get_key_flags_for_module(sys.modules[__name__])
   own = FLAGS.get_key_flags_for_module(sys.argv[0])
-  config = {flag.name: flag.value for flag in (*shared, *own)}
-  config = {k: v for k, v in config.items() if k not in _NOT_CONFIG}
+  names = {flag.name for flag in (*shared, *own)} - {*_NOT_CONFIG}
   try:
+    if FLAGS.resume:
+      resume.adopt(folder, study, names)
+    config = {'program': study, **{k: FLAGS[k].value for k in sorted(names)}}
     cells = [cell for cell in make_cells() if FLAGS.only in cell.name]
     if not cells:
       raise ValueError(f'--only={FLAGS.only} matches no cell')
-    resume = distributed.joins(folder) or FLAGS.resume
-    output.check_root(folder, resume=resume)
+    goes_on = distributed.joins(folder) or FLAGS.resume
+    output.check_root(folder, resume=goes_on)
     if run_one is None:
       jobs, unit = _on_images(cells), 'rounds'
     else:
       jobs, unit = _on_own_data(cells, run_one), 'cells'
+    # To the end of the program, for tables and pictures come last.
+    lock.take(folder, share=distributed.share(), resume=goes_on)
     output.open_folder(folder, config)
-  except ValueError as error:
+  except (OSError, ValueError) as error:
     sys.exit(f'{study}: {error}')
   return folder, queue.work(jobs, folder, unit)
 

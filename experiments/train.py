@@ -8,16 +8,17 @@ Names take their hyper-parameters in parentheses, `centered_clipping(radius=1)`;
 the number of Byzantine workers is filled in where a rule asks for it. Several
 rules, separated by semicolons, run one after the other and end in one table and
 one picture, `curve.png`. Each writes `config.json`, `metrics.csv` (a row per
-evaluation and seed) and checkpoints; a killed run goes on with `--resume` and
-ends with the same bits. In several processes: `experiments/distributed.py`.
+evaluation and seed) and checkpoints. A killed run goes on to the same bits with
+`--output_dir=FOLDER --resume`. Several processes: `experiments/distributed.py`.
 """
 
+import contextlib
 import functools
 import pathlib
 import sys
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +27,9 @@ from absl import app, flags, logging
 
 import byzjax
 from byzjax import data, models
-from experiments import distributed, output, report, specs
+from experiments import distributed, lock, output, report, resume, specs
 
 FLAGS = flags.FLAGS
-# What may differ between a run and its continuation.
-_NOT_CONFIG = ('aggregator', 'data_dir', 'output_dir', 'resume')
 
 flags.DEFINE_string(
   'dataset',
@@ -116,6 +115,9 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer('batch_size', 8, 'Examples per worker and round.', 1)
 flags.DEFINE_integer('rounds', 400, 'Rounds of training.', 1)
+flags.DEFINE_integer(
+  'schedule_rounds', None, 'Rounds of --schedule, if not --rounds.', 1
+)
 flags.DEFINE_integer('eval_every', 20, 'Rounds between evaluations.', 1)
 flags.DEFINE_integer('seed', 0, 'The first seed.', 0)
 flags.DEFINE_integer(
@@ -136,7 +138,11 @@ flags.DEFINE_string(
 flags.DEFINE_string(
   'output_dir', None, 'A new folder; runs/<data set>-<time> by default.'
 )
-flags.DEFINE_bool('resume', False, 'Continue the run in --output_dir.')
+flags.DEFINE_bool(
+  'resume',
+  False,
+  'Continue the run in --output_dir with its flags; --rounds may be larger.',
+)
 
 
 class Run(NamedTuple):
@@ -149,8 +155,10 @@ class Run(NamedTuple):
 
 def make_run(rule: str, dataset: data.Dataset) -> Run:
   """The program of one rule from the flags, checked by tracing it."""
+  if FLAGS.num_participants and not FLAGS.num_local_steps:
+    raise ValueError('--num_participants needs --num_local_steps')
   # --- Data: one partition per seed, padded to a common width.
-  seeds = range(FLAGS.seed, FLAGS.seed + FLAGS.num_seeds)
+  seeds = _seeds()
   partitions = specs.stack(
     [
       specs.partition(
@@ -173,13 +181,12 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
   ]
   graphdef = networks[0][0]
 
-  # --- The round.
   learning_rate = specs.build(
     'schedule',
     FLAGS.schedule,
     specs.SCHEDULES,
     FLAGS.learning_rate,
-    FLAGS.rounds,
+    FLAGS.schedule_rounds or FLAGS.rounds,
   )
   aggregator = specs.aggregator(
     rule, FLAGS.pre_aggregators, FLAGS.num_byzantine
@@ -206,7 +213,7 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
       'byzantine': byzantine,
       'aggregator': aggregator,
       'optimizer': optimizer,
-      'worker_map': _worker_map(),
+      'worker_map': specs.worker_map(FLAGS.model, FLAGS.worker_map),
       'mesh': mesh,
     }
     if not FLAGS.num_local_steps:
@@ -223,7 +230,6 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
       **shared,
     )
 
-  # --- Rounds for all seeds: one program.
   @functools.partial(jax.jit, static_argnums=4, donate_argnums=0)
   def chunk(states, partitions, images, labels, length):
     def one_seed(state, partition, key):
@@ -268,14 +274,11 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
     )(states.params)
 
   first_round = training_under(FLAGS.num_byzantine, images, labels)
-  initial = [first_round.init(params) for _, params in networks]
-  states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *initial)
+  states = byzjax.stack([first_round.init(params) for _, params in networks])
   arrays = distributed.replicate((partitions, images, labels), mesh)
   # Traced here, so that a rule that cannot take these messages says so before
   # anything has run or been written.
-  jax.eval_shape(
-    lambda states: chunk(states, *arrays, FLAGS.eval_every), states
-  )
+  jax.eval_shape(lambda s: chunk(s, *arrays, FLAGS.eval_every), states)
   test = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
   test = distributed.replicate(test, mesh)
   return Run(
@@ -285,105 +288,102 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
   )
 
 
-class Progress(NamedTuple):
-  """How far a run is: rounds done, the states after them, rows so far."""
-
-  done: int
-  states: byzjax.RoundState
-  rows: list[dict]
-
-
-def beginning(run: Run, folder: pathlib.Path) -> Progress:
-  """The newest checkpoint on `--resume`, if there is one, or round 0."""
+def beginning(run: Run, folder: pathlib.Path) -> tuple[int, Any, list[dict]]:
+  """Rounds done, states and rows, as a checkpoint has them or at round 0."""
   if FLAGS.resume:
-    if restored := output.restore_checkpoint(folder, run.states):
-      return Progress(*restored, output.read_metrics(folder, restored[0]))
-  return Progress(0, run.states, _rows(0, run, run.states, None))
+    rounds = [*range(0, FLAGS.rounds, FLAGS.eval_every), FLAGS.rounds]
+    if restored := resume.restore(folder, run.states, rounds, _seeds()):
+      return restored
+  return 0, run.states, _rows(0, run, run.states, None)
 
 
-def train(
-  name: str, run: Run, progress: Progress, folder: pathlib.Path
-) -> list[dict]:
+def train(name: str, run: Run, start, folder: pathlib.Path) -> list[dict]:
   """Runs the rounds that are left and returns all rows of metrics."""
-  start, states, rows = progress
-  bar = tqdm.tqdm(
-    total=FLAGS.rounds,
-    initial=start,
-    desc=name,
-    unit='rounds',
-    disable=jax.process_index() > 0,
-  )
-  for done in range(start, FLAGS.rounds, FLAGS.eval_every):
-    length = min(FLAGS.eval_every, FLAGS.rounds - done)
-    states, info = run.chunk(states, length)
-    rows += _rows(done + length, run, states, info)
-    # Rows go first: a resumed run cuts those that its checkpoint lacks.
-    output.write_metrics(folder, rows)
-    output.save_checkpoint(folder, done + length, states)
-    last = rows[-FLAGS.num_seeds :]
-    bar.set_postfix(
-      loss=f'{report.column(last, "loss").mean():.3f}',
-      accuracy=f'{report.column(last, "accuracy").mean():.1%}',
-      refresh=False,
-    )
-    bar.update(length)
-  bar.close()
+  begun, states, rows = start
+  total, quiet = FLAGS.rounds, jax.process_index() > 0
+  with tqdm.tqdm(
+    None, name, total, initial=begun, unit='rounds', disable=quiet
+  ) as bar:
+    for done in range(begun, total, FLAGS.eval_every):
+      length = min(FLAGS.eval_every, total - done)
+      states, info = run.chunk(states, length)
+      rows += _rows(done + length, run, states, info)
+      # Rows go first: a resumed run cuts those that its checkpoint lacks.
+      output.write_metrics(folder, rows)
+      output.save_checkpoint(folder, done + length, states)
+      last = rows[-FLAGS.num_seeds :]
+      loss = report.column(last, 'loss').mean()
+      accuracy = report.column(last, 'accuracy').mean()
+      bar.set_postfix_str(f'loss={loss:.3f}, accuracy={accuracy:.1%}', False)
+      bar.update(length)
   return rows
 
 
+def _seeds() -> range:
+  return range(FLAGS.seed, FLAGS.seed + FLAGS.num_seeds)
+
+
 def _rows(done: int, run: Run, states, info) -> list[dict]:
-  seeds = range(FLAGS.seed, FLAGS.seed + FLAGS.num_seeds)
   metrics, info = jax.device_get((run.evaluate(states), info))
-  return output.metric_rows(done, seeds, metrics, info)
+  return output.metric_rows(done, _seeds(), metrics, info)
 
 
-def _worker_map() -> str | int:
-  if FLAGS.worker_map != 'auto':
-    chunks = FLAGS.worker_map.isdigit()
-    return int(FLAGS.worker_map) if chunks else FLAGS.worker_map
-  convolutions = FLAGS.model != 'mlp' and jax.default_backend() == 'cpu'
-  return 'map' if convolutions else 'vmap'
+def _config(rules: Sequence[str]) -> dict[str, Any]:
+  own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
+  values = {f.name: f.value for f in own}
+  del values['output_dir'], values['resume']
+  values['schedule_rounds'] = FLAGS.schedule_rounds or FLAGS.rounds
+  return {'program': 'train', **values, 'aggregator': '; '.join(rules)}
 
 
 def main(argv):
   logging.set_verbosity(logging.WARNING)  # Checkpointing is talkative.
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
-  distributed.split_cpu(FLAGS.num_devices)
+  with contextlib.ExitStack() as held:
+    _main(held)
+
+
+def _main(held: contextlib.ExitStack):
   root = pathlib.Path(
     FLAGS.output_dir or time.strftime(f'runs/{FLAGS.dataset}-%Y%m%d-%H%M%S')
   )
-  rules = specs.split_top(FLAGS.aggregator, ';')
-  # One rule writes to the folder itself, several to a folder each.
-  folders = [root / output.slug(r) if len(rules) > 1 else root for r in rules]
-  own_flags = FLAGS.get_key_flags_for_module(sys.modules[__name__])
-  config = {f.name: f.value for f in own_flags if f.name not in _NOT_CONFIG}
   try:
+    if FLAGS.resume:
+      if not FLAGS.output_dir:
+        raise ValueError('--resume needs --output_dir, the folder to continue')
+      resume.adopt(root, 'train', _config(()))
+    distributed.split_cpu(FLAGS.num_devices)
+    rules = specs.split_top(FLAGS.aggregator, ';')
+    # One rule writes to the folder itself, several to a folder each.
+    folders = [root / output.slug(r) if rules[1:] else root for r in rules]
+    configs = {root: _config(rules)}
+    configs |= {f: _config([r]) for f, r in zip(folders, rules)}
     if not rules:
       raise ValueError('--aggregator names no rule')
-    if FLAGS.resume and not FLAGS.output_dir:
-      raise ValueError('--resume needs --output_dir, the folder to continue')
     if jax.process_count() > 1 and not FLAGS.output_dir:
       raise ValueError('several processes need --output_dir, which all see')
-    if FLAGS.num_participants and not FLAGS.num_local_steps:
-      raise ValueError('--num_participants needs --num_local_steps')
     if len(set(folders)) < len(folders):
       raise ValueError(f'--aggregator names a rule twice: {rules}')
     output.check_root(root, resume=FLAGS.resume)
+    if FLAGS.resume:
+      resume.check(configs)
+      held.callback(lock.release, lock.take(*configs, resume=True))
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
     runs = [make_run(rule, dataset) for rule in rules]
     distributed.wait_for_all('checked')
-    for rule, folder in zip(rules, folders):
-      settings = {**config, 'aggregator': rule}
-      distributed.process_0_first(output.open_folder, folder, settings)
+    if not FLAGS.resume:
+      held.callback(lock.release, lock.take(*configs, resume=False))
+    for folder, config in configs.items():
+      distributed.process_0_first(output.open_folder, folder, config, 'rounds')
     starts = [beginning(run, folder) for run, folder in zip(runs, folders)]
-  except ValueError as error:
+  except (OSError, ValueError) as error:
     sys.exit(f'train.py: {error}')
 
   distributed.say(f'Writing to {root}')
   results = {}
-  for rule, run, progress, folder in zip(rules, runs, starts, folders):
-    results[rule] = train(rule, run, progress, folder)
+  for rule, run, start, folder in zip(rules, runs, starts, folders):
+    results[rule] = train(rule, run, start, folder)
   if jax.process_index() > 0:
     return
   title = f'{FLAGS.num_byzantine} of {FLAGS.num_workers} workers send'

@@ -7,8 +7,6 @@ the peer's. Nothing of an operation that byzjax has is left out silently: a case
 runs, or must be refused, or is excluded for a reason that is written down.
 """
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -224,27 +222,6 @@ def _included(peer, op):
   return [c for c in stored.by_operation()[peer, op] if c['id'] not in EXCLUDED]
 
 
-@pytest.fixture
-def interpreted(monkeypatch):
-  """Runs short loops and branches in Python: compiling them takes minutes."""
-  fori_loop, cond = jax.lax.fori_loop, jax.lax.cond
-
-  def interpreted_loop(lower, upper, body_fun, init_val):
-    if upper - lower > 200:
-      return fori_loop(lower, upper, body_fun, init_val)
-    return functools.reduce(
-      lambda val, i: body_fun(i, val), range(lower, upper), init_val
-    )
-
-  def interpreted_cond(pred, true_fun, false_fun, *operands):
-    if isinstance(pred, jax.core.Tracer):
-      return cond(pred, true_fun, false_fun, *operands)
-    return (true_fun if pred else false_fun)(*operands)
-
-  monkeypatch.setattr(jax.lax, 'fori_loop', interpreted_loop)
-  monkeypatch.setattr(jax.lax, 'cond', interpreted_cond)
-
-
 def _check_all(peer, op, every):
   cases = _included(peer, op)
   if not every:
@@ -263,7 +240,6 @@ _some_or_every = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.usefixtures('interpreted')
 @pytest.mark.parametrize(
   'peer, op', [k for k in TABLE if TABLE[k] and k[1] not in SEARCHES]
 )

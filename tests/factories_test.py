@@ -49,7 +49,7 @@ def refusal(name, arguments):
 
 
 def test_every_factory_has_a_call():
-  assert sorted(FACTORIES) == sorted([*CALLS, *factory_calls_local.NOT_CALLED])
+  assert sorted(FACTORIES) == sorted([*CALLS, *factory_values.NOT_CALLED])
 
 
 @pytest.mark.parametrize('name', CALLS)

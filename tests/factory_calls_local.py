@@ -407,34 +407,3 @@ CALLS = {
   'topology.star': Call({'num_nodes': 4}),
   'topology.torus': Call({'rows': 2, 'columns': 2}),
 }  # fmt: skip
-_ARRAYS = 'a function of arrays alone'
-_FLAX = 'takes a flax model or its graph; tests/models checks it'
-_FILES = 'reads files; tests/data checks it'
-NOT_CALLED = {
-  'pre_aggregate': 'takes any number of stages: see stages_test.py',
-  'replicas': 'takes the state of a round',
-  **dict.fromkeys(
-    [
-      'sanitize', 'squared_distances', 'stack', 'analysis.drop_units',
-      'analysis.linear_path', 'analysis.path_barrier', 'analysis.permute_units',
-      'convex.arrangements', 'convex.network_outputs', 'convex.predict',
-      'convex.recover_network', 'convex.sampled_network', 'data.path_scores',
-      'data.restrict', 'data.rotate', 'data.route', 'data.top_paths',
-      'models.best_paths', 'models.join_levels', 'models.keep_best',
-      'models.max_pool', 'models.mlp_layers', 'models.mlp_params',
-      'models.repeat_modules', 'models.select_path', 'objectives.project',
-    ],
-    _ARRAYS,
-  ),
-  **dict.fromkeys(['data.load', 'data.load_text'], _FILES),
-  **dict.fromkeys(
-    [
-      'models.classifier_weights', 'models.cross_entropy_loss',
-      'models.document_losses', 'models.evaluate',
-      'models.features_and_classifier', 'models.make', 'models.next_token_loss',
-      'models.prefix_features', 'models.split', 'models.split_levels',
-      'models.stages',
-    ],
-    _FLAX,
-  ),
-}  # fmt: skip

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byzjax._src import checks, recipes
+from byzjax._src import checks, codec_type, recipes, round_types
 
 check_count = checks.check_count
 check_iterations = checks.check_iterations
@@ -23,6 +23,11 @@ check_majority = checks.check_majority
 check_range = checks.check_range
 check_worker_weights = checks.check_worker_weights
 num_workers = checks.num_workers
+
+Codec = codec_type.Codec
+Round = round_types.Round
+RoundInfo = round_types.RoundInfo
+RoundState = round_types.RoundState
 
 ArrayTree: TypeAlias = Any  # a pytree of arrays
 Params: TypeAlias = ArrayTree
@@ -34,7 +39,7 @@ Scalar: TypeAlias = float | jax.Array  # a real number, maybe traced
 AxisName = str | tuple[str, ...] | None
 ByzantineSchedule = Callable[[jax.Array], jax.Array]  # step -> bool[n]
 WeightSchedule = Callable[[jax.Array], jax.Array]  # step -> float[n]
-Payload: TypeAlias = Any  # a pytree of arrays: what goes over the wire
+Payload = codec_type.Payload  # what goes over the wire
 
 
 class AggregationInfo(NamedTuple):
@@ -257,6 +262,10 @@ class Aggregator(optax.GradientTransformationExtraArgs):
     """Aggregates once, from a fresh state; messages `[n, ...]` -> `[...]`."""
     checks.check_stacked(self.name, messages)
     checks.check_messages(self.name, messages)
+    # Here, where they still have values.
+    if (weights := extra.get('worker_weights')) is not None:
+      n = num_workers('messages', messages)
+      check_worker_weights(self.name, weights, n)
     return self.update.once(self.init, messages, key, extra)
 
   def __repr__(self) -> str:
@@ -264,47 +273,6 @@ class Aggregator(optax.GradientTransformationExtraArgs):
 
   def __reduce__(self) -> tuple[Any, ...]:
     return recipes.reduce(self)
-
-
-def as_aggregator(name: str, rule: Any) -> Aggregator:
-  """The rule, or what an optax wrapper such as `inject_hyperparams` made of it.
-
-  A wrapper that hands messages and aggregate through as they are is taken for a
-  rule, with the diagnostics of the rule inside; this is seen at trace time, for
-  the rule says what it got and gave. What does more, such as a chain, belongs
-  into the optimizer.
-  """
-  if isinstance(rule, Aggregator):
-    return rule
-  state = None
-  if isinstance(rule, optax.GradientTransformation):
-    state = jax.eval_shape(rule.init, jnp.zeros(1))
-  if not hasattr(state, 'hyperparams'):
-    raise ValueError(
-      f'{name} needs aggregator to be an Aggregator (put optax transforms'
-      f' behind it, in optimizer), got {type(rule).__name__}'
-    )
-
-  def inspect(messages, state, params=None, **extra):
-    seen: list[tuple] = []
-    aggregate, state = rule.update(
-      messages, state, params, witness=seen, **extra
-    )
-    if len(seen) != 1 or not _same(seen[0][:2], (messages, aggregate)):
-      raise ValueError(
-        f'{name} needs aggregator to be a rule, or'
-        ' optax.inject_hyperparams(rule)(...), and nothing around it, got'
-        ' a transform of another kind (put optax transforms behind the rule,'
-        ' in optimizer)'
-      )
-    return aggregate, state, seen[0][2]
-
-  return Aggregator(rule.init, inspect, name='injected rule')
-
-
-def _same(a: Any, b: Any) -> bool:
-  pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-  return all(x is y for x, y in pairs)
 
 
 class PreAggregator(NamedTuple):
@@ -403,151 +371,6 @@ class DataAttack(Protocol):
   def __call__(
     self, batch: Batch, is_byzantine: jax.Array, key: jax.Array | None = None
   ) -> Batch: ...
-
-
-class Codec(NamedTuple):
-  """How one vector goes over the wire, and what that costs.
-
-  Vectors are flat, `float[D]`: the d = `num_coordinates` true ones, and zeros
-  up to D, a multiple of 32. Leaves of a payload are scalars, or arrays whose
-  last axis is D (a number per coordinate) or D / 32 (a word per 32 coordinates
-  in a row). So a payload can be cut where coordinates are split over devices,
-  and `encode` can run on such a slice: with an `axis_name`, x is the local part
-  of the coordinates, what is summed over all of them is completed over the mesh
-  axes, and scalars of the payload are the same on all devices.
-
-  Attributes:
-    init: `params float[D] -> state`.
-    encode: `(x float[D], state, key, *, num_coordinates, axis_name=None) ->
-      (payload, state)`, for one vector; the key may be None for codecs that do
-      not draw.
-    decode: `payload -> float[D]`, element by element given the scalars, so it
-      takes a slice of a payload too. What padding decodes to means nothing.
-    bits_per_message: `(payload, num_coordinates) -> float32[]`, the exact
-      length of this very message (a whole one, not a slice).
-    constrain: `(x float[D], *, num_coordinates, axis_name=None) -> float[D]`,
-      the message nearest to x that decoding can give: what a Byzantine worker,
-      who need not encode anything, can really make the server see. What was
-      decoded stays what it is.
-    packs_signs: whether the payload is uint32[D / 32], a bit per coordinate
-      that is 1 for -1 and 0 for +1: a vote can be taken on it as it is.
-    name: as in `byzjax.sign_codec`.
-  """
-
-  init: Callable[[Params], State]
-  encode: Callable[..., tuple[Payload, State]]
-  decode: Callable[[Payload], jax.Array]
-  bits_per_message: Callable[[Payload, int], jax.Array]
-  constrain: Callable[..., jax.Array]
-  name: str = 'codec'
-  packs_signs: bool = False
-
-  @property
-  def config(self) -> dict[str, Any] | None:
-    """The hyper-parameters by name, as `Aggregator.config`."""
-    return recipes.config_of(self)
-
-  def __repr__(self) -> str:
-    return recipes.show(self, f'codec {self.name}')
-
-  def __reduce__(self) -> tuple[Any, ...]:
-    return recipes.reduce(self)
-
-
-class RoundState(NamedTuple):
-  """All that one round hands to the next.
-
-  Attributes:
-    step: int32[], the rounds before this one.
-    params: of the model.
-    workers: leaves `[n, ...]`, momentum and what else workers keep.
-    attack: state of the attack.
-    aggregator: state of the rule.
-    optimizer: state of the server's optimizer.
-    codec: leaves `[n, ...]`, what the workers' codecs keep.
-    server_codec: what the server's codec keeps.
-    shared: what the server keeps for its workers' local steps.
-    sides: rule and attack of what is exchanged beside messages.
-    participation: state of who takes part.
-  """
-
-  step: jax.Array
-  params: Params
-  workers: State
-  attack: State
-  aggregator: State
-  optimizer: optax.OptState
-  codec: State = ()
-  server_codec: State = ()
-  shared: State = ()
-  sides: State = ()
-  participation: State = ()
-
-
-class RoundInfo(NamedTuple):
-  """Diagnostics of one round; not carried.
-
-  Attributes:
-    loss: float[], mean loss of the honest workers before the update.
-    aggregation_error: float[], distance from the aggregate to the mean of the
-      honest messages that are finite, both as the server has them decoded.
-    bits_up: float[], bits that the workers sent to the server, all together;
-      only of those that took part, and of an attacker what its honest message
-      would have taken.
-    bits_down: float[], bits that the server sent to those workers.
-    num_nonfinite: int32[], the number of messages with a non-finite entry.
-    is_byzantine: bool[n], who attacked in this round.
-    masked: bool[n], which messages had a non-finite entry.
-    weights: float[n], the rule's weights, or None where it has none.
-    kept: bool[n], the messages that the rule selected, or None.
-    scores: float[n], by which it selected them, or None.
-    factors: float[n], by which messages were clipped, or None.
-    num_local_steps: int32[] or int32[n], steps of the workers, or None where
-      there is no such thing.
-    participants: int32[n], the numbers of the n workers of this round, where
-      they are drawn from more, or None.
-    staleness: int32[], steps of the server since it sent the parameters that
-      this message began from, or None where workers wait for each other.
-    time: float32[], seconds of simulated time at its arrival, or None.
-    num_gradients: int32[] or int32[n], gradients that a worker took: estimates
-      times `GradientEstimator.num_gradients` (an `Objective` counts as one, and
-      what optimizers ask for is left out), or None where it is not known.
-    aux: leaves `[n, ...]`, the auxiliary output of each worker of this round
-      where the loss has one (`has_aux=True`), or None. Where workers take
-      several steps it is the mean over them, in float. That of an attacker is
-      what an honest worker in its place would report.
-  """
-
-  loss: jax.Array
-  aggregation_error: jax.Array
-  bits_up: jax.Array
-  bits_down: jax.Array
-  num_nonfinite: jax.Array
-  is_byzantine: jax.Array
-  masked: jax.Array
-  weights: jax.Array | None = None
-  kept: jax.Array | None = None
-  scores: jax.Array | None = None
-  factors: jax.Array | None = None
-  num_local_steps: jax.Array | None = None
-  participants: jax.Array | None = None
-  staleness: jax.Array | None = None
-  time: jax.Array | None = None
-  num_gradients: jax.Array | None = None
-  aux: ArrayTree = None
-
-
-class Round(NamedTuple):
-  """One round of training as a pair of pure functions.
-
-  Attributes:
-    init: `(params, key=None) -> RoundState`.
-    step: `(state, batch, key) -> (RoundState, RoundInfo)`; the key is folded
-      with the step number, so the same key may be passed in every round.
-  """
-
-  init: Callable[..., RoundState]
-  step: Callable[[RoundState, Batch, jax.Array], tuple[RoundState, RoundInfo]]
 
 
 def zeros_like(params: Params, lead: tuple[int, ...] = ()) -> Params:

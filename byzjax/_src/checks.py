@@ -288,8 +288,8 @@ def check_stacked(name: str, messages: Any) -> None:
   """Raises ValueError for a list of n messages, one tree for every worker."""
   if type(messages) not in (list, tuple) or len(messages) < 2:
     return
-  first = _signature(messages[0])
-  if all(_signature(message) == first for message in messages[1:]):
+  first = signature(messages[0])
+  if all(signature(message) == first for message in messages[1:]):
     raise ValueError(
       f'{name} needs one tree of messages with leaves [n, *shape], got a'
       f' {type(messages).__name__} of {len(messages)} trees that are all alike:'
@@ -298,9 +298,10 @@ def check_stacked(name: str, messages: Any) -> None:
     )
 
 
-def _signature(tree):
+def signature(tree: Any) -> tuple[Any, list[list[int]]]:
+  """The structure of a tree, and the shapes of its leaves."""
   leaves, structure = jax.tree.flatten(tree)
-  return structure, [jnp.shape(leaf) for leaf in leaves]
+  return structure, [list(jnp.shape(leaf)) for leaf in leaves]
 
 
 def name_of(path: Any) -> str:

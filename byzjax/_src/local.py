@@ -1,17 +1,20 @@
 """What a worker does between two communications, in types."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, flat
+from byzjax._src import base, flat, loss_forms
 
-# (params, batch_i) -> scalar; with a key_i behind them where `needs_key`, and
-# -> (scalar, aux) where `has_aux`.
-LossFn = Callable[..., Any]
+# `(params, batch_i) -> scalar`; with a key_i behind them where `needs_key`, and
+# `-> (scalar, aux)` where `has_aux`.
+LossFn = (
+  Callable[[base.Params, Any], jax.Array | tuple[jax.Array, Any]]
+  | Callable[[base.Params, Any, jax.Array], jax.Array | tuple[jax.Array, Any]]
+)
+PlainLossFn = Callable[[base.Params, Any], jax.Array]
 
 
 class LocalContext(NamedTuple):
@@ -29,6 +32,12 @@ class LocalContext(NamedTuple):
   key: jax.Array
   step: jax.Array
   round: jax.Array | int = 0
+
+
+def _first_context(
+  params: base.Params, key: jax.Array, round: jax.Array | int
+) -> LocalContext:
+  return LocalContext(params, key, jnp.zeros([], jnp.int32), round)
 
 
 class Objective(NamedTuple):
@@ -78,8 +87,7 @@ class GradientEstimator(NamedTuple):
     round: jax.Array | int = 0,
   ) -> tuple[Any, base.Params]:
     """`(loss, gradient)` at the parameters, in the first local step."""
-    first = jnp.zeros([], jnp.int32)
-    return self.estimate(params, batch, LocalContext(params, key, first, round))
+    return self.estimate(params, batch, _first_context(params, key, round))
 
   def count_gradients(self, num_estimates: jax.Array | int) -> jax.Array | None:
     """Gradients that so many estimates take: int32 of their shape, or None."""
@@ -153,8 +161,7 @@ def as_objective(
   `name` is of the function that was given the loss, for errors. An `Objective`
   knows by itself whether it has an auxiliary output and what it does with keys.
   """
-  checks.check_flag(name, 'needs_key', needs_key)
-  checks.check_flag(name, 'has_aux', has_aux)
+  loss_forms.check_flags(name, needs_key, has_aux)
   if isinstance(loss_fn, Objective):
     if needs_key:
       raise ValueError(
@@ -169,14 +176,20 @@ def as_objective(
         ' has_aux=True to what made it'
       )
     return loss_fn
-  check_signature(name, loss_fn, needs_key)
+  if isinstance(loss_fn, GradientEstimator):
+    raise ValueError(
+      f'{name} needs loss_fn to be a loss, got the GradientEstimator'
+      f' {loss_fn.name}: it belongs in value_and_grad'
+    )
+  loss_forms.check_signature(name, loss_fn, needs_key)
+  plain: Any = loss_fn
   if needs_key:
     return Objective(
-      lambda params, batch, context: loss_fn(params, batch, context.key),
+      lambda params, batch, context: plain(params, batch, context.key),
       has_aux=has_aux,
     )
   return Objective(
-    lambda params, batch, context: loss_fn(params, batch), has_aux=has_aux
+    lambda params, batch, context: plain(params, batch), has_aux=has_aux
   )
 
 
@@ -192,8 +205,7 @@ def as_estimator(
 
   Its results are checked where it is traced; `name` is for errors.
   """
-  checks.check_flag(name, 'needs_key', needs_key)
-  checks.check_flag(name, 'has_aux', has_aux)
+  loss_forms.check_flags(name, needs_key, has_aux)
   if value_and_grad is None:
     objective = as_objective(
       loss_fn, name=name, needs_key=needs_key, has_aux=has_aux
@@ -237,9 +249,9 @@ def as_estimator(
     if not isinstance(found, tuple) or len(found) != 2:
       raise ValueError(
         f'{name} needs value_and_grad to return a pair with the gradient'
-        f' second, got {_form(found)}'
+        f' second, got {loss_forms.form(found)}'
       )
-    split_value(name, 'value_and_grad', found[0], given.has_aux)
+    loss_forms.split_value(name, 'value_and_grad', found[0], given.has_aux)
     return found
 
   return given._replace(estimate=checked)
@@ -254,7 +266,7 @@ def loss_and_aux(
 ) -> tuple[jax.Array, Any]:
   """The loss, and its auxiliary output or None."""
   found = objective.loss(params, batch, context)
-  return split_value(name, 'loss_fn', found, objective.has_aux)
+  return loss_forms.split_value(name, 'loss_fn', found, objective.has_aux)
 
 
 def joined(of: Objective | GradientEstimator, loss: jax.Array, aux: Any) -> Any:
@@ -284,9 +296,8 @@ def estimate_once(
   round: jax.Array | int,
 ) -> Estimate:
   """The same, in the first local step from the parameters."""
-  value, gradient = estimator(params, batch, key, round)
-  found = value if estimator.has_aux else (value, None)
-  return Estimate(found[0], gradient, found[1])
+  context = _first_context(params, key, round)
+  return estimate(estimator, params, batch, context)
 
 
 def zeros_of_mean(name: str, aux: Any) -> Any:
@@ -316,74 +327,3 @@ def mean_over_steps(
     lambda x, zero: jnp.mean(x, axis=0, dtype=zero.dtype), aux, zeros
   )
   return jnp.mean(losses), means
-
-
-def check_signature(name: str, loss_fn: Any, needs_key: bool) -> None:
-  """Raises unless the loss can be called with what it will be given."""
-  if isinstance(loss_fn, GradientEstimator):
-    raise ValueError(
-      f'{name} needs loss_fn to be a loss, got the GradientEstimator'
-      f' {loss_fn.name}: it belongs in value_and_grad'
-    )
-  given = '(params, batch_i, key_i)' if needs_key else '(params, batch_i)'
-  if not callable(loss_fn):
-    raise TypeError(
-      f'{name} needs loss_fn to be a function {given} or an Objective, got'
-      f' {loss_fn!r}'
-    )
-  try:
-    signature = inspect.signature(loss_fn)
-  except (TypeError, ValueError):  # Of what is not written in Python.
-    return
-  try:
-    signature.bind(*[None] * (3 if needs_key else 2))
-  except TypeError:
-    hint = '' if needs_key else ' (needs_key=True gives it a key, too)'
-    raise ValueError(
-      f'{name} needs loss_fn to take {given}{hint}, got one that takes'
-      f' {signature}'
-    ) from None
-
-
-def split_value(
-  name: str, argument: str, found: Any, has_aux: bool
-) -> tuple[jax.Array, Any]:
-  """A result as `(loss, aux or None)`; ValueError if it has another form."""
-  if not has_aux:
-    if isinstance(found, tuple):
-      raise ValueError(
-        f'{name} needs {argument} to give a scalar loss, got {_form(found)}:'
-        ' where it gives (loss, aux), pass has_aux=True'
-      )
-    loss, aux = found, None
-  elif isinstance(found, tuple) and len(found) == 2:
-    loss, aux = found
-  else:
-    raise ValueError(
-      f'{name} needs {argument} to give (loss, aux) where has_aux=True, got'
-      f' {_form(found)}'
-    )
-  if not _is_real_scalar(loss):
-    raise ValueError(
-      f'{name} needs {argument} to give a real scalar as loss, got'
-      f' {_form(loss)}'
-    )
-  return loss, aux
-
-
-def _is_real_scalar(x: Any) -> bool:
-  try:
-    return jnp.shape(x) == () and jnp.issubdtype(
-      jnp.result_type(x), jnp.floating
-    )
-  except TypeError:
-    return False
-
-
-def _form(x: Any) -> str:
-  """What it is, in a few words."""
-  if isinstance(x, tuple):
-    return f'a tuple of {len(x)}'
-  if hasattr(x, 'dtype') and hasattr(x, 'shape'):
-    return f'{x.dtype}{list(x.shape)}'
-  return type(x).__name__

@@ -129,8 +129,9 @@ def weighted_mean(shares: jax.Array, x: jax.Array) -> jax.Array:
 
   def add(i, carry):
     total, moved = carry
-    row = jnp.where(shares[i] != 0, x[i], first)
-    return total + shares[i] * row, moved + shares[i] * (row - first)
+    counts = shares[i] != 0
+    term = jnp.where(counts, shares[i] * x[i], 0)
+    return total + term, moved + shares[i] * jnp.where(counts, x[i] - first, 0)
 
   n, carry = x.shape[0], (jnp.zeros_like(first), jnp.zeros_like(first))
   if n <= MAX_UNROLLED:
@@ -139,9 +140,11 @@ def weighted_mean(shares: jax.Array, x: jax.Array) -> jax.Array:
   else:
     carry = lax.fori_loop(0, n, add, carry)
   total, moved = carry
-  # The derivative stays that of the sum.
-  rounding = lax.stop_gradient(jnp.where(moved == 0, first - total, 0))
-  return jnp.where(shares.sum() > 0, total + rounding, 0)
+  # The value of the first, with the derivative of the sum.
+  slope = jnp.where(jnp.isfinite(total), total, 0)
+  slope = slope - lax.stop_gradient(slope)
+  mean = jnp.where(moved == 0, lax.stop_gradient(first) + slope, total)
+  return jnp.where(shares.sum() > 0, mean, 0)
 
 
 def combine(

@@ -8,20 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
-from byzjax._src import base, checks
+from byzjax._src import base, checks, injected
 
 check_choice = checks.check_choice
 
 
 def check_slots(
   name: str, aggregator: Any, attack: Any, codecs: dict[str, Any]
-) -> None:
-  """Raises ValueError for a slot that holds what does not belong there."""
-  if not isinstance(aggregator, base.Aggregator):
-    raise ValueError(
-      f'{name} needs aggregator to be an Aggregator (put optax transforms'
-      f' behind it, in optimizer), got {type(aggregator).__name__}'
-    )
+) -> base.Aggregator:
+  """Raises ValueError for a slot that holds what does not belong there.
+
+  Returns the rule, also where it is inside of `optax.inject_hyperparams`.
+  """
+  rule = injected.as_aggregator(name, aggregator)
   if attack is not None and not callable(attack):
     if not isinstance(attack, base.Attack):
       raise ValueError(
@@ -33,6 +32,7 @@ def check_slots(
       raise ValueError(
         f'{name} needs {slot} to be a Codec or None, got {codec!r}'
       )
+  return rule
 
 
 def check_transforms(name: str, transforms: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base
+from byzjax._src import base, checks
 
 
 def stack(messages: Sequence[base.Aggregate]) -> base.Messages:
@@ -38,15 +38,17 @@ def stack(messages: Sequence[base.Aggregate]) -> base.Messages:
       'stack needs messages to be a list of at least one tree, got'
       f' {type(messages).__name__}'
     )
-  first = _shapes(messages[0])
+  structure, shapes = checks.signature(messages[0])
   for i, message in enumerate(messages):
-    if (shapes := _shapes(message)) != first:
+    found, found_shapes = checks.signature(message)
+    if found != structure:
       raise ValueError(
-        'stack needs messages that are trees alike, got the shapes'
-        f' {shapes} in messages[{i}] and {first} in messages[0]'
+        'stack needs messages that are trees alike, got the structure'
+        f' {found} in messages[{i}] and {structure} in messages[0]'
+      )
+    if found_shapes != shapes:
+      raise ValueError(
+        'stack needs messages that are trees alike, got leaves of the shapes'
+        f' {found_shapes} in messages[{i}] and {shapes} in messages[0]'
       )
   return jax.tree.map(lambda *rows: jnp.stack(rows), *messages)
-
-
-def _shapes(tree):
-  return jax.tree.map(lambda x: list(jnp.shape(x)), tree)

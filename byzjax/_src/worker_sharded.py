@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from byzjax._src import base, checks, flat, layouts, recipes
+from byzjax._src import base, checks, flat, injected, layouts, recipes
 
 Axes = tuple[str, ...]
 
@@ -121,11 +121,7 @@ def worker_sharded(
     >>> aggregate(x)
     Array([1., 8.], dtype=float32)
   """
-  if not isinstance(aggregator, base.Aggregator):
-    raise ValueError(
-      'worker_sharded needs aggregator to be an Aggregator (put optax'
-      f' transforms behind it, in optimizer), got {type(aggregator).__name__}'
-    )
+  aggregator = injected.as_aggregator('worker_sharded', aggregator)
   if attack is not None:
     checks.check_kind('worker_sharded', 'attack', attack, base.Attack)
   workers = _axes('axis_name', axis_name)
@@ -154,6 +150,7 @@ def worker_sharded(
     rows = jax.tree.map(lambda x: x[0], messages)
     split = split_of(rows, workers, cut)
     layout = flat.row_layout(rows)
+    _check_state(server, state, split, layout.dtype)
     owned = to_owners(messages, split, layout.dtype)
     numbers = true = None
     if cut:
@@ -353,6 +350,20 @@ def _check_workers(messages, workers):
       ' it in the in_specs of the messages? (With check_vma=False this cannot'
       ' be seen: leave it True. Rows that are meant to be the same:'
       ' jax.lax.pcast(messages, axis_name, to="varying").)'
+    )
+
+
+def _check_state(server, state, split, dtype):
+  """Raises ValueError for the state of an `init` with other local leaves."""
+  width = sum(group.width for group in split.groups)
+  like = jax.ShapeDtypeStruct((width,), dtype)
+  wanted = jax.tree.map(jnp.shape, jax.eval_shape(server.init, like))
+  found = jax.tree.map(jnp.shape, state)
+  if found != wanted:
+    raise ValueError(
+      'worker_sharded needs the state that its init returns for the local'
+      ' parameters, inside the same shard_map and split as the messages are,'
+      f' with the shapes {wanted}, got {found}'
     )
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, local
+from byzjax._src import base, flat, loss_forms
 from byzjax.transforms import normalize_by_global_norm
 
 LossFn = Callable[[base.Params, base.Batch], jax.Array]
@@ -56,7 +56,7 @@ def directional_sharpness(
     64.36
   """
 
-  local.check_signature('directional_sharpness', loss_fn, needs_key=False)
+  loss_forms.check_signature('directional_sharpness', loss_fn, needs_key=False)
 
   def sharpness(params, batch, direction):
     gradient = jax.grad(lambda x: loss_fn(x, batch))
@@ -99,7 +99,7 @@ def loss_along_direction(
     [25.  0. 25.]
   """
 
-  local.check_signature('loss_along_direction', loss_fn, needs_key=False)
+  loss_forms.check_signature('loss_along_direction', loss_fn, needs_key=False)
 
   def losses(params, batch, direction, distances):
     x, v = _widened(params), _unit(direction, params)

@@ -1,7 +1,7 @@
 """Hidden units of a dense network: some of them dropped, or all renumbered."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -47,24 +47,33 @@ def draw_units(
   name = 'draw_units'
   widths = hidden_widths(name, layers)
   checks.check_key(name, 'key', key)
+  counts: Any = num_kept
   if num_kept is None:
+<<<<<<< HEAD
     num_kept = [max(width // 2, 1) for width in widths]
   elif isinstance(num_kept, (int, np.integer)):
     num_kept = [num_kept] * len(widths)
   checks.check_sequence(name, 'num_kept', num_kept)
   if len(num_kept) != len(widths):
+=======
+    counts = [max(width // 2, 1) for width in widths]
+  elif checks.is_whole(num_kept):
+    counts = [num_kept] * len(widths)
+  checks.check_sequence(name, 'num_kept', counts)
+  if len(counts) != len(widths):
+>>>>>>> main
     raise ValueError(
       f'{name} needs num_kept to have one entry per hidden layer, got'
-      f' {list(num_kept)} for the widths {widths}'
+      f' {list(counts)} for the widths {widths}'
     )
-  for width, count in zip(widths, num_kept):
+  for width, count in zip(widths, counts):
     base.check_count(name, 'num_kept', count, 1)
     if count > width:
       raise ValueError(f'{name} needs num_kept <= width, got {count} > {width}')
   keys = jax.random.split(key, len(widths))
   return tuple(
     jax.random.permutation(k, width)[:count].astype(jnp.int32)
-    for k, width, count in zip(keys, widths, num_kept)
+    for k, width, count in zip(keys, widths, counts)
   )
 
 

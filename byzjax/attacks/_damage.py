@@ -207,34 +207,36 @@ def worst_rows(
     doubtful = untried.max() > (1 + _ROUNDING) * best
     return index.astype(jnp.int32), is_first | doubtful
 
-  # The rows of the next call are carried, and so in memory: the very bits that
-  # are sent were tried. Compiled into the rule's kernels, `mean + s (a - mean)`
-  # would round otherwise there.
+  # What is tried and what is sent are the same bits, for both are rows that the
+  # loop has carried: its last turn makes those of the worst index again. In the
+  # rule's own kernels `mean + s (a - mean)` would round otherwise.
   def body(carry):
-    count, tried, index, _, rows, worst_index, worst, best = carry
-    value = damage(rows).astype(best.dtype)
+    count, tried, index, goes_on, rows, worst, best = carry
+    value = jax.lax.cond(
+      count > 0,
+      lambda: damage(rows).astype(best.dtype),
+      lambda: lowest,
+    )
     better = value > best  # False for NaN
     best = jnp.where(better, value, best)
-    worst = jnp.where(better, rows, worst)
-    worst_index = jnp.where(better, index, worst_index)
-    tried = tried.at[index].set(True)
-    index, goes_on = choose(tried, best)
-    goes_on &= count + 1 < _MAX_CALLS
+    worst = jnp.where(better, index, worst)
+    tried = tried.at[index].set(count > 0)
+    following, goes_on = choose(tried, best)
+    goes_on &= count < _MAX_CALLS
+    index = jnp.where(count > 0, jnp.where(goes_on, following, worst), index)
     rows = jax.lax.stop_gradient(as_sent(index))
-    return count + 1, tried, index, goes_on, rows, worst_index, worst, best
+    return count + 1, tried, index, goes_on, rows, worst, best
 
   # No derivative goes through a choice, nor could it through this loop.
   promised = jax.lax.stop_gradient(promised)
   first = jnp.argmax(promised).astype(jnp.int32)
-  rows = jax.lax.stop_gradient(as_sent(first))
   zero, lowest = jnp.zeros([], jnp.int32), jnp.full_like(promised[0], -jnp.inf)
   tried, goes_on = promised != promised, zero == 0
-  *_, index, worst, _ = jax.lax.while_loop(
-    lambda carry: carry[3],
-    body,
-    (zero, tried, first, goes_on, rows, first, rows, lowest),
+  carry = (zero, tried, first, goes_on, scene.rows, first, lowest)
+  *_, rows, index, _ = jax.lax.while_loop(
+    lambda carry: carry[3], body, jax.lax.stop_gradient(carry)
   )
-  return _with_derivative(worst, rows_of(index))
+  return _with_derivative(rows, rows_of(index))
 
 
 @jax.custom_jvp

@@ -49,8 +49,10 @@ def label_flip(num_classes: int, *, label: str | int = -1) -> base.DataAttack:
     batch: base.Batch, is_byzantine: jax.Array, key: jax.Array | None = None
   ) -> base.Batch:
     del key
-    n = jnp.shape(is_byzantine)[0] if jnp.ndim(is_byzantine) else 0
-    byzantine = checks.byzantine_mask('label_flip', is_byzantine, n)
+    byzantine = checks.byzantine_mask(
+      'label_flip', is_byzantine, len(is_byzantine)
+    )
+    n = len(byzantine)
 
     def flip(labels):
       whole = jnp.issubdtype(jnp.result_type(labels), jnp.integer)

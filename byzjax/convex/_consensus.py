@@ -123,7 +123,7 @@ def consensus_admm(
   _admm.check_numbers(
     _NAME, beta, rho, dual_ratio, num_iterations, record_every
   )
-  round_arguments.check_slots(_NAME, aggregator, attack, {})
+  aggregator = round_arguments.check_slots(_NAME, aggregator, attack, {})
   round_arguments.check_attackers(_NAME, attack, byzantine)
   shapes = jnp.shape(x), jnp.shape(y), jnp.shape(arrangements)
   if (

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, draws, flat, local
+from byzjax._src import base, draws, flat, loss_forms
 
 
 def hutchinson_diagonal(
@@ -41,13 +41,20 @@ def hutchinson_diagonal(
     [ 3. -5.]
   """
 
-  local.check_signature('hutchinson_diagonal', loss_fn, needs_key=False)
+  loss_forms.check_signature('hutchinson_diagonal', loss_fn, needs_key=False)
 
   def estimate(params, batch, key):
     layout = flat.row_layout(params)
     like = jnp.zeros(layout.size, layout.dtype)
     v = layout.unravel(draws.draw(jax.random.rademacher, key, like))
-    gradient = jax.grad(lambda w: loss_fn(w, batch))
+
+    def of_batch(w):
+      found = loss_fn(w, batch)
+      return loss_forms.split_value(
+        'hutchinson_diagonal', 'loss_fn', found, None
+      )[0]
+
+    gradient = jax.grad(of_batch)
     _, product = jax.jvp(gradient, (params,), (v,))
     return jax.tree.map(jnp.multiply, v, product)
 

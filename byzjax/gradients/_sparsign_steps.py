@@ -1,5 +1,8 @@
 """Local steps along sparse signs, as a gradient estimator."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -17,7 +20,7 @@ def sparsign_local_steps(
   learning_rate: base.Scalar,
   needs_key: bool = False,
   has_aux: bool = False,
-) -> local.GradientEstimator:
+) -> Callable[..., tuple[Any, base.Params]]:
   """The sum of the sparse signs along which a worker walks on its own.
 
   `w_0 = w`, and for c = 0 .. tau - 1: `s_c = sparsign(grad loss(w_c, batch_c),
@@ -32,13 +35,13 @@ def sparsign_local_steps(
     needs_key: whether the loss takes a key, `loss_fn(params, batch_c, key)`,
       such as one with dropout: one of its own in every local step.
     has_aux: whether it returns `(loss, aux)`; aux is then the mean over the
-      local steps, in float.
+      local steps, in float. The round must be told, too.
 
   Returns:
-    A `GradientEstimator`, `(params, batch, key) -> (loss, gradient)`, for
+    `(params, batch, key) -> (loss, gradient)`, for
     `robust_round(value_and_grad=...)`: batch leaves are `[tau, ...]` (of the
     whole round `[n, tau, ...]`), loss is the mean over the local steps, and the
-    gradient is shaped like params.
+    gradient is shaped like params. With has_aux, `((loss, aux), gradient)`.
 
   Raises:
     ValueError: if an argument is negative, or the loss is not what the flags
@@ -83,4 +86,6 @@ def sparsign_local_steps(
     value = local.mean_over_steps(_NAME, of_loss, values)
     return value, layout.unravel(jnp.einsum('td->d', s))
 
-  return local.GradientEstimator(estimate, None, _NAME, of_loss.has_aux)
+  estimator = local.GradientEstimator(estimate, None, _NAME, of_loss.has_aux)
+  # A function, for jax.jit, which takes no tuples.
+  return lambda params, batch, key: estimator(params, batch, key)

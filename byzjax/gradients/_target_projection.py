@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, checks, flat, local
+from byzjax._src import base, checks, flat, local, loss_forms
 from byzjax.gradients._stages import (
   AnyStage,
   Model,
@@ -185,7 +185,7 @@ def target_projection(
 
     def of_last(own):
       found = output_loss(model.apply(last, own, h), labels)
-      local.split_value(_NAME, 'output_loss', found, has_aux)
+      loss_forms.split_value(_NAME, 'output_loss', found, has_aux)
       return found
 
     value, own = jax.value_and_grad(of_last, has_aux=has_aux)(model.own(last))

@@ -11,7 +11,7 @@ from byzjax.objectives import _wasserstein
 
 
 def pgd_inputs(
-  loss_fn: local.LossFn,
+  loss_fn: local.PlainLossFn,
   params: base.Params,
   batch: tuple[jax.Array, Any],
   *,

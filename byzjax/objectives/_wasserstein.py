@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from byzjax._src import base, checks, local
+from byzjax._src import base, checks, local, loss_forms
 
 
 def wasserstein(
@@ -73,16 +73,15 @@ def wasserstein(
   name = 'wasserstein'
   step_size = _check_step(loss_fn, gamma, step_size, num_ascent_steps)
   checks.check_flag(name, 'surrogate', surrogate)
-  checks.check_flag(name, 'needs_key', needs_key)
-  checks.check_flag(name, 'has_aux', has_aux)
-  local.check_signature(name, loss_fn, needs_key)
+  local.as_objective(loss_fn, name=name, needs_key=needs_key, has_aux=has_aux)
+  plain: Any = loss_fn
 
   def loss(params, batch, *key):
     inputs, labels = batch
 
     def of(params, batch):
-      found = loss_fn(params, batch, *key)
-      return local.split_value(name, 'loss_fn', found, has_aux)
+      found = plain(params, batch, *key)
+      return loss_forms.split_value(name, 'loss_fn', found, has_aux)
 
     moved = wasserstein_inputs(
       lambda params, batch: of(params, batch)[0],
@@ -104,7 +103,7 @@ def wasserstein(
 
 
 def wasserstein_inputs(
-  loss_fn: local.LossFn,
+  loss_fn: local.PlainLossFn,
   params: base.Params,
   batch: tuple[jax.Array, Any],
   *,
@@ -164,7 +163,7 @@ def input_gradients(name, loss_fn, params, labels):
   def gradient(inputs):
     def mean_loss(x):
       found = loss_fn(params, (x, labels))
-      return local.split_value(name, 'loss_fn', found, False)[0]
+      return loss_forms.split_value(name, 'loss_fn', found, None)[0]
 
     return len(inputs) * jax.grad(mean_loss)(inputs)
 

@@ -5,7 +5,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
@@ -19,11 +18,10 @@ from byzjax._src import (
   reductions,
   round_arguments,
 )
-from byzjax.aggregators import mean
 from byzjax.asynchrony import Buffer, Events
-from byzjax.asynchrony._buffers import check_buffer
 from byzjax.asynchrony._check_events import check_events
 from byzjax.rounds import (
+  _asynchronous_arguments,
   _asynchronous_work,
   _local_steps,
   _wire,
@@ -113,6 +111,12 @@ def asynchronous_round(
     value_and_grad: `(params, batch, key) -> (loss, gradient)`, or a
       `GradientEstimator`, whose round counts steps of the server; `loss_fn` is
       then not used.
+    needs_key: whether `loss_fn(params, batch, key)` takes a key, one of its own
+      for every local step of every shard; see `robust_round`.
+    has_aux: whether the loss has an auxiliary output, `(loss, aux)`.
+      `RoundInfo.aux` has that of the job whose message this is, leaves `[1,
+      ...]`: the mean over its local steps, in float, where there is a local
+      optimizer; see `robust_round`.
 
   Returns:
     A `Round`; batch leaves are `[num_shards, ...]`. `RoundInfo.loss` is that of
@@ -149,7 +153,9 @@ def asynchronous_round(
     (True, 38.0)
   """
   events = check_events(_NAME, events)
-  _check(events, buffer, local_optimizer, codec, attack, aggregator)
+  aggregator = _asynchronous_arguments.check(
+    _NAME, events, buffer, local_optimizer, codec, attack, aggregator
+  )
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
   )
@@ -173,8 +179,6 @@ def asynchronous_round(
     checks.check_function(_NAME, 'broadcast', broadcast)
   schedule = round_arguments.byzantine_schedule(_NAME, num_workers, byzantine)
   message_attack = attack if isinstance(attack, base.Attack) else None
-  if buffer is not None and aggregator is None:
-    aggregator = mean()
 
   def extra(tx):
     return None if tx is None else optax.with_extra_args_support(tx)
@@ -385,20 +389,3 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
     num_gradients=parts.estimator.count_gradients(now.num_local_steps),
     aux=jax.tree.map(lambda x: jnp.asarray(x)[None], aux),
   )
-
-
-def _check(events, buffer, local_optimizer, codec, attack, aggregator):
-  """Raises ValueError for what does not fit together."""
-  round_arguments.check_slots(
-    _NAME,
-    mean() if aggregator is None else aggregator,
-    attack,
-    {'codec': codec},
-  )
-  if buffer is not None:
-    check_buffer(_NAME, buffer, len(events.worker))
-  if local_optimizer is None and events.num_local_steps.max() > 1:
-    raise ValueError(
-      f'{_NAME} needs a local_optimizer for events with several local steps,'
-      f' got None and {np.unique(events.num_local_steps)[:8]}'
-    )

@@ -96,6 +96,11 @@ def gossip_round(
     value_and_grad: `(params_i, batch_i, key_i) -> (loss, gradient)`, or a
       `GradientEstimator`; `loss_fn` is then not used. None for
       `jax.value_and_grad(loss_fn)`.
+    needs_key: whether `loss_fn(params_i, batch_i, key_i)` takes a key, one of
+      its own for every node and every round; see `robust_round`.
+    has_aux: whether the loss has an auxiliary output, `(loss, aux)`.
+      `RoundInfo.aux` has it of every node at its own model, leaves `[n, ...]`;
+      see `robust_round`.
     worker_map: 'vmap', 'map' or an int; see `robust_round`.
     mesh: devices to split nodes over, or None for one device.
     axis_name: the axis, or axes, of the mesh that nodes are split over.

@@ -9,7 +9,14 @@ import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, checks, local, parameters, round_arguments
+from byzjax._src import (
+  base,
+  checks,
+  injected,
+  local,
+  parameters,
+  round_arguments,
+)
 from byzjax.rounds import (
   _cohort,
   _engine,
@@ -122,7 +129,14 @@ def local_round(
     codec: how workers send their messages, or None for float32.
     server_codec: how the server sends its aggregate, or None for float32.
     value_and_grad: `(params, batch_i, key) -> (loss, gradient)`, or a
-      `GradientEstimator`, of a local step; `loss_fn` is then not used.
+      `GradientEstimator`, of a local step; `loss_fn` is then not used, but by
+      preconditioners that take its Hessian.
+    needs_key: whether `loss_fn(params, batch_i, key)` takes a key, one of its
+      own for every worker and every local step; see `robust_round`.
+    has_aux: whether the loss has an auxiliary output, `(loss, aux)`.
+      `RoundInfo.aux` is its mean over the local steps (0 without any), in
+      float, of every worker, leaves `[n, ...]`, with `participation` of
+      the m that were drawn; see `robust_round`.
     worker_map: 'vmap', 'map', or an int: see `robust_round`.
     mesh: devices to split workers over, or None for one device.
     axis_name: the axis, or axes, of the mesh that workers are split over.
@@ -158,7 +172,7 @@ def local_round(
     True
   """
   base.check_count(_NAME, 'num_workers', num_workers, 1)
-  round_arguments.check_slots(
+  aggregator = round_arguments.check_slots(
     _NAME, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
   round_arguments.check_choice(
@@ -221,7 +235,7 @@ def local_round(
       sampler=sampler or _local_steps.take_in_turn(),
       preconditioner=preconditioner,
       is_global=preconditioner_scope == 'global',
-      side_rule=side_aggregator or aggregator,
+      side_rule=injected.as_aggregator(_NAME, side_aggregator or aggregator),
       chain=optax.identity() if worker is None else worker,
       byzantine_chain=byzantine_chain,
       data_attack=None if isinstance(attack, base.Attack) else attack,

@@ -78,13 +78,15 @@ def build(parts: Parts) -> _engine.Work:
     if not scaler.uses_hessian:
       return local.estimate(estimator, params, batch, context).gradient
     objective = local.as_objective(parts.loss_fn, **flags)
-    # What the loss draws must not depend on the signs of the probe.
-    inner = context._replace(key=jax.random.fold_in(context.key, 1))
+    probe_key = context.key
+    if flags.get('needs_key') or isinstance(parts.loss_fn, local.Objective):
+      # What the loss draws must not depend on the signs of the probe.
+      probe_key = jax.random.fold_in(context.key, 1)
 
     def loss(params, batch):
-      return local.loss_and_aux(_NAME, objective, params, batch, inner)[0]
+      return local.loss_and_aux(_NAME, objective, params, batch, context)[0]
 
-    return hutchinson_diagonal(loss)(params, batch, context.key)
+    return hutchinson_diagonal(loss)(params, batch, probe_key)
 
   def refreshed(state, found):
     return scaler.update(found, state, statistic=found)[1]

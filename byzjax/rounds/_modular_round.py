@@ -113,6 +113,11 @@ def modular_round(
       module K_l times shorter. The server's own numbers, never a worker's.
       Weight 0 is a path that was pre-empted: it sends nothing and its worker
       keeps its state, and a module with no other path stays as it is.
+    needs_key: whether `loss_fn(path_params, batch_i, key)` takes a key, one of
+      its own for every path and every local step; see `robust_round`.
+    has_aux: whether the loss has an auxiliary output, `(loss, aux)`.
+      `RoundInfo.aux` is its mean over the local steps, in float, of every path,
+      leaves `[P, ...]`; see `robust_round`.
     worker_map: 'vmap', 'map', or an int, how paths are computed; see
       `robust_round`.
 
@@ -152,9 +157,10 @@ def modular_round(
   """
   paths, num_modules = path_tools.check_paths(_NAME, paths)
   num_paths, num_levels = paths.shape
-  rules = _rules(aggregator, num_levels)
-  for rule in rules:
+  rules = [
     round_arguments.check_slots(_NAME, rule, attack, {})
+    for rule in _rules(aggregator, num_levels)
+  ]
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
   )

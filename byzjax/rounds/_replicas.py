@@ -80,7 +80,7 @@ def build(
   """The round of a method; arguments as in `local_round`."""
   base.check_count(name, 'num_workers', num_workers, 1)
   base.check_count(name, 'num_local_steps', num_local_steps, 1)
-  round_arguments.check_slots(
+  aggregator = round_arguments.check_slots(
     name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
   round_arguments.check_attackers(name, attack, byzantine)

@@ -97,6 +97,14 @@ def robust_round(
       worker, such as `sparsign_local_steps(...)`, or a `GradientEstimator` such
       as `entropy_gradient(...)`; `loss_fn` is then not used. None for
       `jax.value_and_grad(loss_fn)`.
+    needs_key: whether `loss_fn(params, batch_i, key_i)` takes a key, such as
+      for dropout: one of its own for every worker and every round, from which
+      nothing else is drawn. An `Objective` has its key in any case.
+    has_aux: whether the loss has an auxiliary output, `(loss, aux)`, a tree of
+      arrays such as the accuracy (of value_and_grad then `((loss, aux),
+      gradient)`). `RoundInfo.aux` has it of every worker, leaves `[n, ...]`,
+      also of attackers and of those of weight 0. Objectives and estimators know
+      by themselves whether they have one.
     worker_map: how per-worker gradients are computed: 'vmap' (one batched
       program: fast, most memory), 'map' (one worker after another: least
       memory, and on CPUs the faster way for convolutions that are written as
@@ -113,8 +121,10 @@ def robust_round(
 
   Raises:
     ValueError: if an argument is out of range, `n <= 2f`, n is not divisible by
-      the devices, or (at trace time) the batch has not n rows or the rule
-      cannot take n.
+      the devices, the loss is not what `needs_key` and `has_aux` say, or (at
+      trace time) the batch has not n rows or the rule cannot take n; from
+      `init`, if a leaf of params is not of real numbers, or an `nnx` module has
+      other state than `nnx.Param`.
 
   Example:
     >>> import byzjax, jax, jax.numpy as jnp, optax
@@ -130,10 +140,31 @@ def robust_round(
     ...   state, info = step(state, jnp.ones([5, 4, 3]), jax.random.key(0))
     >>> bool(info.loss < 0.01)
     True
+
+    Dropout needs a key, and the accuracy of every worker is worth a look:
+
+    >>> def dropout_loss(params, batch, key):
+    ...   inputs, labels = batch
+    ...   kept = jax.random.bernoulli(key, 0.8, inputs.shape)
+    ...   logits = (inputs * kept / 0.8) @ params
+    ...   losses = optax.softmax_cross_entropy_with_integer_labels(
+    ...     logits, labels)
+    ...   right = logits.argmax(axis=1) == labels
+    ...   return losses.mean(), {'accuracy': right.mean()}
+    >>> training = byzjax.robust_round(
+    ...   dropout_loss, needs_key=True, has_aux=True, num_workers=5,
+    ...   aggregator=byzjax.coordinate_median(), optimizer=optax.sgd(0.5))
+    >>> x = jax.random.normal(jax.random.key(1), [5, 32, 8])
+    >>> batch = (x, (x[..., 0] > 0).astype(int))
+    >>> state, step = training.init(jnp.zeros([8, 2])), jax.jit(training.step)
+    >>> for _ in range(50):
+    ...   state, info = step(state, batch, jax.random.key(0))
+    >>> info.aux['accuracy'].shape, bool(info.aux['accuracy'].min() > 0.7)
+    ((5,), True)
   """
   name = 'robust_round'
   base.check_count(name, 'num_workers', num_workers, 1)
-  round_arguments.check_slots(
+  aggregator = round_arguments.check_slots(
     name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
   round_arguments.check_transform(name, 'optimizer', optimizer)

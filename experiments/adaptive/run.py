@@ -11,7 +11,6 @@ rule. Prints and writes a table of test accuracies (`table.csv`), and draws it
 least four rules.
 """
 
-import csv
 import pathlib
 import sys
 import time
@@ -25,7 +24,7 @@ from absl import app, flags
 
 import byzjax
 from byzjax import data, models
-from experiments import report, specs
+from experiments import lock, output, report, specs
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('dataset', 'digits', 'digits, or a set in --data_dir.')
@@ -43,7 +42,7 @@ flags.DEFINE_integer('batch_size', 8, 'Examples per worker and round.', 1)
 flags.DEFINE_float('learning_rate', 0.3, 'Of the server.', 0.0)
 flags.DEFINE_float('momentum', 0.0, 'Decay of the momentum of each worker.')
 flags.DEFINE_integer('num_seeds', 3, 'Seeds 0, 1, ... in one program.', 1)
-flags.DEFINE_string('output_dir', 'runs/adaptive', 'Where results go.')
+flags.DEFINE_string('output_dir', 'runs/adaptive', 'A new folder.')
 flags.DEFINE_bool('check', False, 'Fail unless the claims hold.')
 
 FIXED = ('alie', 'ipm')
@@ -152,9 +151,13 @@ def beaten(results: dict[str, dict[str, np.ndarray]]) -> list[str]:
 
 def main(argv):
   del argv
-  dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
   folder = pathlib.Path(FLAGS.output_dir)
-  folder.mkdir(parents=True, exist_ok=True)
+  try:
+    output.check_root(folder, resume=False)
+    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
+    lock.take(folder, resume=False)
+  except (OSError, ValueError) as error:
+    sys.exit(f'adaptive: {error}')
   results: dict[str, dict[str, np.ndarray]] = {}
   start = time.perf_counter()
   for text in tqdm.tqdm(FLAGS.rules, unit='rules'):
@@ -164,13 +167,20 @@ def main(argv):
       for name, attack in attacks_on(rule).items()
     }
     # A killed run leaves what it has.
-    with (folder / 'table.csv').open('w', newline='') as file:
-      writer = csv.writer(file)
-      writer.writerow(['rule', 'attack', 'seed', 'accuracy'])
-      for done, row in results.items():
-        for name, cell in row.items():
-          for seed, accuracy in enumerate(cell):
-            writer.writerow([done, name, seed, f'{accuracy:.2f}'])
+    output.write_rows(
+      folder / 'table.csv',
+      [
+        {
+          'rule': done,
+          'attack': name,
+          'seed': seed,
+          'accuracy': f'{accuracy:.2f}',
+        }
+        for done, row in results.items()
+        for name, cell in row.items()
+        for seed, accuracy in enumerate(cell)
+      ],
+    )
   report.heatmap(
     {
       (rule, name): cell

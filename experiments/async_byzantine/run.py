@@ -189,7 +189,7 @@ def picture(rows, path) -> None:
     axes.set_title(f'sign flip, {speeds}')
     axes.grid(alpha=0.3)
   panels[1].legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
-  figure.savefig(path, dpi=90)
+  report.save(figure, path, dpi=90)
   plt.close(figure)
 
 

@@ -236,7 +236,7 @@ def picture(rows, path) -> None:
       axes.set_ylim(shown - 0.02, shown + 0.5)
       axes.grid(alpha=0.3)
   panels[0, 0].legend()
-  figure.savefig(path, dpi=80)
+  report.save(figure, path, dpi=80)
   plt.close(figure)
 
 

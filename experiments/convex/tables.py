@@ -87,7 +87,7 @@ def picture(networks: dict, x, y, epsilon: float, path) -> None:
         )  # fmt: skip
       )
     axis.set(title=name, aspect='equal')
-  figure.savefig(path, dpi=90)
+  report.save(figure, path, dpi=90)
   plt.close(figure)
 
 

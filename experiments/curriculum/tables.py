@@ -96,7 +96,7 @@ def picture(curves, path) -> None:
     axes.grid(alpha=0.3)
   panels[0][0].set_ylabel('test accuracy (%)')
   panels[0][0].legend(fontsize=7)
-  figure.savefig(path, dpi=90)
+  report.save(figure, path, dpi=90)
   plt.close(figure)
 
 

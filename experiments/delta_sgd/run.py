@@ -205,7 +205,7 @@ def picture(tables, path) -> None:
     axes.grid(alpha=0.3, axis='y')
   panels[0].set_ylabel('points behind the best')
   panels[0].legend(fontsize=7)
-  figure.savefig(path, dpi=90)
+  report.save(figure, path, dpi=90)
   plt.close(figure)
 
 

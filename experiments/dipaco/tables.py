@@ -106,7 +106,7 @@ def draw(ends, methods, counts, path):
   axes.minorticks_off()
   axes.grid(alpha=0.3)
   axes.legend()
-  figure.savefig(path, dpi=120)
+  report.save(figure, path, dpi=120)
   plt.close(figure)
 
 

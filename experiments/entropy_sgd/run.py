@@ -259,7 +259,7 @@ def picture(methods: dict[str, report.Rows], path) -> None:
     axes.set(xlabel='effective epochs', ylabel=label, yscale='log')
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-  figure.savefig(path, dpi=100)
+  report.save(figure, path, dpi=100)
   plt.close(figure)
 
 

@@ -264,7 +264,7 @@ def picture(results: dict[float, dict[str, report.Rows]], path) -> None:
     axes.grid(alpha=0.3)
   panels[0][0].set_ylabel('test accuracy (%)')
   panels[0][0].legend(fontsize=8)
-  figure.savefig(path, dpi=100)
+  report.save(figure, path, dpi=100)
   plt.close(figure)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib import pyplot as plt
 
+from experiments import report
 from experiments.gossip import measure
 
 
@@ -47,5 +48,5 @@ def picture(gaps, accuracy, errors, slopes, bridges, path) -> None:
   right.set(ylabel='mean test accuracy of nodes (%)', ylim=(0, 100))
   right.set_title('dumbbell, dissensus at both ends', fontsize=10)
   right.legend(fontsize=7)
-  figure.savefig(path, dpi=90)
+  report.save(figure, path, dpi=90)
   plt.close(figure)

@@ -15,10 +15,10 @@ validation split, for the worst attack; every value of an attack is an attack.
 Real numbers, momenta, learning rates, partitions and seeds are one program; the
 programs run one after the other.
 
-A killed grid goes on with --resume, also inside a program. `results.csv` has
-every evaluation of every run, `worst_case.md` and `.png` each defence under its
-worst attack, `leaderboard.md` the same in short, and a heat map for every f and
-partition the rest.
+A killed grid goes on with `--output_dir=FOLDER --resume`, also inside a
+program. `results.csv` has every evaluation of every run, `worst_case.md` and
+`.png` each defence under its worst attack, `leaderboard.md` the same in short,
+and a heat map for every f and partition the rest.
 """
 
 import pathlib
@@ -26,12 +26,19 @@ import sys
 import tomllib
 from collections.abc import Sequence
 
-import jax
 import tqdm
 from absl import app, flags, logging
 
 from byzjax import data
-from experiments import distributed, output, queue, report, specs
+from experiments import (
+  distributed,
+  lock,
+  output,
+  queue,
+  report,
+  resume,
+  specs,
+)
 from experiments.cell import Cell, Options, num_runs, run_cell
 from experiments.grid import cells as grid_cells
 from experiments.grid import tables
@@ -94,7 +101,11 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_bool('dry_run', False, 'Only say what would run.')
 flags.DEFINE_string('output_dir', None, 'A new folder; runs/grid if none.')
-flags.DEFINE_bool('resume', False, 'Continue the grid in --output_dir.')
+flags.DEFINE_bool(
+  'resume',
+  False,
+  'Continue the grid in --output_dir with its flags; those given must agree.',
+)
 flags.DEFINE_float(
   'checkpoint_seconds', 60.0, 'Between checkpoints inside a program.', 0.0
 )
@@ -104,7 +115,7 @@ _TEXTS = ('attacks', 'aggregators', 'pre_aggregators', 'partitions')
 # What is no part of a grid, or no key of a file.
 _OF_A_CALL = ('config', 'dry_run', 'resume', 'suite')
 # What may differ between a grid and its continuation.
-_NOT_CONFIG = (*_OF_A_CALL, 'checkpoint_seconds', 'data_dir', 'output_dir')
+_NOT_CONFIG = (*_OF_A_CALL, 'checkpoint_seconds', 'output_dir')
 
 
 def own_flags() -> list[str]:
@@ -143,7 +154,6 @@ def numbers(name: str, kind: type) -> list:
 
 def grid() -> grid_cells.Grid:
   """The grid of the flags."""
-  convolutions = FLAGS.model != 'mlp' and jax.default_backend() == 'cpu'
   return grid_cells.Grid(
     **{name: specs.split_top(getattr(FLAGS, name), ';') for name in _TEXTS},
     num_byzantine=numbers('num_byzantine', int),
@@ -155,7 +165,7 @@ def grid() -> grid_cells.Grid:
     num_evals=FLAGS.num_evals,
     optimizer=FLAGS.optimizer,
     schedule=FLAGS.schedule,
-    worker_map='map' if convolutions else 'vmap',
+    worker_map=specs.worker_map(FLAGS.model),
   )
 
 
@@ -223,9 +233,11 @@ def main(argv):
       read_file(pathlib.Path(FLAGS.config))
     suffix = f'-{FLAGS.suite}' if FLAGS.suite else ''
     folder = pathlib.Path(FLAGS.output_dir or f'runs/grid{suffix}')
+    if FLAGS.resume:
+      resume.adopt(folder, 'grid', set(own_flags()) - {*_NOT_CONFIG})
     if not FLAGS.dry_run:
-      resume = distributed.joins(folder) or FLAGS.resume
-      output.check_root(folder, resume=resume)
+      goes_on = distributed.joins(folder) or FLAGS.resume
+      output.check_root(folder, resume=goes_on)
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
     options = Options(
       FLAGS.model,
@@ -238,10 +250,13 @@ def main(argv):
     config = {k: getattr(FLAGS, k) for k in own_flags()}
     config = {k: v for k, v in config.items() if k not in _NOT_CONFIG}
     # As texts differ that mean the same.
-    config |= {k: specs.split_top(config[k], ';') for k in _TEXTS}
+    config |= {k: '; '.join(specs.split_top(config[k], ';')) for k in _TEXTS}
+    config = {'program': 'grid', **config}
     if not FLAGS.dry_run:
+      # To the end of the program, for tables and pictures come last.
+      lock.take(folder, share=distributed.share(), resume=goes_on)
       output.open_folder(folder, config)
-  except ValueError as error:
+  except (OSError, ValueError) as error:
     sys.exit(f'grid: {error}')
   total = sum(num_runs(cell, options) for cell in cells)
   print(

@@ -125,5 +125,5 @@ def picture(rows: report.Rows, path) -> None:
   for axes in (left, middle, right):
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
-  figure.savefig(path, dpi=80)
+  report.save(figure, path, dpi=80)
   plt.close(figure)

@@ -160,7 +160,7 @@ def picture(rows: report.Rows, path) -> None:
     axes.grid(alpha=0.3)
   panels[0][0].set_ylabel('test accuracy (%)')
   panels[0][0].legend(fontsize=7)
-  figure.savefig(path, dpi=120)
+  report.save(figure, path, dpi=120)
   plt.close(figure)
 
 
@@ -174,8 +174,8 @@ def cells() -> list[study.Cell]:
 
 def main(argv):
   del argv
-  shares = study.floats('participation')
   folder, rows = study.run('magnitude_sign', cells)
+  shares = study.floats('participation')
   if FLAGS.only:
     return  # Tables and claims are about all cells.
   num_coordinates = study.num_parameters()

@@ -308,7 +308,7 @@ def picture(rows, found, path) -> None:
       axes.set(ylabel='test loss', ylim=(shown - 0.01, shown + 0.3))
       axes.grid(alpha=0.3)
   panels[0, 0].legend(fontsize='small')
-  figure.savefig(path, dpi=62)
+  report.save(figure, path, dpi=62)
   plt.close(figure)
 
 

@@ -258,7 +258,7 @@ def picture(rows, table, spreads, path) -> None:
   panels[2].legend()
   for axes in panels:
     axes.grid(alpha=0.3)
-  figure.savefig(path, dpi=90)
+  report.save(figure, path, dpi=90)
   plt.close(figure)
 
 

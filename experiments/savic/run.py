@@ -176,7 +176,7 @@ def picture(rows: report.Rows, path) -> None:
     axes.grid(alpha=0.3)
   panels[0].set_ylabel('training loss')
   panels[0].legend(fontsize=7)
-  figure.savefig(path, dpi=100)
+  report.save(figure, path, dpi=100)
   plt.close(figure)
 
 

@@ -107,7 +107,7 @@ def picture(along, curves, path) -> None:
   for axes in (left, middle, right):
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
-  figure.savefig(path, dpi=90)
+  report.save(figure, path, dpi=90)
   plt.close(figure)
 
 

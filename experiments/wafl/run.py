@@ -181,7 +181,7 @@ def picture(methods: dict[str, dict], gammas, path) -> None:
   for axes in (left, right):
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-  figure.savefig(path, dpi=100)
+  report.save(figure, path, dpi=100)
   plt.close(figure)
 
 

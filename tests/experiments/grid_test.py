@@ -340,21 +340,28 @@ def test_all_that_cannot_run_is_listed(said):
   assert lines[-1].endswith('[krum, none, 4], [krum, alie, 4]')
 
 
-def start(folder, *more):
-  arguments = [
-    '--attacks=none; sign_flip(scale=[1.0, 5.0])',
-    '--aggregators=mean',
-    '--num_workers=5',
-    '--num_byzantine=1',
-    '--num_seeds=2',
-    '--rounds=600',
-    '--partitions=label_sorted',
-    f'--output_dir={folder}',
-  ]
+FLAGS_OF_RUN = (
+  '--attacks=none; sign_flip(scale=[1.0, 5.0])',
+  '--aggregators=mean',
+  '--num_workers=5',
+  '--num_byzantine=1',
+  '--num_seeds=2',
+  '--rounds=600',
+  '--partitions=label_sorted',
+)
+
+
+def start(folder, *arguments):
   # To a file: a pipe that nobody reads is full at some time.
   with folder.with_suffix('.log').open('w') as log:
     return subprocess.Popen(
-      [sys.executable, '-m', 'experiments.grid', *arguments, *more],
+      [
+        sys.executable,
+        '-m',
+        'experiments.grid',
+        f'--output_dir={folder}',
+        *arguments,
+      ],
       cwd=ROOT,
       stdout=log,
       stderr=subprocess.STDOUT,
@@ -371,8 +378,8 @@ def finish(process, folder):
 
 def test_a_killed_grid_goes_on_to_the_same_bytes(tmp_path):
   straight, killed = tmp_path / 'a', tmp_path / 'b'
-  finish(start(straight), straight)
-  process = start(killed, '--checkpoint_seconds=0')
+  finish(start(straight, *FLAGS_OF_RUN), straight)
+  process = start(killed, *FLAGS_OF_RUN, '--checkpoint_seconds=0')
   # In the second program of three, after the first is in the results.
   deadline = time.monotonic() + 300
   while not [*killed.glob('unfinished/1_*/checkpoints/0*')]:

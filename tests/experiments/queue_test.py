@@ -112,3 +112,31 @@ def test_refuses_half_a_share(given):
   with flagsaver.flagsaver(**given):
     with pytest.raises(ValueError, match='process'):
       distributed.share()
+
+
+def test_a_job_whose_last_row_is_torn_is_done_again(tmp_path):
+  straight, torn = tmp_path / 'straight', tmp_path / 'torn'
+  straight.mkdir()
+  torn.mkdir()
+  queue.work(jobs_of([1, 2], []), straight)
+  queue.work(jobs_of([1, 2], []), torn)
+  whole = (torn / 'results.csv').read_text()
+  # A number that lost its last digits is still a number.
+  assert whole.endswith(',0.1\n')
+  (torn / 'results.csv').write_text(whole[:-2])
+  calls = []
+  queue.work(jobs_of([1, 2], calls), torn)
+  assert [i for i, _ in calls] == [1]
+  assert (torn / 'results.csv').read_text() == whole
+  (torn / 'results.csv').write_text(whole.replace('job 0,inf', 'job 0'))
+  with pytest.raises(SystemExit, match=r'results\.csv is damaged'):
+    queue.work(jobs_of([1, 2], calls), torn)
+
+
+def test_torn_rows_of_others_are_not_lost(tmp_path):
+  queue.work(jobs_of([1, 2], [])[:1], tmp_path)
+  text = (tmp_path / 'results.csv').read_text()
+  (tmp_path / 'results.csv').write_text(text[:-2])
+  with pytest.raises(SystemExit, match='first complete the cells'):
+    queue.work(jobs_of([1, 2], [])[1:], tmp_path)
+  assert (tmp_path / 'results.csv').read_text() == text[:-2]

@@ -151,10 +151,17 @@ def test_flags_combine(changed, tmp_path):
   assert np.isfinite(accuracy(tmp_path))
 
 
+LONG = (
+  '--rounds=3000',
+  '--eval_every=500',
+  '--num_seeds=2',
+  '--aggregator=centered_clipping(radius=0.1)',
+)
+
+
 def start(folder, *flags):
-  command = [sys.executable, '-m', 'experiments.train', '--rounds=3000']
-  command += ['--eval_every=500', '--num_seeds=2', f'--output_dir={folder}']
-  command += ['--aggregator=centered_clipping(radius=0.1)', *flags]
+  command = [sys.executable, '-m', 'experiments.train', *flags]
+  command += [f'--output_dir={folder}']
   environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
   return subprocess.Popen(
     command,
@@ -166,9 +173,9 @@ def start(folder, *flags):
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
-  straight = start(tmp_path / 'straight')
+  straight = start(tmp_path / 'straight', *LONG)
   assert straight.wait(timeout=300) == 0
-  killed = start(tmp_path / 'killed')
+  killed = start(tmp_path / 'killed', *LONG)
   deadline = time.monotonic() + 300
   while not (tmp_path / 'killed/checkpoints/00001000').exists():
     assert killed.poll() is None and time.monotonic() < deadline
@@ -261,7 +268,7 @@ def test_resumes_only_the_same_run_from_a_sound_checkpoint(tmp_path):
   run(tmp_path, **SMALL)
   before = (tmp_path / 'metrics.csv').read_bytes()
   with pytest.raises(
-    SystemExit, match="'learning_rate': '0.5 there, 0.1 here'"
+    SystemExit, match='--learning_rate is 0.5 there and 0.1 here'
   ):
     run(tmp_path, **SMALL, resume=True, learning_rate=0.1)
   run(tmp_path, **SMALL, resume=True)  # Nothing is left to do.

@@ -306,7 +306,5 @@ def test_impossible_rules_are_refused_when_the_round_is_traced(devices):
 
 
 def test_worker_sharded_needs_a_rule():
-  with _raises(
-    '^worker_sharded needs aggregator to be an Aggregator .* got Gradient'
-  ):
+  with _raises('^worker_sharded needs aggregator .* Aggregator .* Gradient'):
     byzjax.worker_sharded(optax.sgd(0.1), 'workers')
