@@ -125,6 +125,7 @@ SOFTMAX = {
   'classifier': lambda params: (params, None),
   'alpha': 0.1,
 }
+SEARCH = {'aggregator': byzjax.mean(), 'num_workers': 3, 'key': KEY}
 COUNTS = {'num_workers': N, 'num_byzantine': 2}
 COST = {**COUNTS, 'num_gradients': 1000.0}
 GROUPS = {'num_workers': 9, 'num_byzantine': 2, 'group_size': 3}
@@ -171,12 +172,7 @@ CALLS = {
   'worst_case_byzantine': Call(GROUPS),
   # Analysis.
   'analysis.breakdown_point': Call(
-    {
-      'aggregator': byzjax.mean(),
-      'num_workers': 3,
-      'num_draws': 1,
-      'key': KEY,
-    }
+    {**SEARCH, 'num_draws': 1}
   ),
   'analysis.certificate': Call({'rule': 'krum', **COUNTS}),
   'analysis.directional_sharpness': Call({'loss_fn': loss_fn}),
@@ -197,14 +193,7 @@ CALLS = {
     }
   ),
   'analysis.empirical_kappa': Call(
-    {
-      'aggregator': byzjax.mean(),
-      'num_workers': 3,
-      'num_byzantine': 1,
-      'num_draws': 1,
-      'num_steps': 1,
-      'key': KEY,
-    }
+    {**SEARCH, 'num_byzantine': 1, 'num_draws': 1, 'num_steps': 1}
   ),
   'analysis.loss_along_direction': Call({'loss_fn': loss_fn}),
   'analysis.loss_along_path': Call(

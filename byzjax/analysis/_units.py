@@ -49,19 +49,11 @@ def draw_units(
   checks.check_key(name, 'key', key)
   counts: Any = num_kept
   if num_kept is None:
-<<<<<<< HEAD
-    num_kept = [max(width // 2, 1) for width in widths]
-  elif isinstance(num_kept, (int, np.integer)):
-    num_kept = [num_kept] * len(widths)
-  checks.check_sequence(name, 'num_kept', num_kept)
-  if len(num_kept) != len(widths):
-=======
     counts = [max(width // 2, 1) for width in widths]
   elif checks.is_whole(num_kept):
     counts = [num_kept] * len(widths)
   checks.check_sequence(name, 'num_kept', counts)
   if len(counts) != len(widths):
->>>>>>> main
     raise ValueError(
       f'{name} needs num_kept to have one entry per hidden layer, got'
       f' {list(counts)} for the widths {widths}'
