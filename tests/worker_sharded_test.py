@@ -154,8 +154,7 @@ ATTACKS['adaptive'] = byzjax.adaptive(
 QUICK_ATTACKS = ['alie', 'gaussian', 'mimic', 'min_max', 'drift', 'replay']
 
 
-@pytest.mark.parametrize('name', _slow(ATTACKS, QUICK_ATTACKS))
-def test_every_attack_agrees_with_one_device(name):
+def _check_attack(name, shape):
   attack, rule = ATTACKS[name], byzjax.mean()
   sharded = byzjax.worker_sharded(
     rule,
@@ -165,8 +164,20 @@ def test_every_attack_agrees_with_one_device(name):
     specs=SPECS,
   )
   messages = _messages()
-  result, _ = _call(sharded, _mesh((2, 2, 2)), is_byzantine=BAD)(messages)
+  result, _ = _call(sharded, _mesh(shape), is_byzantine=BAD)(messages)
   _assert_same(result, _on_one_device(rule, attack)(messages))
+
+
+@pytest.mark.parametrize('name', _slow(ATTACKS, QUICK_ATTACKS))
+def test_every_attack_agrees_with_one_device(name):
+  _check_attack(name, (2, 2, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('shape', MESHES[:-1], ids=str)
+@pytest.mark.parametrize('name', ATTACKS)
+def test_every_attack_on_every_mesh(name, shape):
+  _check_attack(name, shape)
 
 
 def _krum(**options):
