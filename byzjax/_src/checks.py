@@ -122,14 +122,19 @@ def check_iterations(rule: str, name: str, value: Any) -> None:
   check_integer(rule, name, value, 1)
 
 
-def check_real(rule: str, name: str, value: Any) -> None:
-  """Raises ValueError unless `value` is a real number, maybe traced."""
+def check_real(
+  rule: str, name: str, value: Any, *, array: bool = False
+) -> None:
+  """Raises ValueError unless `value` is a real number, maybe traced.
+
+  With `array` it may be several in an array.
+  """
   if isinstance(value, (int, float, jax.Array, np.ndarray, np.generic)):
     kind = jnp.result_type(value)
     real = jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(
       kind, jnp.integer
     )
-    if real and not jnp.shape(value):
+    if real and (array or not jnp.shape(value)):
       return
     if real:
       raise ValueError(
@@ -168,18 +173,21 @@ def check_range(
   maximum: float = np.inf,
   *,
   exclusive: bool = False,
+  array: bool = False,
 ) -> None:
   """Raises ValueError unless `value` is a real number in a range.
 
+  With `array` it may be several in an array.
+
   What is traced has no value yet: of it only type and shape are looked at.
   """
-  check_real(rule, name, value)
+  check_real(rule, name, value, array=array)
   if isinstance(value, jax.core.Tracer):
     return
-  if minimum == -np.inf and np.isnan(value):
+  if minimum == -np.inf and np.any(np.isnan(value)):
     raise ValueError(f'{rule} needs {name} to be a number, got {value}')
   low = value > minimum if exclusive else value >= minimum
-  if not (low and value <= maximum):
+  if not np.all(low & (value <= maximum)):
     upper = '' if maximum == np.inf else f' and {name} <= {maximum}'
     relation = '>' if exclusive else '>='
     raise ValueError(
@@ -187,10 +195,13 @@ def check_range(
     )
 
 
-def check_worker_weights(rule: str, weights: Any, n: int) -> None:
+def check_worker_weights(
+  rule: str, weights: Any, n: int, *, may_be_zero: bool = False
+) -> None:
   """Raises ValueError unless the weights are float[n], finite and >= 0.
 
-  And not all zero. What is traced has no values yet.
+  And not all zero, or only zero where that `may_be`. What is traced has no
+  values yet.
   """
   is_array = isinstance(weights, (jax.Array, np.ndarray))
   if not is_array and not isinstance(weights, (list, tuple)):
@@ -210,7 +221,9 @@ def check_worker_weights(rule: str, weights: Any, n: int) -> None:
   if isinstance(weights, jax.core.Tracer):
     return
   values = np.asarray(weights, float)
-  if not (np.isfinite(values) & (values >= 0)).all() or not values.any():
+  if not (np.isfinite(values) & (values >= 0)).all() or not (
+    may_be_zero or values.any()
+  ):
     raise ValueError(
       f'{rule} needs worker_weights to be finite, >= 0 and not all zero, got'
       f' {weights}'

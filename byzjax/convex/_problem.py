@@ -163,7 +163,7 @@ def objective(
   """
   _losses.check_loss('objective', loss, y)
   base.check_range('objective', 'beta', beta, 0)
-  base.check_range('objective', 'epsilon', epsilon, 0)
+  base.check_range('objective', 'epsilon', epsilon, 0, array=True)
   x, y, masks = arrays('objective', x, y, arrangements)
   return value(blocks, x, y, masks, beta, loss, sizes(epsilon, x))
 
@@ -208,7 +208,7 @@ def violation(
     ...   jnp.array([[True, True]]))
     Array(6., dtype=float32)
   """
-  base.check_range('violation', 'epsilon', epsilon, 0)
+  base.check_range('violation', 'epsilon', epsilon, 0, array=True)
   x, _, masks = arrays('violation', x, None, arrangements)
   return broken(jnp.asarray(blocks, x.dtype), x, masks, sizes(epsilon, x))
 

@@ -94,7 +94,7 @@ def robust_admm(
   _admm.check_numbers(
     _NAME, beta, rho, dual_ratio, num_iterations, record_every
   )
-  base.check_range(_NAME, 'epsilon', epsilon, 0)
+  base.check_range(_NAME, 'epsilon', epsilon, 0, array=True)
   x, y, masks = _problem.arrays(_NAME, x, y, arrangements)
   epsilon = _problem.sizes(epsilon, x)
   return _run(

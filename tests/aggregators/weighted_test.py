@@ -161,8 +161,8 @@ def test_rules_without_a_weighted_version_refuse_weights():
   'weights, message',
   [
     (np.ones(N - 1), r'worker_weights to be float\[11\].*the shape \[10\]'),
-    (np.full(N, -1.0), 'worker_weights >= 0'),
-    (np.full(N, np.nan), 'worker_weights >= 0'),
+    (np.full(N, -1.0), 'worker_weights to be finite, >= 0'),
+    (np.full(N, np.nan), 'worker_weights to be finite, >= 0'),
   ],
 )
 def test_bad_weights_are_refused_by_name(weights, message):
@@ -235,5 +235,5 @@ def test_cap_weights_traces_the_cap():
 def test_cap_weights_refuses_a_cap_that_cannot_be():
   with pytest.raises(ValueError, match='cap_weights needs max_share >= 0.24'):
     byzjax.cap_weights(jnp.ones(4), max_share=0.2)
-  with pytest.raises(ValueError, match='worker_weights >= 0'):
+  with pytest.raises(ValueError, match='worker_weights to be finite, >= 0'):
     byzjax.cap_weights(jnp.array([1.0, -1.0]), max_share=0.5)

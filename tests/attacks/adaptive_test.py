@@ -343,7 +343,7 @@ RULE = byzjax.mean()
   [
     (
       lambda: byzjax.adaptive(byzjax.label_flip(10), RULE),
-      'adaptive needs attack to be an Attack on messages, got function',
+      'adaptive needs attack to be an Attack on messages, got Recorded',
     ),
     (
       lambda: byzjax.adaptive(byzjax.alie(), byzjax.alie()),
@@ -363,7 +363,7 @@ RULE = byzjax.mean()
     ),
     (
       lambda: byzjax.adaptive(byzjax.alie(), RULE, strengths=()),
-      'adaptive: strengths must have',
+      'adaptive needs strengths to be a tuple of real numbers',
     ),
     (
       lambda: byzjax.adaptive_gradient(byzjax.alie(), RULE, num_steps=0),

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import byzjax
-from byzjax.attacks import _message
+from byzjax._src import draws
 from tests import reference, reference_attacks, tables
 from tests.attacks.scenes import ATTACKS, BAD, KEY, SIZE, N, messages
 from tests.rounds import problem
@@ -50,9 +50,8 @@ def _run(attack, x, aggregates=None, bad=BAD):
 
 def _normal(t):
   """The draw that serves all attackers of round t."""
-  key = jax.random.fold_in(KEY, t)
-  like = jnp.zeros(SIZE)
-  return np.float64(_message.draw_row(jax.random.normal, key, 0, like, None))
+  key = jax.random.fold_in(jax.random.fold_in(KEY, t), 0)
+  return np.float64(draws.draw(jax.random.normal, key, jnp.zeros(SIZE)))
 
 
 # Against the oracle, over several rounds.
