@@ -59,7 +59,7 @@ def label_flip(num_classes: int, *, label: str | int = -1) -> base.DataAttack:
       if jnp.shape(labels)[:1] != (n,) or not whole:
         raise ValueError(
           f'label_flip needs integer labels [{n}, ...], got'
-          f' {getattr(labels, "dtype", type(labels).__name__)}{list(jnp.shape(labels))}'
+          f' {getattr(labels, "dtype", "dtype")}{list(jnp.shape(labels))}'
         )
       mask = byzantine.reshape((-1,) + (1,) * (labels.ndim - 1))
       return jnp.where(mask, num_classes - 1 - labels, labels)
