@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax._src import base, checks, reductions
+from byzjax.convex import _problem
 
 
 def arrangements(x: jax.Array, vectors: jax.Array) -> jax.Array:
@@ -84,7 +85,7 @@ def sample_arrangements(
   if jnp.ndim(x) != 2:
     raise ValueError(f'{name} needs x to be float[n, d], got {jnp.shape(x)}')
 
-  sides = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[1:])
+  sides = _problem.sizes(epsilon, x)
   drawn = _draw(x, key, sides, num_samples, num_perturbations)
   found = np.asarray(drawn).reshape(-1, x.shape[0])
   _, first = np.unique(found, axis=0, return_index=True)

@@ -69,6 +69,11 @@ def slack_transpose(x: jax.Array, masks: jax.Array, s: jax.Array) -> jax.Array:
 
 def sizes(epsilon: base.Scalar | jax.Array, x: jax.Array) -> jax.Array:
   """Epsilon as float[d]: how far each input may move."""
+  if jnp.shape(epsilon) not in ((), x.shape[1:]):
+    raise ValueError(
+      f'epsilon must be a number or float[{x.shape[1]}], one for every input,'
+      f' got the shape {list(jnp.shape(epsilon))}'
+    )
   return jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[1:])
 
 
