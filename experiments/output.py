@@ -80,7 +80,7 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     raise ValueError(f'--resume: {path} is damaged: {error}') from error
   if not isinstance(found, dict):
     raise ValueError(f'--resume: {path} is damaged: it is not a JSON object')
-  if found.get('program') == 'train' and 'rounds' in found:
+  if found.get('program') == 'train' and isinstance(found.get('rounds'), int):
     # Older ones do not have it.
     found.setdefault('schedule_rounds', found['rounds'])
   return found

@@ -20,7 +20,7 @@ def adopt(folder: pathlib.Path, program: str, names: Iterable[str]) -> None:
   output.check_root(folder, resume=True)
   found = output.read_config(folder)
   output.check_program(folder, found, program)
-  for name in ({*names} & {*found}) - {'program'}:
+  for name in sorted(({*names} & {*found}) - {'program'}):
     flag, value = FLAGS[name], found[name]
     if flag.present or not flag.using_default_value:
       continue
