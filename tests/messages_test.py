@@ -167,6 +167,25 @@ def test_weights_that_are_no_numbers(row):
     rule(x, worker_weights=np.zeros(n))
 
 
+def test_a_worker_whose_weight_is_no_number_takes_no_part_in_a_round():
+  def step(bad):
+    training = byzjax.robust_round(
+      lambda params, batch: jnp.sum((params - batch) ** 2),
+      num_workers=3,
+      worker=byzjax.worker_momentum(0.9),
+      aggregator=byzjax.mean(),
+      optimizer=optax.sgd(0.1),
+      worker_weights=lambda step: jnp.array([1.0, 1.0, 0.0]).at[2].add(bad),
+    )
+    batch = jnp.arange(6.0).reshape(3, 2)
+    state = training.init(jnp.zeros(2))
+    return jax.jit(training.step)(state, batch, jax.random.key(0))
+
+  expected = step(0.0)
+  for bad in (np.inf, np.nan):
+    jax.tree.map(np.testing.assert_array_equal, step(bad), expected)
+
+
 @pytest.mark.parametrize(
   'make, message',
   [

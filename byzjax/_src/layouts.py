@@ -113,7 +113,8 @@ def attacked(
       finite = reductions.finite_rows(honest, axis_name=axis_name)
       counted = ~is_byzantine & finite
       if extra.get('worker_weights') is not None:
-        counted &= extra['worker_weights'] > 0  # who took part
+        weights = extra['worker_weights']
+        counted &= (weights > 0) & jnp.isfinite(weights)  # who took part
       honest_mean = reductions.rows_mean(honest, counted)
       error = reductions.distance(
         layout.ravel(aggregate), honest_mean, axis_name=axis_name

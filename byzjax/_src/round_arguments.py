@@ -126,7 +126,9 @@ def weight_schedule(
     def checked(step):
       weights = worker_weights(step)
       base.check_worker_weights(name, weights, num_workers)
-      return jnp.asarray(weights)
+      # What is no number is no weight: such a worker does not take part.
+      weights = jnp.asarray(weights)
+      return jnp.where(jnp.isfinite(weights), weights, 0)
 
     return checked
   base.check_worker_weights(name, worker_weights, num_workers)
