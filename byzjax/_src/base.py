@@ -17,13 +17,6 @@ import optax
 
 from byzjax._src import checks, codec_type, recipes, round_types
 
-check_count = checks.check_count
-check_iterations = checks.check_iterations
-check_majority = checks.check_majority
-check_range = checks.check_range
-check_worker_weights = checks.check_worker_weights
-num_workers = checks.num_workers
-
 Codec = codec_type.Codec
 Round = round_types.Round
 RoundInfo = round_types.RoundInfo
@@ -67,6 +60,18 @@ class AggregationInfo(NamedTuple):
   kept: jax.Array | None = None
   scores: jax.Array | None = None
   factors: jax.Array | None = None
+
+
+class CommonRow(NamedTuple):
+  """What all Byzantine workers send, not yet written into the messages.
+
+  Attributes:
+    row: leaves [*param_shape], one message.
+    mask: bool[n], the messages that it stands for.
+  """
+
+  row: Aggregate
+  mask: jax.Array
 
 
 class Gram(NamedTuple):
@@ -135,6 +140,11 @@ class Update:
   Attributes:
     inspect, name, gram_rule, inspect_words: see `Aggregator`.
     recipe: the call of the factory that made the rule, if there is one.
+    takes_common: whether the function takes the keyword `common`, a
+      `CommonRow`, and aggregates as if the row had been written into the
+      messages.
+    takes_norms: whether it takes the keyword `squared_norms`, float[n], of the
+      messages as they are given, summed over all devices.
   """
 
   function: InspectFn | Callable[..., tuple[Aggregate, State]]
@@ -142,6 +152,8 @@ class Update:
   gram_rule: GramRule | None = None
   inspect_words: Callable[..., tuple[jax.Array, AggregationInfo]] | None = None
   recipe: recipes.Recipe | None = None
+  takes_common: bool = False
+  takes_norms: bool = False
 
   def inspect(self, messages, state, params=None, **extra):
     """`update` with an `AggregationInfo` as third result."""
@@ -264,8 +276,8 @@ class Aggregator(optax.GradientTransformationExtraArgs):
     checks.check_messages(self.name, messages)
     # Here, where they still have values.
     if (weights := extra.get('worker_weights')) is not None:
-      n = num_workers('messages', messages)
-      check_worker_weights(self.name, weights, n)
+      n = checks.num_workers('messages', messages)
+      checks.check_worker_weights(self.name, weights, n)
     return self.update.once(self.init, messages, key, extra)
 
   def __repr__(self) -> str:
@@ -371,15 +383,3 @@ class DataAttack(Protocol):
   def __call__(
     self, batch: Batch, is_byzantine: jax.Array, key: jax.Array | None = None
   ) -> Batch: ...
-
-
-def zeros_like(params: Params, lead: tuple[int, ...] = ()) -> Params:
-  """Zeros with leaves [*lead, *shape], split over devices as the params are."""
-
-  # With a dtype of its own: a weak type would be lost in the first update, and
-  # the second call would compile again.
-  def zeros(p):
-    shape, dtype = lead + jnp.shape(p), jnp.result_type(p)
-    return jnp.full_like(p, 0, shape=shape, dtype=dtype)
-
-  return jax.tree.map(zeros, params)

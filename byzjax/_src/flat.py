@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base
+from byzjax._src import base, checks
 
 
 class RowLayout(NamedTuple):
@@ -88,7 +88,7 @@ def ravel_rows(
   name: str, messages: base.Messages
 ) -> tuple[jax.Array, RowLayout]:
   """Stacked messages as one matrix `[n, d]`, and the way back."""
-  base.num_workers(f'{name}: messages', messages)
+  checks.num_workers(f'{name}: messages', messages)
   row = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x)),
     messages,

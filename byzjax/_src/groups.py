@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from byzjax._src import base
+from byzjax._src import checks
 
 
 def check_group_size(name: str, group_size: Any) -> None:
   """Raises ValueError unless r is an odd Python int, so that no vote ties."""
-  base.check_count(name, 'group_size', group_size, 1)
+  checks.check_count(name, 'group_size', group_size, 1)
   if group_size % 2 == 0:
     raise ValueError(f'{name} needs group_size to be odd, got {group_size}')
 
@@ -15,7 +15,7 @@ def check_group_size(name: str, group_size: Any) -> None:
 def check_groups(name: str, group_size: Any, num_workers: Any) -> None:
   """Raises ValueError unless n workers are a whole number of groups."""
   check_group_size(name, group_size)
-  base.check_count(name, 'num_workers', num_workers, 1)
+  checks.check_count(name, 'num_workers', num_workers, 1)
   if num_workers % group_size:
     raise ValueError(
       f'{name} needs group_size to divide num_workers, got {group_size} and'

@@ -68,7 +68,7 @@ def attacked(
       extra['coordinates'] = coordinates
     honest, attack_state = messages, state.attack
     if is_byzantine is not None:
-      n = base.num_workers('messages', messages)
+      n = checks.num_workers('messages', messages)
       is_byzantine = checks.byzantine_mask('an attack', is_byzantine, n)
     if attack is not None:
       if is_byzantine is None:

@@ -63,3 +63,15 @@ def check_whole_state(name: str, argument: str, model: Any) -> None:
       "make nnx.Dropout without rngs, and in the loss the rngs of its worker's "
       'key (needs_key=True).'
     )
+
+
+def zeros_like(params: base.Params, lead: tuple[int, ...] = ()) -> base.Params:
+  """Zeros with leaves [*lead, *shape], split over devices as the params are."""
+
+  # With a dtype of its own: a weak type would be lost in the first update, and
+  # the second call would compile again.
+  def zeros(p):
+    shape, dtype = lead + jnp.shape(p), jnp.result_type(p)
+    return jnp.full_like(p, 0, shape=shape, dtype=dtype)
+
+  return jax.tree.map(zeros, params)

@@ -52,7 +52,7 @@ def grid_paths(num_modules: Sequence[int]) -> np.ndarray:
       'grid_paths needs num_modules of at least one level, got none'
     )
   for count in num_modules:
-    base.check_count('grid_paths', 'num_modules', count, 1)
+    checks.check_count('grid_paths', 'num_modules', count, 1)
   grid = np.indices(tuple(num_modules)).reshape(len(num_modules), -1)
   return grid.T.astype(np.int32)
 
@@ -90,7 +90,7 @@ def check_modules(name: str, params: base.Params, counts: list[int]) -> None:
       f' have, got {found}'
     )
   for level, (modules, count) in enumerate(zip(params, counts)):
-    found = base.num_workers(f'{name}: level {level} of params', modules)
+    found = checks.num_workers(f'{name}: level {level} of params', modules)
     if found != count:
       raise ValueError(
         f'{name} needs params of level {level} to have leaves [{count}, ...], a'
@@ -154,7 +154,7 @@ def repeat_modules(
       f' {len(num_modules)} for {len(levels)}'
     )
   for count in num_modules:
-    base.check_count('repeat_modules', 'num_modules', count, 1)
+    checks.check_count('repeat_modules', 'num_modules', count, 1)
   return tuple(
     jax.tree.map(lambda x, k=count: jnp.repeat(x[None], k, axis=0), level)
     for level, count in zip(levels, num_modules)
@@ -176,7 +176,7 @@ def best_paths(path_params: base.Params) -> BestPaths:
     >>> print(models.best_paths((jnp.zeros([2, 3]),)).losses)
     [inf inf]
   """
-  count = base.num_workers('best_paths', path_params)
+  count = checks.num_workers('best_paths', path_params)
   return BestPaths(path_params, jnp.full(count, jnp.inf))
 
 

@@ -70,9 +70,9 @@ def check_attackers(name: str, attack: Any, byzantine: Any) -> None:
 
 def check_byzantine(num_workers: int, num_byzantine: Any) -> None:
   """Raises ValueError unless both are ints and less than half are Byzantine."""
-  base.check_count('byzantine', 'num_workers', num_workers, 1)
-  base.check_count('byzantine', 'num_byzantine', num_byzantine)
-  base.check_majority('byzantine', num_workers, num_byzantine)
+  checks.check_count('byzantine', 'num_workers', num_workers, 1)
+  checks.check_count('byzantine', 'num_byzantine', num_byzantine)
+  checks.check_majority('byzantine', num_workers, num_byzantine)
 
 
 def byzantine_schedule(
@@ -95,7 +95,7 @@ def byzantine_schedule(
       f' bool[{num_workers}], got {mask.dtype}{list(mask.shape)}'
     )
   if not traced:
-    base.check_majority('byzantine', num_workers, int(mask.sum()))
+    checks.check_majority('byzantine', num_workers, int(mask.sum()))
   return lambda step: jnp.asarray(mask)
 
 
@@ -125,20 +125,20 @@ def weight_schedule(
 
     def checked(step):
       weights = worker_weights(step)
-      base.check_worker_weights(name, weights, num_workers)
+      checks.check_worker_weights(name, weights, num_workers)
       # What is no number is no weight: such a worker does not take part.
       weights = jnp.asarray(weights)
       return jnp.where(jnp.isfinite(weights), weights, 0)
 
     return checked
-  base.check_worker_weights(name, worker_weights, num_workers)
+  checks.check_worker_weights(name, worker_weights, num_workers)
   weights = jnp.asarray(worker_weights)
   return lambda step: weights
 
 
 def check_batch(name: str, batch: base.Batch, num_workers: int) -> None:
   """Raises ValueError unless the batch has a row for every worker."""
-  rows = base.num_workers(f'{name}: batch', batch)
+  rows = checks.num_workers(f'{name}: batch', batch)
   if rows != num_workers:
     raise ValueError(
       f'{name} needs a batch with num_workers={num_workers} rows, got {rows}'
@@ -163,7 +163,7 @@ def step_schedule(
 
     return scheduled, None
   if isinstance(num_local_steps, (int, np.integer)):
-    base.check_count(name, 'num_local_steps', num_local_steps, 1)
+    checks.check_count(name, 'num_local_steps', num_local_steps, 1)
     count = int(num_local_steps)
     return lambda step: jnp.asarray(count), count
   lengths = np.asarray(num_local_steps)

@@ -75,7 +75,7 @@ def from_column(
     **extra,
   ):
     del params, key, axis_name, extra
-    n = base.num_workers('messages', messages)
+    n = checks.num_workers('messages', messages)
     weights = relative_weights(
       name, worker_weights, n, supported=weighted_fn is not None
     )
@@ -108,7 +108,7 @@ def relative_weights(
     return None
   if not supported:
     raise ValueError(f'{name} has no version with worker_weights')
-  base.check_worker_weights(name, weights, n)
+  checks.check_worker_weights(name, weights, n)
   weights = jnp.asarray(weights, flat.compute_dtype(jnp.result_type(weights)))
   return nonfinite.usable_weights(weights)
 

@@ -145,7 +145,7 @@ def worker_sharded(
 
   def inspect(messages, state, params=None, *, axis_name=None, **extra: Any):
     del params, axis_name
-    base.num_workers('worker_sharded: messages', messages)
+    checks.num_workers('worker_sharded: messages', messages)
     _check_workers(messages, workers)
     rows = jax.tree.map(lambda x: x[0], messages)
     split = split_of(rows, workers, cut)

@@ -6,6 +6,7 @@ from jax import lax
 
 from byzjax._src import (
   base,
+  checks,
   flat,
   nonfinite,
   recipes,
@@ -54,9 +55,9 @@ def aksel(
     >>> rule(jnp.array([0., 1., 2., 3., 100.]))
     Array(1.5, dtype=float32)
   """
-  base.check_count('aksel', 'num_byzantine', num_byzantine)
+  checks.check_count('aksel', 'num_byzantine', num_byzantine)
   if num_selected is not None:
-    base.check_count('aksel', 'num_selected', num_selected, 1)
+    checks.check_count('aksel', 'num_selected', num_selected, 1)
   sorting.check_middle('aksel', middle)
 
   def inspect(
@@ -73,7 +74,7 @@ def aksel(
     x, layout = flat.ravel_rows('aksel', messages)
     n = x.shape[0]
     rules.relative_weights('aksel', worker_weights, n, supported=False)
-    base.check_majority('aksel', n, num_byzantine)
+    checks.check_majority('aksel', n, num_byzantine)
     count = n - num_byzantine if num_selected is None else num_selected
     if count > n - num_byzantine:
       raise ValueError(

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, rules
+from byzjax._src import base, checks, recipes, rules
 
 
 @recipes.factory
@@ -37,7 +37,7 @@ def bucketing(*, bucket_size: int) -> base.PreAggregator:
     >>> rule(jnp.ones([5, 3]), key=jax.random.key(0))
     Array([1., 1., 1.], dtype=float32)
   """
-  base.check_count('bucketing', 'bucket_size', bucket_size, 1)
+  checks.check_count('bucketing', 'bucket_size', bucket_size, 1)
 
   def matrix_fn(gram, key):
     if key is None:

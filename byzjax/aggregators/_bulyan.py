@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, recipes, reductions, rules, sorting
+from byzjax._src import (
+  base,
+  checks,
+  flat,
+  recipes,
+  reductions,
+  rules,
+  sorting,
+)
 from byzjax.aggregators import _mean_around_median, _trimmed_mean
 
 FIRST_STAGES = ('krum', 'multi_krum')
@@ -76,15 +84,15 @@ def bulyan(
     >>> rule(jnp.array([0., 1., 2., 3., 4., 5., 100.]))
     Array(2., dtype=float32)
   """
-  base.check_count('bulyan', 'num_byzantine', num_byzantine)
-  base.check_count('bulyan', 'distance_power', distance_power, 1)
+  checks.check_count('bulyan', 'num_byzantine', num_byzantine)
+  checks.check_count('bulyan', 'distance_power', distance_power, 1)
   for name, value in [
     ('num_selected', num_selected),
     ('num_averaged', num_averaged),
     ('num_neighbors', num_neighbors),
   ]:
     if value is not None:
-      base.check_count('bulyan', name, value, 1)
+      checks.check_count('bulyan', name, value, 1)
   for name, stage, choices in [
     ('first_stage', first_stage, FIRST_STAGES),
     ('second_stage', second_stage, SECOND_STAGES),

@@ -5,7 +5,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat, nonfinite, recipes, reductions, rules
+from byzjax._src import (
+  base,
+  checks,
+  flat,
+  nonfinite,
+  parameters,
+  recipes,
+  reductions,
+  rules,
+)
 
 
 class CenteredClippingState(NamedTuple):
@@ -65,11 +74,11 @@ def centered_clipping(
     >>> rule(jnp.array([0., 1., 2., 3., 100.]))
     Array(0.8, dtype=float32)
   """
-  base.check_iterations('centered_clipping', 'num_iterations', num_iterations)
-  base.check_range('centered_clipping', 'radius', radius, 0)
+  checks.check_iterations('centered_clipping', 'num_iterations', num_iterations)
+  checks.check_range('centered_clipping', 'radius', radius, 0)
 
   def init(params):
-    return CenteredClippingState(base.zeros_like(params))
+    return CenteredClippingState(parameters.zeros_like(params))
 
   def remember(state, aggregate):
     # In the dtypes of the state, which messages of another dtype do not change.

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, reductions, rules
+from byzjax._src import base, checks, recipes, reductions, rules
 
 
 @recipes.factory
@@ -36,7 +36,7 @@ def clip_messages(*, max_norm: base.Scalar) -> base.PreAggregator:
     >>> rule(jnp.array([[3., 4.], [30., 40.]]))
     Array([3., 4.], dtype=float32)
   """
-  base.check_range('clip_messages', 'max_norm', max_norm, 0)
+  checks.check_range('clip_messages', 'max_norm', max_norm, 0)
 
   def factors_fn(squared_norms, mask):
     del mask
@@ -73,11 +73,11 @@ def adaptive_clipping(*, num_byzantine: int) -> base.PreAggregator:
     >>> clip.apply(jnp.array([0., 1., 2., 3., 100.])[:, None], ())[0].ravel()
     Array([0., 1., 2., 3., 3.], dtype=float32)
   """
-  base.check_count('adaptive_clipping', 'num_byzantine', num_byzantine)
+  checks.check_count('adaptive_clipping', 'num_byzantine', num_byzantine)
 
   def factors_fn(squared_norms, mask):
     n = mask.shape[0]
-    base.check_majority('adaptive_clipping', n, num_byzantine)
+    checks.check_majority('adaptive_clipping', n, num_byzantine)
     num_clipped = 2 * num_byzantine * (n - num_byzantine) // n
     ordered = jnp.sort(jnp.where(mask, squared_norms, jnp.inf))
     threshold = ordered[n - 1 - num_clipped]

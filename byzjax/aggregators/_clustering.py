@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat, nonfinite, recipes, reductions, rules
+from byzjax._src import (
+  base,
+  checks,
+  flat,
+  nonfinite,
+  recipes,
+  reductions,
+  rules,
+)
 
 _LINKAGES = ('average', 'complete', 'single')
 
@@ -213,8 +221,8 @@ def clipped_clustering(
   """
   name = 'clipped_clustering'
   _check_linkage(name, linkage)
-  base.check_range(name, 'max_norm', max_norm, 0)
-  base.check_count(name, 'num_remembered', num_remembered)
+  checks.check_range(name, 'max_norm', max_norm, 0)
+  checks.check_count(name, 'num_remembered', num_remembered)
 
   def init(params):
     dtype = flat.row_layout(params).dtype

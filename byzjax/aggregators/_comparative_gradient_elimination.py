@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat, nonfinite, recipes, reductions, rules
+from byzjax._src import (
+  base,
+  checks,
+  flat,
+  nonfinite,
+  recipes,
+  reductions,
+  rules,
+)
 
 
 @recipes.factory
@@ -44,7 +52,7 @@ def comparative_gradient_elimination(
     Array(2., dtype=float32)
   """
   name = 'comparative_gradient_elimination'
-  base.check_count(name, 'num_byzantine', num_byzantine)
+  checks.check_count(name, 'num_byzantine', num_byzantine)
   if reduce not in ('mean', 'sum'):
     raise ValueError(
       f"{name} needs reduce to be 'mean' or 'sum', got {reduce!r}"
@@ -52,7 +60,7 @@ def comparative_gradient_elimination(
 
   def keep_smallest(squared_norms, mask):
     n = mask.shape[0]
-    base.check_majority(name, n, num_byzantine)
+    checks.check_majority(name, n, num_byzantine)
     norms = reductions.sqrt(jax.lax.stop_gradient(squared_norms))
     scores = jnp.where(mask, norms, jnp.inf)
     order = jnp.argsort(scores, stable=True)[: n - num_byzantine]

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, reductions, rules, spectral
+from byzjax._src import base, checks, recipes, reductions, rules, spectral
 
 
 def recentered(inner: jax.Array, shares: jax.Array) -> jax.Array:
@@ -105,11 +105,11 @@ def covariance_filter(*, num_byzantine: int) -> base.Aggregator:
     >>> rule(jnp.array([0., 2., 3., 4., 1000.])).round(2)
     Array(2.25, dtype=float32)
   """
-  base.check_count('covariance_filter', 'num_byzantine', num_byzantine)
+  checks.check_count('covariance_filter', 'num_byzantine', num_byzantine)
 
   def weights_fn(gram):
     n = gram.mask.shape[0]
-    base.check_majority('covariance_filter', n, num_byzantine)
+    checks.check_majority('covariance_filter', n, num_byzantine)
     inner = jax.lax.stop_gradient(gram.inner)
     c = filter_weights(inner, gram.mask, num_byzantine)
     return base.AggregationInfo(

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from byzjax._src import base, groups, recipes, rules
+from byzjax._src import base, checks, groups, recipes, rules
 from byzjax.aggregators._group_vote import vote
 from byzjax.aggregators._hierarchical import hierarchical
 
@@ -83,7 +83,7 @@ def detox(
     worker_weights=None,
     **extra,
   ):
-    n = base.num_workers('messages', messages)
+    n = checks.num_workers('messages', messages)
     rules.relative_weights('detox', worker_weights, n, supported=False)
     votes, agrees = vote('detox', messages, group_size, axis_name=axis_name)
     aggregate, state, info = tail.inspect(

@@ -9,6 +9,7 @@ import optax
 
 from byzjax._src import (
   base,
+  checks,
   flat,
   nonfinite,
   recipes,
@@ -98,10 +99,10 @@ def divide_and_conquer(
     Array(1.5, dtype=float32)
   """
   name, sample_size = 'divide_and_conquer', num_coordinates
-  base.check_count(name, 'num_byzantine', num_byzantine)
-  base.check_count(name, 'num_iterations', num_iterations, 1)
-  base.check_count(name, 'num_coordinates', sample_size, 1)
-  base.check_range(name, 'filter_fraction', filter_fraction, 0)
+  checks.check_count(name, 'num_byzantine', num_byzantine)
+  checks.check_count(name, 'num_iterations', num_iterations, 1)
+  checks.check_count(name, 'num_coordinates', sample_size, 1)
+  checks.check_range(name, 'filter_fraction', filter_fraction, 0)
   num_filtered = math.floor(filter_fraction * num_byzantine)
 
   def kept_and_scores(inner, mask):
@@ -162,7 +163,7 @@ def divide_and_conquer(
 
 
 def _check_workers(name, n, num_byzantine, num_filtered):
-  base.check_majority(name, n, num_byzantine)
+  checks.check_majority(name, n, num_byzantine)
   if num_filtered >= n:
     raise ValueError(
       f'{name} needs floor(filter_fraction * num_byzantine) < num_workers, got'

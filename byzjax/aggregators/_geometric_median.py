@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, reductions, rules
+from byzjax._src import base, checks, recipes, reductions, rules
 
 
 @recipes.factory
@@ -63,8 +63,8 @@ def geometric_median(
     >>> print(byzjax.geometric_median()(corners).round(3))
     [0.5 0.5]
   """
-  base.check_iterations('geometric_median', 'num_iterations', num_iterations)
-  base.check_range(
+  checks.check_iterations('geometric_median', 'num_iterations', num_iterations)
+  checks.check_range(
     'geometric_median', 'smoothing', smoothing, 0, exclusive=True
   )
   if start not in ('medoid', 'mean', 'zeros'):

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from byzjax._src import base, groups, recipes, reductions
+from byzjax._src import base, checks, groups, recipes, reductions
 
 
 @recipes.factory
@@ -76,7 +76,7 @@ def vote(
   axis_name: base.AxisName = None,
 ) -> tuple[base.Messages, jax.Array]:
   """The votes `[n/r, ...]`, and bool[n], who sent what its group elected."""
-  n = base.num_workers(f'{name}: messages', messages)
+  n = checks.num_workers(f'{name}: messages', messages)
   groups.check_groups(name, group_size, n)
   if group_size == 1:
     return messages, jnp.ones(n, bool)

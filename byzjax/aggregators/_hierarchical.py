@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat, recipes, reductions, rules
+from byzjax._src import base, checks, flat, recipes, reductions, rules
 
 
 @recipes.factory
@@ -55,7 +55,7 @@ def hierarchical(
         f'hierarchical needs {name} to be an Aggregator, got'
         f' {type(value).__name__}'
       )
-  base.check_count('hierarchical', 'num_buckets', num_buckets, 1)
+  checks.check_count('hierarchical', 'num_buckets', num_buckets, 1)
   if num_buckets == 1:
     return bucket_rule
 
@@ -77,7 +77,7 @@ def hierarchical(
     worker_weights=None,
     **extra,
   ):
-    m = base.num_workers('messages', messages)
+    m = checks.num_workers('messages', messages)
     rules.relative_weights('hierarchical', worker_weights, m, supported=False)
     if num_buckets > m:
       raise ValueError(

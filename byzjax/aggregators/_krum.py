@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, rules
+from byzjax._src import base, checks, recipes, rules
 
 
 def krum_scores(
@@ -108,17 +108,17 @@ def multi_krum(
     Array(1.5, dtype=float32)
   """
   if num_selected is not None:
-    base.check_count('multi_krum', 'num_selected', num_selected, 1)
+    checks.check_count('multi_krum', 'num_selected', num_selected, 1)
   return _krum(
     'multi_krum', num_byzantine, num_neighbors, num_selected, distance_power
   )
 
 
 def _krum(name, num_byzantine, num_neighbors, num_selected, distance_power):
-  base.check_count(name, 'num_byzantine', num_byzantine)
-  base.check_count(name, 'distance_power', distance_power, 1)
+  checks.check_count(name, 'num_byzantine', num_byzantine)
+  checks.check_count(name, 'distance_power', distance_power, 1)
   if num_neighbors is not None:
-    base.check_count(name, 'num_neighbors', num_neighbors, 1)
+    checks.check_count(name, 'num_neighbors', num_neighbors, 1)
 
   def weights_fn(gram):
     n = gram.mask.shape[0]
@@ -148,7 +148,7 @@ def _check_krum(name, n, num_byzantine, num_neighbors):
         f' {num_byzantine}'
       )
     return
-  base.check_majority(name, n, num_byzantine)
+  checks.check_majority(name, n, num_byzantine)
   if num_neighbors > n - 1:
     raise ValueError(
       f'{name} needs num_neighbors <= num_workers - 1, got {num_neighbors}'

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat, recipes, reductions, rules
+from byzjax._src import base, checks, flat, recipes, reductions, rules
 from byzjax.aggregators import _packed_vote
 
 
@@ -61,7 +61,7 @@ def majority_vote(*, zeros: str = 'plus') -> base.Aggregator:
     **extra,
   ):
     del params, key, axis_name, extra
-    n = base.num_workers('messages', messages)
+    n = checks.num_workers('messages', messages)
     weights = rules.relative_weights(
       'majority_vote', worker_weights, n, supported=True
     )

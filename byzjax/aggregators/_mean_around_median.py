@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, rules, selection, sorting
+from byzjax._src import base, checks, recipes, rules, selection, sorting
 from byzjax.aggregators import _coordinate_median, _trimmed_mean
 
 
@@ -47,14 +47,14 @@ def mean_around_median(
     Array(1.5, dtype=float32)
   """
   name = 'mean_around_median'
-  base.check_count(name, 'num_byzantine', num_byzantine)
+  checks.check_count(name, 'num_byzantine', num_byzantine)
   if num_kept is not None:
-    base.check_count(name, 'num_kept', num_kept, 1)
+    checks.check_count(name, 'num_kept', num_kept, 1)
   sorting.check_middle(name, middle)
 
   def mean_of_closest(column):
     n = len(column)
-    base.check_majority(name, n, num_byzantine)
+    checks.check_majority(name, n, num_byzantine)
     count = n - num_byzantine if num_kept is None else num_kept
     if count > n - num_byzantine:
       raise ValueError(
@@ -92,11 +92,11 @@ def phocas(*, num_byzantine: int) -> base.Aggregator:
     >>> rule(jnp.array([0., 1., 2., 3., 100.]))
     Array(1.5, dtype=float32)
   """
-  base.check_count('phocas', 'num_byzantine', num_byzantine)
+  checks.check_count('phocas', 'num_byzantine', num_byzantine)
 
   def mean_of_closest(column):
     n, f = len(column), num_byzantine
-    base.check_majority('phocas', n, f)
+    checks.check_majority('phocas', n, f)
     if isinstance(column, jax.Array):
       center = _trimmed_mean.middle_mean(column, f)
       return selection.mean_around(column, n - f, center, center)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, recipes, rules
+from byzjax._src import base, checks, recipes, rules
 
 
 def num_cover_nodes(budget: int) -> int:
@@ -178,12 +178,12 @@ def minimum_diameter_averaging(
     Array(1.5, dtype=float32)
   """
   name = 'minimum_diameter_averaging'
-  base.check_count(name, 'num_byzantine', num_byzantine)
-  base.check_count(name, 'max_nodes', max_nodes, 1)
+  checks.check_count(name, 'num_byzantine', num_byzantine)
+  checks.check_count(name, 'max_nodes', max_nodes, 1)
 
   def weights_fn(gram):
     n = gram.mask.shape[0]
-    base.check_majority(name, n, num_byzantine)
+    checks.check_majority(name, n, num_byzantine)
     _check_nodes(name, n, num_byzantine, max_nodes)
     distances = jax.lax.stop_gradient(rules.squared_distances(gram))
     # A product of matrices need not be symmetric to the last digit.

@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat, nonfinite, recipes, reductions, rules
+from byzjax._src import (
+  base,
+  checks,
+  flat,
+  nonfinite,
+  recipes,
+  reductions,
+  rules,
+)
 
 
 def nearest_to(
@@ -75,9 +83,9 @@ def monna(
     >>> rule(jnp.array([0., 1., 2., 3., 100.]))
     Array(1.5, dtype=float32)
   """
-  base.check_count('monna', 'num_byzantine', num_byzantine)
+  checks.check_count('monna', 'num_byzantine', num_byzantine)
   if num_selected is not None:
-    base.check_count('monna', 'num_selected', num_selected, 1)
+    checks.check_count('monna', 'num_selected', num_selected, 1)
   _check_reference(reference_worker)
 
   def nearest(squared_distances, mask):
@@ -87,7 +95,7 @@ def monna(
     return nearest_to(squared_distances, mask, reference, count)
 
   def check(n):
-    base.check_majority('monna', n, num_byzantine)
+    checks.check_majority('monna', n, num_byzantine)
     if num_selected is not None and num_selected > n:
       raise ValueError(
         f'monna needs num_selected <= num_workers, got {num_selected} and {n}'
@@ -142,7 +150,7 @@ def monna(
 
 def _check_reference(worker):
   if not isinstance(worker, jax.Array):
-    base.check_count('monna', 'reference_worker', worker)
+    checks.check_count('monna', 'reference_worker', worker)
   elif worker.shape or not jnp.issubdtype(worker.dtype, jnp.integer):
     raise ValueError(
       'monna needs reference_worker to be an integer, got'

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, rules
+from byzjax._src import base, checks, recipes, rules
 
 
 @recipes.factory
@@ -40,12 +40,12 @@ def nearest_neighbor_mixing(*, num_byzantine: int) -> base.PreAggregator:
     >>> rule(jnp.array([0., 1., 2., 3., 100.]))
     Array(1.5, dtype=float32)
   """
-  base.check_count('nearest_neighbor_mixing', 'num_byzantine', num_byzantine)
+  checks.check_count('nearest_neighbor_mixing', 'num_byzantine', num_byzantine)
 
   def matrix_fn(gram, key):
     del key
     n = gram.mask.shape[0]
-    base.check_majority('nearest_neighbor_mixing', n, num_byzantine)
+    checks.check_majority('nearest_neighbor_mixing', n, num_byzantine)
     distances = rules.squared_distances(gram)
     # Rounding may put a duplicate nearer than the message is to itself.
     distances = jnp.where(jnp.eye(n, dtype=bool), -1, distances)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, reductions, rules
+from byzjax._src import base, checks, recipes, reductions, rules
 
 
 @recipes.factory
@@ -132,7 +132,9 @@ def _one_by_one(mixers, tail):
     if worker_weights is not None:
       extra['worker_weights'] = worker_weights
     new_states: list[base.State] = []
-    factors: jax.Array | None = jnp.ones(base.num_workers('messages', messages))
+    factors: jax.Array | None = jnp.ones(
+      checks.num_workers('messages', messages)
+    )
     for mixer, mixer_state, mixer_key in zip(mixers, state, keys):
       options = {'key': mixer_key, 'axis_name': axis_name}
       if worker_weights is not None and not mixer.weighted:

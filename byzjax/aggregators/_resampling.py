@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, rules
+from byzjax._src import base, checks, recipes, rules
 
 
 @recipes.factory
@@ -40,7 +40,7 @@ def resampling(*, num_samples: int) -> base.PreAggregator:
     >>> rule(jnp.array([0., 1., 2., 9.]), key=jax.random.key(0))
     Array(3., dtype=float32)
   """
-  base.check_count('resampling', 'num_samples', num_samples, 1)
+  checks.check_count('resampling', 'num_samples', num_samples, 1)
 
   def matrix_fn(gram, key):
     if key is None:

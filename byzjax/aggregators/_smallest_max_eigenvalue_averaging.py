@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, recipes, reductions, rules, spectral
+from byzjax._src import base, checks, recipes, reductions, rules, spectral
 
 # Subsets whose bounds are computed at once: what fits a core's cache.
 _BLOCK = 4096
@@ -233,12 +233,12 @@ def smallest_max_eigenvalue_averaging(
     Array(1.5, dtype=float32)
   """
   name = 'smallest_max_eigenvalue_averaging'
-  base.check_count(name, 'num_byzantine', num_byzantine)
-  base.check_count(name, 'max_subsets', max_subsets, 1)
+  checks.check_count(name, 'num_byzantine', num_byzantine)
+  checks.check_count(name, 'max_subsets', max_subsets, 1)
 
   def weights_fn(gram):
     n = gram.mask.shape[0]
-    base.check_majority(name, n, num_byzantine)
+    checks.check_majority(name, n, num_byzantine)
     count = math.comb(n, num_byzantine)
     if count > max_subsets:
       raise ValueError(

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, rules, selection, sorting
+from byzjax._src import base, checks, recipes, rules, selection, sorting
 from byzjax.aggregators import _coordinate_median
 
 
@@ -40,14 +40,14 @@ def trimmed_mean(*, num_byzantine: int) -> base.Aggregator:
     >>> rule(jnp.array([0., 1., 2., 3., 100.]))
     Array(2., dtype=float32)
   """
-  base.check_count('trimmed_mean', 'num_byzantine', num_byzantine)
+  checks.check_count('trimmed_mean', 'num_byzantine', num_byzantine)
 
   def mean(column):
-    base.check_majority('trimmed_mean', len(column), num_byzantine)
+    checks.check_majority('trimmed_mean', len(column), num_byzantine)
     return middle_mean(column, num_byzantine)
 
   def weighted_mean(column, weights):
-    base.check_majority('trimmed_mean', len(column), num_byzantine)
+    checks.check_majority('trimmed_mean', len(column), num_byzantine)
     return _weighted_middle_mean(column, weights, num_byzantine)
 
   return rules.from_column(mean, weighted_fn=weighted_mean, name='trimmed_mean')

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base
+from byzjax._src import base, checks
 
 
 def cap_weights(weights: jax.Array, *, max_share: base.Scalar) -> jax.Array:
@@ -31,10 +31,10 @@ def cap_weights(weights: jax.Array, *, max_share: base.Scalar) -> jax.Array:
     >>> byzjax.cap_weights(jnp.array([1., 1., 2., 96.]), max_share=0.4)
     Array([0.15, 0.15, 0.3 , 0.4 ], dtype=float32)
   """
-  n = base.num_workers('cap_weights: weights', weights)
-  base.check_worker_weights('cap_weights', weights, n, may_be_zero=True)
+  n = checks.num_workers('cap_weights: weights', weights)
+  checks.check_worker_weights('cap_weights', weights, n, may_be_zero=True)
   # Rounding: 1/n of float32 may be below that of float64.
-  base.check_range('cap_weights', 'max_share', max_share, (1 - 1e-6) / n, 1)
+  checks.check_range('cap_weights', 'max_share', max_share, (1 - 1e-6) / n, 1)
   weights = jnp.asarray(weights, jnp.result_type(weights, jnp.float32))
   order = jnp.argsort(-weights, stable=True)
   ordered = weights[order]

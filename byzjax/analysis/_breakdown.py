@@ -84,12 +84,12 @@ def breakdown_point(
     (3, [0.0, 0.0, 1.0, 1.0, 1.0])
   """
   name = 'breakdown_point'
-  base.check_count(name, 'num_workers', num_workers, 1)
-  base.check_count(name, 'num_coordinates', num_coordinates, 1)
-  base.check_count(name, 'num_draws', num_draws, 1)
+  checks.check_count(name, 'num_workers', num_workers, 1)
+  checks.check_count(name, 'num_coordinates', num_coordinates, 1)
+  checks.check_count(name, 'num_draws', num_draws, 1)
   checks.check_kind(name, 'aggregator', aggregator, base.Aggregator)
   checks.check_key(name, 'key', key)
-  base.check_range(name, 'magnitude', magnitude, 0, exclusive=True)
+  checks.check_range(name, 'magnitude', magnitude, 0, exclusive=True)
 
   random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
   draws = [

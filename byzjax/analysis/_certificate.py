@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from byzjax._src import base, recipes
+from byzjax._src import base, checks, recipes
 from byzjax.analysis import _facts
 from byzjax.theory import _kappa, _names, _robustness
 
@@ -130,8 +130,8 @@ def certificate(
     source    Farhadkhani, ... 2022 arXiv:2205.12173
   """
   n, f = num_workers, num_byzantine
-  base.check_count('certificate', 'num_workers', n, 1)
-  base.check_count('certificate', 'num_byzantine', f)
+  checks.check_count('certificate', 'num_workers', n, 1)
+  checks.check_count('certificate', 'num_byzantine', f)
   parts = _names.parts_of('certificate', rule, f)
   _names.check_made_for('certificate', parts, n, f)
   lower = math.inf if n <= 2 * f else _robustness.kappa_lower_bound(n, f)

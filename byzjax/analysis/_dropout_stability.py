@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks
+from byzjax._src import checks
 from byzjax.analysis import _units
 
 
@@ -75,7 +75,7 @@ def dropout_stability(
     >>> print(found.loss, found.max < 1e-5)  # equal units
     5.0 True
   """
-  base.check_count('dropout_stability', 'num_draws', num_draws, 1)
+  checks.check_count('dropout_stability', 'num_draws', num_draws, 1)
   checks.check_function('dropout_stability', 'loss_fn', loss_fn)
   checks.check_key('dropout_stability', 'key', key)
   _units.hidden_widths('dropout_stability', layers)

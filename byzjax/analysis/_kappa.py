@@ -123,14 +123,14 @@ def empirical_kappa(
     0.333
   """
   name, n = 'empirical_kappa', num_workers
-  base.check_count(name, 'num_workers', n, 1)
-  base.check_count(name, 'num_byzantine', num_byzantine)
-  base.check_majority(name, n, num_byzantine)
-  base.check_count(name, 'num_coordinates', num_coordinates, 1)
+  checks.check_count(name, 'num_workers', n, 1)
+  checks.check_count(name, 'num_byzantine', num_byzantine)
+  checks.check_majority(name, n, num_byzantine)
+  checks.check_count(name, 'num_coordinates', num_coordinates, 1)
   checks.check_kind(name, 'aggregator', aggregator, base.Aggregator)
   checks.check_key(name, 'key', key)
-  base.check_count(name, 'num_draws', num_draws, 1)
-  base.check_count(name, 'num_steps', num_steps)
+  checks.check_count(name, 'num_draws', num_draws, 1)
+  checks.check_count(name, 'num_steps', num_steps)
   random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
   draws = [
     start(random, i, n, num_byzantine, num_coordinates)

@@ -64,8 +64,8 @@ def loss_along_path(
   """
   name = 'loss_along_path'
   checks.check_function(name, 'loss_fn', loss_fn)
-  base.check_count(name, 'points_per_segment', points_per_segment, 2)
-  num_segments = base.num_workers(f'{name}: path', path) - 1
+  checks.check_count(name, 'points_per_segment', points_per_segment, 2)
+  num_segments = checks.num_workers(f'{name}: path', path) - 1
   if num_segments < 1:
     raise ValueError(f'{name} needs path to have at least 2 points, got 1')
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat
+from byzjax._src import checks, flat
 from byzjax.analysis import _assignment, _units
 
 
@@ -46,7 +46,7 @@ def match_permutation(
     [1, 3, 0, 2]
   """
   name = 'match_permutation'
-  base.check_count(name, 'num_sweeps', num_sweeps, 1)
+  checks.check_count(name, 'num_sweeps', num_sweeps, 1)
   widths = _units.hidden_widths(name, layers_a, 'layers_a')
   _units.hidden_widths(name, layers_b, 'layers_b')
   shapes = [

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, checks
+from byzjax._src import checks
 
 # Per layer: kernel [in, out] and bias [out]. The units of all layers but the
 # last are hidden ones.
@@ -59,7 +59,7 @@ def draw_units(
       f' {list(counts)} for the widths {widths}'
     )
   for width, count in zip(widths, counts):
-    base.check_count(name, 'num_kept', count, 1)
+    checks.check_count(name, 'num_kept', count, 1)
     if count > width:
       raise ValueError(f'{name} needs num_kept <= width, got {count} > {width}')
   keys = jax.random.split(key, len(widths))

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import checks
 from byzjax.asynchrony._check_events import as_array, check_events, require
 from byzjax.asynchrony._events import Events
 
@@ -54,7 +54,7 @@ def by_arrival(events: Events, *, num_rows: int) -> Buffer:
     [0 1 0 1 0] [False  True False  True False]
   """
   events = check_events('by_arrival', events)
-  base.check_count('by_arrival', 'num_rows', num_rows, 1)
+  checks.check_count('by_arrival', 'num_rows', num_rows, 1)
   row = np.arange(len(events.worker), dtype=np.int32) % num_rows
   return Buffer(num_rows, row, np.ones_like(row), row == num_rows - 1)
 
@@ -139,7 +139,7 @@ def check_buffer(name: str, buffer: Any, num_events: int) -> None:
       f' asynchrony.by_worker(events, num_rows=...), got'
       f' {type(buffer).__name__}'
     )
-  base.check_count(name, 'buffer.num_rows', buffer.num_rows, 1)
+  checks.check_count(name, 'buffer.num_rows', buffer.num_rows, 1)
   rows = as_array(name, 'buffer.row', buffer.row, np.int32)
   counts = as_array(name, 'buffer.num_averaged', buffer.num_averaged, np.int32)
   fulls = as_array(name, 'buffer.is_full', buffer.is_full, bool)
@@ -172,7 +172,7 @@ def _count(rows, fulls, num_rows):
 
 def _checked(name: str, events: Events, num_rows: int) -> Events:
   events = check_events(name, events)
-  base.check_count(name, 'num_rows', num_rows, 1)
+  checks.check_count(name, 'num_rows', num_rows, 1)
   if num_rows > events.num_workers:
     raise ValueError(
       f'{name} needs num_rows <= num_workers, got {num_rows} and'

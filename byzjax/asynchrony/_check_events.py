@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import checks
 from byzjax.asynchrony._events import Events
 
 _DTYPES = {
@@ -43,8 +43,8 @@ def check_events(
       f' asynchrony.events_from_trace, got {type(events).__name__}'
     )
   label = arguments or {field: f'events.{field}' for field in Events._fields}
-  base.check_count(name, label['num_workers'], events.num_workers, 1)
-  base.check_count(name, label['num_shards'], events.num_shards, 1)
+  checks.check_count(name, label['num_workers'], events.num_workers, 1)
+  checks.check_count(name, label['num_shards'], events.num_shards, 1)
   events = _as_arrays(name, events, label)
 
   def rule(good, field, words):

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from byzjax._src import base, checks
+from byzjax._src import checks
 
 Rounding = Literal['floor', 'ceil']
 
@@ -43,7 +43,7 @@ def dynamic_local_updates(
     array([20, 15,  7,  3], dtype=int32)
   """
   name = 'dynamic_local_updates'
-  base.check_count(name, 'num_local_steps', num_local_steps, 1)
+  checks.check_count(name, 'num_local_steps', num_local_steps, 1)
   if rounding not in get_args(Rounding):
     raise ValueError(
       f'{name} needs rounding to be one of {get_args(Rounding)}, got'

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from byzjax._src import base, checks
+from byzjax._src import checks
 
 _NAME = 'simulate'
 
@@ -96,7 +96,7 @@ def seconds_per_step(
       f'seconds_per_step needs level to be one of {", ".join(levels)}, got'
       f' {level!r}'
     )
-  base.check_count('seconds_per_step', 'num_workers', num_workers, 1)
+  checks.check_count('seconds_per_step', 'num_workers', num_workers, 1)
   published = np.log([0.58, 0.75, 1.51, 3.33])
   at = np.linspace(0, 3, num_workers) if num_workers > 1 else np.array([1.5])
   share = levels.index(level) / 3
@@ -176,7 +176,7 @@ def simulate(
     seconds_per_step, num_local_steps, shards, shard_sizes
   )
   num_workers = len(speeds)
-  base.check_count(_NAME, 'seed', seed)
+  checks.check_count(_NAME, 'seed', seed)
   _check_ranges(
     num_workers,
     num_events=num_events,
@@ -320,9 +320,9 @@ def _check_ranges(num_workers, *, absences, num_events, total_steps, **reals):
   """Raises ValueError for an end or a real number that cannot be."""
   max_time = reals.pop('max_time')
   if max_time is not None:
-    base.check_range(_NAME, 'max_time', max_time)
+    checks.check_range(_NAME, 'max_time', max_time)
   for name, value in reals.items():
-    base.check_range(_NAME, name, value)
+    checks.check_range(_NAME, name, value)
   checks.check_sequence(_NAME, 'absences', absences)
   if num_events is None and total_steps is None and max_time is None:
     raise ValueError(
@@ -330,7 +330,7 @@ def _check_ranges(num_workers, *, absences, num_events, total_steps, **reals):
     )
   for name, count in (('num_events', num_events), ('total_steps', total_steps)):
     if count is not None:
-      base.check_count(_NAME, name, count, 1)
+      checks.check_count(_NAME, name, count, 1)
   if max_time is not None and not 0 < max_time < math.inf:
     raise ValueError(f'{_NAME} needs 0 < max_time < inf, got {max_time}')
   highest = {'slow_probability': 1.0, 'loss_probability': 1.0}

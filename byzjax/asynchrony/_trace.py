@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from byzjax._src import base
+from byzjax._src import checks
 from byzjax.asynchrony import _check_events
 from byzjax.asynchrony._events import Events
 
@@ -103,7 +103,7 @@ def events_from_trace(
   steps = array('num_local_steps', steps, np.int32)
   if num_workers is None:
     num_workers = max(int(sent.max(initial=0)) + 1, 1)
-  base.check_range(_NAME, 'grace', grace, 0)
+  checks.check_range(_NAME, 'grace', grace, 0)
   if (started is not None) + (issued_at is not None) + (grace > 0) > 1:
     raise ValueError(
       f'{_NAME} needs only one of started, issued_at and grace: each says when'

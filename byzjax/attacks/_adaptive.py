@@ -77,12 +77,12 @@ def adaptive(
     True
   """
   _damage.check_search('adaptive', attack, aggregator, num_rounds, momentum)
-  base.check_count('adaptive', 'num_refinements', num_refinements)
+  checks.check_count('adaptive', 'num_refinements', num_refinements)
   if batch_size is not None:
-    base.check_count('adaptive', 'batch_size', batch_size, 1)
+    checks.check_count('adaptive', 'batch_size', batch_size, 1)
   checks.check_reals('adaptive', 'strengths', strengths)
   strengths = jnp.asarray(_STRENGTHS if strengths is None else strengths)
-  num_strengths = base.num_workers('adaptive: strengths', strengths)
+  num_strengths = checks.num_workers('adaptive: strengths', strengths)
 
   def evaluate(trial, grid):
     if batch_size is None:

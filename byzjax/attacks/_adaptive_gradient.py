@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, reductions
+from byzjax._src import base, checks, recipes, reductions
 from byzjax.attacks import _ascent, _damage, _message
 
 
@@ -67,9 +67,9 @@ def adaptive_gradient(
   _damage.check_search(
     'adaptive_gradient', attack, aggregator, num_rounds, momentum
   )
-  base.check_count('adaptive_gradient', 'num_steps', num_steps, 1)
-  base.check_range('adaptive_gradient', 'step_size', step_size, 0)
-  base.check_range('adaptive_gradient', 'jitter', jitter, 0)
+  checks.check_count('adaptive_gradient', 'num_steps', num_steps, 1)
+  checks.check_range('adaptive_gradient', 'step_size', step_size, 0)
+  checks.check_range('adaptive_gradient', 'jitter', jitter, 0)
 
   def apply(
     messages,

@@ -74,7 +74,7 @@ def alie(*, z: base.Scalar | None = None, ddof: int = 1) -> base.Attack:
     Array([0.], dtype=float32)
   """
   if z is not None:
-    base.check_range('alie', 'z', z)
+    checks.check_range('alie', 'z', z)
   _message.check_ddof('alie', ddof)
 
   def vector(x, is_honest):

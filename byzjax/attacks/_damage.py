@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat, nonfinite, reductions, rules
+from byzjax._src import base, checks, flat, nonfinite, reductions, rules
 
 # Calls of the rule that a search spends on what its trials promised.
 _MAX_CALLS = 8
@@ -113,8 +113,8 @@ def check_search(
       f'{name} needs aggregator to be an Aggregator, got'
       f' {type(aggregator).__name__}'
     )
-  base.check_count(name, 'num_rounds', num_rounds, 1)
-  base.check_range(name, 'momentum', momentum, 0, 1)
+  checks.check_count(name, 'num_rounds', num_rounds, 1)
+  checks.check_range(name, 'momentum', momentum, 0, 1)
 
 
 def in_gram_space(

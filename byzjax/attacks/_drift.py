@@ -5,7 +5,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, recipes, reductions
+from byzjax._src import (
+  base,
+  checks,
+  parameters,
+  recipes,
+  reductions,
+)
 from byzjax.attacks import _message
 
 
@@ -62,11 +68,11 @@ def drift(
     >>> messages[0]
     Array([2., 0.], dtype=float32)
   """
-  base.check_range('drift', 'strength', strength, 0)
+  checks.check_range('drift', 'strength', strength, 0)
   checks.check_choice('drift', 'direction', direction, ('random', 'gradient'))
 
   def init(params):
-    return DriftState(base.zeros_like(params), jnp.zeros([], bool))
+    return DriftState(parameters.zeros_like(params), jnp.zeros([], bool))
 
   def choose(view, state, mean):
     if direction == 'random':

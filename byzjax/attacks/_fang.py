@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, reductions
+from byzjax._src import base, checks, recipes, reductions
 from byzjax.attacks import _message
 
 
@@ -43,7 +43,7 @@ def fang(*, scale: base.Scalar = 2.0) -> base.Attack:
     >>> messages[0]
     Array([1., 1.], dtype=float32)
   """
-  base.check_range('fang', 'scale', scale, 1)
+  checks.check_range('fang', 'scale', scale, 1)
 
   def send(view, state):
     _message.require_key('fang', view.key)

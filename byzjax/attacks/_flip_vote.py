@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, reductions
+from byzjax._src import base, checks, recipes, reductions
 from byzjax.attacks import _message
 
 
@@ -39,7 +39,7 @@ def flip_vote(*, scale: base.Scalar = 1.0) -> base.Attack:
     Array([-1.,  1.], dtype=float32)
   """
 
-  base.check_range('flip_vote', 'scale', scale)
+  checks.check_range('flip_vote', 'scale', scale)
 
   def vector(x, is_honest):
     votes = reductions.weighted_sum(is_honest.astype(x.dtype), x, jnp.sign)

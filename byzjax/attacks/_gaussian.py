@@ -2,7 +2,7 @@
 
 import jax
 
-from byzjax._src import base, recipes
+from byzjax._src import base, checks, recipes
 from byzjax.attacks import _message
 
 
@@ -38,8 +38,8 @@ def gaussian(*, std: base.Scalar = 1.0, mean: base.Scalar = 0.0) -> base.Attack:
     >>> messages[1]
     Array([1., 1., 1.], dtype=float32)
   """
-  base.check_range('gaussian', 'std', std, 0)
-  base.check_range('gaussian', 'mean', mean)
+  checks.check_range('gaussian', 'std', std, 0)
+  checks.check_range('gaussian', 'mean', mean)
 
   def send(view, state):
     _message.require_key('gaussian', view.key)

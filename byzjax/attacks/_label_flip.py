@@ -38,7 +38,7 @@ def label_flip(num_classes: int, *, label: str | int = -1) -> base.DataAttack:
     Array([[9, 8, 0],
            [0, 1, 9]], dtype=int32)
   """
-  base.check_count('label_flip', 'num_classes', num_classes, 2)
+  checks.check_count('label_flip', 'num_classes', num_classes, 2)
   if isinstance(label, bool) or not isinstance(label, (int, str)):
     raise ValueError(
       'label_flip needs label to be the index or the key of the labels in a'

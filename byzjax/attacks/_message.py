@@ -51,7 +51,7 @@ def mask_of(
   attack: str, messages: base.Messages, is_byzantine: Any
 ) -> jax.Array:
   """The mask as bool[n]; ValueError unless it has an entry per message."""
-  n = base.num_workers(f'{attack}: messages', messages)
+  n = checks.num_workers(f'{attack}: messages', messages)
   return checks.byzantine_mask(attack, is_byzantine, n)
 
 

@@ -5,7 +5,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, reductions
+from byzjax._src import (
+  base,
+  checks,
+  parameters,
+  recipes,
+  reductions,
+)
 from byzjax.attacks import _message
 
 
@@ -72,16 +78,16 @@ def mimic(
     Array([3., 4.], dtype=float32)
   """
   if worker is not None:
-    base.check_count('mimic', 'worker', worker)
+    checks.check_count('mimic', 'worker', worker)
     return _message.from_view(
       'mimic', lambda view, state: (_row(view, _nth(view, worker)), state)
     )
-  base.check_count('mimic', 'num_warmup_rounds', num_warmup_rounds, 1)
+  checks.check_count('mimic', 'num_warmup_rounds', num_warmup_rounds, 1)
 
   def init(params):
     zero = jnp.zeros([], jnp.int32)
     return MimicState(
-      zero, base.zeros_like(params), base.zeros_like(params), zero
+      zero, parameters.zeros_like(params), parameters.zeros_like(params), zero
     )
 
   def send(view, state):

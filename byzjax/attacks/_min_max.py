@@ -152,7 +152,7 @@ def _along_deviation(
   checks.check_choice(name, 'deviation', deviation, _DEVIATIONS)
   _message.check_ddof(name, ddof)
   if max_gamma is not None:
-    base.check_range(name, 'max_gamma', max_gamma, 0)
+    checks.check_range(name, 'max_gamma', max_gamma, 0)
 
   def send(view, state):
     mean = reductions.rows_mean(view.x, view.is_honest)

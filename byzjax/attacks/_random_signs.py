@@ -2,7 +2,7 @@
 
 import jax
 
-from byzjax._src import base, recipes
+from byzjax._src import base, checks, recipes
 from byzjax.attacks import _message
 
 
@@ -38,7 +38,7 @@ def random_signs(*, scale: base.Scalar = 1.0) -> base.Attack:
     Array([3., 3., 3., 3., 3.], dtype=float32)
   """
 
-  base.check_range('random_signs', 'scale', scale)
+  checks.check_range('random_signs', 'scale', scale)
 
   def send(view, state):
     _message.require_key('random_signs', view.key)

@@ -5,7 +5,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, reductions
+from byzjax._src import (
+  base,
+  checks,
+  parameters,
+  recipes,
+  reductions,
+)
 from byzjax.attacks import _alie, _message
 
 
@@ -72,15 +78,15 @@ def relocated_orthogonal_perturbation(
     [5.0, -1.0]
   """
   name = 'relocated_orthogonal_perturbation'
-  base.check_range(name, 'pi', pi, 0, 1)
-  base.check_range(name, 'lam', lam, 0, 1)
-  base.check_range(name, 'angle', angle)
+  checks.check_range(name, 'pi', pi, 0, 1)
+  checks.check_range(name, 'lam', lam, 0, 1)
+  checks.check_range(name, 'angle', angle)
   if z is not None:
-    base.check_range(name, 'z', z)
+    checks.check_range(name, 'z', z)
 
   def init(params):
     return RelocatedOrthogonalPerturbationState(
-      base.zeros_like(params), jnp.zeros([], bool)
+      parameters.zeros_like(params), jnp.zeros([], bool)
     )
 
   def send(view, state):

@@ -5,7 +5,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, flat, recipes, reductions
+from byzjax._src import (
+  base,
+  checks,
+  flat,
+  parameters,
+  recipes,
+  reductions,
+)
 from byzjax.attacks import _message
 
 
@@ -58,16 +65,18 @@ def replay(
     >>> sent
     [3.0, 3.0, 3.0, 4.0]
   """
-  base.check_count('replay', 'delay', delay, 1)
+  checks.check_count('replay', 'delay', delay, 1)
   checks.check_flag('replay', 'own', own)
   if own or num_workers is not None:
-    base.check_count('replay', 'num_workers', num_workers, 1)
+    checks.check_count('replay', 'num_workers', num_workers, 1)
 
   def init(params):
     lead: tuple[int, ...] = (delay,)
     if own and num_workers is not None:
       lead += (num_workers,)
-    return ReplayState(jnp.zeros([], jnp.int32), base.zeros_like(params, lead))
+    return ReplayState(
+      jnp.zeros([], jnp.int32), parameters.zeros_like(params, lead)
+    )
 
   def send(view, state):
     n = view.x.shape[0]

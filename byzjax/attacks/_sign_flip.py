@@ -40,7 +40,7 @@ def sign_flip(*, scale: base.Scalar = 1.0, own: bool = False) -> base.Attack:
     >>> messages[0]
     Array([-20., -30.], dtype=float32)
   """
-  base.check_range('sign_flip', 'scale', scale)
+  checks.check_range('sign_flip', 'scale', scale)
   checks.check_flag('sign_flip', 'own', own)
   if not own:
     return _inner_product_manipulation.inner_product_manipulation(epsilon=scale)

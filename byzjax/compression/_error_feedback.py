@@ -4,7 +4,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from byzjax._src import base, layouts, recipes
+from byzjax._src import (
+  base,
+  layouts,
+  parameters,
+  recipes,
+)
 
 
 class ErrorFeedbackState(NamedTuple):
@@ -55,7 +60,7 @@ def error_feedback(codec: base.Codec) -> base.Codec:
     )
 
   def init(params):
-    return ErrorFeedbackState(base.zeros_like(params), codec.init(params))
+    return ErrorFeedbackState(parameters.zeros_like(params), codec.init(params))
 
   def encode(x, state, key=None, *, num_coordinates, axis_name=None):
     total = x + state.residual

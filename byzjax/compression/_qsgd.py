@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, bits, draws, recipes, reductions
+from byzjax._src import base, bits, checks, draws, recipes, reductions
 from byzjax.compression import _sparsign
 
 
@@ -99,7 +99,7 @@ def terngrad_codec(*, clip: base.Scalar | None = None) -> base.Codec:
     [-3.  0.  3.]
   """
   if clip is not None:
-    base.check_range('terngrad_codec', 'clip', clip, 0, exclusive=True)
+    checks.check_range('terngrad_codec', 'clip', clip, 0, exclusive=True)
 
   def prepare(x, num_coordinates, axis_name):
     if clip is None:

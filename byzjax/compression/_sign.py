@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, bits, draws, recipes, reductions
+from byzjax._src import base, bits, checks, draws, recipes, reductions
 
 
 class ScaledSigns(NamedTuple):
@@ -85,7 +85,7 @@ def noisy_sign_codec(*, std: base.Scalar) -> base.Codec:
     >>> print(payload)
     [4294967295]
   """
-  base.check_range('noisy_sign_codec', 'std', std, 0)
+  checks.check_range('noisy_sign_codec', 'std', std, 0)
 
   def encode(x, state, key=None, *, num_coordinates, axis_name=None):
     del num_coordinates

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, bits, draws, recipes
+from byzjax._src import base, bits, checks, draws, recipes
 
 
 @recipes.factory
@@ -44,7 +44,7 @@ def sparsign_codec(*, budget: base.Scalar) -> base.Codec:
     >>> print(codec.decode(payload)[:3], codec.bits_per_message(payload, 3))
     [-1.  0.  1.] 7.0
   """
-  base.check_range('sparsign_codec', 'budget', budget, 0)
+  checks.check_range('sparsign_codec', 'budget', budget, 0)
 
   def encode(x, state, key=None, *, num_coordinates, axis_name=None):
     del num_coordinates

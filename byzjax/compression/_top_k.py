@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, recipes
+from byzjax._src import base, checks, recipes
 
 
 @recipes.factory
@@ -40,7 +40,7 @@ def top_k_codec(*, num_kept: int) -> base.Codec:
     >>> print(codec.decode(payload)[:3])
     [ 0.  0. -7.]
   """
-  base.check_count('top_k_codec', 'num_kept', num_kept, 1)
+  checks.check_count('top_k_codec', 'num_kept', num_kept, 1)
 
   def constrain(x, *, num_coordinates, axis_name=None):
     size = jnp.abs(x)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax.convex import _iteration, _linear, _losses, _problem
 from byzjax.convex._iteration import AdmmHistory, AdmmState
 
@@ -102,11 +102,11 @@ def check_numbers(
   name: str, beta, rho, dual_ratio, num_iterations, record_every
 ) -> None:
   """Raises ValueError for what is out of its range."""
-  base.check_range(name, 'beta', beta, 0)
-  base.check_range(name, 'rho', rho, 0, exclusive=True)
-  base.check_range(name, 'dual_ratio', dual_ratio, 0, 1.618, exclusive=True)
-  base.check_count(name, 'num_iterations', num_iterations)
-  base.check_count(name, 'record_every', record_every, 1)
+  checks.check_range(name, 'beta', beta, 0)
+  checks.check_range(name, 'rho', rho, 0, exclusive=True)
+  checks.check_range(name, 'dual_ratio', dual_ratio, 0, 1.618, exclusive=True)
+  checks.check_count(name, 'num_iterations', num_iterations)
+  checks.check_count(name, 'record_every', record_every, 1)
   if num_iterations % record_every:
     raise ValueError(
       f'{name} needs record_every to divide num_iterations, got'

@@ -78,10 +78,10 @@ def sample_arrangements(
     (4, 3)
   """
   name = 'sample_arrangements'
-  base.check_count(name, 'num_samples', num_samples, 1)
+  checks.check_count(name, 'num_samples', num_samples, 1)
   checks.check_key(name, 'key', key)
-  base.check_count(name, 'num_perturbations', num_perturbations)
-  base.check_range(name, 'epsilon', epsilon, 0, array=True)
+  checks.check_count(name, 'num_perturbations', num_perturbations)
+  checks.check_range(name, 'epsilon', epsilon, 0, array=True)
   if jnp.ndim(x) != 2:
     raise ValueError(f'{name} needs x to be float[n, d], got {jnp.shape(x)}')
 

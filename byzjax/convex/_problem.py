@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._src import base, flat, reductions
+from byzjax._src import base, checks, flat, reductions
 from byzjax.convex import _losses
 
 
@@ -167,8 +167,8 @@ def objective(
     Array(7., dtype=float32)
   """
   _losses.check_loss('objective', loss, y)
-  base.check_range('objective', 'beta', beta, 0)
-  base.check_range('objective', 'epsilon', epsilon, 0, array=True)
+  checks.check_range('objective', 'beta', beta, 0)
+  checks.check_range('objective', 'epsilon', epsilon, 0, array=True)
   x, y, masks = arrays('objective', x, y, arrangements)
   return value(blocks, x, y, masks, beta, loss, sizes(epsilon, x))
 
@@ -213,7 +213,7 @@ def violation(
     ...   jnp.array([[True, True]]))
     Array(6., dtype=float32)
   """
-  base.check_range('violation', 'epsilon', epsilon, 0, array=True)
+  checks.check_range('violation', 'epsilon', epsilon, 0, array=True)
   x, _, masks = arrays('violation', x, None, arrangements)
   return broken(jnp.asarray(blocks, x.dtype), x, masks, sizes(epsilon, x))
 
@@ -262,7 +262,7 @@ def zero_threshold(
     Array(6., dtype=float32)
   """
   _losses.check_loss('zero_threshold', loss, y)
-  base.check_count('zero_threshold', 'num_iterations', num_iterations)
+  checks.check_count('zero_threshold', 'num_iterations', num_iterations)
   x, y, masks = arrays('zero_threshold', x, y, arrangements)
   gradient = _losses.gradient_at_zero(loss, y)
   return _largest_projection(x, masks, gradient, num_iterations)

@@ -113,7 +113,7 @@ def network_objective(
     Array(2.5, dtype=float32)
   """
   _losses.check_loss('network_objective', loss, y)
-  base.check_range('network_objective', 'beta', beta, 0)
+  checks.check_range('network_objective', 'beta', beta, 0)
   checks.check_kind('network_objective', 'network', network, Network)
   outputs = network_outputs(network, x)
   y = jnp.asarray(y, flat.compute_dtype(outputs.dtype))

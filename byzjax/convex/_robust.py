@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax.convex import _admm, _iteration, _linear, _losses, _problem
 from byzjax.convex._iteration import AdmmHistory, AdmmState
 
@@ -94,7 +94,7 @@ def robust_admm(
   _admm.check_numbers(
     _NAME, beta, rho, dual_ratio, num_iterations, record_every
   )
-  base.check_range(_NAME, 'epsilon', epsilon, 0, array=True)
+  checks.check_range(_NAME, 'epsilon', epsilon, 0, array=True)
   x, y, masks = _problem.arrays(_NAME, x, y, arrangements)
   epsilon = _problem.sizes(epsilon, x)
   return _run(

@@ -86,17 +86,17 @@ def client_curriculum(
     [0. 1. 0. 1.]
   """
   name = 'client_curriculum'
-  base.check_count(name, 'num_workers', num_workers, 1)
+  checks.check_count(name, 'num_workers', num_workers, 1)
   for label, count in (
     ('num_participants', num_participants),
     ('min_pool', min_pool),
   ):
-    base.check_count(name, label, count, 1)
+    checks.check_count(name, label, count, 1)
     if count > num_workers:
       raise ValueError(
         f'{name} needs {label} <= num_workers, got {count} and {num_workers}'
       )
-  base.check_range(name, 'total_rounds', total_rounds, 0, exclusive=True)
+  checks.check_range(name, 'total_rounds', total_rounds, 0, exclusive=True)
   _pacing.check_pacing(name, pacing, full_at, initial_share)
   _curriculum.check_order(name, order)
   if score is not None:

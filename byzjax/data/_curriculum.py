@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax._src.local import LocalSampler
 from byzjax.data import _examples, _pacing, _sweep, _worker_loss
 
@@ -134,8 +134,10 @@ def curriculum(
   _examples.check_batch(name, batch_size, scale)
   _pacing.check_pacing(name, pacing, full_at, initial_share)
   check_order(name, order)
-  base.check_range(name, 'num_local_steps', num_local_steps, 0, exclusive=True)
-  base.check_count(name, 'min_pool', min_pool, 1)
+  checks.check_range(
+    name, 'num_local_steps', num_local_steps, 0, exclusive=True
+  )
+  checks.check_count(name, 'min_pool', min_pool, 1)
   if score not in get_args(Score):
     raise ValueError(
       f'{name} needs score to be one of {list(get_args(Score))}, got {score!r}'

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from byzjax._src import base, checks
+from byzjax._src import checks
 from byzjax.data import _routing
 from byzjax.data._routing import Router
 
@@ -67,7 +67,7 @@ def discriminative_router(
       f' document, got the shape {list(scores.shape)}'
     )
   checks.check_flag(name, 'calibrate', calibrate)
-  base.check_range(name, 'regularization', regularization, 0, exclusive=True)
+  checks.check_range(name, 'regularization', regularization, 0, exclusive=True)
   labels = np.argmax(np.where(np.isnan(scores), -np.inf, scores), axis=1)
   best, counts = np.unique(labels, return_counts=True)
   num_features, num_paths = features.shape[1], scores.shape[1]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from byzjax._src import base, checks
+from byzjax._src import checks
 from byzjax.data import _routing
 from byzjax.data._routing import Router
 
@@ -45,8 +45,8 @@ def cluster_documents(
   """
   name = 'cluster_documents'
   features = _routing.check_features(name, features)
-  base.check_count(name, 'num_paths', num_paths, 1)
-  base.check_count(name, 'seed', seed)
+  checks.check_count(name, 'num_paths', num_paths, 1)
+  checks.check_count(name, 'seed', seed)
   return _nearest(_centers(name, features, num_paths, seed))
 
 
@@ -88,7 +88,7 @@ def product_cluster_documents(
   """
   name = 'product_cluster_documents'
   features = _routing.check_features(name, features)
-  base.check_count(name, 'seed', seed)
+  checks.check_count(name, 'seed', seed)
   checks.check_sequence(name, 'num_modules', num_modules)
   if not num_modules or len(num_modules) > features.shape[1]:
     raise ValueError(
@@ -98,7 +98,7 @@ def product_cluster_documents(
   parts = np.array_split(features, len(num_modules), axis=1)
   routers = []
   for part, count in zip(parts, num_modules):
-    base.check_count(name, 'num_modules', count, 1)
+    checks.check_count(name, 'num_modules', count, 1)
     routers.append(_nearest(_centers(name, part, count, seed)))
   # The sum of the levels' scores is highest where each of them is.
   columns = list(itertools.product(*(range(count) for count in num_modules)))

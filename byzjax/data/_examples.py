@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base
+from byzjax._src import checks
 
 
 def check(function: str, images: jax.Array, labels: jax.Array) -> None:
@@ -17,8 +17,8 @@ def check(function: str, images: jax.Array, labels: jax.Array) -> None:
 
 def check_batch(function: str, batch_size: int, scale: float) -> None:
   """Raises ValueError unless the batch size and the scale are positive."""
-  base.check_count(function, 'batch_size', batch_size, 1)
-  base.check_range(function, 'scale', scale, 0, exclusive=True)
+  checks.check_count(function, 'batch_size', batch_size, 1)
+  checks.check_range(function, 'scale', scale, 0, exclusive=True)
 
 
 def take(

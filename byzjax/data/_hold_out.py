@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from byzjax._src import base, checks
+from byzjax._src import checks
 from byzjax.data import _partition
 from byzjax.data._partition import Partition
 
@@ -43,7 +43,7 @@ def hold_out(
   """
   name = 'hold_out'
   checks.check_kind(name, 'partition', partition, Partition)
-  base.check_count(name, 'seed', seed)
+  checks.check_count(name, 'seed', seed)
   checks.check_real(name, 'share', share)
   if not 0 < share < 1:
     raise ValueError(
@@ -95,8 +95,8 @@ def held_out_workers(
   """
   name = 'held_out_workers'
   checks.check_kind(name, 'partition', partition, Partition)
-  base.check_count(name, 'seed', seed)
-  base.check_count(name, 'num_held_out', num_held_out, 1)
+  checks.check_count(name, 'seed', seed)
+  checks.check_count(name, 'num_held_out', num_held_out, 1)
   shards = _shards(partition)
   if num_held_out >= len(shards):
     raise ValueError(

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from byzjax._src import base, checks
+from byzjax._src import checks
 from byzjax.data._partition import check_labels
 
 
@@ -48,7 +48,7 @@ def long_tail(
   labels = check_labels('long_tail', labels)
   checks.check_real('long_tail', 'ratio', ratio)
   if seed is not None:
-    base.check_count('long_tail', 'seed', seed)
+    checks.check_count('long_tail', 'seed', seed)
   if not 0.0 < ratio <= 1.0:
     raise ValueError(
       f'long_tail: ratio must be in (0, 1], got ratio={ratio!r}.'

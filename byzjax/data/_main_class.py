@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import checks
 from byzjax.data import _partition
 
 
@@ -45,7 +45,7 @@ def main_class(
   """
   name = 'main_class'
   labels = _partition.check(name, labels, num_workers, seed)
-  base.check_range(name, 'share', share, 0, 1)
+  checks.check_range(name, 'share', share, 0, 1)
   rng = np.random.default_rng(seed)
   classes = np.unique(labels)
   parts = np.array_split(np.arange(labels.size), num_workers)

@@ -67,7 +67,7 @@ def pool_size(
   check_pacing(name, pacing, full_at, initial_share)
   checks.check_whole(name, 'step', step)
   checks.check_whole(name, 'num_examples', num_examples, 1)
-  base.check_range(name, 'total_steps', total_steps, 0, exclusive=True)
+  checks.check_range(name, 'total_steps', total_steps, 0, exclusive=True)
   time, n, total, a, b = (
     jnp.asarray(x, jnp.float32)
     for x in (step, num_examples, total_steps, full_at, initial_share)
@@ -103,5 +103,5 @@ def check_pacing(
       f'{function} needs pacing to be one of {list(get_args(Pacing))}, got'
       f' {pacing!r}'
     )
-  base.check_range(function, 'full_at', full_at, 0)
-  base.check_range(function, 'initial_share', initial_share, 0)
+  checks.check_range(function, 'full_at', full_at, 0)
+  checks.check_range(function, 'initial_share', initial_share, 0)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from byzjax._src import base, checks
+from byzjax._src import checks
 
 
 class Partition(NamedTuple):
@@ -331,7 +331,7 @@ def check(
 ) -> np.ndarray:
   """The labels as an array, for a number of workers that they suffice for."""
   labels = check_labels(function, labels)
-  base.check_count(function, 'seed', seed)
+  checks.check_count(function, 'seed', seed)
   if not checks.is_whole(num_workers) or not 1 <= num_workers <= labels.size:
     raise ValueError(
       f'{function}: num_workers must be from 1 to the number of examples, got '

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, groups
+from byzjax._src import base, checks, groups
 
 
 def redundant_groups(batch: base.Batch, group_size: int) -> base.Batch:
@@ -34,5 +34,5 @@ def redundant_groups(batch: base.Batch, group_size: int) -> base.Batch:
     Array([5, 5, 5, 7, 7, 7], dtype=int32)
   """
   groups.check_group_size('redundant_groups', group_size)
-  base.num_workers('redundant_groups: batch', batch)
+  checks.num_workers('redundant_groups: batch', batch)
   return jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), batch)

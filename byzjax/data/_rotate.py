@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy import ndimage
 
-from byzjax._src import base, checks
+from byzjax._src import checks
 from byzjax.data._partition import Partition, check_concentration
 
 _CHUNK = 1024  # images at a time, which bounds memory on whole data sets
@@ -142,9 +142,9 @@ def rotation_shift(
   checks.check_sequence(name, 'angles', angles)
   for angle in angles:
     checks.check_real(name, 'angles', angle)
-  base.check_count(name, 'seed', seed)
+  checks.check_count(name, 'seed', seed)
   if num_examples is not None:
-    base.check_count(name, 'num_examples', num_examples, 1)
+    checks.check_count(name, 'num_examples', num_examples, 1)
   choices = np.asarray(angles, np.float32)
   if choices.ndim != 1 or choices.size == 0:
     raise ValueError(

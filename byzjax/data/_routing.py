@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import checks
 from byzjax.data import _partition
 from byzjax.data._partition import Partition
 
@@ -97,7 +97,7 @@ def top_paths(
     >>> data.top_paths(router, np.array([[2.], [-1.]])).tolist()
     [[0, 2], [1, 2]]
   """
-  base.check_count('top_paths', 'num_paths', num_paths, 1)
+  checks.check_count('top_paths', 'num_paths', num_paths, 1)
   scores = path_scores(router, features)
   if num_paths > scores.shape[1]:
     raise ValueError(
@@ -130,7 +130,7 @@ def routed_shards(paths: np.ndarray, num_paths: int) -> Partition:
     array([1, 2], dtype=int32)
   """
   name = 'routed_shards'
-  base.check_count(name, 'num_paths', num_paths, 1)
+  checks.check_count(name, 'num_paths', num_paths, 1)
   paths = np.asarray(paths)
   if not np.issubdtype(paths.dtype, np.integer) or paths.ndim not in (1, 2):
     raise ValueError(

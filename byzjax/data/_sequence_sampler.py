@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks
+from byzjax._src import checks
 from byzjax._src.local import LocalSampler
 from byzjax.data import _local_sampler
 
@@ -42,7 +42,7 @@ def sequence_sampler(
     >>> sampler.draw((), mine, jnp.array(0), jax.random.key(0))[0]
     Array([[6, 7, 8], [6, 7, 8]], dtype=int32)
   """
-  base.check_count('sequence_sampler', 'batch_size', batch_size, 1)
+  checks.check_count('sequence_sampler', 'batch_size', batch_size, 1)
   checks.check_flag('sequence_sampler', 'shuffled', shuffled)
   documents = jnp.asarray(documents)
   return _local_sampler.of_chosen(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import checks
 from byzjax.data import _sources
 
 _SONNETS = 'sonnets'
@@ -92,7 +92,7 @@ def documents(tokens: np.ndarray, length: int) -> np.ndarray:
     >>> data.documents(np.arange(8), 3)
     array([[0, 1, 2, 3], [3, 4, 5, 6]], dtype=int32)
   """
-  base.check_count('documents', 'length', length, 1)
+  checks.check_count('documents', 'length', length, 1)
   tokens = np.asarray(tokens)
   if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
     raise ValueError(

@@ -78,8 +78,8 @@ def example_losses(
   """`(params, indices int32[m]) -> float32[m]`, a few examples at a time."""
   _examples.check(function, images, labels)
   checks.check_function(function, 'loss_per_example', loss_per_example)
-  base.check_range(function, 'scale', scale, 0, exclusive=True)
-  base.check_count(function, 'score_batch_size', score_batch_size, 1)
+  checks.check_range(function, 'scale', scale, 0, exclusive=True)
+  checks.check_count(function, 'score_batch_size', score_batch_size, 1)
   images, labels = jnp.asarray(images), jnp.asarray(labels)
 
   def of_batch(params, indices):

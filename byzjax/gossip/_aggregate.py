@@ -77,7 +77,7 @@ def trimmed(*, num_byzantine: int) -> AggregateRule:
     ...   jnp.array([0., 1., 2., 99.]))
     Array([ 0.5,  1. ,  2. , 50.5], dtype=float32)
   """
-  base.check_count('trimmed', 'num_byzantine', num_byzantine)
+  checks.check_count('trimmed', 'num_byzantine', num_byzantine)
   return aggregate(
     lambda m: trimmed_mean(num_byzantine=min(num_byzantine, (m - 1) // 2)),
     name='trimmed',

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax.gossip._types import AloneAttack, EdgeAttack
 
 
@@ -36,7 +36,7 @@ def dissensus(*, epsilon: base.Scalar = 1.0) -> EdgeAttack:
     Array([0., 1., 2.], dtype=float32)
   """
 
-  base.check_range('dissensus', 'epsilon', epsilon)
+  checks.check_range('dissensus', 'epsilon', epsilon)
 
   def coefficients(mixing, is_byzantine):
     n = mixing.shape[0]

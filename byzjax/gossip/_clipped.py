@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from byzjax._src import base, reductions
+from byzjax._src import base, checks, reductions
 from byzjax.gossip._types import GossipRule
 
 
@@ -48,9 +48,9 @@ def clipped(
     ...   jnp.array([0., 1., 2., 99.]))
     Array([ 0.75,  1.25,  1.75, 98.25], dtype=float32)
   """
-  base.check_count('clipped', 'num_byzantine', num_byzantine)
+  checks.check_count('clipped', 'num_byzantine', num_byzantine)
   if radius is not None:
-    base.check_range('clipped', 'radius', radius, 0)
+    checks.check_range('clipped', 'radius', radius, 0)
 
   def weights(squared, mixing, is_neighbor):
     distances = reductions.sqrt(jnp.where(jnp.isinf(squared), 0, squared))

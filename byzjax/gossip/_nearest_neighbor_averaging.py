@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._src import base
+from byzjax._src import checks
 from byzjax.gossip._types import GossipRule
 
 
@@ -43,7 +43,7 @@ def nearest_neighbor_averaging(*, num_byzantine: int) -> GossipRule:
     Array([ 1.,  1.,  1., 34.], dtype=float32)
   """
   name = 'nearest_neighbor_averaging'
-  base.check_count(name, 'num_byzantine', num_byzantine)
+  checks.check_count(name, 'num_byzantine', num_byzantine)
 
   def weights(squared, mixing, is_neighbor):
     del mixing

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, draws, flat, local
+from byzjax._src import base, checks, draws, flat, local
 
 _NAME = 'entropy_gradient'
 
@@ -99,14 +99,14 @@ def entropy_gradient(
     >>> print(gradient)  # x' is 0.9, then 0.9 - 0.1 (0.9 - 0.5 (1 - 0.9))
     [0.185 0.185]
   """
-  base.check_count(_NAME, 'num_steps', num_steps)
+  checks.check_count(_NAME, 'num_steps', num_steps)
   if not callable(gamma):
-    base.check_range(_NAME, 'gamma', gamma, 0)
-  base.check_range(_NAME, 'step_size', step_size, 0)
-  base.check_range(_NAME, 'noise', noise, 0)
-  base.check_range(_NAME, 'momentum', momentum, 0, 1)
-  base.check_range(_NAME, 'averaging', averaging, 0, 1)
-  base.check_range(_NAME, 'weight_decay', weight_decay, 0)
+    checks.check_range(_NAME, 'gamma', gamma, 0)
+  checks.check_range(_NAME, 'step_size', step_size, 0)
+  checks.check_range(_NAME, 'noise', noise, 0)
+  checks.check_range(_NAME, 'momentum', momentum, 0, 1)
+  checks.check_range(_NAME, 'averaging', averaging, 0, 1)
+  checks.check_range(_NAME, 'weight_decay', weight_decay, 0)
   of_loss = local.as_estimator(
     loss_fn, name=_NAME, needs_key=needs_key, has_aux=has_aux
   )
@@ -153,7 +153,7 @@ def entropy_gradient(
 
 
 def _check_batch(batch: Any, num_steps: int) -> None:
-  found = base.num_workers(f'{_NAME}: batch', batch)
+  found = checks.num_workers(f'{_NAME}: batch', batch)
   if found != num_steps:
     raise ValueError(
       f'{_NAME} needs batch leaves [num_steps, ...], a slice for each of'

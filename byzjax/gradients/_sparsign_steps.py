@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._src import base, flat, local
+from byzjax._src import base, checks, flat, local
 from byzjax.compression import _sparsign
 
 _NAME = 'sparsign_local_steps'
@@ -59,15 +59,15 @@ def sparsign_local_steps(
     >>> print(gradient)
     [-3. -3.]
   """
-  base.check_range(_NAME, 'budget', budget, 0)
-  base.check_range(_NAME, 'learning_rate', learning_rate, 0)
+  checks.check_range(_NAME, 'budget', budget, 0)
+  checks.check_range(_NAME, 'learning_rate', learning_rate, 0)
   of_loss = local.as_estimator(
     loss_fn, name=_NAME, needs_key=needs_key, has_aux=has_aux
   )
 
   def estimate(params, batch, context):
     layout = flat.row_layout(params)
-    num_steps = base.num_workers(f'{_NAME}: batch', batch)
+    num_steps = checks.num_workers(f'{_NAME}: batch', batch)
 
     def step(w, inputs):
       local_batch, key, c = inputs

@@ -138,8 +138,8 @@ def target_projection(
   checks.check_function(_NAME, 'output_loss', output_loss)
   checks.check_flag(_NAME, 'has_aux', has_aux)
   stages = tuple(stages)
-  base.check_count(_NAME, 'num_classes', num_classes, 1)
-  base.check_range(_NAME, 'scale', scale, 0)
+  checks.check_count(_NAME, 'num_classes', num_classes, 1)
+  checks.check_range(_NAME, 'scale', scale, 0)
   checks.check_choice(_NAME, 'residual', residual, _RESIDUALS)
   if not callable(projection):
     checks.check_choice(_NAME, 'projection', projection, _PROJECTIONS)

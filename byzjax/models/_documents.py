@@ -7,7 +7,7 @@ import jax
 import optax
 from flax import nnx
 
-from byzjax._src import base
+from byzjax._src import checks
 
 
 def document_losses(
@@ -46,7 +46,7 @@ def document_losses(
     >>> losses(params, jnp.ones([5, 17], int)).shape
     (5,)
   """
-  base.check_count('document_losses', 'num_prefix', num_prefix)
+  checks.check_count('document_losses', 'num_prefix', num_prefix)
 
   def losses(params: Any, tokens: jax.Array) -> jax.Array:
     if tokens.ndim != 2 or tokens.shape[1] <= num_prefix + 1:
@@ -128,7 +128,7 @@ def prefix_features(
     >>> features(params, jnp.ones([5, 17], int)).shape
     (5, 8)
   """
-  base.check_count('prefix_features', 'num_prefix', num_prefix, 1)
+  checks.check_count('prefix_features', 'num_prefix', num_prefix, 1)
 
   def features(params: Any, tokens: jax.Array) -> jax.Array:
     model = nnx.merge(graphdef, params)

@@ -4,7 +4,7 @@ from typing import Any
 
 from flax import nnx
 
-from byzjax._src import base
+from byzjax._src import checks
 
 _FIRST = ('embedding', 'positions')
 _BLOCKS = 'blocks'
@@ -40,7 +40,7 @@ def split_levels(params: Any, num_levels: int) -> tuple[Any, ...]:
     [[0, 1], [2, 3]]
   """
   name = 'split_levels'
-  base.check_count(name, 'num_levels', num_levels, 1)
+  checks.check_count(name, 'num_levels', num_levels, 1)
   if not isinstance(params, nnx.State) or not {_BLOCKS, *_FIRST} <= set(params):
     raise ValueError(
       f'{name} needs params to be those of a Transformer, got'

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from byzjax._src import base
+from byzjax._src import checks
 
 _NAME = 'Transformer'
 _EXPANSION = 4
@@ -99,7 +99,7 @@ class Transformer(nnx.Module):
       ('num_heads', num_heads),
       ('length', length),
     ]:
-      base.check_count(_NAME, argument, value, 1)
+      checks.check_count(_NAME, argument, value, 1)
     if width % num_heads:
       raise ValueError(
         f'{_NAME} needs width to be a multiple of num_heads, got {width} and'

@@ -98,8 +98,8 @@ def fedbr(
     ('tau_pull', tau_pull),
     ('tau_push', tau_push),
   ]:
-    base.check_range('fedbr', name, value, 0)
-  base.check_count('fedbr', 'num_mixed', num_mixed)
+    checks.check_range('fedbr', name, value, 0)
+  checks.check_count('fedbr', 'num_mixed', num_mixed)
   checks.check_function('fedbr', 'features', features)
   checks.check_function('fedbr', 'classify', classify)
 

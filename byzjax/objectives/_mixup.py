@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat, local
+from byzjax._src import base, checks, flat, local
 
 
 def mixup(
@@ -48,7 +48,7 @@ def mixup(
     >>> print(f"{objective.loss(2.0, (x, 2 * x + 1), context):.3f}")
     1.000
   """
-  base.check_range('mixup', 'alpha', alpha, 0, exclusive=True)
+  checks.check_range('mixup', 'alpha', alpha, 0, exclusive=True)
   inner = local.as_objective(
     loss_fn, name='mixup', needs_key=needs_key, has_aux=has_aux
   )

@@ -88,7 +88,7 @@ def noisy_softmax_cross_entropy(
   """
   name = 'noisy_softmax_cross_entropy'
   _check_names(name, amplitude, direction)
-  base.check_range(name, 'alpha', alpha, 0)
+  checks.check_range(name, 'alpha', alpha, 0)
   checks.check_key(name, 'key', key)
   _check_shapes(name, features, weights, bias, labels)
   dtype = flat.compute_dtype(features.dtype, weights.dtype)
@@ -168,7 +168,7 @@ def noisy_softmax(
     True
   """
   _check_names('noisy_softmax', amplitude, direction)
-  base.check_range('noisy_softmax', 'alpha', alpha, 0)
+  checks.check_range('noisy_softmax', 'alpha', alpha, 0)
   checks.check_function('noisy_softmax', 'features', features)
   checks.check_function('noisy_softmax', 'classifier', classifier)
 

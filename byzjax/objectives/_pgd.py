@@ -61,9 +61,9 @@ def pgd_inputs(
     Array([[ 0.5, -0.5]], dtype=float32)
   """
   _wasserstein.check_plain('pgd_inputs', loss_fn)
-  base.check_count('pgd_inputs', 'num_steps', num_steps)
-  base.check_range('pgd_inputs', 'epsilon', epsilon, 0)
-  base.check_range('pgd_inputs', 'step_size', step_size, 0)
+  checks.check_count('pgd_inputs', 'num_steps', num_steps)
+  checks.check_range('pgd_inputs', 'epsilon', epsilon, 0)
+  checks.check_range('pgd_inputs', 'step_size', step_size, 0)
   checks.check_pair('pgd_inputs', 'batch', batch)
   if value_range is not None:
     checks.check_pair('pgd_inputs', 'value_range', value_range)

@@ -38,11 +38,11 @@ def projection(
     [(4, 8), (8, 8), (8, 4)]
   """
   checks.check_key('projection', 'key', key)
-  base.check_count('projection', 'num_features', num_features, 1)
+  checks.check_count('projection', 'num_features', num_features, 1)
   width = 2 * num_features if width is None else width
   out = num_features if out is None else out
-  base.check_count('projection', 'width', width, 1)
-  base.check_count('projection', 'out', out, 1)
+  checks.check_count('projection', 'width', width, 1)
+  checks.check_count('projection', 'out', out, 1)
   sizes = [num_features, width, width, out]
 
   def layer(key, m, k):

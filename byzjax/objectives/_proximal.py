@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, flat, local
+from byzjax._src import base, checks, flat, local
 
 
 def proximal(
@@ -43,7 +43,7 @@ def proximal(
     >>> print(jax.grad(objective.loss)(jnp.array(1.5), 2.0, context))
     7.0
   """
-  base.check_range('proximal', 'mu', mu, 0)
+  checks.check_range('proximal', 'mu', mu, 0)
   inner = local.as_objective(
     loss_fn, name='proximal', needs_key=needs_key, has_aux=has_aux
   )

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, checks
+from byzjax._src import checks
 
 
 def random_sample_means(
@@ -56,9 +56,9 @@ def random_sample_means(
     ...   images, by_worker, jax.random.key(0), num_pseudo=4).shape
     (4, 1, 1, 1)
   """
-  base.check_count('random_sample_means', 'num_pseudo', num_pseudo, 1)
-  base.check_count('random_sample_means', 'num_averaged', num_averaged, 1)
-  base.check_range('random_sample_means', 'scale', scale, 0, exclusive=True)
+  checks.check_count('random_sample_means', 'num_pseudo', num_pseudo, 1)
+  checks.check_count('random_sample_means', 'num_averaged', num_averaged, 1)
+  checks.check_range('random_sample_means', 'scale', scale, 0, exclusive=True)
   checks.check_key('random_sample_means', 'key', key)
   checks.check_pair('random_sample_means', 'partition', partition)
   indices, sizes = map(jnp.asarray, partition)

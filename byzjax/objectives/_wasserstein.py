@@ -193,11 +193,11 @@ def check_plain(name: str, loss_fn: Any) -> None:
 def _check_step(loss_fn, gamma, step_size, num_ascent_steps):
   name = 'wasserstein'
   check_plain(name, loss_fn)
-  base.check_count(name, 'num_ascent_steps', num_ascent_steps)
-  base.check_range(name, 'gamma', gamma, 0, exclusive=True)
+  checks.check_count(name, 'num_ascent_steps', num_ascent_steps)
+  checks.check_range(name, 'gamma', gamma, 0, exclusive=True)
   if step_size is None:
     return 1 / gamma
-  base.check_range(name, 'step_size', step_size, 0, exclusive=True)
+  checks.check_range(name, 'step_size', step_size, 0, exclusive=True)
   traced = any(isinstance(x, jax.core.Tracer) for x in (gamma, step_size))
   if not traced and not np.all(np.multiply(step_size, gamma) < 2):
     raise ValueError(

@@ -234,7 +234,7 @@ def asynchronous_round(
     )
 
   def step(state, batch, key):
-    rows = base.num_workers(f'{_NAME}: batch', batch)
+    rows = checks.num_workers(f'{_NAME}: batch', batch)
     if rows != events.num_shards:
       raise ValueError(
         f'{_NAME} needs a batch with num_shards={events.num_shards} rows, got'

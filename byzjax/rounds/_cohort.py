@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, local
+from byzjax._src import base, checks, local
 from byzjax.rounds import _engine
 
 
@@ -19,7 +19,7 @@ def participation_of(
     count = participation.num_participants
   else:
     count = participation
-  base.check_count(name, 'participation', count, 1)
+  checks.check_count(name, 'participation', count, 1)
   if count > num_workers:
     raise ValueError(
       f'{name} needs participation <= num_workers, got {count} and'

@@ -7,7 +7,7 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from byzjax import gossip
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax.gossip import _sending
 from byzjax.rounds import _gossip_arguments
 from byzjax.rounds._gossip_round import gossip_round
@@ -101,14 +101,14 @@ def d_sgd(
   """
   name = 'd_sgd'
   _gossip_arguments.check_slots(name, topology, rule, attack)
-  base.check_range(name, 'learning_rate', learning_rate, 0)
-  base.check_range(
+  checks.check_range(name, 'learning_rate', learning_rate, 0)
+  checks.check_range(
     name, 'learning_rate_decay', learning_rate_decay, 0.5, 1, exclusive=True
   )
-  base.check_range(name, 'consensus', consensus, 0)
-  base.check_range(name, 'consensus_decay', consensus_decay, 0)
-  base.check_range(name, 'gradient_noise', gradient_noise, 0)
-  base.check_range(name, 'annealing', annealing, 0)
+  checks.check_range(name, 'consensus', consensus, 0)
+  checks.check_range(name, 'consensus_decay', consensus_decay, 0)
+  checks.check_range(name, 'gradient_noise', gradient_noise, 0)
+  checks.check_range(name, 'annealing', annealing, 0)
   decays = (consensus_decay, learning_rate_decay)
   if not any(isinstance(x, jax.core.Tracer) for x in decays):
     if not np.all(np.asarray(consensus_decay) < learning_rate_decay):

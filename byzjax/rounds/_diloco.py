@@ -4,7 +4,7 @@ import jax
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, local
+from byzjax._src import base, checks, local
 from byzjax.aggregators import mean
 from byzjax.rounds._local_round import NumLocalSteps, local_round
 from byzjax.rounds._rates import ScalarOrSchedule, check_rate
@@ -93,9 +93,9 @@ def diloco(
     [0.53]
   """
   check_rate(_NAME, 'learning_rate', learning_rate)
-  base.check_range(_NAME, 'weight_decay', weight_decay, 0)
-  base.check_range(_NAME, 'outer_learning_rate', outer_learning_rate, 0)
-  base.check_range(_NAME, 'outer_momentum', outer_momentum, 0, 1)
+  checks.check_range(_NAME, 'weight_decay', weight_decay, 0)
+  checks.check_range(_NAME, 'outer_learning_rate', outer_learning_rate, 0)
+  checks.check_range(_NAME, 'outer_momentum', outer_momentum, 0, 1)
   return local_round(
     loss_fn,
     local_optimizer=optax.adamw(learning_rate, weight_decay=weight_decay),

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, local, round_arguments
+from byzjax._src import (
+  base,
+  checks,
+  local,
+  parameters,
+  round_arguments,
+)
 from byzjax.aggregators import mean
 from byzjax.rounds import _replicas
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
@@ -97,11 +103,11 @@ def elastic_averaging(
     >>> print(state.params, byzjax.replicas(state).ravel())
     [1.] [0.5 1.5]
   """
-  base.check_range(_NAME, 'beta', beta, 0, 1)
+  checks.check_range(_NAME, 'beta', beta, 0, 1)
   if alpha is None:
-    base.check_count(_NAME, 'num_workers', num_workers, 1)
+    checks.check_count(_NAME, 'num_workers', num_workers, 1)
     alpha = beta / num_workers
-  base.check_range(_NAME, 'alpha', alpha, 0, 1)
+  checks.check_range(_NAME, 'alpha', alpha, 0, 1)
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
   )
@@ -155,6 +161,6 @@ def _pulled_once(
     inner_state, pull = state
     updates, inner_state = inner.update(updates, inner_state, params, **extra)
     updates = jax.tree.map(jnp.add, updates, pull)
-    return updates, (inner_state, base.zeros_like(pull))
+    return updates, (inner_state, parameters.zeros_like(pull))
 
   return optax.GradientTransformationExtraArgs(inner.init, update_fn)

@@ -6,7 +6,7 @@ import jax
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, local
+from byzjax._src import base, checks, local
 from byzjax.aggregators import mean
 from byzjax.objectives import proximal
 from byzjax.rounds._local_round import NumLocalSteps, local_round
@@ -95,7 +95,7 @@ def fed_prox(
     [1.]
   """
   check_rate(_NAME, 'learning_rate', learning_rate)
-  base.check_range(_NAME, 'mu', mu, 0)
+  checks.check_range(_NAME, 'mu', mu, 0)
   return local_round(
     proximal(loss_fn, mu=mu, needs_key=needs_key, has_aux=has_aux),
     local_optimizer=optax.sgd(learning_rate),

@@ -48,7 +48,7 @@ def byzantine_schedule(
   if callable(byzantine):
     return byzantine
   if checks.is_whole(byzantine):
-    base.check_count(name, 'byzantine', byzantine)
+    checks.check_count(name, 'byzantine', byzantine)
     mask = np.arange(num_nodes) < byzantine
     if byzantine >= num_nodes:
       raise ValueError(
@@ -73,5 +73,5 @@ def number_schedule(
   """A number by step, from a number or a schedule."""
   if callable(value):
     return value
-  base.check_range(name, argument, value, 0)
+  checks.check_range(name, argument, value, 0)
   return lambda step: jnp.asarray(value)

@@ -171,7 +171,7 @@ def local_round(
     >>> bool(info.loss < 0.01)
     True
   """
-  base.check_count(_NAME, 'num_workers', num_workers, 1)
+  checks.check_count(_NAME, 'num_workers', num_workers, 1)
   aggregator = round_arguments.check_slots(
     _NAME, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, local, round_arguments
+from byzjax._src import (
+  base,
+  checks,
+  local,
+  parameters,
+  round_arguments,
+)
 from byzjax.aggregators import mean
 from byzjax.rounds import _replicas
 from byzjax.rounds._rates import ScalarOrSchedule, check_rate
@@ -126,16 +132,16 @@ def parle(
     >>> bool(jnp.abs(state.params - 1)[0] < 0.01)
     True
   """
-  base.check_count(_NAME, 'num_workers', num_workers, 1)
-  base.check_count(_NAME, 'num_local_steps', num_local_steps, 1)
+  checks.check_count(_NAME, 'num_workers', num_workers, 1)
+  checks.check_count(_NAME, 'num_local_steps', num_local_steps, 1)
   gamma, rho = _springs(
     gamma, rho, batches_per_epoch, 0.01 * num_local_steps * num_workers
   )
   check_rate(_NAME, 'learning_rate', learning_rate)
   check_rate(_NAME, 'gamma', gamma)
   check_rate(_NAME, 'rho', rho)
-  base.check_range(_NAME, 'momentum', momentum, 0, 1)
-  base.check_range(_NAME, 'averaging', averaging, 0, 1)
+  checks.check_range(_NAME, 'momentum', momentum, 0, 1)
+  checks.check_range(_NAME, 'averaging', averaging, 0, 1)
   round_arguments.check_choice(_NAME, 'form', form, ('paper', 'released'))
   released = form == 'released'
   if local_state is None:
@@ -159,7 +165,7 @@ def parle(
     x = layout.ravel(params)
     inner = inner_steps(0.0).init(params) if keeps else ()
     return _replicas.ReplicaRows(
-      x, x, base.zeros_like(x), inner, end=x if released else ()
+      x, x, parameters.zeros_like(x), inner, end=x if released else ()
     )
 
   def work(walk, layout, params, row, round):
@@ -231,7 +237,7 @@ def _springs(
         f' given, for they grow as they say, got {batches_per_epoch!r}'
       )
     return gamma, rho
-  base.check_count(_NAME, 'batches_per_epoch', batches_per_epoch, 1)
+  checks.check_count(_NAME, 'batches_per_epoch', batches_per_epoch, 1)
   assert batches_per_epoch is not None
   growth = 1 + 0.5 / batches_per_epoch
   if gamma is None:
@@ -251,7 +257,7 @@ def _add_momentum(decay: base.Scalar) -> optax.GradientTransformation:
     )
     return jax.tree.map(jnp.add, updates, state), state
 
-  return optax.GradientTransformation(base.zeros_like, update_fn)
+  return optax.GradientTransformation(parameters.zeros_like, update_fn)
 
 
 def _averaging(

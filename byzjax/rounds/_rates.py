@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import jax
 
-from byzjax._src import base
+from byzjax._src import base, checks
 
 # A number, or `step -> number`. The alias of optax has no types to check.
 ScalarOrSchedule: TypeAlias = base.Scalar | Callable[[jax.Array], base.Scalar]
@@ -14,4 +14,4 @@ ScalarOrSchedule: TypeAlias = base.Scalar | Callable[[jax.Array], base.Scalar]
 def check_rate(name: str, argument: str, value: Any) -> None:
   """Raises ValueError for a negative number; schedules are not looked at."""
   if not callable(value):
-    base.check_range(name, argument, value, 0)
+    checks.check_range(name, argument, value, 0)

@@ -78,8 +78,8 @@ def build(
   axis_name: str | tuple[str, ...] = 'workers',
 ) -> base.Round:
   """The round of a method; arguments as in `local_round`."""
-  base.check_count(name, 'num_workers', num_workers, 1)
-  base.check_count(name, 'num_local_steps', num_local_steps, 1)
+  checks.check_count(name, 'num_workers', num_workers, 1)
+  checks.check_count(name, 'num_local_steps', num_local_steps, 1)
   aggregator = round_arguments.check_slots(
     name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )

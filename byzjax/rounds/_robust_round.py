@@ -163,7 +163,7 @@ def robust_round(
     ((5,), True)
   """
   name = 'robust_round'
-  base.check_count(name, 'num_workers', num_workers, 1)
+  checks.check_count(name, 'num_workers', num_workers, 1)
   aggregator = round_arguments.check_slots(
     name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )

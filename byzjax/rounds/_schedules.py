@@ -63,8 +63,8 @@ def random_participation(
     2
   """
   name = 'random_participation'
-  base.check_count(name, 'num_workers', num_workers, 1)
-  base.check_count(name, 'num_participants', num_participants, 1)
+  checks.check_count(name, 'num_workers', num_workers, 1)
+  checks.check_count(name, 'num_participants', num_participants, 1)
   checks.check_key(name, 'key', key)
   if num_participants > num_workers:
     raise ValueError(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byzjax._src import base
+from byzjax._src import checks
 
 # Step -> learning rate, or the learning rates of all steps, or one for all.
 LearningRate: TypeAlias = optax.Schedule | np.ndarray | jax.Array | float
@@ -80,7 +80,7 @@ def post_local_synchronization(
   """
   name = 'post_local_synchronization'
   _check_steps(name, total_steps, base_steps)
-  base.check_count(name, 'switch_step', switch_step)
+  checks.check_count(name, 'switch_step', switch_step)
   return _rounds(
     total_steps, lambda step: 1 if step < switch_step else base_steps
   )
@@ -216,11 +216,11 @@ def _by_learning_rate(
 ) -> np.ndarray:
   """Rounds of `max(H, floor((growth / eta)^power))` steps after a warm-up."""
   _check_steps(name, total_steps, base_steps)
-  base.check_range(name, 'growth', growth, 0)
-  base.check_count(name, 'warmup_steps', warmup_steps)
+  checks.check_range(name, 'growth', growth, 0)
+  checks.check_count(name, 'warmup_steps', warmup_steps)
   if warmup_local_steps is None:
     warmup_local_steps = base_steps
-  base.check_count(name, 'warmup_local_steps', warmup_local_steps, 1)
+  checks.check_count(name, 'warmup_local_steps', warmup_local_steps, 1)
   rates = _learning_rates(name, learning_rate, total_steps)
 
   def length(step):
@@ -244,7 +244,7 @@ def _learning_rates(
     with jax.enable_x64(True):
       learning_rate = jax.vmap(learning_rate)(jnp.arange(total_steps))
   elif not isinstance(learning_rate, (jax.Array, np.ndarray)):
-    base.check_range(name, 'learning_rate', learning_rate, 0)
+    checks.check_range(name, 'learning_rate', learning_rate, 0)
   rates = np.asarray(learning_rate, np.float64)
   if rates.shape not in ((), (total_steps,)):
     raise ValueError(
@@ -267,5 +267,5 @@ def _rounds(total_steps: int, length: Callable[[int], int]) -> np.ndarray:
 
 
 def _check_steps(name: str, total_steps: int, base_steps: int) -> None:
-  base.check_count(name, 'total_steps', total_steps, 1)
-  base.check_count(name, 'base_steps', base_steps, 1)
+  checks.check_count(name, 'total_steps', total_steps, 1)
+  checks.check_count(name, 'base_steps', base_steps, 1)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, groups
+from byzjax._src import checks, groups
 
 
 def worst_case_byzantine(
@@ -38,8 +38,8 @@ def worst_case_byzantine(
   """
   name = 'worst_case_byzantine'
   groups.check_groups(name, group_size, num_workers)
-  base.check_count(name, 'num_byzantine', num_byzantine)
-  base.check_majority(name, num_workers, num_byzantine)
+  checks.check_count(name, 'num_byzantine', num_byzantine)
+  checks.check_majority(name, num_workers, num_byzantine)
   group, member = jnp.divmod(jnp.arange(num_workers), group_size)
   majority = (group_size + 1) // 2
   place = group * majority + member

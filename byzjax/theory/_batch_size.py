@@ -2,7 +2,7 @@
 
 import math
 
-from byzjax._src import base, checks
+from byzjax._src import checks
 
 
 def byz_sgdm_bound(
@@ -57,7 +57,7 @@ def byz_sgdm_bound(
     >>> bounds[1] < bounds[0] < bounds[2]
     True
   """
-  base.check_range(
+  checks.check_range(
     'byz_sgdm_bound', 'batch_size', batch_size, 0, exclusive=True
   )
   a1, a2, a3 = _terms(
@@ -123,7 +123,7 @@ def byz_sgdnm_bound(
     0.553
   """
   name = 'byz_sgdnm_bound'
-  base.check_range(name, 'batch_size', batch_size, 0, exclusive=True)
+  checks.check_range(name, 'batch_size', batch_size, 0, exclusive=True)
   _check(
     name,
     num_workers,
@@ -216,17 +216,17 @@ def optimal_batch_size(
 
 
 def _check(name, m, f, gradients, smoothness, gap, variance, constant):
-  base.check_count(name, 'num_workers', m, 1)
-  base.check_count(name, 'num_byzantine', f)
-  base.check_majority(name, m, f)
+  checks.check_count(name, 'num_workers', m, 1)
+  checks.check_count(name, 'num_byzantine', f)
+  checks.check_majority(name, m, f)
   for argument, value in [
     ('num_gradients', gradients),
     ('smoothness', smoothness),
     ('gap', gap),
     ('variance', variance),
   ]:
-    base.check_range(name, argument, value, 0, exclusive=True)
-  base.check_range(name, 'constant', constant, 0)
+    checks.check_range(name, argument, value, 0, exclusive=True)
+  checks.check_range(name, 'constant', constant, 0)
 
 
 def _terms(name, m, f, gradients, smoothness, gap, variance, constant):

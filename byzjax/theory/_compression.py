@@ -2,7 +2,7 @@
 
 import math
 
-from byzjax._src import base
+from byzjax._src import checks
 
 
 def golomb_bits(density: float) -> float:
@@ -31,7 +31,7 @@ def golomb_bits(density: float) -> float:
     >>> byzjax.theory.golomb_bits(0.5)
     1.5
   """
-  base.check_range('golomb_bits', 'density', density, 0, 1)
+  checks.check_range('golomb_bits', 'density', density, 0, 1)
   if density in (0, 1):
     return 2.0 * density
   golden = (math.sqrt(5) + 1) / 2
@@ -66,7 +66,7 @@ def sign_error_bound(signal_to_noise: float) -> float:
     >>> round(byzjax.theory.sign_error_bound(2.0), 4)
     0.0556
   """
-  base.check_range('sign_error_bound', 'signal_to_noise', signal_to_noise, 0)
+  checks.check_range('sign_error_bound', 'signal_to_noise', signal_to_noise, 0)
   if signal_to_noise > 2 / math.sqrt(3):
     return 2 / (9 * signal_to_noise**2)
   return 0.5 - signal_to_noise / (2 * math.sqrt(3))
@@ -102,9 +102,9 @@ def vote_error_bound(p_right: float, p_wrong: float, num_workers: int) -> float:
     0.72
   """
   name = 'vote_error_bound'
-  base.check_range(name, 'p_right', p_right, 0, 1)
-  base.check_range(name, 'p_wrong', p_wrong, 0, 1)
-  base.check_count(name, 'num_workers', num_workers, 1)
+  checks.check_range(name, 'p_right', p_right, 0, 1)
+  checks.check_range(name, 'p_wrong', p_wrong, 0, 1)
+  checks.check_count(name, 'num_workers', num_workers, 1)
   if p_right + p_wrong > 1 + 1e-12:
     raise ValueError(
       f'{name} needs p_right + p_wrong <= 1, got {p_right} and {p_wrong}'

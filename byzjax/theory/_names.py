@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from byzjax import aggregators
-from byzjax._src import base, recipes
+from byzjax._src import base, checks, recipes
 
 # The most messages that may be Byzantine, of n.
 MAX_BYZANTINE: dict[str, Callable[[int], int]] = {
@@ -185,7 +185,7 @@ def most_byzantine(
 
   As without stages, if it depends on what is not known of them.
   """
-  base.check_count(function, 'num_workers', n, 1)
+  checks.check_count(function, 'num_workers', n, 1)
   most = max_of(parts if depends(parts) is None else parts[-1:], n)
   if most < 0:
     raise ValueError(
@@ -228,7 +228,7 @@ def check_byzantine(
   f: int,
 ) -> None:
   """Raises ValueError unless f is what the rule stands, and was made for."""
-  base.check_count(function, 'num_byzantine', f)
+  checks.check_count(function, 'num_byzantine', f)
   check_made_for(function, parts, n, f)
   most = most_byzantine(function, rule, parts, n)
   if f > most:

@@ -3,7 +3,7 @@
 import fractions
 import math
 
-from byzjax._src import base, groups
+from byzjax._src import checks, groups
 
 
 def max_corrupted_groups(
@@ -124,7 +124,7 @@ def corrupted_groups_distribution(
 
 def _check(name, num_workers, num_byzantine, group_size):
   groups.check_groups(name, group_size, num_workers)
-  base.check_count(name, 'num_byzantine', num_byzantine)
+  checks.check_count(name, 'num_byzantine', num_byzantine)
   if num_byzantine > num_workers:
     raise ValueError(
       f'{name} needs num_byzantine <= num_workers, got {num_byzantine} and'

@@ -2,7 +2,7 @@
 
 import math
 
-from byzjax._src import base
+from byzjax._src import base, checks
 from byzjax.theory import _bounds, _names
 
 
@@ -32,9 +32,9 @@ def kappa_lower_bound(num_workers: int, num_byzantine: int) -> float:
     >>> byzjax.theory.kappa_lower_bound(9, 3)
     1.0
   """
-  base.check_count('kappa_lower_bound', 'num_workers', num_workers, 1)
-  base.check_count('kappa_lower_bound', 'num_byzantine', num_byzantine)
-  base.check_majority('kappa_lower_bound', num_workers, num_byzantine)
+  checks.check_count('kappa_lower_bound', 'num_workers', num_workers, 1)
+  checks.check_count('kappa_lower_bound', 'num_byzantine', num_byzantine)
+  checks.check_majority('kappa_lower_bound', num_workers, num_byzantine)
   return num_byzantine / (num_workers - 2 * num_byzantine)
 
 
@@ -123,8 +123,8 @@ def kappa_bound(
 
 def _parts(function, rule, n, f, num_neighbors, num_selected):
   """The parts of a rule that stands f and is made for it, checked."""
-  base.check_count(function, 'num_workers', n, 1)
-  base.check_count(function, 'num_byzantine', f)
+  checks.check_count(function, 'num_workers', n, 1)
+  checks.check_count(function, 'num_byzantine', f)
   _names.check_name(function, rule)
   parts = _names.parts_of(function, rule, f)
   for name, value in [
@@ -133,7 +133,7 @@ def _parts(function, rule, n, f, num_neighbors, num_selected):
   ]:
     if value is None:
       continue
-    base.check_count(function, name, value, 1)
+    checks.check_count(function, name, value, 1)
     config = parts[-1].config
     if not isinstance(rule, str) or not config or name not in config:
       raise ValueError(
@@ -199,7 +199,7 @@ def resilience_bound(
   name = 'resilience_bound'
   n, f, d = num_workers, num_byzantine, num_coordinates
   if d is not None:
-    base.check_count(name, 'num_coordinates', d, 1)
+    checks.check_count(name, 'num_coordinates', d, 1)
   parts = _parts(name, rule, n, f, num_neighbors, num_selected)
   if not _names.are_known(parts):
     return None
@@ -266,7 +266,7 @@ def max_byzantine(rule: str | base.Aggregator, num_workers: int) -> int | None:
     [6, 3]
   """
   name = 'max_byzantine'
-  base.check_count(name, 'num_workers', num_workers, 1)
+  checks.check_count(name, 'num_workers', num_workers, 1)
   _names.check_name(name, rule)
   parts = _names.parts_of(name, rule)
   if not _names.are_known(parts) or _names.depends(parts):
@@ -305,10 +305,10 @@ def clipping_displacement(
     1.2
   """
   name = 'clipping_displacement'
-  base.check_range(name, 'radius', radius, 0)
-  base.check_count(name, 'num_workers', num_workers, 1)
-  base.check_count(name, 'num_byzantine', num_byzantine)
-  base.check_count(name, 'num_iterations', num_iterations, 1)
+  checks.check_range(name, 'radius', radius, 0)
+  checks.check_count(name, 'num_workers', num_workers, 1)
+  checks.check_count(name, 'num_byzantine', num_byzantine)
+  checks.check_count(name, 'num_iterations', num_iterations, 1)
   if num_byzantine > num_workers:
     raise ValueError(
       f'{name} needs num_byzantine <= num_workers, got {num_byzantine} and'

@@ -2,7 +2,7 @@
 
 import math
 
-from byzjax._src import base
+from byzjax._src import checks
 
 
 def sampled_program_size(
@@ -42,9 +42,9 @@ def sampled_program_size(
     2093
   """
   name = 'sampled_program_size'
-  base.check_count(name, 'num_examples', num_examples, 1)
-  base.check_range(name, 'improvement', improvement, 0, 1, exclusive=True)
-  base.check_range(name, 'failure', failure, 0, 1, exclusive=True)
+  checks.check_count(name, 'num_examples', num_examples, 1)
+  checks.check_range(name, 'improvement', improvement, 0, 1, exclusive=True)
+  checks.check_range(name, 'failure', failure, 0, 1, exclusive=True)
   by_mean = (num_examples + 1) / (improvement * failure) - 1
   by_tail = 2 / improvement * (num_examples + 1 - math.log(failure))
   return math.ceil(min(by_mean, by_tail))

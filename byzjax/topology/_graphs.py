@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from byzjax._src import base
+from byzjax._src import checks
 from byzjax.topology._topology import Topology, from_adjacency, is_connected
 
 
@@ -26,7 +26,7 @@ def ring(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
     >>> topology.ring(4).mixing[0] * 3
     array([1., 1., 0., 1.])
   """
-  base.check_count('ring', 'num_nodes', num_nodes, 1)
+  checks.check_count('ring', 'num_nodes', num_nodes, 1)
   return from_adjacency(
     _grid_edges(num_nodes, 1), weights=weights, grid=(num_nodes, 1)
   )
@@ -54,8 +54,8 @@ def torus(rows: int, columns: int, *, weights: str = 'metropolis') -> Topology:
     >>> topology.torus(3, 3).degrees
     array([4, 4, 4, 4, 4, 4, 4, 4, 4])
   """
-  base.check_count('torus', 'rows', rows, 1)
-  base.check_count('torus', 'columns', columns, 1)
+  checks.check_count('torus', 'rows', rows, 1)
+  checks.check_count('torus', 'columns', columns, 1)
   return from_adjacency(
     _grid_edges(rows, columns), weights=weights, grid=(rows, columns)
   )
@@ -81,7 +81,7 @@ def star(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
     >>> topology.star(4).degrees
     array([3, 1, 1, 1])
   """
-  base.check_count('star', 'num_nodes', num_nodes, 1)
+  checks.check_count('star', 'num_nodes', num_nodes, 1)
   edges = np.zeros((num_nodes, num_nodes), bool)
   edges[0, 1:] = edges[1:, 0] = True
   return from_adjacency(edges, weights=weights)
@@ -105,7 +105,7 @@ def complete(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
     >>> topology.complete(4).mixing[0]
     array([0.25, 0.25, 0.25, 0.25])
   """
-  base.check_count('complete', 'num_nodes', num_nodes, 1)
+  checks.check_count('complete', 'num_nodes', num_nodes, 1)
   return from_adjacency(~np.eye(num_nodes, dtype=bool), weights=weights)
 
 
@@ -130,7 +130,7 @@ def chain(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
     >>> topology.chain(4).degrees
     array([1, 2, 2, 1])
   """
-  base.check_count('chain', 'num_nodes', num_nodes, 1)
+  checks.check_count('chain', 'num_nodes', num_nodes, 1)
   node = np.arange(num_nodes)
   return from_adjacency(np.abs(node[:, None] - node) == 1, weights=weights)
 
@@ -159,7 +159,7 @@ def exponential(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
     >>> topology.exponential(16).degrees[0]  # 1, 2, 4 both ways, and 8
     np.int64(7)
   """
-  base.check_count('exponential', 'num_nodes', num_nodes, 1)
+  checks.check_count('exponential', 'num_nodes', num_nodes, 1)
   node = np.arange(num_nodes)
   forward = (node - node[:, None]) % num_nodes
   powers = 2 ** np.arange(max(int(num_nodes) - 1, 1).bit_length())
@@ -200,8 +200,8 @@ def dumbbell(
     >>> topology.dumbbell(3).degrees
     array([3, 2, 2, 2, 2, 3])
   """
-  base.check_count('dumbbell', 'clique_size', clique_size, 1)
-  base.check_count('dumbbell', 'num_byzantine', num_byzantine)
+  checks.check_count('dumbbell', 'clique_size', clique_size, 1)
+  checks.check_count('dumbbell', 'num_byzantine', num_byzantine)
   q, b = clique_size, num_byzantine
   edges = np.zeros((2 * (q + b),) * 2, bool)
   edges[:q, :q] = edges[q : 2 * q, q : 2 * q] = ~np.eye(q, dtype=bool)
@@ -242,9 +242,9 @@ def erdos_renyi(
     np.int64(7)
   """
   name = 'erdos_renyi'
-  base.check_count(name, 'num_nodes', num_nodes, 1)
-  base.check_count(name, 'seed', seed)
-  base.check_range(name, 'probability', probability, 0, 1, exclusive=True)
+  checks.check_count(name, 'num_nodes', num_nodes, 1)
+  checks.check_count(name, 'seed', seed)
+  checks.check_range(name, 'probability', probability, 0, 1, exclusive=True)
   random = np.random.default_rng(seed)
   for _ in range(1000):
     upper = np.triu(random.random((num_nodes,) * 2) < probability, 1)

@@ -77,7 +77,7 @@ def from_adjacency(
   if grid is not None:
     checks.check_pair('topology', 'grid', grid)
     for side in grid:
-      base.check_count('topology', 'grid', side, 1)
+      checks.check_count('topology', 'grid', side, 1)
   edges = np.asarray(adjacency)
   square = edges.ndim == 2 and edges.shape[0] == edges.shape[1] > 0
   if not square or not np.isin(edges, (0, 1)).all():
@@ -158,7 +158,7 @@ def laplacian_weights(
     values = np.linalg.eigvalsh(matrix)
     step = 2 / (values[min(1, len(values) - 1)] + values[-1] or 1)
   else:
-    base.check_range('laplacian_weights', 'beta', beta, 0, exclusive=True)
+    checks.check_range('laplacian_weights', 'beta', beta, 0, exclusive=True)
     step = float(beta)
   mixing = step * topology.adjacency.astype(float)
   return topology._replace(mixing=_with_diagonal(mixing))

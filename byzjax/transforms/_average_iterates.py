@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat
+from byzjax._src import base, checks, flat
 from byzjax.transforms import _arrivals
 
 
@@ -56,7 +56,7 @@ def average_iterates(
   """
   name = 'average_iterates'
   if decay is not None:
-    base.check_range(name, 'decay', decay, 0, 1)
+    checks.check_range(name, 'decay', decay, 0, 1)
 
   def init_fn(params):
     # Not the parameters' own buffers: an update may be given those to reuse.

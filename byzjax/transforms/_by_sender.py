@@ -4,7 +4,7 @@ import jax
 import optax
 from jax import lax
 
-from byzjax._src import base, round_arguments
+from byzjax._src import checks, round_arguments
 from byzjax.transforms import _arrivals
 
 
@@ -53,7 +53,7 @@ def by_sender(
     [-1.5]
   """
   name = 'by_sender'
-  base.check_count(name, 'num_workers', num_workers, 1)
+  checks.check_count(name, 'num_workers', num_workers, 1)
   round_arguments.check_transform(name, 'tx', tx)
   tx = optax.with_extra_args_support(tx)
 

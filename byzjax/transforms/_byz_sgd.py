@@ -104,4 +104,4 @@ def byz_sgdnm(
 def _check(name, learning_rate, aggregator, momentum):
   checks.check_rate(name, 'learning_rate', learning_rate)
   checks.check_kind(name, 'aggregator', aggregator, base.Aggregator)
-  base.check_range(name, 'momentum', momentum, 0, 1)
+  checks.check_range(name, 'momentum', momentum, 0, 1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, selection, sorting
+from byzjax._src import base, checks, flat, selection, sorting
 
 
 def clip_coordinates(
@@ -74,9 +74,9 @@ def clip_coordinates(
       f' threshold={threshold}'
     )
   if fraction is not None:
-    base.check_range(name, 'fraction', fraction, 0, 1)
+    checks.check_range(name, 'fraction', fraction, 0, 1)
   if threshold is not None:
-    base.check_range(name, 'threshold', threshold, 0)
+    checks.check_range(name, 'threshold', threshold, 0)
 
   def update_fn(updates, state, params=None):
     del params

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, checks, flat
+from byzjax._src import (
+  base,
+  checks,
+  flat,
+  parameters,
+)
 from byzjax.transforms import _arrivals
 
 
@@ -91,11 +96,11 @@ def delayed_nesterov(
   """
   name, n = 'delayed_nesterov', num_buffered
   checks.check_rate(name, 'learning_rate', learning_rate)
-  base.check_count(name, 'num_buffered', n, 1)
-  base.check_range(name, 'momentum', momentum, 0, 1)
+  checks.check_count(name, 'num_buffered', n, 1)
+  checks.check_range(name, 'momentum', momentum, 0, 1)
   if aggregator is not None:
     checks.check_kind(name, 'aggregator', aggregator, base.Aggregator)
-  base.check_range(name, 'activation', activation, 0, 1 / n)
+  checks.check_range(name, 'activation', activation, 0, 1 / n)
 
   def init_fn(params):
     zeros = jax.tree.map(
@@ -104,7 +109,7 @@ def delayed_nesterov(
     step = jnp.zeros([], jnp.int32)
     if aggregator is None:
       return DelayedNesterovState(step, zeros, zeros, ())
-    rows = base.zeros_like(params, (n,))
+    rows = parameters.zeros_like(params, (n,))
     return DelayedNesterovState(step, zeros, rows, aggregator.init(params))
 
   def gather(updates, state, hit, params, key):

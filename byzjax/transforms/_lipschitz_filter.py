@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, checks, flat, reductions, round_arguments
+from byzjax._src import (
+  base,
+  checks,
+  flat,
+  parameters,
+  reductions,
+  round_arguments,
+)
 from byzjax.transforms import _arrivals
 
 Reference = Literal['accepted', 'sender']
@@ -107,8 +114,8 @@ def lipschitz_filter(
     [0.] 1
   """
   name, k, f = 'lipschitz_filter', num_workers, num_byzantine
-  base.check_count(name, 'num_byzantine', f)
-  base.check_count(name, 'num_workers', k, 1)
+  checks.check_count(name, 'num_byzantine', f)
+  checks.check_count(name, 'num_workers', k, 1)
   if k < 3 * f + 1:
     raise ValueError(
       f'{name} needs num_workers >= 3 * num_byzantine + 1, got {k} and {f}'
@@ -121,7 +128,7 @@ def lipschitz_filter(
   inner = optax.with_extra_args_support(inner)
 
   def init_fn(params):
-    rows = base.zeros_like(params, (num_rows,))
+    rows = parameters.zeros_like(params, (num_rows,))
     return LipschitzFilterState(
       inner=inner.init(params),
       messages=rows,

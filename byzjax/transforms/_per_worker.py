@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from byzjax._src import base, round_arguments
+from byzjax._src import checks, round_arguments
 
 
 def per_worker(
@@ -39,7 +39,7 @@ def per_worker(
     Array([[0.6, 0.8],
            [0. , 0.5]], dtype=float32)
   """
-  base.check_count('per_worker', 'num_workers', num_workers, 1)
+  checks.check_count('per_worker', 'num_workers', num_workers, 1)
   round_arguments.check_transform('per_worker', 'tx', tx)
   tx = optax.with_extra_args_support(tx)
 
@@ -47,7 +47,7 @@ def per_worker(
     return jax.vmap(tx.init, in_axes=None, axis_size=num_workers)(params)
 
   def update_fn(updates, state, params=None, **extra):
-    rows = base.num_workers('per_worker: updates', updates)
+    rows = checks.num_workers('per_worker: updates', updates)
     if rows != num_workers:
       raise ValueError(
         f'per_worker needs updates with num_workers={num_workers} rows, got'

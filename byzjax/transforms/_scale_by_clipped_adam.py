@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat
+from byzjax._src import base, checks, flat
 from byzjax.transforms._clip_coordinates import clip_coordinates
 
 
@@ -53,10 +53,10 @@ def scale_by_clipped_adam(
     [ 0.25 -1.    1.    1.  ]
   """
   name = 'scale_by_clipped_adam'
-  base.check_range(name, 'fraction', fraction, 0, 1)
-  base.check_range(name, 'b1', b1, 0, 1)
-  base.check_range(name, 'b2', b2, 0, 1)
-  base.check_range(name, 'eps', eps, 0)
+  checks.check_range(name, 'fraction', fraction, 0, 1)
+  checks.check_range(name, 'b1', b1, 0, 1)
+  checks.check_range(name, 'b2', b2, 0, 1)
+  checks.check_range(name, 'eps', eps, 0)
   clip = clip_coordinates(fraction=fraction)
 
   def init_fn(params):

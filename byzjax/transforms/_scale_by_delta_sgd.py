@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat, reductions
+from byzjax._src import base, checks, flat, reductions
 
 
 class ScaleByDeltaSgdState(NamedTuple):
@@ -91,12 +91,12 @@ def scale_by_delta_sgd(
     0.1
   """
   name = 'scale_by_delta_sgd'
-  base.check_range(
+  checks.check_range(
     name, 'initial_step_size', initial_step_size, 0, exclusive=True
   )
-  base.check_range(name, 'gamma', gamma, 0, exclusive=True)
-  base.check_range(name, 'damping', damping, 0)
-  base.check_range(name, 'initial_ratio', initial_ratio, 0)
+  checks.check_range(name, 'gamma', gamma, 0, exclusive=True)
+  checks.check_range(name, 'damping', damping, 0)
+  checks.check_range(name, 'initial_ratio', initial_ratio, 0)
 
   def init_fn(params):
     dtype = flat.compute_dtype(*jax.tree.leaves(params))

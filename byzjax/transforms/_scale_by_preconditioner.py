@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat, reductions
+from byzjax._src import base, checks, flat, reductions
 
 Rule = Literal['adam', 'rmsprop', 'adagrad', 'adahessian', 'oasis']
 
@@ -123,8 +123,8 @@ def scale_by_preconditioner(
     raise ValueError(
       f'{name} needs rule to be one of {get_args(Rule)}, got {rule!r}'
     )
-  base.check_range(name, 'decay', decay, 0, 1)
-  base.check_range(name, 'lower_bound', lower_bound, 0, exclusive=True)
+  checks.check_range(name, 'decay', decay, 0, 1)
+  checks.check_range(name, 'lower_bound', lower_bound, 0, exclusive=True)
   uses_hessian = rule in ('adahessian', 'oasis')
 
   def init_fn(params):

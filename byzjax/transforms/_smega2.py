@@ -96,8 +96,8 @@ def smega2(
   """
   name, n = 'smega2', num_workers
   checks.check_rate(name, 'learning_rate', learning_rate)
-  base.check_count(name, 'num_workers', n, 1)
-  base.check_range(name, 'momentum', momentum, 0, 1)
+  checks.check_count(name, 'num_workers', n, 1)
+  checks.check_range(name, 'momentum', momentum, 0, 1)
 
   def init_fn(params):
     zeros = jax.tree.map(

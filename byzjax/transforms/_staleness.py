@@ -39,7 +39,7 @@ def delay_adaptive(num_workers: int) -> optax.GradientTransformationExtraArgs:
     Array([0.5, 0.5], dtype=float32)
   """
   name = 'delay_adaptive'
-  base.check_count(name, 'num_workers', num_workers, 1)
+  checks.check_count(name, 'num_workers', num_workers, 1)
   return _scaled(name, lambda tau: num_workers / jnp.maximum(num_workers, tau))
 
 
@@ -80,7 +80,7 @@ def discount_staleness(
     Array([0.5, 0.5], dtype=float32)
   """
   name = 'discount_staleness'
-  base.check_range(name, 'exponent', exponent, 0)
+  checks.check_range(name, 'exponent', exponent, 0)
   return _scaled(name, lambda tau: (1 + tau) ** (-exponent))
 
 
@@ -120,7 +120,7 @@ def compensate_delay(
     Array([2., 4.], dtype=float32)
   """
   name = 'compensate_delay'
-  base.check_range(name, 'strength', strength, 0)
+  checks.check_range(name, 'strength', strength, 0)
 
   def update_fn(updates, state, params=None, *, stale_params=None, **extra):
     del extra

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, flat
+from byzjax._src import base, checks, flat
 
 
 class WorkerMomentumState(NamedTuple):
@@ -51,7 +51,7 @@ def worker_momentum(
     >>> print(first, second)
     [4.] [5.]
   """
-  base.check_range('worker_momentum', 'decay', decay, 0, 1)
+  checks.check_range('worker_momentum', 'decay', decay, 0, 1)
 
   def init_fn(params):
     # Half precision would round the decay itself: 0.99 is 0.988 in bfloat16.
