@@ -11,7 +11,8 @@ from jax import lax
 
 from byzjax._src import base, flat, local
 from byzjax.gradients import hutchinson_diagonal
-from byzjax.rounds import _engine, _local_steps
+from byzjax.rounds import _local_steps
+from byzjax.rounds._work import Context, Work, WorkerOutput
 from byzjax.rounds._worker_gradients import over_workers
 from byzjax.transforms import Preconditioner, per_worker
 
@@ -54,7 +55,7 @@ class Parts(NamedTuple):
   worker_map: str | int
 
 
-def build(parts: Parts) -> _engine.Work:
+def build(parts: Parts) -> Work:
   """The work of the round with these parts."""
   tx, preconditioner = parts.optimizer, parts.preconditioner
   scaler: Any = preconditioner
@@ -133,9 +134,9 @@ def build(parts: Parts) -> _engine.Work:
     found = statistic(params, batch, context)
     return plan, flat.row_layout(params).ravel(found)
 
-  def run(params, batch, rows, keys, *, context: _engine.Context, exchange):
+  def run(params, batch, rows, keys, *, context: Context, exchange):
     layout = flat.row_layout(params)
-    shared, new_sides = context.shared, list(context.sides)
+    shared, new_sides = context.shared, list(context.auxiliary)
     num_steps = parts.steps_at(context.step)
     own_steps = num_steps[context.ids] if num_steps.ndim else ()
     begins = functools.partial(begin, round=context.step)
@@ -207,7 +208,7 @@ def build(parts: Parts) -> _engine.Work:
       mine = context.is_byzantine[:, None]
       messages = jnp.where(mine, gradients, messages)
     taken = num_steps[context.cohort.ids] if num_steps.ndim else num_steps
-    return _engine.Done(
+    return WorkerOutput(
       losses,
       messages,
       kept._replace(chain=chain),
@@ -218,7 +219,7 @@ def build(parts: Parts) -> _engine.Work:
       aux,
     )
 
-  return _engine.Work(init, run, init_shared, sides)
+  return Work(init, run, init_shared, sides)
 
 
 def _average(start, ends, sides, exchange, context):

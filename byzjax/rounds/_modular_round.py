@@ -21,9 +21,9 @@ from byzjax._src import (
 from byzjax._src import paths as path_tools
 from byzjax.aggregators import mean
 from byzjax.rounds import (
-  _engine,
   _local_steps,
   _modular_server,
+  _stages,
 )
 from byzjax.rounds._local_round import NumLocalSteps
 from byzjax.rounds._worker_gradients import LossFn, over_workers
@@ -269,7 +269,7 @@ def modular_round(
       layout.unravel_rows(aggregates), state, modules
     )
     new = optax.apply_updates(modules, updates)
-    return _engine.where_rows(
+    return _stages.where_rows(
       sent.counts > 0, (new, new_state), (modules, state)
     )
 
@@ -325,7 +325,7 @@ def modular_round(
     new_state = state._replace(
       step=state.step + 1,
       params=tuple(modules for modules, _ in moved),
-      workers=_engine.where_rows(present, rows, state.workers),
+      workers=_stages.where_rows(present, rows, state.workers),
       attack=tuple(s.states.attack for s in sent),
       aggregator=tuple(s.states.aggregator for s in sent),
       optimizer=tuple(outer_state for _, outer_state in moved),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax._src import base, layouts
-from byzjax.rounds import _engine
+from byzjax.rounds import _stages
 
 
 class Group(NamedTuple):
@@ -84,7 +84,7 @@ def aggregate(
     counts = jnp.full(chosen.size, group.senders.shape[1])
     if mine is not None:
       counts = jnp.sum(mine > 0, axis=1)
-      new = _engine.where_rows(counts > 0, new, old)
+      new = _stages.where_rows(counts > 0, new, old)
     sent = Sent(
       sent.aggregates.at[chosen].set(found),
       jax.tree.map(lambda x, y, c=chosen: x.at[c].set(y), sent.states, new),

@@ -17,6 +17,7 @@ from byzjax._src import (
   round_arguments,
 )
 from byzjax.rounds import _engine, _local_steps
+from byzjax.rounds._work import Cohort, Context, Parts, Work, WorkerOutput
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
 
 
@@ -110,7 +111,7 @@ def build(
 
     return jax.vmap(of_worker, in_axes=None, axis_size=n)(params)
 
-  def run(params, batch, rows, keys, *, context: _engine.Context, exchange):
+  def run(params, batch, rows, keys, *, context: Context, exchange):
     del exchange
     layout = flat.row_layout(params)
 
@@ -151,29 +152,32 @@ def build(
     losses, messages, rows, aux = over_workers(name, one_worker, worker_map)(
       params, batch, context.is_byzantine, rows, keys
     )
-    return _engine.Done(
+    return WorkerOutput(
       losses,
       messages,
       rows,
       context.shared,
-      context.sides,
+      context.auxiliary,
       jnp.asarray(num_local_steps, jnp.int32),
       estimator.count_gradients(num_local_steps),
       aux,
     )
 
   engine = _engine.build(
-    _engine.Work(init_rows, run),
-    aggregator=aggregator,
-    optimizer=method.server,
-    num_workers=num_workers,
-    cohort_size=num_workers,
-    attack=message_attack,
-    codec=codec,
-    server_codec=server_codec,
-    mesh=mesh,
-    num_shards=num_shards,
-    axis_name=axis_name,
+    Parts(
+      Work(init_rows, run),
+      aggregator=aggregator,
+      optimizer=optax.with_extra_args_support(method.server),
+      num_workers=num_workers,
+      cohort_size=num_workers,
+      attack=message_attack,
+      data_attack=None,
+      codec=codec,
+      server_codec=server_codec,
+      mesh=mesh,
+      num_shards=num_shards,
+      axis_name=axis_name,
+    )
   )
 
   def init(params, key=None):
@@ -185,7 +189,7 @@ def build(
     round_arguments.check_batch(name, batch, num_workers)
     if sampler is None:
       round_arguments.check_slices(name, batch, num_local_steps)
-    everybody = _engine.Cohort(
+    everybody = Cohort(
       jnp.arange(num_workers),
       round_arguments.byzantine_of(name, schedule, state.step, num_workers),
       None,

@@ -14,6 +14,7 @@ from byzjax._src import (
   round_arguments,
 )
 from byzjax.rounds import _engine
+from byzjax.rounds._work import Cohort, Parts, Work, WorkerOutput
 from byzjax.rounds._worker_gradients import (
   LossFn,
   ValueAndGrad,
@@ -198,33 +199,37 @@ def robust_round(
   def run(params, batch, rows, keys, *, context, exchange):
     del exchange
     layout = flat.row_layout(params)
-    found = gradients(params, batch, keys, context.step)
-    gradient = layout.ravel_rows(found.gradient)
+    estimate = gradients(params, batch, keys, context.step)
+    gradient = layout.ravel_rows(estimate.gradient)
     messages, rows = lifted.update(gradient, rows, layout.ravel(params))
     if not byzantine_chain:
       messages = jnp.where(context.is_byzantine[:, None], gradient, messages)
-    return _engine.Done(
-      found.loss,
+    return WorkerOutput(
+      estimate.loss,
       messages,
       rows,
       context.shared,
-      context.sides,
+      context.auxiliary,
       num_gradients=estimator.count_gradients(1),
-      aux=found.aux,
+      aux=estimate.aux,
     )
 
+  message_attack = attack if isinstance(attack, base.Attack) else None
   engine = _engine.build(
-    _engine.Work(init_rows, run),
-    aggregator=aggregator,
-    optimizer=optimizer,
-    num_workers=num_workers,
-    cohort_size=num_workers,
-    attack=attack,
-    codec=codec,
-    server_codec=server_codec,
-    mesh=mesh,
-    num_shards=num_shards,
-    axis_name=axis_name,
+    Parts(
+      Work(init_rows, run),
+      aggregator=aggregator,
+      optimizer=optax.with_extra_args_support(optimizer),
+      num_workers=num_workers,
+      cohort_size=num_workers,
+      attack=message_attack,
+      data_attack=None if isinstance(attack, base.Attack) else attack,
+      codec=codec,
+      server_codec=server_codec,
+      mesh=mesh,
+      num_shards=num_shards,
+      axis_name=axis_name,
+    )
   )
 
   def init(params, key=None):
@@ -234,7 +239,7 @@ def robust_round(
 
   def step(state, batch, key):
     round_arguments.check_batch(name, batch, num_workers)
-    everybody = _engine.Cohort(
+    everybody = Cohort(
       jnp.arange(num_workers),
       round_arguments.byzantine_of(name, schedule, state.step, num_workers),
       weights_at(state.step),
