@@ -59,7 +59,7 @@ def fang(*, scale: base.Scalar = 2.0) -> base.Attack:
 
     return row, state
 
-  return _message.from_view('fang', send)
+  return _message.from_rows('fang', send)
 
 
 def _extremes(x, mask):

@@ -61,51 +61,89 @@ def check_ddof(attack: str, ddof: Any) -> None:
     raise ValueError(f'{attack} needs ddof to be 0 or 1, got {ddof!r}')
 
 
+Init = Callable[[base.Params], base.State]
+Observe = Callable[[base.State, base.Aggregate], base.State]
+
+
 def from_view(
   name: str,
-  send: Callable[[View, base.State], tuple[Any, base.State]],
-  init: Callable[[base.Params], base.State] = optax.init_empty_state,
-  observe: Callable[[base.State, base.Aggregate], base.State] | None = None,
+  row_fn: Callable[[View, base.State], tuple[jax.Array, base.State]],
+  init: Init = optax.init_empty_state,
+  observe: Observe | None = None,
 ) -> base.Attack:
-  """An attack from what its workers send when they have seen the messages.
+  """An attack whose rows are all the same, made of the honest messages.
 
   Args:
     name: of the attack, for errors.
-    send: `(view, state) -> (row, state)`; row is what all attackers send,
-      float[d], or a function of the worker's index that returns it.
+    row_fn: `(view, state) -> (row float[d], state)`; only rows of the view
+      where `is_honest` may be read.
     init: `params -> state`.
     observe: `(state, aggregate) -> state`, or None.
   """
 
-  def apply(
-    messages,
-    state,
-    *,
-    is_byzantine,
-    key=None,
-    axis_name=None,
-    num_coordinates=None,
-    coordinates=None,
-    **knowledge,
-  ):
-    del knowledge
-    is_byzantine = mask_of(name, messages, is_byzantine)
-    x, layout = flat.ravel_rows(name, messages)
-    finite = reductions.finite_rows(x, axis_name=axis_name)
-    view = View(
-      x,
-      ~is_byzantine & finite,
-      is_byzantine,
-      key,
-      axis_name,
-      layout.size if num_coordinates is None else num_coordinates,
-      coordinates,
-    )
-    row, state = send(view, state)
-    row_of = row if callable(row) else lambda worker: row
-    return layout.unravel_rows(_replace_rows(x, row_of, is_byzantine)), state
+  def send(messages, state, *, is_byzantine, **knowledge):
+    view, layout = view_of(name, messages, is_byzantine, **knowledge)
+    row, state = row_fn(view, state)
+    return layout.unravel(row), state
 
-  return base.Attack(init, apply, observe)
+  def apply(messages, state, *, is_byzantine, **knowledge):
+    row, state = send(messages, state, is_byzantine=is_byzantine, **knowledge)
+    is_byzantine = mask_of(name, messages, is_byzantine)
+    return layouts.with_common_row(messages, row, is_byzantine), state
+
+  return base.Attack(init, apply, observe, send, reads_own=False)
+
+
+def from_rows(
+  name: str,
+  row_fn: Callable[[View, base.State], tuple[Callable, base.State]],
+  init: Init = optax.init_empty_state,
+  *,
+  reads_own: bool = False,
+) -> base.Attack:
+  """An attack in which each worker sends a row of its own.
+
+  `row_fn(view, state) -> (row_of, state)`, and `row_of(worker) -> float[d]`.
+  Other arguments as for `from_view`; `reads_own` as in `Attack`.
+  """
+
+  def apply(messages, state, *, is_byzantine, **knowledge):
+    view, layout = view_of(name, messages, is_byzantine, **knowledge)
+    row_of, state = row_fn(view, state)
+    rows = _replace_rows(view.x, row_of, view.is_byzantine)
+    return layout.unravel_rows(rows), state
+
+  return base.Attack(init, apply, reads_own=reads_own)
+
+
+def view_of(
+  name: str,
+  messages: base.Messages,
+  is_byzantine: Any,
+  *,
+  key: jax.Array | None = None,
+  axis_name: base.AxisName = None,
+  num_coordinates: int | None = None,
+  coordinates: jax.Array | None = None,
+  is_finite: jax.Array | None = None,
+  **knowledge: Any,
+) -> tuple[View, flat.RowLayout]:
+  """What the attackers see, from the arguments of `Attack.apply`."""
+  del knowledge
+  is_byzantine = mask_of(name, messages, is_byzantine)
+  x, layout = flat.ravel_rows(name, messages)
+  if is_finite is None:
+    is_finite = reductions.finite_rows(x, axis_name=axis_name)
+  view = View(
+    x,
+    ~is_byzantine & is_finite,
+    is_byzantine,
+    key,
+    axis_name,
+    layout.size if num_coordinates is None else num_coordinates,
+    coordinates,
+  )
+  return view, layout
 
 
 def from_honest(

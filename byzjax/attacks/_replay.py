@@ -112,4 +112,6 @@ def replay(
     row = (lambda worker: past[worker]) if own else past[0]
     return row, ReplayState(state.step + 1, history)
 
+  if own:
+    return _message.from_rows('replay', send, init, reads_own=True)
   return _message.from_view('replay', send, init)
