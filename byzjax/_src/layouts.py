@@ -29,21 +29,40 @@ class WorkerShardedState(NamedTuple):
   attack: base.State
 
 
-class Message(NamedTuple):
-  """The messages of a round after the attack, maybe not yet written out.
+# What an attack may know of the call, of all that the rule is told.
+_KNOWLEDGE = ('axis_name', 'num_coordinates', 'coordinates')
+
+
+class Seen(NamedTuple):
+  """What one pass over the messages tells, before any attack.
 
   Attributes:
-    x: leaves [n, ...]; what the Byzantine workers send stands in `common`, if
-      that is not None.
-    common: the one row that they all send, or None.
-    is_finite: bool[n], of what is sent; None if it has still to be looked at.
-    squared_norms: float[n], of `x`; or None.
+    is_finite: bool[n]; of those that an attack overwrites by one row anyway it
+      may be True whatever they are.
+    counted: bool[n], the honest and finite messages of who takes part; None if
+      it is not known who is honest.
+    mean: float[d], of those; or None.
+    squared_norms: float[n], or None if the rule does not ask for them.
   """
 
-  x: base.Messages
-  common: base.CommonRow | None
-  is_finite: jax.Array | None
+  is_finite: jax.Array
+  counted: jax.Array | None
+  mean: jax.Array | None
   squared_norms: jax.Array | None
+
+
+class Sent(NamedTuple):
+  """The messages after the attack.
+
+  Attributes:
+    messages: leaves [n, ...], without what stands in `common`.
+    common: the one row that all Byzantine workers send, or None.
+    is_finite: bool[n].
+  """
+
+  messages: base.Messages
+  common: base.CommonRow | None
+  is_finite: jax.Array
 
 
 def attacked(
@@ -71,98 +90,108 @@ def attacked(
     key=None,
     is_byzantine=None,
     columns=None,
-    num_coordinates=None,
-    **options,
+    **told,
   ):
+    n = checks.num_workers('messages', messages)
+    if is_byzantine is not None:
+      is_byzantine = checks.byzantine_mask('an attack', is_byzantine, n)
+    elif attack is not None:
+      raise ValueError('an attack needs is_byzantine, got None')
+    told = {name: value for name, value in told.items() if value is not None}
+    size = sum(x[0].size for x in jax.tree.leaves(messages))
+    told.setdefault('num_coordinates', size)
     attack_key, rule_key = (
       (None, None) if key is None else jax.random.split(key)
     )
-    if is_byzantine is not None:
-      n = checks.num_workers('messages', messages)
-      is_byzantine = checks.byzantine_mask('an attack', is_byzantine, n)
-    if num_coordinates is None:
-      num_coordinates = sum(x[0].size for x in jax.tree.leaves(messages))
-    options = {k: v for k, v in options.items() if v is not None}
-    options['num_coordinates'] = num_coordinates
-    sent = look_at(messages, aggregator, options.get('axis_name'))
-    honest, attack_state = sent, state.attack
+    seen = look_at(aggregator, attack, messages, is_byzantine, told)
+    sent, attack_state = Sent(messages, None, seen.is_finite), state.attack
     if attack is not None:
-      if is_byzantine is None:
-        raise ValueError('an attack needs is_byzantine, got None')
       sent, attack_state = byzantine_message(
-        attack,
-        codec,
-        sent,
-        state,
-        key=attack_key,
-        is_byzantine=is_byzantine,
-        columns=columns,
-        **{k: options[k] for k in _KNOWLEDGE if k in options},
-      )
-    aggregate, rule_state, info = _aggregate(
-      aggregator, sent, state.aggregator, params, rule_key, options
+        attack, codec, messages, seen, state, attack_key, is_byzantine, columns,
+        told,
+      )  # fmt: skip
+    aggregate, rule_state, info = aggregate_sent(
+      aggregator, sent, seen, state.aggregator, params, rule_key, told
     )
     if columns is not None:
       # A vote on nothing is +1.
       aggregate = jnp.where(columns[0], aggregate, 0)
     if attack is not None and attack.observe is not None:
       attack_state = attack.observe(attack_state, aggregate)
-    mask = sent.is_finite
-    if mask is None:
-      mask = look_at(sent.x, None, options.get('axis_name')).is_finite
-    info = info._replace(mask=mask)
-    if is_byzantine is not None:
-      error = _error(aggregate, honest, is_byzantine, options)
+    info = info._replace(mask=sent.is_finite)
+    if seen.mean is not None:
+      vector, _ = flat.ravel_rows('round', jax.tree.map(_as_rows, aggregate))
+      error = reductions.distance(
+        vector[0], seen.mean, axis_name=told.get('axis_name')
+      )
       info = info._replace(error=error)
     return aggregate, WorkerShardedState(rule_state, attack_state), info
 
   return base.Aggregator(init, inspect, name=aggregator.name)
 
 
-# What an attack may know of a round, of all that the rule is told.
-_KNOWLEDGE = ('axis_name', 'num_coordinates', 'coordinates')
-
-
 def look_at(
+  aggregator: base.Aggregator,
+  attack: base.Attack | None,
   messages: base.Messages,
-  aggregator: base.Aggregator | None,
-  axis_name: base.AxisName,
-) -> Message:
-  """The messages and which are finite, in one pass over them.
-
-  A rule that needs their norms gets those of the same pass.
-  """
+  is_byzantine: jax.Array | None,
+  told: dict[str, Any],
+) -> Seen:
+  """Who is finite and the honest mean, in as few passes as can be."""
   x, _ = flat.ravel_rows('round', messages)
-  if aggregator is None or not aggregator.update.takes_norms:
-    is_finite = reductions.finite_rows(x, axis_name=axis_name)
-    return Message(messages, None, is_finite, None)
-  norms = reductions.squared_norms(x, axis_name=axis_name)
-  # The square of a large number is not finite either: only then look again.
-  is_finite = lax.cond(
-    jnp.all(jnp.isfinite(norms)),
-    lambda x: jnp.ones(x.shape[0], bool),
-    lambda x: reductions.finite_rows(x, axis_name=axis_name),
-    x,
-  )
-  return Message(messages, None, is_finite, norms)
+  axis_name, weights = told.get('axis_name'), told.get('worker_weights')
+  norms = None
+
+  def look():
+    return reductions.finite_rows(x, axis_name=axis_name)
+
+  def mean_of(counted):
+    return reductions.rows_mean(x, counted)
+
+  def look_if(doubtful, known, otherwise):
+    return lax.cond(doubtful, otherwise, lambda: known)
+
+  if aggregator.update.takes_norms:
+    norms = reductions.squared_norms(x, axis_name=axis_name)
+    # The square of a large number is not finite either: only then look again.
+    doubtful = ~jnp.all(jnp.isfinite(norms))
+    is_finite = look_if(doubtful, jnp.ones(len(norms), bool), look)
+  elif attack is not None and attack.send is not None and weights is None:
+    # A mean is finite if and only if all of its rows are, as they are divided
+    # first; and of the other rows nothing is read.
+    assert is_byzantine is not None
+    mean = mean_of(~is_byzantine)
+    doubtful = ~reductions.finite_rows(mean[None], axis_name=axis_name)[0]
+    is_finite = look_if(doubtful, jnp.ones_like(is_byzantine), look)
+    counted = ~is_byzantine & is_finite
+    mean = look_if(doubtful, mean, lambda: mean_of(counted))
+    return Seen(is_finite, counted, mean, None)
+  else:
+    is_finite = look()
+  if is_byzantine is None:
+    return Seen(is_finite, None, None, norms)
+  counted = ~is_byzantine & is_finite
+  if weights is not None:
+    counted &= (weights > 0) & jnp.isfinite(weights)
+  return Seen(is_finite, counted, mean_of(counted), norms)
 
 
 def byzantine_message(
   attack: base.Attack,
   codec: base.Codec | None,
-  honest: Message,
+  messages: base.Messages,
+  seen: Seen,
   state: WorkerShardedState,
-  *,
   key: jax.Array | None,
   is_byzantine: jax.Array,
   columns: jax.Array | None,
-  **knowledge: Any,
-) -> tuple[Message, base.State]:
+  told: dict[str, Any],
+) -> tuple[Sent, base.State]:
   """What is sent after the attack, in the form that the codec can carry.
 
   Padding is nobody's coordinate: what the attack puts there is dropped.
   """
-  options = {'axis_name': None, **knowledge}
+  axis_name = told.get('axis_name')
 
   def as_carried(x):
     """Messages float[m, d] as they would come out of the wire."""
@@ -172,32 +201,58 @@ def byzantine_message(
       return x
     constrain = functools.partial(
       codec.constrain,
-      num_coordinates=options['num_coordinates'],
-      axis_name=options['axis_name'],
+      num_coordinates=told['num_coordinates'],
+      axis_name=axis_name,
     )
     return jax.vmap(constrain)(x)
 
-  told = dict(
-    knowledge,
-    is_byzantine=is_byzantine,
-    is_finite=honest.is_finite,
-    key=key,
-    aggregator_state=state.aggregator,
-  )
-  if attack.send is not None:
-    row, attack_state = attack.send(honest.x, state.attack, **told)
-    row, layout = flat.ravel_rows(
-      'attack', jax.tree.map(lambda r: r[None], row)
-    )
-    row = as_carried(row)
-    finite = reductions.finite_rows(row, axis_name=options['axis_name'])
-    common = base.CommonRow(layout.unravel(row[0]), is_byzantine)
-    mask = jnp.where(is_byzantine, finite, honest.is_finite)
-    return honest._replace(common=common, is_finite=mask), attack_state
-  x, attack_state = attack.apply(honest.x, state.attack, **told)
-  if codec is not None or columns is not None:
-    x = jnp.where(is_byzantine[:, None], as_carried(x), honest.x)
-  return Message(x, None, None, None), attack_state
+  knowledge = {name: told[name] for name in _KNOWLEDGE if name in told}
+  knowledge |= {
+    'is_byzantine': is_byzantine,
+    'key': key,
+    'aggregator_state': state.aggregator,
+    'is_finite': seen.is_finite,
+  }
+  if 'worker_weights' not in told:
+    knowledge['honest_mean'] = seen.mean
+  if attack.send is None:
+    x, attack_state = attack.apply(messages, state.attack, **knowledge)
+    if codec is not None or columns is not None:
+      x = jnp.where(is_byzantine[:, None], as_carried(x), messages)
+    rows, _ = flat.ravel_rows('attack', x)
+    is_finite = reductions.finite_rows(rows, axis_name=axis_name)
+    return Sent(x, None, is_finite), attack_state
+  row, attack_state = attack.send(messages, state.attack, **knowledge)
+  rows, layout = flat.ravel_rows('attack', jax.tree.map(_as_rows, row))
+  rows = as_carried(rows)
+  is_finite = reductions.finite_rows(rows, axis_name=axis_name)
+  is_finite = jnp.where(is_byzantine, is_finite, seen.is_finite)
+  common = base.CommonRow(layout.unravel(rows[0]), is_byzantine)
+  return Sent(messages, common, is_finite), attack_state
+
+
+def aggregate_sent(
+  aggregator: base.Aggregator,
+  sent: Sent,
+  seen: Seen,
+  state: base.State,
+  params: base.Params | None,
+  key: jax.Array | None,
+  told: dict[str, Any],
+) -> tuple[base.Aggregate, base.State, base.AggregationInfo]:
+  """The rule on what was sent, told of it as much as it can use."""
+  messages, rule = sent.messages, aggregator.update
+  if sent.common is not None and rule.takes_common:
+    told = dict(told, common=sent.common)
+  elif sent.common is not None:
+    messages = with_common_row(messages, *sent.common)
+  if messages is sent.messages and seen.squared_norms is not None:
+    told = dict(told, squared_norms=seen.squared_norms)
+  return aggregator.inspect(messages, state, params, key=key, **told)
+
+
+def _as_rows(leaf):
+  return jnp.asarray(leaf)[None]
 
 
 def with_common_row(
@@ -211,33 +266,6 @@ def with_common_row(
     return jnp.where(mask.reshape((-1,) + (1,) * row.ndim), row[None], x)
 
   return jax.tree.map(leaf, messages, row)
-
-
-def _aggregate(aggregator, sent, state, params, key, options):
-  """The rule on what was sent, with as much as it can take of the rest."""
-  x, common = sent.x, sent.common
-  if common is not None and aggregator.update.takes_common:
-    options = dict(options, common=common)
-  elif common is not None:
-    x = with_common_row(x, *common)
-  if sent.squared_norms is not None and aggregator.update.takes_norms:
-    if common is None or aggregator.update.takes_common:
-      options = dict(options, squared_norms=sent.squared_norms)
-  return aggregator.inspect(x, state, params, key=key, **options)
-
-
-def _error(aggregate, honest, is_byzantine, options):
-  """The distance from the aggregate to the mean of those who took part."""
-  axis_name = options.get('axis_name')
-  x, layout = flat.ravel_rows('round', honest.x)
-  counted = ~is_byzantine & honest.is_finite
-  weights = options.get('worker_weights')
-  if weights is not None:
-    counted &= (weights > 0) & jnp.isfinite(weights)
-  honest_mean = reductions.rows_mean(x, counted)
-  return reductions.distance(
-    layout.ravel(aggregate), honest_mean, axis_name=axis_name
-  )
 
 
 def padded_size(size: int, num_shards: int) -> int:

@@ -24,6 +24,8 @@ class View(NamedTuple):
     num_coordinates: of the whole model, without padding.
     coordinates: int32[d], their numbers in the whole model, where they are not
       one stretch of it for every device; or None.
+    honest_mean: float[d], of the messages to learn from; None if it has still
+      to be taken (`mean_of`).
   """
 
   x: jax.Array
@@ -33,6 +35,14 @@ class View(NamedTuple):
   axis_name: base.AxisName
   num_coordinates: int
   coordinates: jax.Array | None = None
+  honest_mean: jax.Array | None = None
+
+
+def mean_of(view: View) -> jax.Array:
+  """The mean of the messages to learn from: float[d]."""
+  if view.honest_mean is not None:
+    return view.honest_mean
+  return reductions.rows_mean(view.x, view.is_honest)
 
 
 def overwrite(
@@ -126,6 +136,7 @@ def view_of(
   num_coordinates: int | None = None,
   coordinates: jax.Array | None = None,
   is_finite: jax.Array | None = None,
+  honest_mean: jax.Array | None = None,
   **knowledge: Any,
 ) -> tuple[View, flat.RowLayout]:
   """What the attackers see, from the arguments of `Attack.apply`."""
@@ -142,26 +153,14 @@ def view_of(
     axis_name,
     layout.size if num_coordinates is None else num_coordinates,
     coordinates,
+    honest_mean,
   )
   return view, layout
 
 
-def from_honest(
-  name: str, vector_fn: Callable[[jax.Array, jax.Array], jax.Array]
-) -> base.Attack:
-  """An attack whose rows are all one function of the honest messages.
-
-  Args:
-    name: of the attack, for errors.
-    vector_fn: `(x float[n, d], is_honest bool[n]) -> float[d]`, coordinate by
-      coordinate; the rows where `is_honest` is False must not be read.
-
-  Returns:
-    The attack, without state.
-  """
-  return from_view(
-    name, lambda view, state: (vector_fn(view.x, view.is_honest), state)
-  )
+def from_honest(name: str, row_fn: Callable[[View], jax.Array]) -> base.Attack:
+  """An attack without state: `from_view` with `view -> row float[d]`."""
+  return from_view(name, lambda view, state: (row_fn(view), state))
 
 
 def _replace_rows(

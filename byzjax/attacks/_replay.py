@@ -11,7 +11,6 @@ from byzjax._src import (
   flat,
   parameters,
   recipes,
-  reductions,
 )
 from byzjax.attacks import _message
 
@@ -87,7 +86,7 @@ def replay(
     if own:
       now = view.x
     else:
-      now = reductions.rows_mean(view.x, view.is_honest)[None]
+      now = _message.mean_of(view)[None]
     slot = state.step % delay
     # Round 0 is at 0 until it is that old.
     first = jnp.where(state.step < delay, 0, slot)
