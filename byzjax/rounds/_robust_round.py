@@ -18,7 +18,8 @@ from byzjax.rounds._work import Cohort, Parts, Work, WorkerOutput
 from byzjax.rounds._worker_gradients import (
   LossFn,
   ValueAndGrad,
-  worker_gradients,
+  only_for,
+  over_workers,
 )
 from byzjax.transforms import per_worker
 
@@ -184,7 +185,6 @@ def robust_round(
     needs_key=needs_key,
     has_aux=has_aux,
   )
-  gradients = worker_gradients(estimator, worker_map)
   worker = optax.identity() if worker is None else worker
   num_shards = 1
   if mesh is not None:
@@ -193,15 +193,26 @@ def robust_round(
     )
   lifted = per_worker(worker, num_workers // num_shards)
 
+  def of_worker(shared, batch, key):
+    params, round = shared
+    estimate = local.estimate_once(estimator, params, batch, key, round)
+    # Here, so that workers one after another need no copy of all rows.
+    gradient = flat.row_layout(params).ravel(estimate.gradient)
+    return estimate._replace(gradient=gradient)
+
+  of_all = over_workers(name, of_worker, worker_map)
+
   def init_rows(params, n):
     return per_worker(worker, n).init(flat.row_layout(params).ravel(params))
 
   def run(params, batch, rows, keys, *, context, exchange):
     del exchange
-    layout = flat.row_layout(params)
-    estimate = gradients(params, batch, keys, context.step)
-    gradient = layout.ravel_rows(estimate.gradient)
-    messages, rows = lifted.update(gradient, rows, layout.ravel(params))
+    estimate = only_for(context.computes, of_all)(
+      (params, context.step), batch, keys
+    )
+    gradient = estimate.gradient
+    vector = flat.row_layout(params).ravel(params)
+    messages, rows = lifted.update(gradient, rows, vector)
     if not byzantine_chain:
       messages = jnp.where(context.is_byzantine[:, None], gradient, messages)
     return WorkerOutput(
@@ -229,6 +240,9 @@ def robust_round(
       mesh=mesh,
       num_shards=num_shards,
       axis_name=axis_name,
+      computes=round_arguments.who_computes(
+        num_workers, message_attack, byzantine, mesh, estimator.has_aux
+      ),
     )
   )
 

@@ -66,6 +66,7 @@ def context_of(parts: Parts, state: base.RoundState, cohort: Cohort) -> Context:
     state.shared,
     state.auxiliary,
     parts.axes,
+    parts.computes,
   )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
@@ -47,6 +48,7 @@ class Context(NamedTuple):
   shared: base.State
   auxiliary: tuple[layouts.WorkerShardedState, ...]
   axis_name: base.AxisName
+  computes: np.ndarray | None = None  # bool[n], whose work is asked for
 
 
 class Work(NamedTuple):
@@ -86,6 +88,9 @@ class Parts(NamedTuple):
     mesh: or None for one device.
     num_shards: devices along the worker axes.
     axis_name: of the worker axes of the mesh.
+    computes: bool[n], the workers whose work has any effect; None for all. What
+      the others would have sent is overwritten by an attack that does not read
+      it.
   """
 
   work: Work
@@ -100,6 +105,7 @@ class Parts(NamedTuple):
   mesh: Mesh | AbstractMesh | None
   num_shards: int
   axis_name: str | tuple[str, ...]
+  computes: np.ndarray | None = None
 
   @property
   def axes(self) -> base.AxisName:
