@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._src import base, checks, flat, reductions
+from byzjax._src import base, checks, flat, message_rows, reductions
 
 # Coordinates per device are a multiple of this, for any number of devices that
 # divides 8 the same total: what noise is drawn for does not depend on it.
@@ -231,6 +231,16 @@ def byzantine_message(
   return Sent(messages, common, is_finite), attack_state
 
 
+def written(messages: base.Messages, common: base.CommonRow) -> base.Messages:
+  """The messages with the common row in its places, computed only once."""
+  # Otherwise XLA:CPU computes it again for every worker.
+  row = jax.tree.map(
+    lambda x: reductions.materialized(x, jax.tree.leaves(messages)[0]),
+    common.row,
+  )
+  return message_rows.put(messages, common._replace(row=row))
+
+
 def aggregate_sent(
   aggregator: base.Aggregator,
   sent: Sent,
@@ -245,7 +255,7 @@ def aggregate_sent(
   if sent.common is not None and rule.takes_common:
     told = dict(told, common=sent.common)
   elif sent.common is not None:
-    messages = with_common_row(messages, *sent.common)
+    messages = written(messages, sent.common)
   if messages is sent.messages and seen.squared_norms is not None:
     told = dict(told, squared_norms=seen.squared_norms)
   return aggregator.inspect(messages, state, params, key=key, **told)
@@ -253,19 +263,6 @@ def aggregate_sent(
 
 def _as_rows(leaf):
   return jnp.asarray(leaf)[None]
-
-
-def with_common_row(
-  messages: base.Messages, row: base.Aggregate, mask: jax.Array
-) -> base.Messages:
-  """The messages with one row in place of those where `mask`: bool[n]."""
-
-  def leaf(x, row):
-    # Otherwise XLA:CPU computes the row once for every worker.
-    row = reductions.materialized(row.astype(x.dtype), x)
-    return jnp.where(mask.reshape((-1,) + (1,) * row.ndim), row[None], x)
-
-  return jax.tree.map(leaf, messages, row)
 
 
 def padded_size(size: int, num_shards: int) -> int:

@@ -98,8 +98,8 @@ def from_view(
 
   def apply(messages, state, *, is_byzantine, **knowledge):
     row, state = send(messages, state, is_byzantine=is_byzantine, **knowledge)
-    is_byzantine = mask_of(name, messages, is_byzantine)
-    return layouts.with_common_row(messages, row, is_byzantine), state
+    common = base.CommonRow(row, mask_of(name, messages, is_byzantine))
+    return layouts.written(messages, common), state
 
   return base.Attack(init, apply, observe, send, reads_own=False)
 
