@@ -95,9 +95,7 @@ def _inside(inside, written, num_operands):
     for x in inside:
       if x.op == 'bitcast' and names & set(x.operands):
         names.add(x.name)
-    users = [
-      x for x in inside if names & set(x.operands) and x.op != 'bitcast'
-    ]
+    users = [x for x in inside if names & set(x.operands) and x.op != 'bitcast']
     if all(x.op in _SLICES for x in users):
       reads.append(min(sum(x.size for x in users), parameter.size))
     elif parameter.name != updated:

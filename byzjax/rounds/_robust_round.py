@@ -79,7 +79,10 @@ def robust_round(
     byzantine: who attacks: an int f (the first f workers), a mask bool[n], or a
       schedule `step -> bool[n]`, such as `random_byzantine`. Always less than
       half of the workers (of a schedule this cannot be checked). Must be
-      given with an attack; None is nobody.
+      given with an attack; None is nobody. The gradients of an int or a mask
+      of attackers are not computed if the attack does not read them
+      (`Attack.reads_own`) and no aux is returned: their rows of
+      `state.workers` are then copies of others, and of no meaning.
     byzantine_chain: whether attackers run the worker chain on their gradients
       too, so that their own momentum is what a data attack or `sign_flip(
       own=True)` sends. False sends raw gradients, as the official code of
