@@ -168,7 +168,7 @@ def parle(
       x, x, parameters.zeros_like(x), inner, end=x if released else ()
     )
 
-  def work(walk, layout, params, row, round):
+  def work(local_update, layout, params, row, round):
     rate, strength, spring = (
       value(round) if callable(value) else value
       for value in (learning_rate, gamma, rho)
@@ -186,7 +186,7 @@ def parle(
         lambda a, b: (strength * (a - b)).astype(a.dtype), y, first
       )
 
-    end = walk(
+    end = local_update(
       x,
       _averaging(inner, layout, averaging),
       (row.optimizer if keeps else inner.init(first), row.average),

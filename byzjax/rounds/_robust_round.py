@@ -10,7 +10,6 @@ from byzjax._src import (
   checks,
   flat,
   local,
-  parameters,
   round_arguments,
 )
 from byzjax.rounds import _engine
@@ -170,7 +169,6 @@ def robust_round(
   round_arguments.check_transform(name, 'optimizer', optimizer)
   round_arguments.check_transforms(name, {'worker': worker})
   round_arguments.check_attackers(name, attack, byzantine)
-  round_arguments.check_layout(name, mesh, axis_name)
   checks.check_flag(name, 'byzantine_chain', byzantine_chain)
   schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
   weights_at = round_arguments.weight_schedule(
@@ -185,11 +183,9 @@ def robust_round(
   )
   gradients = worker_gradients(estimator, worker_map)
   worker = optax.identity() if worker is None else worker
-  num_shards = 1
-  if mesh is not None:
-    mesh, num_shards = round_arguments.check_mesh(
-      name, mesh, axis_name, num_workers
-    )
+  mesh, num_shards = round_arguments.check_mesh(
+    name, mesh, axis_name, num_workers
+  )
   lifted = per_worker(worker, num_workers // num_shards)
 
   def init_rows(params, n):
@@ -227,11 +223,6 @@ def robust_round(
     axis_name=axis_name,
   )
 
-  def init(params, key=None):
-    del key
-    parameters.check_parameters(name, params)
-    return engine.init(params)
-
   def step(state, batch, key):
     round_arguments.check_batch(name, batch, num_workers)
     everybody = _engine.Cohort(
@@ -241,4 +232,4 @@ def robust_round(
     )
     return engine.step(state, batch, key, everybody)
 
-  return base.Round(init, step)
+  return round_arguments.make_round(name, engine.init, step)
