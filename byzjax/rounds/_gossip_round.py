@@ -38,7 +38,7 @@ def gossip_round(
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
 ) -> base.Round:
-  """A round of decentralised training, in which some nodes may lie.
+  """A round of decentralised training, with Byzantine nodes among the others.
 
   Every node i has a model `x_i` of its own and steps along its own gradient,
   `u_i = optimizer(grad loss(x_i, batch_i))`. With order 'adapt_then_combine'
@@ -54,12 +54,12 @@ def gossip_round(
   Byzantine nodes send what the attack makes of the vectors of all nodes, and
   take the plain mean with their honest neighbours themselves, for an attack may
   start from where they are. What counts is the share of honest neighbours at
-  every honest node; how many of all nodes lie does not matter.
+  every honest node; how many of all nodes are Byzantine does not matter.
 
-  The whole step is one n x n matrix of weights, found from inner products and
-  applied once. On a mesh nodes are split over devices, and a device exchanges
-  the outer rows of its block with the devices next to it: for a ring two models
-  per device and round, however large n is.
+  The whole step is one n x n matrix of weights, computed from inner products
+  and applied once. On a mesh nodes are split over devices, and a device
+  exchanges the outer rows of its block with the devices next to it: for a ring
+  two models per device and round, however large n is.
 
   Args:
     loss_fn: `(params, batch_i) -> scalar`, differentiable in params; or an

@@ -194,19 +194,19 @@ def robust_round(
   def run(params, batch, rows, keys, *, context, exchange):
     del exchange
     layout = flat.row_layout(params)
-    found = gradients(params, batch, keys, context.step)
-    gradient = layout.ravel_rows(found.gradient)
+    estimate = gradients(params, batch, keys, context.step)
+    gradient = layout.ravel_rows(estimate.gradient)
     messages, rows = lifted.update(gradient, rows, layout.ravel(params))
     if not byzantine_chain:
       messages = jnp.where(context.is_byzantine[:, None], gradient, messages)
     return _engine.Done(
-      found.loss,
+      estimate.loss,
       messages,
       rows,
       context.shared,
       context.sides,
       num_gradients=estimator.count_gradients(1),
-      aux=found.aux,
+      aux=estimate.aux,
     )
 
   engine = _engine.build(
