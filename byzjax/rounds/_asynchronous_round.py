@@ -8,14 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import (
-  base,
-  checks,
-  flat,
-  layouts,
-  local,
-  round_arguments,
-)
+from byzjax._src import base, checks, flat, layouts, local, round_arguments
 from byzjax.asynchrony import Buffer, Events
 from byzjax.asynchrony._check_events import check_events
 from byzjax.rounds import (

@@ -147,11 +147,7 @@ def gossip_round(
     attack, _sending.Attack
   )
   estimator = local.as_estimator(
-    loss_fn,
-    value_and_grad,
-    name=_NAME,
-    needs_key=needs_key,
-    has_aux=has_aux,
+    loss_fn, value_and_grad, name=_NAME, needs_key=needs_key, has_aux=has_aux
   )
   parts = _gossip_step.Parts(
     topology=topology,

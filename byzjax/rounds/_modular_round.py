@@ -9,22 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byzjax._src import (
-  base,
-  checks,
-  draws,
-  layouts,
-  local,
-  round_arguments,
-)
+from byzjax._src import base, checks, draws, layouts, local, round_arguments
 from byzjax._src import paths as path_tools
 from byzjax.aggregators import mean
-from byzjax.rounds import (
-  _engine,
-  _local_steps,
-  _modular_server,
-  _modular_work,
-)
+from byzjax.rounds import _engine, _local_steps, _modular_server, _modular_work
 from byzjax.rounds._local_round import NumLocalSteps
 from byzjax.rounds._worker_gradients import LossFn, over_workers
 

@@ -8,14 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import (
-  base,
-  checks,
-  flat,
-  local,
-  parameters,
-  round_arguments,
-)
+from byzjax._src import base, checks, flat, local, parameters, round_arguments
 from byzjax.aggregators import mean
 from byzjax.rounds import _replicas
 from byzjax.rounds._rates import ScalarOrSchedule, check_rate
@@ -204,11 +197,7 @@ def init_row(
   x = layout.ravel(params)
   inner = _inner_steps(parts, 0.0).init(params) if parts.keeps else ()
   return _replicas.ReplicaRows(
-    x,
-    x,
-    parameters.zeros_like(x),
-    inner,
-    end=x if parts.released else (),
+    x, x, parameters.zeros_like(x), inner, end=x if parts.released else ()
   )
 
 

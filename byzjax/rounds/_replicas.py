@@ -9,13 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import (
-  base,
-  checks,
-  flat,
-  local,
-  round_arguments,
-)
+from byzjax._src import base, checks, flat, local, round_arguments
 from byzjax.rounds import _engine, _local_steps
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
 
@@ -107,11 +101,7 @@ def build(
     name,
     method,
     local.as_estimator(
-      loss_fn,
-      value_and_grad,
-      name=name,
-      needs_key=needs_key,
-      has_aux=has_aux,
+      loss_fn, value_and_grad, name=name, needs_key=needs_key, has_aux=has_aux
     ),
     sampler or _local_steps.take_in_turn(),
     data_attack,
