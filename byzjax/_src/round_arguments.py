@@ -1,5 +1,6 @@
 """What rounds check, and the forms that their arguments may take."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +9,41 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
-from byzjax._src import base, checks, injected
+from byzjax._src import base, checks, injected, parameters
 
 check_choice = checks.check_choice
+
+
+def make_round(
+  name: str,
+  init: Callable[[base.Params], base.RoundState],
+  step: Callable[..., tuple[base.RoundState, base.RoundInfo]],
+) -> base.Round:
+  """The `Round` of `init(params)` and `step(state, batch, key)`.
+
+  Parameters are checked, and copied: the state may be donated, what the caller
+  holds may not. Copies have a fixed dtype, for a weak one would not survive the
+  first step.
+  """
+
+  def checked_init(params, key=None):
+    del key  # No round draws its first state.
+    parameters.check_parameters(name, params)
+    return init(
+      jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
+    )
+
+  return base.Round(checked_init, step)
+
+
+def split_attack(attack: Any, kinds: Any = base.Attack) -> tuple[Any, Any]:
+  """`(attack on messages, attack on data)`, each None if it is not this one.
+
+  `kinds` are the types of an attack on messages.
+  """
+  if isinstance(attack, kinds):
+    return attack, None
+  return None, attack
 
 
 def check_slots(
@@ -227,19 +260,32 @@ def check_slices(name: str, batch: base.Batch, longest: int | None) -> None:
 
 
 def check_mesh(
-  name: str, mesh: Mesh | AbstractMesh, axis_name, num_workers: int
-) -> tuple[Mesh | AbstractMesh, int]:
-  """The mesh with automatic axes, and the number of shards of workers."""
-  names = (axis_name,) if isinstance(axis_name, str) else axis_name
+  name: str, mesh: Any, axis_name: Any, num_workers: int
+) -> tuple[Mesh | AbstractMesh | None, int]:
+  """The mesh with automatic axes, and the number of shards of workers.
+
+  `(None, 1)` for None. Raises TypeError unless this is a mesh, or None, and
+  names of axes; ValueError unless the workers can be split over these axes.
+  """
+  if mesh is not None and not isinstance(mesh, Mesh | AbstractMesh):
+    raise TypeError(
+      f'{name} needs mesh to be a jax.sharding.Mesh or None, got {mesh!r}'
+    )
+  names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+  if not names or not all(isinstance(axis, str) for axis in names):
+    raise TypeError(
+      f'{name} needs axis_name to be the name of a mesh axis, or a tuple of'
+      f' names, got {axis_name!r}'
+    )
+  if mesh is None:
+    return None, 1
   unknown = [axis for axis in names if axis not in mesh.axis_names]
   if unknown:
     raise ValueError(
       f'{name} needs axis_name to be among the axes {mesh.axis_names} of'
       f' the mesh, got {axis_name!r}'
     )
-  num_shards = 1
-  for axis in names:
-    num_shards *= mesh.shape[axis]
+  num_shards = math.prod(mesh.shape[axis] for axis in names)
   if num_workers % num_shards:
     raise ValueError(
       f'{name} needs num_workers to be a multiple of the'
@@ -251,17 +297,3 @@ def check_mesh(
       mesh.axis_sizes, mesh.axis_names, axis_types=auto
     ), num_shards
   return Mesh(mesh.devices, mesh.axis_names, axis_types=auto), num_shards
-
-
-def check_layout(name: str, mesh: Any, axis_name: Any) -> None:
-  """Raises TypeError unless this is a mesh, or None, and names of axes."""
-  if mesh is not None and not isinstance(mesh, Mesh | AbstractMesh):
-    raise TypeError(
-      f'{name} needs mesh to be a jax.sharding.Mesh or None, got {mesh!r}'
-    )
-  names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
-  if not names or not all(isinstance(axis, str) for axis in names):
-    raise TypeError(
-      f'{name} needs axis_name to be the name of a mesh axis, or a tuple of'
-      f' names, got {axis_name!r}'
-    )

@@ -7,7 +7,8 @@ from byzjax.asynchrony._buffers import (
   by_worker,
 )
 from byzjax.asynchrony._dynamic_local_updates import dynamic_local_updates
-from byzjax.asynchrony._events import Events, seconds_per_step, simulate
+from byzjax.asynchrony._events import Events, seconds_per_step
+from byzjax.asynchrony._simulate import simulate
 from byzjax.asynchrony._trace import events_from_trace
 
 __all__ = [

@@ -167,20 +167,20 @@ def require(
 
 
 def _as_arrays(name, events, label):
-  found = {
+  arrays = {
     field: as_array(name, label[field], getattr(events, field), dtype)
     for field, dtype in _DTYPES.items()
   }
-  count = len(found['worker'])
+  count = len(arrays['worker'])
   if not count:
     raise ValueError(f'{name} needs events of at least one message, got none')
-  for field, array in found.items():
+  for field, array in arrays.items():
     if len(array) != count:
       raise ValueError(
         f'{name} needs {label[field]} to have an entry for each of the {count}'
         f' messages in {label["worker"]}, got {len(array)}'
       )
-  return events._replace(**found)
+  return events._replace(**arrays)
 
 
 def _check_progress(events, rule):

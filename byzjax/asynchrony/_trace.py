@@ -88,13 +88,13 @@ def events_from_trace(
   count = len(sent)
 
   def array(name: str, value: ArrayLike, dtype: Any) -> np.ndarray:
-    found = _check_events.as_array(_NAME, name, value, dtype)
-    if len(found) != count:
+    entries = _check_events.as_array(_NAME, name, value, dtype)
+    if len(entries) != count:
       raise ValueError(
         f'{_NAME} needs {name} to have an entry for each of the {count}'
-        f' messages in workers, got {len(found)}'
+        f' messages in workers, got {len(entries)}'
       )
-    return found
+    return entries
 
   arrived = array('times', times, np.float64)
   shard = sent if shards is None else array('shards', shards, np.int32)

@@ -13,14 +13,14 @@ def clipped(
 
   `x_i <- x_i + sum_j W_ij clip(x_j - x_i, tau_i)`, `clip(v, tau) = v min(1, tau
   / |v|)`. Also called self-centred clipping: centred clipping around one's own
-  vector, with the weights of the graph. However many neighbours lie, the node
-  moves by `tau_i` times their weight at most.
+  vector, with the weights of the graph. However many neighbours are Byzantine,
+  the node moves by `tau_i` times their weight at most.
 
   Without a radius `tau_i` is the distance to the (f + 1)-th farthest neighbour,
-  so that f liars cannot make it large. The official code takes the second
-  farthest, f = 1, whatever the number of attackers: two of them then choose the
-  radius. A node with no more than f neighbours takes the distance to the
-  nearest (as that code does for a single one), and so trusts that one. The
+  so that f Byzantine neighbours cannot make it large. The official code takes
+  the second farthest, f = 1, whatever the number of attackers: two of them then
+  choose the radius. A node with no more than f neighbours takes the distance to
+  the nearest (as that code does for a single one), and so trusts that one. The
   radius of the theory needs to know who is honest: `tau_i^2 = (1 / delta_i)
   sum_{j honest} W_ij E|x_i - x_j|^2`, delta_i the weight of Byzantine
   neighbours.

@@ -17,58 +17,65 @@ def displacement(
 ) -> tuple[jax.Array, jax.Array]:
   """Where the nodes go: `gossip(x) - x`, [n, d]; and whose vector is usable.
 
-  Liars take the plain mean with their honest neighbours: they keep up with the
-  others, and know better than to listen to each other.
+  Byzantine nodes take the plain mean with their honest neighbours: they keep up
+  with the others, and know better than to listen to each other.
   """
-  dtype = sent.x.dtype
-  mixing = jnp.asarray(topology.mixing, dtype)
+  mixing = jnp.asarray(topology.mixing, sent.x.dtype)
   adjacency = jnp.asarray(topology.adjacency)
   norms = reductions.squared_norms(jax.lax.stop_gradient(sent.x))
   usable = nonfinite.usable_norms(norms)
-  honest = usable if sent.liars is None else usable & ~sent.liars
+  is_honest = usable
+  if sent.is_byzantine is not None:
+    is_honest = usable & ~sent.is_byzantine
   # Of an honest row, for honest rows must keep their digits: they may be much
   # nearer to each other than to zero, and attackers may be the majority.
-  center = rules.median_norm_row(sent.x, norms, honest)
+  center = rules.median_norm_row(sent.x, norms, is_honest)
   y = jnp.where(usable[:, None], sent.x - center[None], 0)
-  lies = None
+  edges = None
   if sent.edges is not None:
-    assert sent.liars is not None
-    lies = sent.edges.coefficients(
-      jnp.where(usable[None], mixing, 0), sent.liars
+    assert sent.is_byzantine is not None
+    edges = sent.edges.coefficients(
+      jnp.where(usable[None], mixing, 0), sent.is_byzantine
     )
+  own = sent.own - center[None]
+  among_honest = jnp.where(adjacency & is_honest[None], mixing, 0)
   if isinstance(rule, GossipRule):
     inner = reductions.centered_gram(sent.x, center, usable)
-    weights = _weights(rule, inner, usable, lies, mixing, adjacency, sent.liars)
-    return _moved(weights, y, sent.own - center[None]), usable
-  moved = _aggregated(rule, topology, sent, usable, center, y, lies, key)
-  if sent.liars is not None:
-    weights = jnp.where(adjacency & honest[None], mixing, 0)
-    plain = _moved(weights, y, sent.own - center[None])
-    moved = jnp.where(sent.liars[:, None], plain, moved)
+    weights = _weights(rule, inner, usable, edges, mixing, adjacency, sent)
+    if sent.is_byzantine is not None:
+      weights = jnp.where(sent.is_byzantine[:, None], among_honest, weights)
+    return _moved(weights, y, own), usable
+  moved = _aggregated(rule, topology, sent, usable, center, y, edges, key)
+  if sent.is_byzantine is not None:
+    plain = _moved(among_honest, y, own)
+    moved = jnp.where(sent.is_byzantine[:, None], plain, moved)
   return moved, usable
 
 
-def _weights(rule, inner, usable, lies, mixing, adjacency, liars):
-  """The n x n matrix of a step, of what nodes weigh that are not themselves."""
-  n = len(usable)
+def _weights(rule, inner, usable, edges, mixing, adjacency, sent):
+  """The n x n matrix of a step, of what nodes weigh that are not themselves.
+
+  `edges` [n, n] are the coefficients of what Byzantine neighbours send to each
+  node, or None if they tell all the same.
+  """
+  is_byzantine = sent.is_byzantine
   gram = base.Gram(inner, jnp.diagonal(inner), usable)
   squared = rules.squared_distances(gram)
-  if lies is not None:
+  if edges is not None:
     # z_i - x_i is a combination of the rows, too.
-    step = lies - jnp.eye(n, dtype=lies.dtype)
-    lied = (reductions.matmul(step, inner) * step).sum(axis=1)
-    squared = jnp.where(liars[None], jnp.maximum(lied, 0)[:, None], squared)
+    step = edges - jnp.eye(len(usable), dtype=edges.dtype)
+    apart = (reductions.matmul(step, inner) * step).sum(axis=1)
+    apart = jnp.maximum(apart, 0)[:, None]
+    squared = jnp.where(is_byzantine[None], apart, squared)
   heard = adjacency & usable[:, None] & usable[None]
   squared = jnp.where(heard, squared, jnp.inf)
   weights = jax.vmap(rule.weights)(squared, mixing, adjacency)
   weights = jnp.where(heard, weights, 0)
-  if lies is not None:
-    of_liars = jnp.where(liars[None], weights, 0).sum(axis=1)
-    weights = jnp.where(liars[None], 0, weights) + of_liars[:, None] * lies
-  if liars is None:
+  if edges is None:
     return weights
-  among_honest = jnp.where(adjacency & (usable & ~liars)[None], mixing, 0)
-  return jnp.where(liars[:, None], among_honest, weights)
+  byzantine = jnp.where(is_byzantine[None], weights, 0).sum(axis=1)
+  weights = jnp.where(is_byzantine[None], 0, weights)
+  return weights + byzantine[:, None] * edges
 
 
 def _moved(weights, y, own):
@@ -76,10 +83,12 @@ def _moved(weights, y, own):
   return reductions.matmul(weights, y) - weights.sum(axis=1)[:, None] * own
 
 
-def _aggregated(rule, topology, sent, usable, center, y, lies, key):
+def _aggregated(rule, topology, sent, usable, center, y, edges, key):
   """What the rule makes of every neighbourhood, minus the node's vector."""
   n = topology.num_nodes
-  lied = y if lies is None else center[None] + reductions.matmul(lies, y)
+  to_node = y
+  if edges is not None:
+    to_node = center[None] + reductions.matmul(edges, y)
   results, order = [], []
   for degree in np.unique(topology.degrees):
     nodes = np.flatnonzero(topology.degrees == degree)
@@ -89,8 +98,9 @@ def _aggregated(rule, topology, sent, usable, center, y, lies, key):
     def of_node(node, others, aggregate=aggregate):
       own = sent.own[node][None]
       rows = sent.x[others]
-      if lies is not None:
-        rows = jnp.where(sent.liars[others][:, None], lied[node][None], rows)
+      if edges is not None:
+        byzantine = sent.is_byzantine[others][:, None]
+        rows = jnp.where(byzantine, to_node[node][None], rows)
       rows = jnp.where(usable[others][:, None], rows, own)
       return aggregate(jnp.concatenate([own, rows]), node, key)
 

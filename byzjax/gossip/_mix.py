@@ -58,18 +58,17 @@ def mix(
   attack_key, rule_key = (None,) * 2 if key is None else jax.random.split(key)
   if is_byzantine is not None:
     is_byzantine = checks.byzantine_mask('mix', is_byzantine, n)
-  sent = _sending.Sent(x, x)
   if attack is not None:
     _sending.check_attack('mix', attack)
     if is_byzantine is None:
       raise ValueError(f'mix needs is_byzantine to be bool[{n}] for an attack')
-    sent, _ = _sending.send(
-      attack,
-      x,
-      _sending.init(attack, x[0]),
-      liars=is_byzantine,
-      ids=jnp.arange(n),
-      key=attack_key,
-    )
+  sent, _ = _sending.byzantine_messages(
+    attack,
+    x,
+    _sending.init(attack, x[0]),
+    is_byzantine=is_byzantine,
+    ids=jnp.arange(n),
+    key=attack_key,
+  )
   moved, _ = _dense.displacement(rule, topology, sent, rule_key)
   return layout.unravel_rows(x + moved)

@@ -42,7 +42,7 @@ def displacement(
 
   Under `jax.shard_map`, of messages of the m nodes of this device.
   """
-  own, sent, liars, _ = messages
+  own, sent, is_byzantine, _ = messages
   assert topology.grid is not None
   rows, columns = topology.grid
   m = own.shape[0]
@@ -57,40 +57,35 @@ def displacement(
   slots = _slots(sent.reshape(m // columns, columns, -1), directions, axis_name)
   slots = [slot.reshape(own.shape) for slot in slots]
   usable = nonfinite.usable_norms(reductions.squared_norms(sent))
-  weight = of_mine(mixing).astype(own.dtype)
-  plain = weight
-  if liars is not None:
-    honest = ~of_mine(liars[table])
-    plain = jnp.where(honest, plain, 0)
-    mine_lies = of_mine(liars)
   if not slots:
     return jnp.zeros_like(own), usable
   norms = [reductions.squared_norms(slot) for slot in slots]
   heard = nonfinite.usable_norms(jnp.stack(norms, axis=1))
+  weight = of_mine(mixing).astype(own.dtype)
+  if is_byzantine is not None:
+    # They take the plain mean with their honest neighbours.
+    mine = of_mine(is_byzantine)[:, None]
+    among_honest = jnp.where(of_mine(is_byzantine[table]), 0, weight)
   if isinstance(rule, GossipRule):
-    apart = [reductions.squared_norms(slot - own) for slot in slots]
-    squared = jnp.where(heard, jnp.stack(apart, axis=1), jnp.inf)
-    # A node whose own vector is not usable has no distances.
-    squared = jnp.where(jnp.isnan(squared), jnp.inf, squared)
-    weights = jax.vmap(rule.weights)(squared, weight, jnp.ones_like(heard))
-    if liars is not None:
-      weights = jnp.where(mine_lies[:, None], plain, weights)
+    weights = _weights(rule, slots, own, heard, weight)
+    if is_byzantine is not None:
+      weights = jnp.where(mine, among_honest, weights)
     return _moved(weights, heard, slots, own), usable
-  aggregate = aggregator_of(rule, len(slots) + 1, own[0])
-
-  def of_node(node):
-    i, own_row, heard_row, *others = node
-    others = [
-      jnp.where(heard_row[s], other, own_row) for s, other in enumerate(others)
-    ]
-    return aggregate(jnp.stack([own_row, *others]), i, key) - own_row
-
-  moved = lax.map(of_node, (first + jnp.arange(m), own, heard, *slots))
-  if liars is not None:
-    moved = jnp.where(
-      mine_lies[:, None], _moved(plain, heard, slots, own), moved
-    )
+  ids = first + jnp.arange(m)
+  moved = _aggregated(rule, slots, own, heard, ids, key)
+  if is_byzantine is not None:
+    plain = _moved(among_honest, heard, slots, own)
+    moved = jnp.where(mine, plain, moved)
   return moved, usable
+
+
+def _weights(rule, slots, own, heard, mixing):
+  """What each node weighs each direction: [m, s]."""
+  apart = [reductions.squared_norms(slot - own) for slot in slots]
+  squared = jnp.where(heard, jnp.stack(apart, axis=1), jnp.inf)
+  # A node whose own vector is not usable has no distances.
+  squared = jnp.where(jnp.isnan(squared), jnp.inf, squared)
+  return jax.vmap(rule.weights)(squared, mixing, jnp.ones_like(heard))
 
 
 def _moved(weights, heard, slots, own):
@@ -100,6 +95,20 @@ def _moved(weights, heard, slots, own):
     counts = (heard[:, s] & (weights[:, s] != 0))[:, None]
     total += jnp.where(counts, weights[:, s, None] * (slot - own), 0)
   return total
+
+
+def _aggregated(rule, slots, own, heard, ids, key):
+  """What the rule makes of every neighbourhood, minus the node's vector."""
+  aggregate = aggregator_of(rule, len(slots) + 1, own[0])
+
+  def of_node(node):
+    i, own_row, heard_row, *others = node
+    others = [
+      jnp.where(heard_row[s], other, own_row) for s, other in enumerate(others)
+    ]
+    return aggregate(jnp.stack([own_row, *others]), i, key) - own_row
+
+  return lax.map(of_node, (ids, own, heard, *slots))
 
 
 def _directions(rows, columns):
@@ -114,10 +123,10 @@ def _directions(rows, columns):
 def _neighbors(rows, columns, directions):
   """The neighbour of every node in every direction: int[n, s]."""
   row, column = np.divmod(np.arange(rows * columns), columns)
-  found = [
+  ids = [
     (row + r) % rows * columns + (column + c) % columns for r, c in directions
   ]
-  return np.array(found, int).reshape(len(directions), rows * columns).T
+  return np.array(ids, int).reshape(len(directions), rows * columns).T
 
 
 def _slots(block, directions, axis_name):
@@ -129,12 +138,12 @@ def _slots(block, directions, axis_name):
     """The rows of the device that is `by` before this one."""
     return lax.ppermute(rows, axis_name, [(i, (i + by) % p) for i in range(p)])
 
-  found = []
+  slots = []
   for r, c in directions:
     if c:
-      found.append(jnp.roll(block, -c, axis=1))
+      slots.append(jnp.roll(block, -c, axis=1))
     elif r > 0:
-      found.append(jnp.concatenate([block[1:], shifted(block[:1], -1)]))
+      slots.append(jnp.concatenate([block[1:], shifted(block[:1], -1)]))
     else:
-      found.append(jnp.concatenate([shifted(block[k - 1 :], 1), block[:-1]]))
-  return found
+      slots.append(jnp.concatenate([shifted(block[k - 1 :], 1), block[:-1]]))
+  return slots

@@ -23,15 +23,15 @@ class Sent(NamedTuple):
 
   Attributes:
     own: float[m, d], the vectors of the nodes.
-    x: float[m, d], what they sent; equal to `own` for those that do not lie.
-    liars: bool[n], who of all nodes may have sent something else, or None if
-      nobody can.
-    edges: what liars send instead to each neighbour, or None.
+    x: float[m, d], what they sent; equal to `own` for honest ones.
+    is_byzantine: bool[n], who of all nodes may have sent something else, or
+      None if nobody can.
+    edges: what Byzantine nodes send instead to each neighbour, or None.
   """
 
   own: jax.Array
   x: jax.Array
-  liars: jax.Array | None = None
+  is_byzantine: jax.Array | None = None
   edges: EdgeAttack | None = None
 
 
@@ -42,30 +42,43 @@ def init(attack: Any, vector: jax.Array) -> base.State:
   return attack.init(jnp.zeros_like(vector))
 
 
-def send(
-  attack: Attack,
+def byzantine_messages(
+  attack: Attack | None,
   x: jax.Array,
   state: base.State,
   *,
-  liars: jax.Array,
+  is_byzantine: jax.Array | None,
   ids: jax.Array,
   key: jax.Array | None,
 ) -> tuple[Sent, base.State]:
-  """What the nodes with these numbers send, of all of whom some lie."""
+  """What the nodes with these numbers send: Byzantine ones as they like.
+
+  `is_byzantine` is of all nodes; None only without an attack.
+  """
+  if attack is None:
+    return Sent(x, x), state
+  assert is_byzantine is not None
   if isinstance(attack, EdgeAttack):
-    return Sent(x, x, liars, attack), state
+    return Sent(x, x, is_byzantine, attack), state
   if isinstance(attack, AloneAttack):
-    sent = _send_alone(attack, x, liars[ids], ids, key)
-    return Sent(x, sent, liars), state
+    sent = _send_alone(attack, x, is_byzantine[ids], ids, key)
+    return Sent(x, sent, is_byzantine), state
   sent, state = attack.apply(
     x,
     state,
-    is_byzantine=liars,
+    is_byzantine=is_byzantine,
     key=key,
     aggregator_state=(),
     num_coordinates=x.shape[1],
   )
-  return Sent(x, sent, liars), state
+  return Sent(x, sent, is_byzantine), state
+
+
+def observe(attack: Any, state: base.State, mean: jax.Array) -> base.State:
+  """The state of an attack that has seen the mean of the honest models."""
+  if not isinstance(attack, base.Attack) or attack.observe is None:
+    return state
+  return attack.observe(state, mean)
 
 
 def _send_alone(attack, x, is_byzantine, ids, key):

@@ -14,8 +14,8 @@ class GossipRule(NamedTuple):
   Node i goes from `x_i` to `x_i + sum_j w_ij (x_j - x_i)`: what its neighbours
   do not weigh, its own vector does. A rule sees one node at a time, and of its
   neighbours only how far they are. So gossip of n nodes is one n x n matrix,
-  found from inner products, and the same rule works where nodes see no one but
-  their neighbours.
+  computed from inner products, and the same rule works where nodes see no one
+  but their neighbours.
 
   Attributes:
     weights: `(squared_distances float[m], mixing float[m], is_neighbor bool[m])
@@ -49,7 +49,7 @@ class EdgeAttack(NamedTuple):
   Attributes:
     coefficients: `(mixing float[n, n], is_byzantine bool[n]) -> float[n, n]`, A
       with rows that sum to one: all Byzantine neighbours of node i send it row
-      i of `A X`, X the vectors of all nodes before anybody lies. Nodes whose
+      i of `A X`, X the vectors of all nodes before the attack. Nodes whose
       vector is not usable have no weight in the mixing matrix, and must have
       none in A.
     name: as in `gossip.dissensus`.

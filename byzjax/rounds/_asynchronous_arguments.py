@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from byzjax._src import base, round_arguments
+from byzjax._src import base, checks, round_arguments
 from byzjax.aggregators import mean
 from byzjax.asynchrony import Events
 from byzjax.asynchrony._buffers import check_buffer
@@ -34,3 +34,25 @@ def check(
       f' got None and {np.unique(events.num_local_steps)[:8]}'
     )
   return None if aggregator is None and buffer is None else rule
+
+
+def byzantine_schedule(
+  name: str, num_workers: int, byzantine: Any
+) -> base.ByzantineSchedule:
+  """Who attacks, the same in all events; None for nobody."""
+  if callable(byzantine):
+    raise ValueError(f'{name} needs byzantine to be an int or bool[K]')
+  return round_arguments.byzantine_schedule(name, num_workers, byzantine)
+
+
+def check_batch(
+  name: str, batch: base.Batch, num_shards: int, takes_slices: bool
+) -> None:
+  """Raises ValueError unless the batch has a row, or slices, for all shards."""
+  rows = checks.num_workers(f'{name}: batch', batch)
+  if rows != num_shards:
+    raise ValueError(
+      f'{name} needs a batch with num_shards={num_shards} rows, got {rows}'
+    )
+  if takes_slices:
+    round_arguments.check_slices(name, batch, None)

@@ -1,31 +1,25 @@
 """The asynchronous round: one message, and a server that waits for nobody."""
 
+import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
-from byzjax._src import (
-  base,
-  checks,
-  flat,
-  layouts,
-  local,
-  parameters,
-  reductions,
-  round_arguments,
-)
+from byzjax._src import base, checks, flat, layouts, local, round_arguments
 from byzjax.asynchrony import Buffer, Events
 from byzjax.asynchrony._check_events import check_events
 from byzjax.rounds import (
   _asynchronous_arguments,
+  _asynchronous_plan,
+  _asynchronous_server,
   _asynchronous_work,
   _local_steps,
   _wire,
 )
+from byzjax.rounds._asynchronous_work import put, take
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
 
 _NAME = 'asynchronous_round'
@@ -159,9 +153,6 @@ def asynchronous_round(
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
   )
-  num_workers = events.num_workers
-  if callable(byzantine):
-    raise ValueError(f'{_NAME} needs byzantine to be an int or bool[K]')
   round_arguments.check_transform(_NAME, 'optimizer', optimizer)
   round_arguments.check_transforms(
     _NAME,
@@ -177,126 +168,152 @@ def asynchronous_round(
   )
   if broadcast is not None:
     checks.check_function(_NAME, 'broadcast', broadcast)
-  schedule = round_arguments.byzantine_schedule(_NAME, num_workers, byzantine)
-  message_attack = attack if isinstance(attack, base.Attack) else None
-
-  def extra(tx):
-    return None if tx is None else optax.with_extra_args_support(tx)
-
+  message_attack, data_attack = round_arguments.split_attack(attack)
+  plan, num_versions = _asynchronous_plan.plan(events, buffer)
   parts = _asynchronous_work.Parts(
-    estimator=local.as_estimator(
-      loss_fn,
-      value_and_grad,
-      name=_NAME,
-      needs_key=needs_key,
-      has_aux=has_aux,
+    plan=plan,
+    num_versions=num_versions,
+    num_workers=events.num_workers,
+    num_shards=events.num_shards,
+    training=_local_steps.LocalTraining(
+      _NAME,
+      local.as_estimator(
+        loss_fn,
+        value_and_grad,
+        name=_NAME,
+        needs_key=needs_key,
+        has_aux=has_aux,
+      ),
+      _with_extra(local_optimizer),
+      sampler or _local_steps.take_in_turn(),
+      data_attack,
     ),
-    local_optimizer=extra(local_optimizer),
     keeps=local_state == 'keep',
-    sampler=sampler or _local_steps.take_in_turn(),
-    data_attack=None if isinstance(attack, base.Attack) else attack,
+    takes_slices=sampler is None,
     chain=worker,
     attack=message_attack,
+    byzantine_at=_asynchronous_arguments.byzantine_schedule(
+      _NAME, events.num_workers, byzantine
+    ),
     codec=codec,
-    incoming=extra(incoming),
-    aggregator=aggregator,
-    optimizer=extra(optimizer),
-    broadcast=broadcast or (lambda params, state: params),
+    incoming=_with_extra(incoming),
     num_places=None if buffer is None else buffer.num_rows,
-    num_workers=num_workers,
+    aggregator=aggregator,
+    optimizer=optax.with_extra_args_support(optimizer),
+    broadcast=broadcast or (lambda params, state: params),
   )
-  plan, num_versions = _asynchronous_work.plan(events, buffer)
-  num_events = len(events.worker)
-
-  def init(params, key=None):
-    del key
-    parameters.check_parameters(_NAME, params)
-    params = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
-    layout = flat.row_layout(params)
-    zeros = jnp.zeros(layout.size, layout.dtype)
-    state = optimizer.init(params)
-    rows, shared = _asynchronous_work.init(
-      parts, parts.broadcast(params, state), num_versions
-    )
-    return base.RoundState(
-      step=jnp.zeros([], jnp.int32),
-      params=params,
-      workers=rows,
-      attack=message_attack.init(zeros) if message_attack else (),
-      aggregator=aggregator.init(zeros) if aggregator else (),
-      optimizer=state,
-      codec=_wire.init_rows(
-        codec,
-        jnp.zeros(layouts.padded_size(layout.size, 1), layout.dtype),
-        num_workers,
-      ),
-      shared=shared,
-    )
-
-  def step(state, batch, key):
-    rows = checks.num_workers(f'{_NAME}: batch', batch)
-    if rows != events.num_shards:
-      raise ValueError(
-        f'{_NAME} needs a batch with num_shards={events.num_shards} rows, got'
-        f' {rows}'
-      )
-    if sampler is None:
-      round_arguments.check_slices(_NAME, batch, None)
-    return _step(
-      parts, plan, num_events, schedule(state.step), state, batch, key
-    )
-
-  return base.Round(init, step)
+  return round_arguments.make_round(
+    _NAME, functools.partial(init, parts), functools.partial(step, parts)
+  )
 
 
-def _step(parts, plan, num_events, is_byzantine, state, batch, key):
-  """Message `state.step`."""
-  layout = flat.row_layout(state.params)
-  last = jnp.minimum(state.step, num_events - 1)
-  now = _asynchronous_work.Plan(*(x[last] for x in plan))
-  is_over = state.step >= num_events
+def init(
+  parts: _asynchronous_work.Parts, params: base.Params
+) -> base.RoundState:
+  """The state before the first message."""
+  layout = flat.row_layout(params)
+  zeros = jnp.zeros(layout.size, layout.dtype)
+  state = parts.optimizer.init(params)
+  rows, shared = _asynchronous_work.init(parts, parts.broadcast(params, state))
+  return base.RoundState(
+    step=jnp.zeros([], jnp.int32),
+    params=params,
+    workers=rows,
+    attack=parts.attack.init(zeros) if parts.attack else (),
+    aggregator=parts.aggregator.init(zeros) if parts.aggregator else (),
+    optimizer=state,
+    codec=_wire.init_rows(
+      parts.codec,
+      jnp.zeros(layouts.padded_size(layout.size, 1), layout.dtype),
+      parts.num_workers,
+    ),
+    shared=shared,
+  )
+
+
+def step(
+  parts: _asynchronous_work.Parts,
+  state: base.RoundState,
+  batch: base.Batch,
+  key: jax.Array,
+) -> tuple[base.RoundState, base.RoundInfo]:
+  """Message `state.step`, from its job to the server's step."""
+  _asynchronous_arguments.check_batch(
+    _NAME, batch, parts.num_shards, parts.takes_slices
+  )
+  now, is_over = message_of(parts.plan, state.step)
   shared, k = state.shared, now.worker
+  is_byzantine = parts.byzantine_at(state.step)
   job_key, step_key = jax.random.split(key)
   keys = jax.random.split(jax.random.fold_in(step_key, state.step), 3)
-
-  def of(rows, i):
-    return jax.tree.map(
-      lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), rows
-    )
-
-  def put(rows, new, i):
-    return jax.tree.map(
-      lambda x, y: lax.dynamic_update_index_in_dim(x, y, i, 0), rows, new
-    )
-
-  stale = of(shared.versions, now.read)
-  own = of(state.workers, k)
-  loss, message, local_state, aux = _asynchronous_work.job(
+  stale = take(shared.versions, now.read)
+  job = _asynchronous_work.run_job(
     parts,
     now,
     stale,
-    of(batch, now.shard),
-    own.optimizer,
+    take(batch, now.shard),
+    take(state.workers.optimizer, k),
     is_byzantine[k],
     job_key,
   )
-  server = before = _asynchronous_work.Server(
-    state.aggregator, state.attack, state.optimizer
+  sent = _asynchronous_work.send(
+    parts, state, now, stale, job.message, is_byzantine, keys
   )
-  chain, coder, latest, vector = own.chain, of(state.codec, k), None, None
-  bits = jnp.asarray(32.0 * layout.size)
-  if parts.needs_vectors:
-    vector = layout.ravel(message)
-    if parts.chain is not None:
-      vector, chain = parts.chain.update(vector, chain, layout.ravel(stale))
-    vector, coder, bits = _asynchronous_work.send(parts, vector, coder, keys[0])
-    vector, latest, attack_state = _asynchronous_work.lie(
-      parts, vector, shared.latest, k, is_byzantine, server, keys[1]
-    )
-    server = server._replace(attack=attack_state)
-    message = layout.unravel(vector)
-  extra = {
-    'worker': k,
+  extra = extra_arguments(now, stale)
+  received = _asynchronous_server.receive(
+    parts, now, state, sent, is_byzantine[k], extra
+  )
+  server, outcome = _asynchronous_server.serve(
+    parts, now, state, sent.attack, received, extra, keys[2], is_over
+  )
+  rows = _asynchronous_work.AsynchronousRows(job.optimizer, sent.chain)
+  version = parts.broadcast(server.params, server.optimizer)
+  has_buffer = parts.num_places is not None
+  new_state = state._replace(
+    **server._asdict(),
+    step=state.step + 1,
+    workers=put(state.workers, rows, k),
+    codec=put(state.codec, sent.coder, k),
+    shared=shared._replace(
+      versions=put(shared.versions, version, now.write),
+      places=received.places if has_buffer else None,
+      is_byzantine=received.is_byzantine if has_buffer else None,
+      latest=sent.latest,
+      incoming=received.incoming,
+    ),
+  )
+  return new_state, base.RoundInfo(
+    loss=job.loss,
+    aggregation_error=outcome.error,
+    bits_up=sent.bits,
+    bits_down=jnp.asarray(32.0 * flat.row_layout(state.params).size),
+    num_nonfinite=jnp.sum(outcome.masked, dtype=jnp.int32),
+    is_byzantine=received.is_byzantine,
+    masked=outcome.masked,
+    num_local_steps=now.num_local_steps,
+    staleness=now.staleness,
+    time=now.time,
+    num_gradients=parts.training.estimator.count_gradients(now.num_local_steps),
+    aux=jax.tree.map(lambda x: jnp.asarray(x)[None], job.aux),
+  )
+
+
+def message_of(
+  plan: _asynchronous_plan.Plan, step: jax.Array
+) -> tuple[_asynchronous_plan.Plan, jax.Array]:
+  """What is known of the message of this step; whether there is none left."""
+  num_events = len(plan.worker)
+  last = jnp.minimum(step, num_events - 1)
+  now = _asynchronous_plan.Plan(*(x[last] for x in plan))
+  return now, step >= num_events
+
+
+def extra_arguments(
+  now: _asynchronous_plan.Plan, stale: base.Params
+) -> dict[str, Any]:
+  """What the server's transforms get beside the message."""
+  return {
+    'worker': now.worker,
     'num_local_steps': now.num_local_steps,
     'issued_at': now.issued_at,
     'staleness': now.staleness,
@@ -304,88 +321,7 @@ def _step(parts, plan, num_events, is_byzantine, state, batch, key):
     'stale_params': stale,
     'progress': now.progress,
   }
-  incoming = shared.incoming
-  if parts.incoming is not None:
-    finite = reductions.finite_tree(message)
-    # What is not finite is dropped later, and must not stay in a state here.
-    message, incoming = jax.tree.map(
-      lambda new, old: jnp.where(finite, new, old),
-      parts.incoming.update(message, incoming, state.params, **extra),
-      (message, incoming),
-    )
-    vector = None
-  places, liars = None, is_byzantine[k][None]
-  if parts.aggregator is not None:
-    vector = layout.ravel(message) if vector is None else vector
-    places, liars = _asynchronous_work.place(
-      parts, now, vector, is_byzantine[k], shared
-    )
 
-  def serve(server, params):
-    if parts.aggregator is None:
-      finite = reductions.finite_tree(message)
-      aggregate, found = message, (jnp.zeros([]), ~finite[None])
-    else:
-      aggregate, server, found = _asynchronous_work.combine(
-        parts, places, liars, server, params, keys[2]
-      )
-    updates, optimizer_state = parts.optimizer.update(
-      aggregate, server.optimizer, params, **extra
-    )
-    server = server._replace(optimizer=optimizer_state)
-    return optax.apply_updates(params, updates), server, found
 
-  if parts.num_places is None:
-    params, server, found = serve(server, state.params)
-  else:
-
-    def wait(server, params):
-      skipped = jax.eval_shape(serve, server, params)[2]
-      nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), skipped)
-      return params, server, nothing
-
-    params, server, found = lax.cond(
-      now.is_full, serve, wait, server, state.params
-    )
-  error, masked = found
-  # Nothing moves after the last message, nor by one that is not finite and that
-  # no rule has seen.
-  stays = is_over if parts.aggregator is not None else is_over | masked[0]
-  params, server = jax.tree.map(
-    lambda old, new: jnp.where(stays, old, new),
-    (state.params, before),
-    (params, server),
-  )
-  sent = parts.broadcast(params, server.optimizer)
-  new_state = state._replace(
-    step=state.step + 1,
-    params=params,
-    workers=put(
-      state.workers, _asynchronous_work.AsynchronousRows(local_state, chain), k
-    ),
-    attack=server.attack,
-    aggregator=server.aggregator,
-    optimizer=server.optimizer,
-    codec=put(state.codec, coder, k),
-    shared=shared._replace(
-      versions=put(shared.versions, sent, now.write),
-      places=None if parts.num_places is None else places,
-      is_byzantine=None if parts.num_places is None else liars,
-      latest=latest,
-      incoming=incoming,
-    ),
-  )
-  return new_state, base.RoundInfo(
-    loss=loss,
-    aggregation_error=error,
-    bits_up=bits,
-    bits_down=jnp.asarray(32.0 * layout.size),
-    num_nonfinite=jnp.sum(masked, dtype=jnp.int32),
-    is_byzantine=liars,
-    masked=masked,
-    num_local_steps=now.num_local_steps,
-    staleness=now.staleness,
-    time=now.time,
-    num_gradients=parts.estimator.count_gradients(now.num_local_steps),
-    aux=jax.tree.map(lambda x: jnp.asarray(x)[None], aux),
-  )
+def _with_extra(tx):
+  return None if tx is None else optax.with_extra_args_support(tx)

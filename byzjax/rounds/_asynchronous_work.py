@@ -1,4 +1,4 @@
-"""What happens when one message arrives: its job, and what the server does."""
+"""What the workers of an asynchronous round do: a job, and its message."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ import optax
 from jax import lax
 
 from byzjax._src import base, flat, layouts, local
-from byzjax.asynchrony import Buffer, Events
 from byzjax.rounds import _local_steps, _wire
+from byzjax.rounds._asynchronous_plan import Plan
 
 
 class AsynchronousRows(NamedTuple):
@@ -40,265 +40,240 @@ class AsynchronousShared(NamedTuple):
   incoming: base.State
 
 
-class Plan(NamedTuple):
-  """All that is known of the messages before training, by message."""
-
-  worker: jax.Array
-  time: jax.Array
-  issued_at: jax.Array  # in steps of the server
-  staleness: jax.Array  # in steps of the server
-  num_local_steps: jax.Array
-  shard: jax.Array
-  progress: jax.Array
-  is_waiting: jax.Array
-  read: jax.Array  # where the job's parameters are
-  write: jax.Array  # where the new ones go; S - 1 if nobody will read them
-  row: jax.Array
-  num_averaged: jax.Array
-  is_full: jax.Array
-
-
 class Parts(NamedTuple):
   """The arguments of `asynchronous_round`."""
 
-  estimator: local.GradientEstimator
-  local_optimizer: optax.GradientTransformationExtraArgs | None
-  keeps: bool
-  sampler: local.LocalSampler
-  data_attack: base.DataAttack | None
+  plan: Plan
+  num_versions: int
+  num_workers: int
+  num_shards: int
+  training: _local_steps.LocalTraining  # no optimizer: jobs of one gradient
+  keeps: bool  # the state of the local optimizer, from job to job
+  takes_slices: bool  # of the batch, for there is no sampler
   chain: optax.GradientTransformation | None
   attack: base.Attack | None
+  byzantine_at: base.ByzantineSchedule
   codec: base.Codec | None
   incoming: optax.GradientTransformationExtraArgs | None
+  num_places: int | None  # of the buffer
   aggregator: base.Aggregator | None
   optimizer: optax.GradientTransformationExtraArgs
   broadcast: Callable[[base.Params, base.State], base.Params]
-  num_places: int | None
-  num_workers: int
-
-  @property
-  def needs_vectors(self) -> bool:
-    """Whether a message is touched as one vector before it arrives."""
-    return any(x is not None for x in (self.chain, self.codec, self.attack))
 
 
-def plan(events: Events, buffer: Buffer | None) -> tuple[Plan, int]:
-  """The messages with what follows from them, and S, the versions to keep.
+class JobOutput(NamedTuple):
+  """What the job of one message leaves behind."""
 
-  A version of the parameters needs a place from when it is sent until the last
-  job that began from it has arrived. So S is at most K + 1, however late the
-  latest message is.
+  loss: jax.Array
+  message: base.Params
+  optimizer: base.State  # of the local steps
+  aux: Any
+
+
+class Sent(NamedTuple):
+  """A message as the server gets it, and what is kept of it.
+
+  Attributes:
+    message: tree like the parameters.
+    vector: the same as float[d], or None where nothing acts on vectors.
+    chain: state of the worker's chain.
+    coder: state of its codec.
+    latest: float[K, d], as in `AsynchronousShared`.
+    attack: state of the attack.
+    bits: of the message.
   """
-  count = len(events.worker)
-  if buffer is None:
-    zeros = np.zeros(count, np.int32)
-    buffer = Buffer(1, zeros, zeros + 1, np.ones(count, bool))
-  # Before message e the server has made steps[e] steps.
-  steps = np.concatenate([[0], np.cumsum(buffer.is_full)])
-  issued_at = steps[events.issued_at]
-  last_use = dict(zip(issued_at.tolist(), range(count)))
-  place_of, free = {0: 0}, list[int]()
-  num_places, read, write = 1, [], []
-  for e, version in enumerate(issued_at.tolist()):
-    read.append(place_of[version])
-    if last_use[version] == e:
-      free.append(place_of.pop(version))
-    new = int(steps[e + 1])
-    if not buffer.is_full[e] or new not in last_use:
-      write.append(-1)
-      continue
-    if not free:
-      free.append(num_places)
-      num_places += 1
-    place_of[new] = free.pop()
-    write.append(place_of[new])
-  write = [num_places if w < 0 else w for w in write]
 
-  def integers(x):
-    return jnp.asarray(x, jnp.int32)
-
-  found = Plan(
-    integers(events.worker),
-    jnp.asarray(events.time, jnp.float32),
-    integers(issued_at),
-    integers(steps[:-1] - issued_at),
-    integers(events.num_local_steps),
-    integers(events.shard),
-    integers(events.progress),
-    jnp.asarray(events.is_waiting),
-    integers(read),
-    integers(write),
-    integers(buffer.row),
-    integers(buffer.num_averaged),
-    jnp.asarray(buffer.is_full),
-  )
-  return found, num_places + 1
+  message: base.Params
+  vector: jax.Array | None
+  chain: base.State
+  coder: base.State
+  latest: jax.Array | None
+  attack: base.State
+  bits: jax.Array
 
 
-def init(parts: Parts, params: base.Params, num_versions: int):
+def init(parts: Parts, params: base.Params):
   """`(rows of the workers, what the server shares)`, all at `params`."""
   layout = flat.row_layout(params)
-  vector = layout.ravel(params)
-  k = parts.num_workers
+  k, b = parts.num_workers, parts.num_places
 
   def of_all(init, argument):
     return jax.vmap(init, in_axes=None, axis_size=k)(argument)
 
   local_state: base.State = ()
-  if parts.local_optimizer is not None and parts.keeps:
-    local_state = of_all(parts.local_optimizer.init, params)
-  b = parts.num_places
-  return (
-    AsynchronousRows(
-      local_state, of_all(parts.chain.init, vector) if parts.chain else ()
-    ),
-    AsynchronousShared(
-      jax.tree.map(lambda p: jnp.stack([p] * num_versions), params),
-      None if b is None else jnp.zeros((b, layout.size), layout.dtype),
-      None if b is None else jnp.zeros(b, bool),
-      None
-      if parts.attack is None
-      # Not heard of yet: attacks learn from finite messages only.
-      else jnp.full((k, layout.size), jnp.nan, layout.dtype),
-      parts.incoming.init(params) if parts.incoming else (),
-    ),
+  if parts.training.optimizer is not None and parts.keeps:
+    local_state = of_all(parts.training.optimizer.init, params)
+  chain: base.State = ()
+  if parts.chain is not None:
+    chain = of_all(parts.chain.init, layout.ravel(params))
+  latest = None
+  if parts.attack is not None:
+    # Not heard of yet: attacks learn from finite messages only.
+    latest = jnp.full((k, layout.size), jnp.nan, layout.dtype)
+  return AsynchronousRows(local_state, chain), AsynchronousShared(
+    jax.tree.map(lambda p: jnp.stack([p] * parts.num_versions), params),
+    None if b is None else jnp.zeros((b, layout.size), layout.dtype),
+    None if b is None else jnp.zeros(b, bool),
+    latest,
+    parts.incoming.init(params) if parts.incoming else (),
   )
 
 
-def job(parts: Parts, now: Plan, params, data, state, is_byzantine, key):
-  """`(loss, message, state, aux)` of one job, from stale parameters."""
-  walker = _local_steps.Walker(
-    'asynchronous_round',
-    parts.estimator,
-    parts.local_optimizer,
-    parts.sampler,
-    parts.data_attack,
-  )
+def run_job(
+  parts: Parts, now: Plan, params, data, state, is_byzantine, key
+) -> JobOutput:
+  """The local update of one job, or its gradient, from stale parameters."""
+  training = parts.training
   # Of the shard, so that what a shard's local step sees is the same in every
   # schedule.
   key = jax.random.fold_in(key, now.shard)
   # No local step has this number, so that no batch has this key.
   start_key = jax.random.fold_in(key, np.uint32(2**32 - 1))
-  data_plan = parts.sampler.start(
-    parts.sampler.init(params), params, data, start_key
+  plan = training.sampler.start(
+    training.sampler.init(params), params, data, start_key
   )
-  if parts.local_optimizer is None:
-    batch, _, key = _local_steps.draw(
-      walker, data_plan, data, is_byzantine, now.progress, key
+  if training.optimizer is None:
+    batch, _, key = _local_steps.draw_batch(
+      training, plan, data, is_byzantine, now.progress, key
     )
-    found = local.estimate_once(
-      parts.estimator, params, batch, key, now.issued_at
+    estimate = local.estimate_once(
+      training.estimator, params, batch, key, now.issued_at
     )
-    return found.loss, found.gradient, state, found.aux
-  start = state if parts.keeps else parts.local_optimizer.init(params)
-  walk = _local_steps.walk(
-    walker,
+    return JobOutput(estimate.loss, estimate.gradient, state, estimate.aux)
+  end = _local_steps.local_update(
+    training,
     params,
-    start,
-    data_plan,
+    state if parts.keeps else training.optimizer.init(params),
+    plan,
     data,
     is_byzantine,
     key,
     now.num_local_steps,
-    lambda gradient: gradient,
-    lambda tree: tree,
-    now.progress,
     round=now.issued_at,
+    progress=now.progress,
   )
-  message = jax.tree.map(jnp.subtract, params, walk.params)
-  state = walk.optimizer if parts.keeps else ()
-  return walk.loss, message, state, walk.aux
+  message = jax.tree.map(jnp.subtract, params, end.params)
+  return JobOutput(
+    end.loss, message, end.optimizer if parts.keeps else (), end.aux
+  )
 
 
-def send(parts: Parts, message, coder, key):
+def send(
+  parts: Parts,
+  state: base.RoundState,
+  now: Plan,
+  stale: base.Params,
+  message: base.Params,
+  is_byzantine: jax.Array,
+  keys: jax.Array,
+) -> Sent:
+  """A message as the server gets it: behind chain, codec and attack.
+
+  `keys` are those of codec and attack, and the job began from `stale`.
+  """
+  k, latest, layout = now.worker, state.shared.latest, flat.row_layout(stale)
+  chain, coder = take((state.workers.chain, state.codec), k)
+  if parts.chain is None and parts.codec is None and parts.attack is None:
+    bits = jnp.asarray(32.0 * layout.size)
+    return Sent(message, None, chain, coder, latest, state.attack, bits)
+  vector = layout.ravel(message)
+  if parts.chain is not None:
+    vector, chain = parts.chain.update(vector, chain, layout.ravel(stale))
+  vector, coder, bits = encode(parts.codec, vector, coder, keys[0])
+  attack_state = state.attack
+  if parts.attack is not None:
+    latest = lax.dynamic_update_index_in_dim(latest, vector, k, 0)
+    vector, attack_state = byzantine_message(
+      parts.attack,
+      parts.codec,
+      vector,
+      latest,
+      k,
+      is_byzantine,
+      state.aggregator,
+      attack_state,
+      keys[1],
+    )
+  message = layout.unravel(vector)
+  return Sent(message, vector, chain, coder, latest, attack_state, bits)
+
+
+def encode(
+  codec: base.Codec | None, message: jax.Array, coder: base.State, key
+) -> tuple[jax.Array, base.State, jax.Array]:
   """`(what the server decodes float[d], state of the codec, bits)`."""
-  size = layouts.padded_size(message.size, 1)
+  size = message.size
   payload, coder, bits = _wire.encode_rows(
-    parts.codec,
+    codec,
     message[None],
     jax.tree.map(lambda x: x[None], coder),
     key[None],
-    message.size if parts.codec is None else size,
+    size if codec is None else layouts.padded_size(size, 1),
   )
-  found = _wire.decode_rows(parts.codec, payload, message.dtype)
-  found = found[0, : message.size]
-  return found, jax.tree.map(lambda x: x[0], coder), bits[0]
+  decoded = _wire.decode_rows(codec, payload, message.dtype)[0, :size]
+  return decoded, jax.tree.map(lambda x: x[0], coder), bits[0]
 
 
-def lie(parts: Parts, message, latest, worker, is_byzantine, server, key):
-  """What attackers make of the message of one of them.
+def byzantine_message(
+  attack: base.Attack,
+  codec: base.Codec | None,
+  message: jax.Array,
+  latest: jax.Array,
+  worker: jax.Array,
+  is_byzantine: jax.Array,
+  aggregator_state: base.State,
+  attack_state: base.State,
+  key: jax.Array,
+) -> tuple[jax.Array, base.State]:
+  """What the server gets of a worker: its message, or what the attack makes.
 
-  Returns:
-    `(message float[d], latest, state of the attack)`.
+  Args:
+    attack: on messages.
+    codec: into whose form its message is put, or None.
+    message: float[d], of the worker.
+    latest: float[K, d], with it.
+    worker: its number.
+    is_byzantine: bool[K].
+    aggregator_state: which the attack knows.
+    attack_state: of the attack.
+    key: of the attack.
   """
-  if parts.attack is None:
-    return message, latest, server.attack
-  attack = parts.attack
-  latest = lax.dynamic_update_index_in_dim(latest, message, worker, 0)
 
   def attacked(latest, state):
-    found, state = attack.apply(
+    messages, state = attack.apply(
       latest,
       state,
       is_byzantine=is_byzantine,
       key=key,
-      aggregator_state=server.aggregator,
+      aggregator_state=aggregator_state,
       num_coordinates=message.size,
     )
-    row = lax.dynamic_index_in_dim(found, worker, keepdims=False)
-    if parts.codec is not None:
+    row = lax.dynamic_index_in_dim(messages, worker, keepdims=False)
+    if codec is not None:
       pad = layouts.padded_size(message.size, 1) - message.size
-      row = parts.codec.constrain(
+      row = codec.constrain(
         jnp.pad(row, (0, pad)), num_coordinates=message.size
       )[: message.size]
     return row, state
 
-  message, state = lax.cond(
+  return lax.cond(
     is_byzantine[worker],
     attacked,
     lambda latest, state: (message, state),
     latest,
-    server.attack,
-  )
-  return message, latest, state
-
-
-def place(parts: Parts, now: Plan, vector, lies, shared: AsynchronousShared):
-  """The message in its place of the buffer, averaged with those there."""
-  if parts.num_places is None:
-    return vector[None], lies[None]
-  old = lax.dynamic_index_in_dim(shared.places, now.row, keepdims=False)
-  # By a choice, for the old one may hold NaN.
-  old = jnp.where(now.num_averaged == 1, vector, old)
-  row = old + (vector - old) / now.num_averaged
-  mine = lies | (shared.is_byzantine[now.row] & (now.num_averaged > 1))
-  return (
-    lax.dynamic_update_index_in_dim(shared.places, row, now.row, 0),
-    shared.is_byzantine.at[now.row].set(mine),
+    attack_state,
   )
 
 
-def combine(parts: Parts, places, liars, server, params, key):
-  """What the rule makes of all places: `(aggregate, server state, found)`."""
-  assert parts.aggregator is not None
-  layout = flat.row_layout(params)
-  aggregate, state, info = layouts.attacked(parts.aggregator, None).inspect(
-    places,
-    layouts.WorkerShardedState(server.aggregator, ()),
-    key=key,
-    is_byzantine=liars,
+def take(rows: Any, i: jax.Array) -> Any:
+  """Row i of all leaves."""
+  return jax.tree.map(
+    lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), rows
   )
-  assert info.mask is not None
-  if parts.attack is not None and parts.attack.observe is not None:
-    seen = parts.attack.observe(server.attack, aggregate)
-    server = server._replace(attack=seen)
-  server = server._replace(aggregator=state.aggregator)
-  return layout.unravel(aggregate), server, (info.error, ~info.mask)
 
 
-class Server(NamedTuple):
-  """The parts of a `RoundState` that a step of the server changes."""
-
-  aggregator: base.State
-  attack: base.State
-  optimizer: base.State
+def put(rows: Any, new: Any, i: jax.Array) -> Any:
+  """The leaves with a new row i."""
+  return jax.tree.map(
+    lambda x, y: lax.dynamic_update_index_in_dim(x, y, i, 0), rows, new
+  )

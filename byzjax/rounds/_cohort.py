@@ -62,15 +62,15 @@ def step(
     return jax.tree.map(lambda x, y: x.at[ids].set(y), rows, new)
 
   cohort = Cohort(ids, *of_them(everybody[1:]))
-  found, info = engine_step(
+  new_state, info = engine_step(
     state._replace(workers=of_them(state.workers), codec=of_them(state.codec)),
     of_them(batch),
     key,
     cohort,
   )
-  found = found._replace(
-    workers=among_all(state.workers, found.workers),
-    codec=among_all(state.codec, found.codec),
+  new_state = new_state._replace(
+    workers=among_all(state.workers, new_state.workers),
+    codec=among_all(state.codec, new_state.codec),
     participation=drawn,
   )
-  return found, info._replace(participants=ids)
+  return new_state, info._replace(participants=ids)

@@ -119,12 +119,12 @@ def elastic_averaging(
     optimizer = inner.init(params) if keeps else ()
     return _replicas.ReplicaRows(layout.ravel(params), optimizer=optimizer)
 
-  def work(walk, layout, params, row, round):
+  def work(local_update, layout, params, row, round):
     del round
     center, x = layout.ravel(params), row.params
     pull = layout.unravel(alpha * (center - x))
     start = row.optimizer if keeps else inner.init(layout.unravel(x))
-    end = walk(x, _pulled_once(inner), (start, pull))
+    end = local_update(x, _pulled_once(inner), (start, pull))
     row = row._replace(
       params=layout.ravel(end.params),
       optimizer=end.optimizer[0] if keeps else (),

@@ -6,15 +6,15 @@ is a `Work`; the stages after it are in `_stages`, once for all rounds.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from byzjax._src import base, flat, layouts, reductions
 from byzjax.rounds import _stages, _wire
+from byzjax.rounds._sharded_step import place, sharded_step
 from byzjax.rounds._work import Cohort, Context, Parts, WorkerOutput
 
 
@@ -38,9 +38,6 @@ def init(parts: Parts, params: base.Params) -> base.RoundState:
   layout = flat.row_layout(params)
   zeros = jnp.zeros(parts.padded(layout.size), layout.dtype)
   server_state, sender = _init_server(parts, zeros)
-  # A copy: the state may be donated, the caller's parameters may not. And of a
-  # fixed dtype: a weak one would not survive the first step.
-  params = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
   state = base.RoundState(
     step=jnp.zeros([], jnp.int32),
     params=params,
@@ -72,14 +69,8 @@ def step(
   one_round = functools.partial(device_step, parts)
   if parts.mesh is None:
     return one_round(state, batch, key, cohort)
-  specs = state_specs(parts, state)
-  rows, everywhere = PartitionSpec(parts.axis_name), PartitionSpec()
-  infos: Any = (everywhere,) * len(base.RoundInfo._fields)
-  sharded = jax.shard_map(
-    one_round,
-    mesh=parts.mesh,
-    in_specs=(specs, rows, everywhere, everywhere),
-    out_specs=(specs, base.RoundInfo(*infos)._replace(aux=rows)),
+  sharded = sharded_step(
+    one_round, parts.mesh, parts.axis_name, state_specs(parts, state)
   )
   return sharded(state, batch, key, cohort)
 
@@ -212,15 +203,6 @@ def coordinate_specs(
     small,
     large,
   )
-
-
-def place(state: base.RoundState, mesh: Any, specs: Any) -> base.RoundState:
-  """The state on the devices of a mesh, inside of jit or outside."""
-  shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-  leaves = jax.tree.leaves(state.params)
-  if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-    return lax.with_sharding_constraint(state, shardings)
-  return jax.device_put(state, shardings)
 
 
 def _init_server(parts, vector):

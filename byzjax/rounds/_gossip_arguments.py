@@ -26,6 +26,16 @@ def check_slots(name: str, topology: Any, rule: Any, attack: Any) -> None:
       )
 
 
+def check_num_workers(name: str, topology: Any, num_workers: Any) -> None:
+  """Raises ValueError unless there is one worker for each node."""
+  n = topology.num_nodes
+  if num_workers is not None and num_workers != n:
+    raise ValueError(
+      f'{name} needs num_workers to be the {n} nodes of the topology, got'
+      f' {num_workers}'
+    )
+
+
 def check_mesh_attack(name: str, attack: Any) -> None:
   """Raises ValueError for attackers that see nodes which are not theirs."""
   if isinstance(attack, base.Attack | EdgeAttack):

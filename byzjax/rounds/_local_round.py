@@ -14,7 +14,6 @@ from byzjax._src import (
   checks,
   injected,
   local,
-  parameters,
   round_arguments,
 )
 from byzjax.rounds import (
@@ -205,7 +204,6 @@ def local_round(
   round_arguments.check_transform(_NAME, 'local_optimizer', local_optimizer)
   round_arguments.check_transforms(_NAME, {'worker': worker})
   round_arguments.check_attackers(_NAME, attack, byzantine)
-  round_arguments.check_layout(_NAME, mesh, axis_name)
   checks.check_kind(
     _NAME, 'sampler', sampler, local.LocalSampler, optional=True
   )
@@ -217,29 +215,43 @@ def local_round(
   steps_at, longest = round_arguments.step_schedule(
     _NAME, num_workers, num_local_steps
   )
-  num_shards = 1
-  if mesh is not None:
-    mesh, num_shards = round_arguments.check_mesh(
-      _NAME, mesh, axis_name, cohort_size
-    )
-    round_arguments.check_mesh(_NAME, mesh, axis_name, num_workers)
-  message_attack = attack if isinstance(attack, base.Attack) else None
+  round_arguments.check_mesh(_NAME, mesh, axis_name, num_workers)
+  mesh, num_shards = round_arguments.check_mesh(
+    _NAME, mesh, axis_name, cohort_size
+  )
+  message_attack, data_attack = round_arguments.split_attack(attack)
+  estimator = local.as_estimator(
+    loss_fn,
+    value_and_grad,
+    name=_NAME,
+    needs_key=needs_key,
+    has_aux=has_aux,
+  )
   work = _local_work.build(
     _local_work.Parts(
-      loss_fn=loss_fn,
-      needs_key=needs_key,
-      has_aux=has_aux,
-      value_and_grad=value_and_grad,
-      optimizer=optax.with_extra_args_support(local_optimizer),
+      training=_local_steps.LocalTraining(
+        _NAME,
+        estimator,
+        optax.with_extra_args_support(local_optimizer),
+        sampler or _local_steps.take_in_turn(),
+        data_attack,
+      ),
       state=local_state,
       steps_at=steps_at,
-      sampler=sampler or _local_steps.take_in_turn(),
       preconditioner=preconditioner,
-      is_global=preconditioner_scope == 'global',
+      has_global=has_global,
+      has_own=preconditioner is not None and not has_global,
+      statistic=_local_work.statistic_of(
+        loss_fn,
+        estimator,
+        preconditioner,
+        needs_key=needs_key,
+        # Of value_and_grad, if that is given.
+        has_aux=has_aux and value_and_grad is None,
+      ),
       side_rule=injected.as_aggregator(_NAME, side_aggregator or aggregator),
       chain=optax.identity() if worker is None else worker,
       byzantine_chain=byzantine_chain,
-      data_attack=None if isinstance(attack, base.Attack) else attack,
       worker_map=worker_map,
     )
   )
@@ -257,16 +269,17 @@ def local_round(
       mesh=mesh,
       num_shards=num_shards,
       axis_name=axis_name,
+      computes=None
+      if draws
+      else round_arguments.who_computes(
+        num_workers, message_attack, byzantine, mesh, estimator.has_aux
+      ),
     )
   )
 
-  def init(params, key=None):
-    del key
-    parameters.check_parameters(_NAME, params)
-    state = engine.init(params)
-    return state._replace(
-      participation=draws.init(num_workers) if draws else ()
-    )
+  def init(params):
+    drawn = draws.init(num_workers) if draws else ()
+    return engine.init(params)._replace(participation=drawn)
 
   def step(state, batch, key):
     round_arguments.check_batch(_NAME, batch, num_workers)
@@ -281,4 +294,4 @@ def local_round(
       return engine.step(state, batch, key, everybody)
     return _cohort.step(engine.step, draws, everybody, state, batch, key)
 
-  return base.Round(init, step)
+  return round_arguments.make_round(_NAME, init, step)

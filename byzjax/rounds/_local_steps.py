@@ -1,5 +1,6 @@
 """What a worker does on its own: local steps of any optimizer."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,8 +12,8 @@ from jax import lax
 from byzjax._src import base, flat, local
 
 
-class Walk(NamedTuple):
-  """Where a worker's local steps led."""
+class LocalUpdate(NamedTuple):
+  """What a worker has after its local steps."""
 
   params: base.Params
   optimizer: optax.OptState
@@ -20,22 +21,46 @@ class Walk(NamedTuple):
   aux: Any  # in float, mean over the steps, or None
 
 
-class Walker(NamedTuple):
+class LocalTraining(NamedTuple):
   """The parts of a local step that are the same for all workers.
 
   Attributes:
     name: of the round, for errors.
     estimator: of the gradient.
-    optimizer: of the local steps, with extra arguments.
+    optimizer: of the local steps, with extra arguments; or None where there are
+      none, and a worker sends a gradient.
     sampler: where the batches come from.
     data_attack: what attackers do to their batches, or None.
   """
 
   name: str
   estimator: local.GradientEstimator
-  optimizer: optax.GradientTransformationExtraArgs
+  optimizer: Any
   sampler: local.LocalSampler
   data_attack: base.DataAttack | None
+
+
+class _Job(NamedTuple):
+  """What does not change from one local step of a worker to the next."""
+
+  training: LocalTraining
+  data: Any
+  is_byzantine: jax.Array
+  key: jax.Array
+  scale: Callable[[base.Params], base.Params]
+  progress: jax.Array | None
+  round: jax.Array
+  anchor: base.Params
+
+
+class _Carry(NamedTuple):
+  """What one local step hands to the next."""
+
+  params: base.Params
+  optimizer: optax.OptState
+  plan: base.State
+  loss: jax.Array  # sum over the steps
+  aux: Any  # sum over the steps, or None
 
 
 def take_in_turn() -> local.LocalSampler:
@@ -57,19 +82,26 @@ def take_in_turn() -> local.LocalSampler:
   )
 
 
-def draw(walker: Walker, plan, data, is_byzantine, step, key):
+def draw_batch(
+  training: LocalTraining,
+  plan: base.State,
+  data: Any,
+  is_byzantine: jax.Array,
+  step: jax.Array,
+  key: jax.Array,
+) -> tuple[Any, base.State, jax.Array]:
   """The batch of a local step, the plan after it, and a key for its loss."""
   keys = jax.random.split(jax.random.fold_in(key, step), 3)
-  batch, plan = walker.sampler.draw(plan, data, step, keys[0])
-  if walker.data_attack is not None:
+  batch, plan = training.sampler.draw(plan, data, step, keys[0])
+  if training.data_attack is not None:
     rows = jax.tree.map(lambda x: x[None], batch)
-    rows = walker.data_attack(rows, is_byzantine[None], keys[1])
+    rows = training.data_attack(rows, is_byzantine[None], keys[1])
     batch = jax.tree.map(lambda x: x[0], rows)
   return batch, plan, keys[2]
 
 
-def walk(
-  walker: Walker,
+def local_update(
+  training: LocalTraining,
   params: base.Params,
   optimizer_state: optax.OptState,
   plan: base.State,
@@ -77,78 +109,102 @@ def walk(
   is_byzantine: jax.Array,
   key: jax.Array,
   num_steps: jax.Array | int,
-  scale: Callable[[base.Params], base.Params],
-  as_carry: Callable[[Any], Any],
-  progress: jax.Array | None = None,
   *,
   round: jax.Array,
+  scale: Callable[[base.Params], base.Params] = lambda gradient: gradient,
+  progress: jax.Array | None = None,
   anchor: base.Params | None = None,
-) -> Walk:
+  axis_name: base.AxisName = None,
+) -> LocalUpdate:
   """The steps of one worker from `params`; gradients go through `scale`.
 
   With `progress`, the local steps that its data has seen before, batches are
   drawn as the later ones that they are, and the optimizer is told. `anchor` is
-  what the worker received, if that is not where it begins.
+  what the worker received, if that is not where it begins. `axis_name` is of
+  the devices that workers are split over, under `jax.shard_map`.
   """
   anchor = params if anchor is None else anchor
+  job = _Job(training, data, is_byzantine, key, scale, progress, round, anchor)
   loss_type = flat.compute_dtype(*map(jnp.result_type, jax.tree.leaves(params)))
-
-  def body(step, carry):
-    w, state, plan, total, aux_total = carry
-    seen = step if progress is None else progress + step
-    batch, plan, loss_key = draw(walker, plan, data, is_byzantine, seen, key)
-    context = local.LocalContext(anchor, loss_key, step, round)
-    known = {} if progress is None else {'progress': seen}
-
-    def at(v):
-      return local.estimate(walker.estimator, v, batch, context)
-
-    def gradient_fn(v):
-      return scale(at(v).gradient)
-
-    def value_fn(v):
-      return at(v).loss
-
-    loss, gradient, aux = at(w)
-    updates, state = walker.optimizer.update(
-      scale(gradient),
-      state,
-      w,
-      value=loss,
-      grad=gradient,
-      value_fn=value_fn,
-      gradient_fn=gradient_fn,
-      **known,
-    )
-    # Whatever an optimizer makes of a type, the loop needs it as it was.
-    state = jax.tree.map(
-      lambda new, old: new if new.dtype == old.dtype else new.astype(old.dtype),
-      state,
-      carry[1],
-    )
-    w = optax.apply_updates(w, updates)
-    aux_total = jax.tree.map(
-      lambda t, x: t + jnp.asarray(x, t.dtype), aux_total, aux
-    )
-    return w, state, plan, total + loss.astype(total.dtype), aux_total
-
-  def first_aux(w, plan):
-    zero = jnp.zeros([], jnp.int32)
-    batch, _, loss_key = draw(walker, plan, data, is_byzantine, zero, key)
-    context = local.LocalContext(anchor, loss_key, zero, round)
-    return local.estimate(walker.estimator, w, batch, context).aux
-
-  aux_zeros = None
-  if walker.estimator.has_aux:
-    shapes = jax.eval_shape(first_aux, params, plan)
-    aux_zeros = local.zeros_of_mean(walker.name, shapes)
-  start = (params, optimizer_state, plan, jnp.zeros([], loss_type), aux_zeros)
-  w, state, _, total, aux = lax.fori_loop(0, num_steps, body, as_carry(start))
+  start = _Carry(
+    params,
+    optimizer_state,
+    plan,
+    jnp.zeros([], loss_type),
+    _zero_aux(job, params, plan),
+  )
+  end = lax.fori_loop(
+    0,
+    num_steps,
+    functools.partial(_local_step, job),
+    _varying(start, axis_name),
+  )
   count = jnp.maximum(num_steps, 1)
-  return Walk(w, state, total / count, jax.tree.map(lambda t: t / count, aux))
+  aux = jax.tree.map(lambda total: total / count, end.aux)
+  return LocalUpdate(end.params, end.optimizer, end.loss / count, aux)
 
 
-def varying(tree: Any, axis_name: base.AxisName) -> Any:
+def _local_step(job: _Job, step: jax.Array, carry: _Carry) -> _Carry:
+  """One local step of a worker."""
+  training, w = job.training, carry.params
+  seen = step if job.progress is None else job.progress + step
+  batch, plan, loss_key = draw_batch(
+    training, carry.plan, job.data, job.is_byzantine, seen, job.key
+  )
+  context = local.LocalContext(job.anchor, loss_key, step, job.round)
+  known = {} if job.progress is None else {'progress': seen}
+
+  def estimate(params):
+    return local.estimate(training.estimator, params, batch, context)
+
+  loss, gradient, aux = estimate(w)
+  updates, state = training.optimizer.update(
+    job.scale(gradient),
+    carry.optimizer,
+    w,
+    value=loss,
+    grad=gradient,
+    value_fn=lambda params: estimate(params).loss,
+    gradient_fn=lambda params: job.scale(estimate(params).gradient),
+    **known,
+  )
+  return _Carry(
+    optax.apply_updates(w, updates),
+    _in_types_of(state, carry.optimizer),
+    plan,
+    carry.loss + loss.astype(carry.loss.dtype),
+    jax.tree.map(
+      lambda total, x: total + jnp.asarray(x, total.dtype), carry.aux, aux
+    ),
+  )
+
+
+def _in_types_of(new: Any, old: Any) -> Any:
+  """Whatever an optimizer makes of a type, the loop needs it as it was."""
+  return jax.tree.map(
+    lambda x, y: x if x.dtype == y.dtype else x.astype(y.dtype), new, old
+  )
+
+
+def _zero_aux(job: _Job, params: base.Params, plan: base.State) -> Any:
+  """Where auxiliary outputs are added up, or None if there are none."""
+  training = job.training
+  if not training.estimator.has_aux:
+    return None
+
+  def first_aux(params, plan):
+    zero = jnp.zeros([], jnp.int32)
+    batch, _, loss_key = draw_batch(
+      training, plan, job.data, job.is_byzantine, zero, job.key
+    )
+    context = local.LocalContext(job.anchor, loss_key, zero, job.round)
+    return local.estimate(training.estimator, params, batch, context).aux
+
+  shapes = jax.eval_shape(first_aux, params, plan)
+  return local.zeros_of_mean(training.name, shapes)
+
+
+def _varying(tree: Any, axis_name: base.AxisName) -> Any:
   """Replicated leaves as each device's own, as the carry of a loop must be."""
   if axis_name is None:
     return tree

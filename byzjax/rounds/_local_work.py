@@ -13,7 +13,7 @@ from byzjax._src import base, flat, local
 from byzjax.gradients import hutchinson_diagonal
 from byzjax.rounds import _local_steps
 from byzjax.rounds._work import Context, Work, WorkerOutput
-from byzjax.rounds._worker_gradients import over_workers
+from byzjax.rounds._worker_gradients import only_for, over_workers
 from byzjax.transforms import Preconditioner, per_worker
 
 _NAME = 'local_round'
@@ -38,226 +38,297 @@ class LocalShared(NamedTuple):
 class Parts(NamedTuple):
   """The arguments of `local_round` that say what workers do."""
 
-  loss_fn: local.LossFn | local.Objective
-  value_and_grad: local.ValueAndGrad | None
-  needs_key: bool
-  has_aux: bool
-  optimizer: optax.GradientTransformationExtraArgs
+  training: _local_steps.LocalTraining
   state: str  # keep, reset or average
   steps_at: Callable[[jax.Array], jax.Array]
-  sampler: local.LocalSampler
   preconditioner: Preconditioner | None
-  is_global: bool
+  has_global: bool  # a preconditioner that all workers share
+  has_own: bool  # one that every worker has
+  statistic: Callable[..., base.Params]  # what it is refreshed by
   side_rule: base.Aggregator
   chain: optax.GradientTransformation
   byzantine_chain: bool
-  data_attack: base.DataAttack | None
   worker_map: str | int
+
+
+class LocalOutput(NamedTuple):
+  """What the local update of one worker leaves behind."""
+
+  loss: jax.Array
+  message: jax.Array  # float[d], the pseudo-gradient
+  rows: LocalRows
+  optimizer: base.State  # to be averaged, or ()
+  aux: Any
 
 
 def build(parts: Parts) -> Work:
   """The work of the round with these parts."""
-  tx, preconditioner = parts.optimizer, parts.preconditioner
-  scaler: Any = preconditioner
-  averages = parts.state == 'average'
-  has_global = preconditioner is not None and parts.is_global
-  has_own = preconditioner is not None and not parts.is_global
-  flags: dict[str, Any] = {
-    'name': _NAME,
-    'needs_key': parts.needs_key,
-    'has_aux': parts.has_aux,
-  }
-  estimator = local.as_estimator(parts.loss_fn, parts.value_and_grad, **flags)
-  walker = _local_steps.Walker(
-    _NAME, estimator, tx, parts.sampler, parts.data_attack
+  bind = functools.partial
+  return Work(
+    bind(init_rows, parts),
+    bind(run, parts),
+    bind(init_shared, parts),
+    bind(auxiliary, parts),
   )
-  if parts.value_and_grad is not None:  # Of which they speak then.
-    flags = {'name': _NAME}
+
+
+def statistic_of(
+  loss_fn: local.LossFn | local.Objective,
+  estimator: local.GradientEstimator,
+  preconditioner: Preconditioner | None,
+  *,
+  needs_key: bool = False,
+  has_aux: bool = False,
+) -> Callable[..., base.Params]:
+  """`(params, batch, context) -> what a preconditioner is refreshed by`."""
+  if preconditioner is None or not preconditioner.uses_hessian:
+    return lambda *known: local.estimate(estimator, *known).gradient
+  draws = needs_key or isinstance(loss_fn, local.Objective)
 
   def statistic(params, batch, context):
-    """What the preconditioner is refreshed by."""
-    if not scaler.uses_hessian:
-      return local.estimate(estimator, params, batch, context).gradient
-    objective = local.as_objective(parts.loss_fn, **flags)
-    probe_key = context.key
-    if flags.get('needs_key') or isinstance(parts.loss_fn, local.Objective):
-      # What the loss draws must not depend on the signs of the probe.
-      probe_key = jax.random.fold_in(context.key, 1)
+    objective = local.as_objective(
+      loss_fn, name=_NAME, needs_key=needs_key, has_aux=has_aux
+    )
 
     def loss(params, batch):
       return local.loss_and_aux(_NAME, objective, params, batch, context)[0]
 
-    return hutchinson_diagonal(loss)(params, batch, probe_key)
+    # What the loss draws must not depend on the signs of the probe.
+    key = jax.random.fold_in(context.key, 1) if draws else context.key
+    return hutchinson_diagonal(loss)(params, batch, key)
 
-  def refreshed(state, found):
-    return scaler.update(found, state, statistic=found)[1]
+  return statistic
 
-  def init(params, n):
-    def of_all(init, argument):
-      return jax.vmap(init, in_axes=None, axis_size=n)(argument)
 
-    vector = flat.row_layout(params).ravel(params)
-    return LocalRows(
-      of_all(tx.init, params) if parts.state == 'keep' else (),
-      of_all(scaler.init, params) if has_own else (),
-      of_all(parts.sampler.init, params),
-      per_worker(parts.chain, n).init(vector),
-    )
+def init_rows(parts: Parts, params: base.Params, n: int) -> LocalRows:
+  """What n workers keep at the start."""
+  training, scaler = parts.training, parts.preconditioner
 
-  def init_shared(params):
-    return LocalShared(
-      tx.init(params) if averages else (),
-      scaler.init(params) if has_global else (),
-    )
+  def of_all(init, argument):
+    return jax.vmap(init, in_axes=None, axis_size=n)(argument)
 
-  def sides(params):
-    """What is exchanged beside the messages: the preconditioner's first."""
-    found = []
-    if has_global:
-      found.append((flat.row_layout(params).size, parts.side_rule))
-    if averages:
-      floats, _ = _split(jax.eval_shape(tx.init, params))
-      if jax.tree.leaves(floats):
-        found.append((flat.row_layout(floats).size, parts.side_rule))
-    return tuple(found)
+  vector = flat.row_layout(params).ravel(params)
+  return LocalRows(
+    of_all(training.optimizer.init, params) if parts.state == 'keep' else (),
+    of_all(scaler.init, params) if scaler and parts.has_own else (),
+    of_all(training.sampler.init, params),
+    per_worker(parts.chain, n).init(vector),
+  )
 
-  def begin(params, data, is_byzantine, sampler_state, key, *, round):
-    """The plan of the round, and the statistic on its first batch."""
-    plan = parts.sampler.start(sampler_state, params, data, key)
-    if preconditioner is None:
-      return plan, ()
-    first = jnp.zeros([], jnp.int32)
-    batch, _, key = _local_steps.draw(
-      walker, plan, data, is_byzantine, first, key
-    )
-    context = local.LocalContext(params, key, first, round)
-    found = statistic(params, batch, context)
-    return plan, flat.row_layout(params).ravel(found)
 
-  def run(params, batch, rows, keys, *, context: Context, exchange):
+def init_shared(parts: Parts, params: base.Params) -> LocalShared:
+  """What the server keeps for its workers at the start."""
+  scaler = parts.preconditioner
+  return LocalShared(
+    parts.training.optimizer.init(params) if parts.state == 'average' else (),
+    scaler.init(params) if scaler and parts.has_global else (),
+  )
+
+
+def auxiliary(
+  parts: Parts, params: base.Params
+) -> tuple[tuple[int, base.Aggregator], ...]:
+  """What is aggregated beside the messages: the preconditioner's first."""
+  sizes = []
+  if parts.has_global:
+    sizes.append(flat.row_layout(params).size)
+  if parts.state == 'average':
+    state = jax.eval_shape(parts.training.optimizer.init, params)
+    floats, _ = _split(state)
+    if jax.tree.leaves(floats):
+      sizes.append(flat.row_layout(floats).size)
+  return tuple((size, parts.side_rule) for size in sizes)
+
+
+def run(
+  parts: Parts, params, batch, rows, keys, *, context: Context, exchange
+) -> WorkerOutput:
+  """A round of the workers of one device, up to their messages."""
+  shared, states = context.shared, list(context.auxiliary)
+  num_steps = parts.steps_at(context.step)
+  begin = functools.partial(begin_round, parts, context.step)
+  plans, statistics = _over(parts, context, begin)(
+    params, batch, context.is_byzantine, rows.sampler, keys
+  )
+  scaling = shared.preconditioner
+  if parts.has_global:
     layout = flat.row_layout(params)
-    shared, new_sides = context.shared, list(context.auxiliary)
-    num_steps = parts.steps_at(context.step)
-    own_steps = num_steps[context.ids] if num_steps.ndim else ()
-    begins = functools.partial(begin, round=context.step)
-    plans, statistics = over_workers(_NAME, begins, parts.worker_map)(
-      params, batch, context.is_byzantine, rows.sampler, keys
+    statistic, states[0] = exchange(0, statistics, states[0])
+    scaling = _refreshed(parts, scaling, layout.unravel(statistic))
+  update = functools.partial(
+    worker_update, parts, context, shared.optimizer, scaling, num_steps
+  )
+  output = _over(parts, context, update)(
+    params,
+    batch,
+    context.is_byzantine,
+    plans,
+    statistics,
+    rows,
+    keys,
+    num_steps[context.ids] if num_steps.ndim else (),
+  )
+  average = shared.optimizer
+  if parts.state == 'average':
+    average, states = _average(
+      average, output.optimizer, states, exchange, context
     )
-    scaling = shared.preconditioner
-    if has_global:
-      found, new_sides[0] = exchange(0, statistics, new_sides[0])
-      scaling = refreshed(scaling, layout.unravel(found))
-
-    def one_worker(params, data, is_byzantine, plan, own, kept, key, steps):
-      scale_by = scaling
-      if has_own:
-        scale_by = refreshed(kept.preconditioner, layout.unravel(own))
-
-      def scale(gradient):
-        if preconditioner is None:
-          return gradient
-        return scaler.update(gradient, scale_by, refresh=False)[0]
-
-      start = shared.optimizer if averages else kept.optimizer
-      if parts.state == 'reset':
-        start = tx.init(params)
-      walk = _local_steps.walk(
-        walker,
-        params,
-        _local_steps.varying(start, context.axis_name),
-        plan,
-        data,
-        is_byzantine,
-        key,
-        steps if num_steps.ndim else num_steps,
-        scale,
-        lambda tree: _local_steps.varying(tree, context.axis_name),
-        round=context.step,
-      )
-      gradient = layout.ravel(params) - layout.ravel(walk.params)
-      keeps = LocalRows(
-        walk.optimizer if parts.state == 'keep' else (),
-        scale_by if has_own else (),
-        parts.sampler.finish(kept.sampler, walk.params),
-        (),
-      )
-      end = walk.optimizer if averages else ()
-      return walk.loss, gradient, keeps, end, walk.aux
-
-    losses, gradients, kept, ends, aux = over_workers(
-      _NAME, one_worker, parts.worker_map
-    )(
-      params,
-      batch,
-      context.is_byzantine,
-      plans,
-      statistics,
-      rows,
-      keys,
-      own_steps,
-    )
-    average = shared.optimizer
-    if averages:
-      average, new_sides = _average(
-        shared.optimizer, ends, new_sides, exchange, context
-      )
-    messages, chain = per_worker(parts.chain, losses.shape[0]).update(
-      gradients, rows.chain, layout.ravel(params)
-    )
-    if not parts.byzantine_chain:
-      mine = context.is_byzantine[:, None]
-      messages = jnp.where(mine, gradients, messages)
-    taken = num_steps[context.cohort.ids] if num_steps.ndim else num_steps
-    return WorkerOutput(
-      losses,
-      messages,
-      kept._replace(chain=chain),
-      LocalShared(average, scaling),
-      tuple(new_sides),
-      taken,
-      estimator.count_gradients(taken),
-      aux,
-    )
-
-  return Work(init, run, init_shared, sides)
+  messages, chain = worker_messages(
+    parts, output.message, rows.chain, params, context.is_byzantine
+  )
+  taken = num_steps[context.cohort.ids] if num_steps.ndim else num_steps
+  return WorkerOutput(
+    output.loss,
+    messages,
+    output.rows._replace(chain=chain),
+    LocalShared(average, scaling),
+    tuple(states),
+    taken,
+    parts.training.estimator.count_gradients(taken),
+    output.aux,
+  )
 
 
-def _average(start, ends, sides, exchange, context):
+def begin_round(
+  parts: Parts, round, params, data, is_byzantine, sampler_state, key
+) -> tuple[base.State, Any]:
+  """A worker's plan of the round, and the statistic on its first batch."""
+  training = parts.training
+  plan = training.sampler.start(sampler_state, params, data, key)
+  if parts.preconditioner is None:
+    return plan, ()
+  first = jnp.zeros([], jnp.int32)
+  batch, _, key = _local_steps.draw_batch(
+    training, plan, data, is_byzantine, first, key
+  )
+  context = local.LocalContext(params, key, first, round)
+  statistic = parts.statistic(params, batch, context)
+  return plan, flat.row_layout(params).ravel(statistic)
+
+
+def worker_update(
+  parts: Parts,
+  context: Context,
+  average: base.State,
+  scaling: base.State,
+  num_steps: jax.Array,
+  params,
+  data,
+  is_byzantine,
+  plan,
+  statistic,
+  rows: LocalRows,
+  key,
+  own_steps,
+) -> LocalOutput:
+  """The local update of one worker, from what the server sent.
+
+  `average` and `scaling` are what all workers share, `statistic` and what is
+  behind it are of this worker.
+  """
+  training, layout = parts.training, flat.row_layout(params)
+  if parts.has_own:
+    scaling = _refreshed(parts, rows.preconditioner, layout.unravel(statistic))
+  start = average if parts.state == 'average' else rows.optimizer
+  if parts.state == 'reset':
+    start = training.optimizer.init(params)
+  end = _local_steps.local_update(
+    training,
+    params,
+    start,
+    plan,
+    data,
+    is_byzantine,
+    key,
+    own_steps if num_steps.ndim else num_steps,
+    round=context.step,
+    scale=functools.partial(_scaled, parts, scaling),
+    axis_name=context.axis_name,
+  )
+  return LocalOutput(
+    end.loss,
+    layout.ravel(params) - layout.ravel(end.params),
+    LocalRows(
+      end.optimizer if parts.state == 'keep' else (),
+      scaling if parts.has_own else (),
+      training.sampler.finish(rows.sampler, end.params),
+      (),
+    ),
+    end.optimizer if parts.state == 'average' else (),
+    end.aux,
+  )
+
+
+def worker_messages(
+  parts: Parts, gradients, state, params, is_byzantine
+) -> tuple[jax.Array, base.State]:
+  """The pseudo-gradients float[k, d] behind the chain of every worker."""
+  chain = per_worker(parts.chain, gradients.shape[0])
+  vector = flat.row_layout(params).ravel(params)
+  messages, state = chain.update(gradients, state, vector)
+  if not parts.byzantine_chain:
+    messages = jnp.where(is_byzantine[:, None], gradients, messages)
+  return messages, state
+
+
+def _over(parts: Parts, context: Context, one_worker: Callable) -> Callable:
+  of_all = over_workers(_NAME, one_worker, parts.worker_map)
+  return only_for(context.computes, of_all)
+
+
+def _refreshed(parts: Parts, state: base.State, statistic: Any) -> base.State:
+  scaler: Any = parts.preconditioner
+  return scaler.update(statistic, state, statistic=statistic)[1]
+
+
+def _scaled(parts: Parts, state: base.State, gradient: Any) -> base.Params:
+  scaler: Any = parts.preconditioner
+  if scaler is None:
+    return gradient
+  return scaler.update(gradient, state, refresh=False)[0]
+
+
+def _average(start, ends, states, exchange, context):
   """The aggregate of the optimizers' states, and the largest of their counts.
 
   All began with the same state, so counts differ only where steps do.
   """
-  floats, others = _split(start)
-  found_floats, found_others = _split(ends)
+  floats, counts = _split(start)
+  end_floats, end_counts = _split(ends)
   if jax.tree.leaves(floats):
     layout = flat.row_layout(floats)
-    *before, side = sides
-    aggregate, side = exchange(
-      len(before), layout.ravel_rows(found_floats), side
+    *before, state = states
+    aggregate, state = exchange(
+      len(before), layout.ravel_rows(end_floats), state
     )
-    floats, sides = layout.unravel(aggregate), [*before, side]
-
-  def largest(old, new):
-    if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
-      # Workers that took as many steps have the same one.
-      words = largest(jax.random.key_data(old), jax.random.key_data(new))
-      return jax.random.wrap_key_data(words, impl=jax.random.key_impl(old))
-    if context.takes_part is not None:
-      mask = context.takes_part.reshape((-1,) + (1,) * (new.ndim - 1))
-      new = jnp.where(mask, new, old[None])
-    new = jnp.max(new, axis=0)
-    if context.axis_name is not None:
-      new = lax.pmax(new, context.axis_name)
-    return new.astype(old.dtype)
-
-  others = jax.tree.map(largest, others, found_others)
+    floats, states = layout.unravel(aggregate), [*before, state]
+  counts = jax.tree.map(
+    functools.partial(_largest, context), counts, end_counts
+  )
   merged = jax.tree.map(
     lambda a, b: a if b is None else b,
     floats,
-    others,
+    counts,
     is_leaf=lambda x: x is None,
   )
-  return merged, sides
+  return merged, states
+
+
+def _largest(context: Context, old: jax.Array, new: jax.Array):
+  """The largest of the leaves `[k, ...]` of those that take part."""
+  if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
+    # Workers that took as many steps have the same one.
+    words = _largest(
+      context, jax.random.key_data(old), jax.random.key_data(new)
+    )
+    return jax.random.wrap_key_data(words, impl=jax.random.key_impl(old))
+  if context.takes_part is not None:
+    mask = context.takes_part.reshape((-1,) + (1,) * (new.ndim - 1))
+    new = jnp.where(mask, new, old[None])
+  new = jnp.max(new, axis=0)
+  if context.axis_name is not None:
+    new = lax.pmax(new, context.axis_name)
+  return new.astype(old.dtype)
 
 
 def _split(state: Any) -> tuple[Any, Any]:

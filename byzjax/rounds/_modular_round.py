@@ -2,40 +2,21 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byzjax._src import (
-  base,
-  checks,
-  flat,
-  layouts,
-  local,
-  parameters,
-  round_arguments,
-)
+from byzjax._src import base, checks, draws, layouts, local, round_arguments
 from byzjax._src import paths as path_tools
 from byzjax.aggregators import mean
-from byzjax.rounds import (
-  _local_steps,
-  _modular_server,
-  _stages,
-)
+from byzjax.rounds import _local_steps, _modular_server, _modular_work, _stages
 from byzjax.rounds._local_round import NumLocalSteps
 from byzjax.rounds._worker_gradients import LossFn, over_workers
 
 _NAME = 'modular_round'
-
-
-class ModularRows(NamedTuple):
-  """What the workers of `modular_round` keep: leaves `[P, ...]`."""
-
-  optimizer: base.State
-  sampler: base.State
 
 
 def modular_round(
@@ -101,12 +82,12 @@ def modular_round(
     sampler: where the batches come from, such as `data.sequence_sampler(...)`;
       what the round is given is then a `Partition` of P shards. None: the batch
       leaves are `[P, S, ...]` and local step k takes slice `k mod S`.
-    attack: an `Attack` on the messages to each module, by those of its paths
-      that lie, with nothing known of other modules; a data attack; or None.
-      Attacks made of honest messages, such as `sign_flip`, send zeros to a
-      module whose paths all lie.
-    byzantine: which paths lie: an int f, the first f; bool[P]; or a schedule
-      `step -> bool[P]`. Must be given with an attack; None is nobody.
+    attack: an `Attack` on the messages to each module, by its Byzantine paths,
+      with nothing known of other modules; a data attack; or None. Attacks made
+      of honest messages, such as `sign_flip`, send zeros to a module without
+      honest paths.
+    byzantine: which paths are Byzantine: an int f, the first f; bool[P]; or a
+      schedule `step -> bool[P]`. Must be given with an attack; None is nobody.
     worker_weights: float[P], or a schedule of it: what a path counts in its
       modules, normalised there, such as `partition.sizes`. Other
       implementations normalise over all paths, which makes the steps of a
@@ -171,181 +152,98 @@ def modular_round(
     _NAME, 'sampler', sampler, local.LocalSampler, optional=True
   )
   checks.check_flag(_NAME, 'rescale_norm', rescale_norm)
-  schedule = round_arguments.byzantine_schedule(_NAME, num_paths, byzantine)
-  weights_at = round_arguments.weight_schedule(_NAME, num_paths, worker_weights)
   steps_at, longest = round_arguments.step_schedule(
     _NAME, num_paths, num_local_steps
   )
-  message_attack = attack if isinstance(attack, base.Attack) else None
-  servers = [layouts.attacked(rule, message_attack) for rule in rules]
-  groups = [_modular_server.groups_of(column) for column in paths.T]
-  tx = optax.with_extra_args_support(local_optimizer)
-  outer = optax.with_extra_args_support(optimizer)
-  estimator = local.as_estimator(
-    loss_fn, name=_NAME, needs_key=needs_key, has_aux=has_aux
+  message_attack, data_attack = round_arguments.split_attack(attack)
+  parts = _modular_work.Parts(
+    paths=paths,
+    num_modules=num_modules,
+    training=_local_steps.LocalTraining(
+      _NAME,
+      local.as_estimator(
+        loss_fn, name=_NAME, needs_key=needs_key, has_aux=has_aux
+      ),
+      optax.with_extra_args_support(local_optimizer),
+      sampler or _local_steps.take_in_turn(),
+      data_attack,
+    ),
+    keeps=local_state == 'keep',
+    steps_at=steps_at,
+    takes_slices=sampler is None,
+    longest=longest,
+    servers=[layouts.attacked(rule, message_attack) for rule in rules],
+    groups=[_modular_work.groups_of(column) for column in paths.T],
+    optimizer=optax.with_extra_args_support(optimizer),
+    rescale_norm=rescale_norm,
+    byzantine_at=round_arguments.byzantine_schedule(
+      _NAME, num_paths, byzantine
+    ),
+    weights_at=round_arguments.weight_schedule(
+      _NAME, num_paths, worker_weights
+    ),
+    worker_map=worker_map,
   )
-
-  walker = _local_steps.Walker(
+  return round_arguments.make_round(
     _NAME,
-    estimator,
-    tx,
-    sampler or _local_steps.take_in_turn(),
-    None if isinstance(attack, base.Attack) else attack,
+    functools.partial(_modular_work.init, parts),
+    functools.partial(step, parts),
   )
 
-  def layouts_of(params):
-    """The flat rows of a module of each level."""
-    return [
-      flat.row_layout(jax.tree.map(lambda x: x[0], modules))
-      for modules in params
-    ]
 
-  def init(params, key=None):
-    del key
-    parameters.check_parameters(_NAME, params)
-    path_tools.check_modules(_NAME, params, num_modules)
-    # A copy: the state may be donated, the caller's parameters may not. And of
-    # a fixed dtype: a weak one would not survive the first step.
-    params = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
-
-    def of_path(path):
-      mine = path_tools.select_path(params, path)
-      keeps = tx.init(mine) if local_state == 'keep' else ()
-      return ModularRows(keeps, walker.sampler.init(mine))
-
-    def server_state(server, layout, count):
-      zeros = jnp.zeros((count, layout.size), layout.dtype)
-      return jax.vmap(server.init)(zeros)
-
-    served = [
-      server_state(*level)
-      for level in zip(servers, layouts_of(params), num_modules)
-    ]
-    return base.RoundState(
-      step=jnp.zeros([], jnp.int32),
-      params=params,
-      workers=jax.vmap(of_path)(jnp.asarray(paths)),
-      attack=tuple(state.attack for state in served),
-      aggregator=tuple(state.aggregator for state in served),
-      optimizer=tuple(jax.vmap(outer.init)(modules) for modules in params),
-    )
-
-  def one_path(
-    params, path, rows, data, is_byzantine, key, own_steps, *, steps, round
-  ):
-    """The messages of a path, one per level, and what its worker keeps."""
-    start = path_tools.select_path(params, path)
-    plan = walker.sampler.start(rows.sampler, start, data, key)
-    walk = _local_steps.walk(
-      walker,
-      start,
-      rows.optimizer if local_state == 'keep' else tx.init(start),
-      plan,
-      data,
-      is_byzantine,
-      key,
-      own_steps if steps.ndim else steps,
-      lambda gradient: gradient,
-      lambda tree: tree,
-      round=round,
-    )
-    messages = tuple(
-      layout.ravel(before) - layout.ravel(after)
-      for layout, before, after in zip(layouts_of(params), start, walk.params)
-    )
-    keeps = ModularRows(
-      walk.optimizer if local_state == 'keep' else (),
-      walker.sampler.finish(rows.sampler, walk.params),
-    )
-    return walk.loss, messages, keeps, walk.aux
-
-  def outer_step(sent, layout, state, modules):
-    """The optimizers of the modules of a level, on their aggregates."""
-    aggregates = sent.aggregates
-    if rescale_norm:
-      root = jnp.sqrt(sent.counts.astype(aggregates.dtype))
-      aggregates = aggregates * root[:, None]
-    updates, new_state = jax.vmap(outer.update)(
-      layout.unravel_rows(aggregates), state, modules
-    )
-    new = optax.apply_updates(modules, updates)
-    return _stages.where_rows(
-      sent.counts > 0, (new, new_state), (modules, state)
-    )
-
-  def step(state, batch, key):
-    round_arguments.check_batch(_NAME, batch, num_paths)
-    if sampler is None:
-      round_arguments.check_slices(_NAME, batch, longest)
-    is_byzantine = round_arguments.byzantine_of(
-      _NAME, schedule, state.step, num_paths
-    )
-    weights = weights_at(state.step)
-    present = jnp.ones(num_paths, bool) if weights is None else weights > 0
-    # Split as in the other rounds, so that the same key draws the same batches.
-    keys = jax.random.split(jax.random.fold_in(key, state.step), 5)
-    work_keys = jax.vmap(jax.random.fold_in, (None, 0))(
-      keys[2], jnp.arange(num_paths)
-    )
-    num_steps = steps_at(state.step)
-    work = functools.partial(one_path, steps=num_steps, round=state.step)
-    losses, messages, rows, aux = over_workers(_NAME, work, worker_map)(
-      state.params,
-      jnp.asarray(paths),
-      state.workers,
-      batch,
-      is_byzantine,
-      work_keys,
-      num_steps if num_steps.ndim else (),
-    )
-    row_layouts = layouts_of(state.params)
-    sent = [
-      _modular_server.aggregate(
-        servers[level],
-        groups[level],
-        f'{_NAME}: level {level}',
-        messages[level],
-        layouts.WorkerShardedState(
-          state.aggregator[level], state.attack[level]
-        ),
-        jax.random.fold_in(keys[1], level),
-        is_byzantine,
-        weights,
-      )
-      for level in range(num_levels)
-    ]
-    moved = [
-      outer_step(*level)
-      for level in zip(sent, row_layouts, state.optimizer, state.params)
-    ]
-    honest = present & ~is_byzantine
-    size = sum(layout.size for layout in row_layouts)
-    bits = 32.0 * size * jnp.sum(present)
-    masked = jnp.any(jnp.stack([s.masked for s in sent]), axis=0)
-    new_state = state._replace(
-      step=state.step + 1,
-      params=tuple(modules for modules, _ in moved),
-      workers=_stages.where_rows(present, rows, state.workers),
-      attack=tuple(s.states.attack for s in sent),
-      aggregator=tuple(s.states.aggregator for s in sent),
-      optimizer=tuple(outer_state for _, outer_state in moved),
-    )
-    squares = sum(jnp.sum(jnp.square(s.errors)) for s in sent)
-    return new_state, base.RoundInfo(
-      loss=jnp.sum(jnp.where(honest, losses, 0))
-      / jnp.maximum(jnp.sum(honest), 1),
-      aggregation_error=jnp.sqrt(squares),
-      bits_up=bits,
-      bits_down=bits,
-      num_nonfinite=jnp.sum(masked, dtype=jnp.int32),
-      is_byzantine=is_byzantine,
-      masked=masked,
-      num_local_steps=num_steps,
-      num_gradients=estimator.count_gradients(num_steps),
-      aux=aux,
-    )
-
-  return base.Round(init, step)
+def step(
+  parts: _modular_work.Parts,
+  state: base.RoundState,
+  batch: base.Batch,
+  key: jax.Array,
+) -> tuple[base.RoundState, base.RoundInfo]:
+  """A round: the local update of every path, then the step of every module."""
+  num_paths = len(parts.paths)
+  round_arguments.check_batch(_NAME, batch, num_paths)
+  if parts.takes_slices:
+    round_arguments.check_slices(_NAME, batch, parts.longest)
+  is_byzantine = round_arguments.byzantine_of(
+    _NAME, parts.byzantine_at, state.step, num_paths
+  )
+  weights = parts.weights_at(state.step)
+  present = jnp.ones(num_paths, bool) if weights is None else weights > 0
+  # Split as in the other rounds, so that the same key draws the same batches.
+  keys = jax.random.split(jax.random.fold_in(key, state.step), 5)
+  num_steps = parts.steps_at(state.step)
+  update = functools.partial(
+    _modular_work.local_update, parts, num_steps, state.step
+  )
+  output = over_workers(_NAME, update, parts.worker_map)(
+    state.params,
+    jnp.asarray(parts.paths),
+    state.workers,
+    batch,
+    is_byzantine,
+    draws.worker_keys(keys[2], jnp.arange(num_paths)),
+    num_steps if num_steps.ndim else (),
+  )
+  sent = _modular_server.aggregate_levels(
+    parts, output.messages, state, keys[1], is_byzantine, weights
+  )
+  new_state, masked = _modular_server.server_step(parts, state, sent)
+  workers = _stages.where_rows(present, output.rows, state.workers)
+  honest = present & ~is_byzantine
+  num_honest = jnp.maximum(jnp.sum(honest), 1)
+  squares = sum(jnp.sum(jnp.square(level.errors)) for level in sent)
+  size = sum(layout.size for layout in _modular_work.layouts_of(state.params))
+  bits = 32.0 * size * jnp.sum(present)
+  return new_state._replace(workers=workers), base.RoundInfo(
+    loss=jnp.sum(jnp.where(honest, output.loss, 0)) / num_honest,
+    aggregation_error=jnp.sqrt(squares),
+    bits_up=bits,
+    bits_down=bits,
+    num_nonfinite=jnp.sum(masked, dtype=jnp.int32),
+    is_byzantine=is_byzantine,
+    masked=masked,
+    num_local_steps=num_steps,
+    num_gradients=parts.training.estimator.count_gradients(num_steps),
+    aux=output.aux,
+  )
 
 
 def _rules(

@@ -5,17 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import optax
 
-from byzjax._src import base, layouts
+from byzjax._src import base, flat, layouts
 from byzjax.rounds import _stages
-
-
-class Group(NamedTuple):
-  """The modules of a level that are on equally many paths."""
-
-  modules: np.ndarray  # int32[G]
-  senders: np.ndarray  # int32[G, n], the paths of each
+from byzjax.rounds._modular_work import NAME, Group, Parts, layouts_of
 
 
 class Sent(NamedTuple):
@@ -26,21 +20,6 @@ class Sent(NamedTuple):
   errors: jax.Array  # float[K], distances to the means of the honest
   counts: jax.Array  # int32[K], of paths that sent
   masked: jax.Array  # bool[P], whose messages were not finite
-
-
-def groups_of(modules: np.ndarray) -> list[Group]:
-  """The groups of one level, from the module of each path, int[P]."""
-  by_count: dict[int, list[tuple[int, np.ndarray]]] = {}
-  for module in range(modules.max() + 1):
-    senders = np.flatnonzero(modules == module)
-    by_count.setdefault(senders.size, []).append((module, senders))
-  return [
-    Group(
-      np.array([m for m, _ in found], np.int32),
-      np.stack([s for _, s in found]).astype(np.int32),
-    )
-    for _, found in sorted(by_count.items())
-  ]
 
 
 def aggregate(
@@ -73,7 +52,7 @@ def aggregate(
     old = jax.tree.map(lambda x, c=chosen: x[c], states)
     mine = None if weights is None else weights[group.senders]
     try:
-      found, new, info = jax.vmap(_of_module(server))(
+      aggregates, new, info = jax.vmap(_of_module(server))(
         messages[group.senders], old, keys[chosen], is_byzantine[group.senders],
         mine,
       )  # fmt: skip
@@ -86,13 +65,36 @@ def aggregate(
       counts = jnp.sum(mine > 0, axis=1)
       new = _stages.where_rows(counts > 0, new, old)
     sent = Sent(
-      sent.aggregates.at[chosen].set(found),
+      sent.aggregates.at[chosen].set(aggregates),
       jax.tree.map(lambda x, y, c=chosen: x.at[c].set(y), sent.states, new),
       sent.errors.at[chosen].set(jnp.where(counts > 0, info.error, 0)),
       sent.counts.at[chosen].set(counts),
       sent.masked.at[group.senders].max(~info.mask),
     )
   return sent
+
+
+def module_step(
+  optimizer: optax.GradientTransformationExtraArgs,
+  rescale_norm: bool,
+  sent: Sent,
+  layout: flat.RowLayout,
+  state: optax.OptState,
+  modules: base.Params,
+) -> tuple[base.Params, optax.OptState]:
+  """The modules of a level and their optimizers, after a step of each.
+
+  A module to which nobody has sent stays as it is, and so does its state.
+  """
+  aggregates = sent.aggregates
+  if rescale_norm:
+    root = jnp.sqrt(sent.counts.astype(aggregates.dtype))
+    aggregates = aggregates * root[:, None]
+  updates, new_state = jax.vmap(optimizer.update)(
+    layout.unravel_rows(aggregates), state, modules
+  )
+  new = optax.apply_updates(modules, updates)
+  return _stages.where_rows(sent.counts > 0, (new, new_state), (modules, state))
 
 
 def _of_module(server: base.Aggregator) -> Callable[..., Any]:
@@ -106,3 +108,51 @@ def _of_module(server: base.Aggregator) -> Callable[..., Any]:
     )
 
   return inspect
+
+
+def aggregate_levels(
+  parts: Parts,
+  messages: tuple[jax.Array, ...],
+  state: base.RoundState,
+  key: jax.Array,
+  is_byzantine: jax.Array,
+  weights: jax.Array | None,
+) -> list[Sent]:
+  """The rules of all modules on the messages float[P, D_l] to each level."""
+  return [
+    aggregate(
+      server,
+      parts.groups[level],
+      f'{NAME}: level {level}',
+      messages[level],
+      layouts.WorkerShardedState(state.aggregator[level], state.attack[level]),
+      jax.random.fold_in(key, level),
+      is_byzantine,
+      weights,
+    )
+    for level, server in enumerate(parts.servers)
+  ]
+
+
+def server_step(
+  parts: Parts, state: base.RoundState, sent: list[Sent]
+) -> tuple[base.RoundState, jax.Array]:
+  """The state after the step of every module, and whose messages were masked.
+
+  Workers are as they were.
+  """
+  moved = [
+    module_step(parts.optimizer, parts.rescale_norm, *level)
+    for level in zip(
+      sent, layouts_of(state.params), state.optimizer, state.params
+    )
+  ]
+  new_state = state._replace(
+    step=state.step + 1,
+    params=tuple(modules for modules, _ in moved),
+    attack=tuple(level.states.attack for level in sent),
+    aggregator=tuple(level.states.aggregator for level in sent),
+    optimizer=tuple(optimizer_state for _, optimizer_state in moved),
+  )
+  masked = jnp.any(jnp.stack([level.masked for level in sent]), axis=0)
+  return new_state, masked

@@ -1,19 +1,14 @@
 """Parle: Entropy-SGD on every worker, and a spring between them."""
 
-from typing import Literal
+import functools
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import (
-  base,
-  checks,
-  local,
-  parameters,
-  round_arguments,
-)
+from byzjax._src import base, checks, flat, local, parameters, round_arguments
 from byzjax.aggregators import mean
 from byzjax.rounds import _replicas
 from byzjax.rounds._rates import ScalarOrSchedule, check_rate
@@ -149,62 +144,22 @@ def parle(
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
   )
-  keeps = local_state == 'keep'
-  factor = 1.0 if released else momentum
-
-  def inner_steps(rate):
-    if released:
-      tx = optax.chain(
-        _add_momentum(momentum), optax.scale_by_learning_rate(rate)
-      )
-    else:
-      tx = optax.sgd(rate, momentum, nesterov=True)
-    return optax.with_extra_args_support(tx)
-
-  def init(params, layout):
-    x = layout.ravel(params)
-    inner = inner_steps(0.0).init(params) if keeps else ()
-    return _replicas.ReplicaRows(
-      x, x, parameters.zeros_like(x), inner, end=x if released else ()
-    )
-
-  def work(walk, layout, params, row, round):
-    rate, strength, spring = (
-      value(round) if callable(value) else value
-      for value in (learning_rate, gamma, rho)
-    )
-    w, x = layout.ravel(params), row.params
-    g = (x - row.average) + spring * (x - w)
-    m = (momentum * row.momentum + g).astype(x.dtype)
-    start = row.end if released else x
-    x = (start - rate * (g + factor * m)).astype(x.dtype)
-
-    first, inner = layout.unravel(x), inner_steps(rate)
-
-    def force(y):
-      return jax.tree.map(
-        lambda a, b: (strength * (a - b)).astype(a.dtype), y, first
-      )
-
-    end = walk(
-      x,
-      _averaging(inner, layout, averaging),
-      (row.optimizer if keeps else inner.init(first), row.average),
-      force,
-    )
-    state, z = end.optimizer
-    row = _replicas.ReplicaRows(
-      x,
-      z,
-      m,
-      state if keeps else (),
-      end=layout.ravel(end.params) if released else (),
-    )
-    return end, w - z, row
-
+  parts = Parts(
+    learning_rate,
+    gamma,
+    rho,
+    momentum,
+    averaging,
+    released,
+    local_state == 'keep',
+  )
   return _replicas.build(
     _NAME,
-    _replicas.Method(init, work, optax.sgd(1.0)),
+    _replicas.Method(
+      functools.partial(init_row, parts),
+      functools.partial(worker_round, parts),
+      optax.sgd(1.0),
+    ),
     loss_fn,
     num_local_steps=num_local_steps,
     num_workers=num_workers,
@@ -221,6 +176,88 @@ def parle(
     mesh=mesh,
     axis_name=axis_name,
   )
+
+
+class Parts(NamedTuple):
+  """The arguments of `parle` that say what workers do."""
+
+  learning_rate: ScalarOrSchedule
+  gamma: ScalarOrSchedule
+  rho: ScalarOrSchedule
+  momentum: base.Scalar
+  averaging: base.Scalar
+  released: bool  # else the paper's form
+  keeps: bool  # the momentum of the inner steps, from round to round
+
+
+def init_row(
+  parts: Parts, params: base.Params, layout: flat.RowLayout
+) -> _replicas.ReplicaRows:
+  """What a worker keeps at the start."""
+  x = layout.ravel(params)
+  inner = _inner_steps(parts, 0.0).init(params) if parts.keeps else ()
+  return _replicas.ReplicaRows(
+    x, x, parameters.zeros_like(x), inner, end=x if parts.released else ()
+  )
+
+
+def worker_round(
+  parts: Parts, local_update, layout, params, row: _replicas.ReplicaRows, round
+):
+  """The outer step of a worker, then its inner steps; see `Method`."""
+  rate, strength, spring = (
+    value(round) if callable(value) else value
+    for value in (parts.learning_rate, parts.gamma, parts.rho)
+  )
+  w = layout.ravel(params)
+  x, m = outer_step(parts, rate, spring, w, row)
+  first, inner = layout.unravel(x), _inner_steps(parts, rate)
+
+  def force(y):
+    return jax.tree.map(
+      lambda a, b: (strength * (a - b)).astype(a.dtype), y, first
+    )
+
+  end = local_update(
+    x,
+    _averaging(inner, layout, parts.averaging),
+    (row.optimizer if parts.keeps else inner.init(first), row.average),
+    force,
+  )
+  state, z = end.optimizer
+  row = _replicas.ReplicaRows(
+    x,
+    z,
+    m,
+    state if parts.keeps else (),
+    end=layout.ravel(end.params) if parts.released else (),
+  )
+  return end, w - z, row
+
+
+def outer_step(
+  parts: Parts, rate, spring, w: jax.Array, row: _replicas.ReplicaRows
+) -> tuple[jax.Array, jax.Array]:
+  """The step that begins a round: `(x, momentum)`, float[d] each."""
+  x = row.params
+  g = (x - row.average) + spring * (x - w)
+  m = (parts.momentum * row.momentum + g).astype(x.dtype)
+  start = row.end if parts.released else x
+  factor = 1.0 if parts.released else parts.momentum
+  return (start - rate * (g + factor * m)).astype(x.dtype), m
+
+
+def _inner_steps(
+  parts: Parts, rate: base.Scalar
+) -> optax.GradientTransformationExtraArgs:
+  """The steps along the gradient and the spring to where they began."""
+  if parts.released:
+    tx = optax.chain(
+      _add_momentum(parts.momentum), optax.scale_by_learning_rate(rate)
+    )
+  else:
+    tx = optax.sgd(rate, parts.momentum, nesterov=True)
+  return optax.with_extra_args_support(tx)
 
 
 def _springs(

@@ -1,23 +1,17 @@
 """What rounds share whose workers keep parameters of their own."""
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import (
-  base,
-  checks,
-  flat,
-  local,
-  parameters,
-  round_arguments,
-)
-from byzjax.rounds import _engine, _local_steps
-from byzjax.rounds._work import Cohort, Context, Parts, Work, WorkerOutput
+from byzjax._src import base, checks, flat, local, round_arguments
+from byzjax.rounds import _engine, _local_steps, _work
+from byzjax.rounds._work import Cohort, Context, Work, WorkerOutput
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
 
 
@@ -47,15 +41,28 @@ class Method(NamedTuple):
 
   Attributes:
     init: `(params, layout) -> ReplicaRows` of one worker.
-    work: `(walk, layout, params, row, round) -> (Walk, message float[d],
-      row)`, where params are the server's, and `walk(start float[d], tx, state,
-      force)` takes the local steps, with `force(w)` added to a gradient.
+    work: `(local_update, layout, params, row, round) -> (LocalUpdate, message
+      float[d], row)`, where params are the server's, and `local_update(start
+      float[d], tx, state, force=None)` takes the local steps, with `force(w)`
+      added to a gradient.
     server: optax transform of the aggregate.
   """
 
   init: Callable[..., ReplicaRows]
-  work: Callable[..., tuple[_local_steps.Walk, jax.Array, ReplicaRows]]
+  work: Callable[..., tuple[_local_steps.LocalUpdate, jax.Array, ReplicaRows]]
   server: optax.GradientTransformation
+
+
+class Parts(NamedTuple):
+  """What the workers of one of these rounds do."""
+
+  name: str
+  method: Method
+  estimator: local.GradientEstimator
+  sampler: local.LocalSampler
+  data_attack: base.DataAttack | None
+  num_local_steps: int
+  worker_map: str | int
 
 
 def build(
@@ -85,87 +92,29 @@ def build(
     name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
   round_arguments.check_attackers(name, attack, byzantine)
-  round_arguments.check_layout(name, mesh, axis_name)
   checks.check_kind(name, 'sampler', sampler, local.LocalSampler, optional=True)
   schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
-  num_shards = 1
-  if mesh is not None:
-    mesh, num_shards = round_arguments.check_mesh(
-      name, mesh, axis_name, num_workers
-    )
-  message_attack = attack if isinstance(attack, base.Attack) else None
-  data_attack = None if isinstance(attack, base.Attack) else attack
-  estimator = local.as_estimator(
-    loss_fn,
-    value_and_grad,
-    name=name,
-    needs_key=needs_key,
-    has_aux=has_aux,
+  mesh, num_shards = round_arguments.check_mesh(
+    name, mesh, axis_name, num_workers
   )
-  batches = sampler or _local_steps.take_in_turn()
-
-  def init_rows(params, n):
-    def of_worker(params):
-      rows = method.init(params, flat.row_layout(params))
-      return rows._replace(sampler=batches.init(params))
-
-    return jax.vmap(of_worker, in_axes=None, axis_size=n)(params)
-
-  def run(params, batch, rows, keys, *, context: Context, exchange):
-    del exchange
-    layout = flat.row_layout(params)
-
-    def one_worker(params, data, is_byzantine, row, key):
-      def walk(start, tx, state, force=None):
-        def forced(w, batch, context):
-          value, gradient = estimator.estimate(w, batch, context)
-          if force is not None:
-            gradient = jax.tree.map(jnp.add, gradient, force(w))
-          return value, gradient
-
-        start = layout.unravel(start)
-        return _local_steps.walk(
-          _local_steps.Walker(
-            name,
-            estimator._replace(estimate=forced),
-            tx,
-            batches,
-            data_attack,
-          ),
-          start,
-          state,
-          batches.start(row.sampler, start, data, key),
-          data,
-          is_byzantine,
-          key,
-          num_local_steps,
-          lambda gradient: gradient,
-          lambda tree: _local_steps.varying(tree, context.axis_name),
-          round=context.step,
-          anchor=params,
-        )
-
-      end, message, new = method.work(walk, layout, params, row, context.step)
-      kept = batches.finish(row.sampler, end.params)
-      return end.loss, message, new._replace(sampler=kept), end.aux
-
-    losses, messages, rows, aux = over_workers(name, one_worker, worker_map)(
-      params, batch, context.is_byzantine, rows, keys
-    )
-    return WorkerOutput(
-      losses,
-      messages,
-      rows,
-      context.shared,
-      context.auxiliary,
-      jnp.asarray(num_local_steps, jnp.int32),
-      estimator.count_gradients(num_local_steps),
-      aux,
-    )
-
+  message_attack, data_attack = round_arguments.split_attack(attack)
+  parts = Parts(
+    name,
+    method,
+    local.as_estimator(
+      loss_fn, value_and_grad, name=name, needs_key=needs_key, has_aux=has_aux
+    ),
+    sampler or _local_steps.take_in_turn(),
+    data_attack,
+    num_local_steps,
+    worker_map,
+  )
+  work = Work(
+    functools.partial(init_rows, parts), functools.partial(run, parts)
+  )
   engine = _engine.build(
-    Parts(
-      Work(init_rows, run),
+    _work.Parts(
+      work,
       aggregator=aggregator,
       optimizer=optax.with_extra_args_support(method.server),
       num_workers=num_workers,
@@ -180,11 +129,6 @@ def build(
     )
   )
 
-  def init(params, key=None):
-    del key
-    parameters.check_parameters(name, params)
-    return engine.init(params)
-
   def step(state, batch, key):
     round_arguments.check_batch(name, batch, num_workers)
     if sampler is None:
@@ -196,7 +140,93 @@ def build(
     )
     return engine.step(state, batch, key, everybody)
 
-  return base.Round(init, step)
+  return round_arguments.make_round(name, engine.init, step)
+
+
+def init_rows(parts: Parts, params: base.Params, n: int) -> ReplicaRows:
+  """What n workers keep at the start."""
+
+  def of_worker(params):
+    rows = parts.method.init(params, flat.row_layout(params))
+    return rows._replace(sampler=parts.sampler.init(params))
+
+  return jax.vmap(of_worker, in_axes=None, axis_size=n)(params)
+
+
+def run(
+  parts: Parts, params, batch, rows, keys, *, context: Context, exchange
+) -> WorkerOutput:
+  """A round of the workers of one device, up to their messages."""
+  del exchange
+  update = functools.partial(worker_update, parts, context)
+  losses, messages, rows, aux = over_workers(
+    parts.name, update, parts.worker_map
+  )(params, batch, context.is_byzantine, rows, keys)
+  return WorkerOutput(
+    losses,
+    messages,
+    rows,
+    context.shared,
+    context.auxiliary,
+    jnp.asarray(parts.num_local_steps, jnp.int32),
+    parts.estimator.count_gradients(parts.num_local_steps),
+    aux,
+  )
+
+
+def worker_update(
+  parts: Parts,
+  context: Context,
+  params,
+  data,
+  is_byzantine,
+  row: ReplicaRows,
+  key,
+) -> tuple[jax.Array, jax.Array, ReplicaRows, Any]:
+  """The round of one worker: its loss, message, row and auxiliary output."""
+  layout = flat.row_layout(params)
+
+  def local_update(start, tx, state, force=None):
+    start = layout.unravel(start)
+    return _local_steps.local_update(
+      _local_steps.LocalTraining(
+        parts.name,
+        _forced(parts.estimator, force),
+        tx,
+        parts.sampler,
+        parts.data_attack,
+      ),
+      start,
+      state,
+      parts.sampler.start(row.sampler, start, data, key),
+      data,
+      is_byzantine,
+      key,
+      parts.num_local_steps,
+      round=context.step,
+      anchor=params,
+      axis_name=context.axis_name,
+    )
+
+  end, message, new = parts.method.work(
+    local_update, layout, params, row, context.step
+  )
+  kept = parts.sampler.finish(row.sampler, end.params)
+  return end.loss, message, new._replace(sampler=kept), end.aux
+
+
+def _forced(
+  estimator: local.GradientEstimator, force: Callable | None
+) -> local.GradientEstimator:
+  """The estimator, with `force(w)` added to its gradients."""
+  if force is None:
+    return estimator
+
+  def estimate(w, batch, context):
+    value, gradient = estimator.estimate(w, batch, context)
+    return value, jax.tree.map(jnp.add, gradient, force(w))
+
+  return estimator._replace(estimate=estimate)
 
 
 def replicas(state: base.RoundState) -> base.Params:

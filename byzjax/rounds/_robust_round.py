@@ -10,7 +10,6 @@ from byzjax._src import (
   checks,
   flat,
   local,
-  parameters,
   round_arguments,
 )
 from byzjax.rounds import _engine
@@ -175,7 +174,6 @@ def robust_round(
   round_arguments.check_transform(name, 'optimizer', optimizer)
   round_arguments.check_transforms(name, {'worker': worker})
   round_arguments.check_attackers(name, attack, byzantine)
-  round_arguments.check_layout(name, mesh, axis_name)
   checks.check_flag(name, 'byzantine_chain', byzantine_chain)
   schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
   weights_at = round_arguments.weight_schedule(
@@ -189,11 +187,9 @@ def robust_round(
     has_aux=has_aux,
   )
   worker = optax.identity() if worker is None else worker
-  num_shards = 1
-  if mesh is not None:
-    mesh, num_shards = round_arguments.check_mesh(
-      name, mesh, axis_name, num_workers
-    )
+  mesh, num_shards = round_arguments.check_mesh(
+    name, mesh, axis_name, num_workers
+  )
   lifted = per_worker(worker, num_workers // num_shards)
 
   def of_worker(shared, batch, key):
@@ -228,7 +224,7 @@ def robust_round(
       aux=estimate.aux,
     )
 
-  message_attack = attack if isinstance(attack, base.Attack) else None
+  message_attack, data_attack = round_arguments.split_attack(attack)
   engine = _engine.build(
     Parts(
       Work(init_rows, run),
@@ -237,7 +233,7 @@ def robust_round(
       num_workers=num_workers,
       cohort_size=num_workers,
       attack=message_attack,
-      data_attack=None if isinstance(attack, base.Attack) else attack,
+      data_attack=data_attack,
       codec=codec,
       server_codec=server_codec,
       mesh=mesh,
@@ -249,11 +245,6 @@ def robust_round(
     )
   )
 
-  def init(params, key=None):
-    del key
-    parameters.check_parameters(name, params)
-    return engine.init(params)
-
   def step(state, batch, key):
     round_arguments.check_batch(name, batch, num_workers)
     everybody = Cohort(
@@ -263,4 +254,4 @@ def robust_round(
     )
     return engine.step(state, batch, key, everybody)
 
-  return base.Round(init, step)
+  return round_arguments.make_round(name, engine.init, step)

@@ -148,8 +148,8 @@ def test_schedules_are_functions_of_their_seed():
   assert (worker(1).worker != worker(2).worker).any()
   # Streams are by worker: another speed elsewhere leaves worker 0 its times.
   times = [
-    found.time[found.worker == 0][:10]
-    for found in (worker(1), worker(1, (1.0, 9.0, 0.4)))
+    events.time[events.worker == 0][:10]
+    for events in (worker(1), worker(1, (1.0, 9.0, 0.4)))
   ]
   np.testing.assert_array_equal(*times)
 

@@ -14,9 +14,9 @@ SPEEDS = [0.7, 1.0, 1.9, 4.3]
 FIELDS = asynchrony.Events._fields
 
 
-def _assert_same(found, expected, fields=FIELDS):
+def _assert_same(actual, expected, fields=FIELDS):
   for field in fields:
-    mine, theirs = getattr(found, field), getattr(expected, field)
+    mine, theirs = getattr(actual, field), getattr(expected, field)
     np.testing.assert_array_equal(mine, theirs, field)
     if isinstance(theirs, np.ndarray):
       assert mine.dtype == theirs.dtype, field
@@ -35,21 +35,21 @@ def test_a_trace_of_a_simulation_is_the_simulation(speeds, variation, grace):
     grace=grace,
     slow_probability=0.05,
   )
-  found = asynchrony.events_from_trace(
+  replayed = asynchrony.events_from_trace(
     events.worker,
     events.time,
     grace=grace,
     num_local_steps=steps[events.worker],
   )
-  _assert_same(found, events)
+  _assert_same(replayed, events)
 
 
 def test_lists_give_the_same_events_and_silent_workers_count():
   events = asynchrony.simulate(SPEEDS, num_events=30)
-  found = asynchrony.events_from_trace(
+  replayed = asynchrony.events_from_trace(
     events.worker.tolist(), events.time.tolist()
   )
-  _assert_same(found, events)
+  _assert_same(replayed, events)
   more = asynchrony.events_from_trace([0, 0], [1.0, 2.0], num_workers=3)
   assert (more.num_workers, more.num_shards) == (3, 3)
 
@@ -58,14 +58,14 @@ def test_numbered_parameters_and_starts_tell_of_losses():
   events = asynchrony.simulate(
     SPEEDS, num_events=150, variation=0.2, loss_probability=0.3
   )
-  found = asynchrony.events_from_trace(
+  replayed = asynchrony.events_from_trace(
     events.worker,
     events.time,
     issued_at=events.issued_at,
     progress=events.progress,
     is_waiting=events.is_waiting,
   )
-  _assert_same(found, events)
+  _assert_same(replayed, events)
   # Started just after the message before, as the server numbers them.
   arrivals = np.append(0, events.time)
   by_time = asynchrony.events_from_trace(
@@ -102,10 +102,10 @@ def test_shared_shards_count_their_steps_in_the_order_of_the_jobs():
   np.testing.assert_array_equal(events.progress, [0, 2, 5, 0])
   # What is given out by `simulate` holds jobs that have not arrived, too.
   events = asynchrony.simulate(SPEEDS, num_events=90, shards='least_visited')
-  found = asynchrony.events_from_trace(
+  replayed = asynchrony.events_from_trace(
     events.worker, events.time, shards=events.shard, progress=events.progress
   )
-  _assert_same(found, events)
+  _assert_same(replayed, events)
 
 
 def test_a_round_runs_on_a_trace():
@@ -182,11 +182,11 @@ def test_hand_made_events_of_lists_are_those_of_arrays():
   lists = asynchrony.Events(
     2, 2, *(getattr(GOOD, field).tolist() for field in FIELDS[2:])
   )
-  for found, expected in zip(
+  for actual, expected in zip(
     asynchrony.by_worker(lists, num_rows=2),
     asynchrony.by_worker(GOOD, num_rows=2),
   ):
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(actual, expected)
   TAKERS['asynchronous_round'](lists)
 
 

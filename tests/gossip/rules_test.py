@@ -202,7 +202,7 @@ def test_derivatives_through_a_step_of_gossip():
     assert np.isfinite(gradient(jnp.ones((12, 6)))).all()
 
 
-# Who lies.
+# Who is Byzantine.
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf, 1e30])

@@ -78,10 +78,10 @@ def test_places_of_workers_hold_off_attackers_who_are_fast():
   assert error(asynchrony.by_worker, flip, median)[0] < 1e-3
   assert not error(asynchrony.by_worker, flip)[0] < 10
   for value in (math.nan, math.inf, 1e30):
-    found, infos = error(
+    distance, infos = error(
       asynchrony.by_worker, byzjax.constant(value=value), median
     )
-    assert found < 1e-3
+    assert distance < 1e-3
   fills = asynchrony.by_worker(events, num_rows=7).is_full
   assert infos.is_byzantine[fills].sum(axis=1).tolist() == [2] * fills.sum()
 
@@ -154,8 +154,8 @@ def test_transforms_of_single_messages_do_not_remember_nan(is_buffered):
   assert np.isfinite(state.shared.incoming.trace['w']).all()
   assert int(infos.num_nonfinite.sum()) > 0
   # Honest messages after the first NaN still move the parameters.
-  (lies,) = np.nonzero(EVENTS.worker == 0)
-  moved = jnp.abs(path['w'][-1] - path['w'][lies[-2]]).max()
+  (attacks,) = np.nonzero(EVENTS.worker == 0)
+  moved = jnp.abs(path['w'][-1] - path['w'][attacks[-2]]).max()
   assert float(moved) > 1e-4
 
 

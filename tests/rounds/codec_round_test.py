@@ -250,13 +250,13 @@ def test_the_state_keeps_its_types(name, devices):
 
 def test_padding_does_not_vote():
   # 118 of the 256 coordinates that 8 devices hold are padding.
-  found = [
+  errors = [
     _step(
       aggregator=byzjax.majority_vote(), mesh=devices and problem.mesh(devices)
     )[2].aggregation_error
     for devices in (None, 8)
   ]
-  np.testing.assert_allclose(found[1], found[0], 1e-5)
+  np.testing.assert_allclose(errors[1], errors[0], 1e-5)
 
 
 # Who takes part.

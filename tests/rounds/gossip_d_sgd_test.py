@@ -152,5 +152,5 @@ def test_rates_may_be_traced():
     state = rounds.init(problem.params())
     return rounds.step(state, batch, problem.KEY)[0].params['w']
 
-  found = jax.jit(jax.vmap(run))(jnp.array([0.1, 0.4]))
-  np.testing.assert_allclose(found[1], 0.4 * batch, 1e-5, 1e-6)
+  models = jax.jit(jax.vmap(run))(jnp.array([0.1, 0.4]))
+  np.testing.assert_allclose(models[1], 0.4 * batch, 1e-5, 1e-6)

@@ -39,17 +39,17 @@ def test_rounds_are_momentum_step_attack_and_gossip(order):
   x, goals = np.float64(state.params['w']), np.float64(batch)
   momentum = None
   _, infos, models = problem.scan(rounds, batch, 4, state)
-  lies = np.arange(N) < 3
-  honest = ~lies
+  is_byzantine = np.arange(N) < 3
+  honest = ~is_byzantine
   for t in range(4):
     gradient = x - goals
     loss = (np.sum((x - goals) ** 2, axis=1) / 2)[honest].mean()
     momentum = gradient if t == 0 else 0.9 * momentum + 0.1 * gradient
     update = -0.2 * momentum
     start = x + update if order == 'adapt_then_combine' else x
-    sent = np.where(lies[:, None], 3.0, start)
+    sent = np.where(is_byzantine[:, None], 3.0, start)
     mixed = oracle.clipped(TORUS, sent, 0.5)
-    for i in np.flatnonzero(lies):  # plain, from where it really is
+    for i in np.flatnonzero(is_byzantine):  # plain, from where it really is
       near = [j for j in oracle.neighbors(TORUS, i) if honest[j]]
       steps = [TORUS.mixing[i, j] * (start[j] - start[i]) for j in near]
       mixed[i] = start[i] + sum(steps)
@@ -62,7 +62,7 @@ def test_rounds_are_momentum_step_attack_and_gossip(order):
     np.testing.assert_allclose(
       infos.aggregation_error[t], _consensus(x, honest), 1e-4
     )
-  np.testing.assert_array_equal(infos.is_byzantine[-1], lies)
+  np.testing.assert_array_equal(infos.is_byzantine[-1], is_byzantine)
   assert (np.asarray(infos.bits_up) == 32 * problem.D * 4 * N).all()
   assert (np.asarray(infos.bits_down) == 0).all()
 
@@ -212,23 +212,23 @@ def test_schedules_are_read_at_the_step():
   assert infos.aggregation_error[2] < 0.9 * infos.aggregation_error[1]
 
 
-# Who lies.
+# Who is Byzantine.
 
 
 @functools.cache
 def _final_distance(rule, attack):
   """How far honest nodes are from the mean of what they want, at the end."""
-  lies = np.arange(N) % 8 == 0
+  is_byzantine = np.arange(N) % 8 == 0
   rounds = problem.training(
     topology=topology.complete(N),
     rule=rule,
     attack=attack,
-    byzantine=lies,
+    byzantine=is_byzantine,
     optimizer=optax.sgd(0.2),
   )
   _, infos, models = problem.scan(rounds, problem.targets(), 60)
-  wanted = np.asarray(problem.targets())[~lies].mean(axis=0)
-  distance = np.linalg.norm(models[-1][~lies] - wanted, axis=1).max()
+  wanted = np.asarray(problem.targets())[~is_byzantine].mean(axis=0)
+  distance = np.linalg.norm(models[-1][~is_byzantine] - wanted, axis=1).max()
   return distance, infos
 
 

@@ -82,7 +82,7 @@ def test_grids_whose_neighbours_coincide():
 
   @jax.jit
   def step(goals):
-    found = []
+    runs = []
     for graph, x in zip(graphs, goals):
       rounds = problem.training(
         topology=graph,
@@ -92,8 +92,8 @@ def test_grids_whose_neighbours_coincide():
       )
       state = rounds.init(problem.params())._replace(params={'w': x})
       state, _ = rounds.step(state, x, problem.KEY)
-      found.append(state.params['w'])
-    return found
+      runs.append(state.params['w'])
+    return runs
 
   for graph, x, mixed in zip(graphs, goals, step(goals)):
     expected = oracle.clipped(graph, np.float64(x), 0.7)
@@ -126,16 +126,16 @@ def test_no_collective_is_as_large_as_the_models_of_a_device(graph):
   state = rounds.init(jnp.zeros(width))
   batch = jnp.ones((n, width))
   hlo = jax.jit(rounds.step).lower(state, batch, problem.KEY).compile()
-  found = collectives(hlo.as_text())
-  assert {kind for kind, _ in found} == {'all-reduce', 'collective-permute'}
-  assert max(size for _, size in found) < n * width / devices
+  ops = collectives(hlo.as_text())
+  assert {kind for kind, _ in ops} == {'all-reduce', 'collective-permute'}
+  assert max(size for _, size in ops) < n * width / devices
   # One row of the grid to each side, once.
   columns = graph.grid[1]
-  permuted = [size for kind, size in found if kind == 'collective-permute']
+  permuted = [size for kind, size in ops if kind == 'collective-permute']
   assert sum(permuted) <= 2 * 2 * columns * width
   assert permuted.count(columns * width) <= 2
   # And the mean model, which only the diagnostics need.
-  reduced = [size for kind, size in found if kind == 'all-reduce']
+  reduced = [size for kind, size in ops if kind == 'all-reduce']
   assert sum(reduced) <= width + 64
 
 

@@ -72,9 +72,9 @@ def run(name, training, batches):
   params = every_round.as_params(name, jnp.array([0.3, -0.2]))
   step = functools.partial(training.step, key=KEY)
   scanned = jax.jit(functools.partial(jax.lax.scan, step))
-  found = jax.block_until_ready(scanned(training.init(params), batches))
+  result = jax.block_until_ready(scanned(training.init(params), batches))
   jax.effects_barrier()
-  return found
+  return result
 
 
 def unwrap(name):
@@ -101,18 +101,18 @@ def test_equals_a_loop_over_workers(name):
   for t in range(len(x)):
     losses = []
     for row, steps in enumerate(slices_of(name, x, t)):
-      found, before = [], None
+      values, before = [], None
       for batch in steps:
         params, _, data = calls.on(batch)
         if before is not None and name not in ('elastic_averaging', 'parle'):
           np.testing.assert_allclose(params, before, 1e-6)
         value, gradient = one(params, batch, jax.random.wrap_key_data(data))
         before = params - RATE * gradient
-        found.append(value)
-      mean = found[0]
+        values.append(value)
+      mean = values[0]
       if name not in ONE_STEP:
         mean = jax.tree.map(
-          lambda *xs: sum(np.float32(x) for x in xs) / np.float32(H), *found
+          lambda *xs: sum(np.float32(x) for x in xs) / np.float32(H), *values
         )
       losses.append(mean[0])
       actual = jax.tree.map(lambda a, t=t, row=row: a[t, row], infos.aux)
@@ -221,10 +221,10 @@ def test_mean_over_the_steps_that_a_worker_takes():
   np.testing.assert_array_equal(info.aux[0], np.float32(expected))
 
 
-def recording(found):
+def recording(drawn):
   def record(key):
     jax.debug.callback(
-      lambda data: found.add(tuple(np.asarray(data).ravel().tolist())),
+      lambda data: drawn.add(tuple(np.asarray(data).ravel().tolist())),
       jax.random.key_data(key),
     )
 

@@ -16,9 +16,9 @@ from tests.rounds.local_problem import (
   average,
   close,
   local,
+  local_update,
   run,
   slices,
-  walk,
 )
 
 HEAVY = optax.sgd(RATE, momentum=0.9)
@@ -34,12 +34,12 @@ def test_only_the_cohort_computes_and_is_heard():
   state, info = jax.jit(rounds.step)(before, batch, KEY)
   ids = np.asarray(info.participants)
   assert len(set(ids.tolist())) == 5 and (np.diff(ids) > 0).all()
-  found = [walk(problem.params(), batch, i, 3, HEAVY) for i in ids]
-  close(state.params, average([p for p, _ in found]), 2e-6)
+  ends = [local_update(problem.params(), batch, i, 3, HEAVY) for i in ids]
+  close(state.params, average([p for p, _ in ends]), 2e-6)
   trace = state.workers.optimizer[0].trace
   for i in range(N):
     row = jax.tree.map(lambda x, i=i: x[i], trace)
-    own = [s[0].trace for j, (_, s) in zip(ids, found) if j == i]
+    own = [s[0].trace for j, (_, s) in zip(ids, ends) if j == i]
     close(row, own[0] if own else jax.tree.map(jnp.zeros_like, row), 1e-5)
   d = problem.flat(problem.params()).size
   assert float(info.bits_up) == float(info.bits_down) == 5 * 32 * d
@@ -98,7 +98,7 @@ def test_attackers_compute_on_altered_data_in_every_step():
   images, labels = batch
   altered = (images, labels.at[:3].set(2 - labels[:3]))
   state, _ = run(rounds, [batch])
-  ends = [walk(problem.params(), altered, i, 3)[0] for i in range(N)]
+  ends = [local_update(problem.params(), altered, i, 3)[0] for i in range(N)]
   close(state.params, average(ends), 2e-6)
 
 
@@ -108,7 +108,7 @@ def test_a_worker_chain_acts_on_pseudo_gradients():
   state, _ = run(rounds, [batch])
   start = problem.flat(problem.params())
   steps = [
-    problem.flat(walk(problem.params(), batch, i, 3)[0]) - start
+    problem.flat(local_update(problem.params(), batch, i, 3)[0]) - start
     for i in range(N)
   ]
   clipped = [s * min(1, 0.05 / np.linalg.norm(s)) for s in steps]

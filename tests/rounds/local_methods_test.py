@@ -49,18 +49,18 @@ def test_a_preconditioner_that_stays_one_is_local_sgd():
   batches = [slices(3, seed) for seed in range(2)]
   plain, _ = run(local(), batches)
   for scope in ('global', 'local'):
-    found, _ = run(
+    actual, _ = run(
       local(preconditioner=identity, preconditioner_scope=scope), batches
     )
-    close(found.params, plain.params, 0)
+    close(actual.params, plain.params, 0)
 
 
 def test_a_high_bound_is_local_sgd_with_a_smaller_step():
   bounded = byzjax.scale_by_preconditioner('adam', lower_bound=100.0)
   batches = [slices(3, seed) for seed in range(2)]
-  found, _ = run(local(preconditioner=bounded), batches)
+  actual, _ = run(local(preconditioner=bounded), batches)
   plain, _ = run(local(local_optimizer=optax.sgd(RATE / 100)), batches)
-  close(found.params, plain.params, 1e-6)
+  close(actual.params, plain.params, 1e-6)
 
 
 @pytest.mark.parametrize('scope', ['global', 'local'])
@@ -103,12 +103,12 @@ def test_scaling_is_refreshed_where_all_are_and_then_stays(scope):
 def test_one_step_of_all_is_preconditioned_sgd_on_the_mean():
   tx = byzjax.scale_by_preconditioner('adam', decay=0.99, lower_bound=0.01)
   batches = [slices(1, seed) for seed in range(4)]
-  found, _ = run(local(num_local_steps=1, preconditioner=tx), batches)
+  actual, _ = run(local(num_local_steps=1, preconditioner=tx), batches)
   server = problem.training(optimizer=optax.chain(tx, optax.sgd(RATE)))
   state, step = server.init(problem.params()), jax.jit(server.step)
   for batch in batches:
     state, _ = step(state, jax.tree.map(lambda x: x[:, 0], batch), KEY)
-  close(found.params, state.params, 1e-5)
+  close(actual.params, state.params, 1e-5)
 
 
 def test_oasis_steps_to_the_optimum_of_a_diagonal_quadratic():
@@ -187,9 +187,9 @@ DELTA = dict(local_optimizer=byzjax.scale_by_delta_sgd(), local_state='reset')
 
 def test_one_step_of_delta_sgd_is_sgd_with_its_first_step_size():
   batches = [slices(1, seed) for seed in range(3)]
-  found, _ = run(local(num_local_steps=1, **DELTA), batches)
+  delta_sgd, _ = run(local(num_local_steps=1, **DELTA), batches)
   sgd, _ = run(local(num_local_steps=1), batches)  # RATE is 0.2 as well
-  close(found.params, sgd.params, 1e-6)
+  close(delta_sgd.params, sgd.params, 1e-6)
 
 
 def test_delta_sgd_finds_the_curvature_of_each_worker():

@@ -55,7 +55,7 @@ def one(batch, worker, k):
   return jax.tree.map(lambda x: x[worker, k], batch)
 
 
-def walk(params, batch, worker, num_steps, tx=None, state=None):
+def local_update(params, batch, worker, num_steps, tx=None, state=None):
   """One worker's steps: the loop that a user would write."""
   tx = optax.sgd(RATE) if tx is None else tx
   state = tx.init(params) if state is None else state

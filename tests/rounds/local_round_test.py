@@ -15,9 +15,9 @@ from tests.rounds.local_problem import (
   average,
   close,
   local,
+  local_update,
   run,
   slices,
-  walk,
 )
 
 # The limits.
@@ -36,25 +36,25 @@ def test_one_local_step_is_the_synchronous_round(rule, attack, f):
   shared = dict(aggregator=rule, attack=attack, byzantine=f)
   synchronous = problem.training(optimizer=optax.sgd(RATE), **shared)
   batches = [slices(1, seed) for seed in range(4)]
-  found, _ = run(local(num_local_steps=1, **shared), batches)
+  actual, _ = run(local(num_local_steps=1, **shared), batches)
   expected, step = synchronous.init(problem.params()), jax.jit(synchronous.step)
   for batch in batches:
     batch = jax.tree.map(lambda x: x[:, 0], batch)
     expected, _ = step(expected, batch, KEY)
-  close(found.params, expected.params)
+  close(actual.params, expected.params)
 
 
 def test_clipping_of_one_step_has_its_radius_in_steps():
   rules = [byzjax.centered_clipping(radius=r) for r in (1.0, RATE)]
   synchronous = problem.training(optimizer=optax.sgd(RATE), aggregator=rules[0])
   batch = slices(1)
-  found, _ = run(local(num_local_steps=1, aggregator=rules[1]), [batch])
+  actual, _ = run(local(num_local_steps=1, aggregator=rules[1]), [batch])
   expected, _ = jax.jit(synchronous.step)(
     synchronous.init(problem.params()),
     jax.tree.map(lambda x: x[:, 0], batch),
     KEY,
   )
-  close(found.params, expected.params)
+  close(actual.params, expected.params)
 
 
 def test_fed_avg_is_the_average_of_what_workers_reach():
@@ -65,7 +65,9 @@ def test_fed_avg_is_the_average_of_what_workers_reach():
   state, infos = run(rounds, batches)
   expected = problem.params()
   for batch in batches:
-    expected = average([walk(expected, batch, i, 3)[0] for i in range(N)])
+    expected = average(
+      [local_update(expected, batch, i, 3)[0] for i in range(N)]
+    )
     expected = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), expected)
   close(state.params, expected, 2e-6)
   assert int(infos[0].num_local_steps) == 3
@@ -90,7 +92,7 @@ def test_one_worker_is_its_optimizer_however_long_rounds_are():
     ahead = jax.tree.map(lambda x, k=done: jnp.roll(x, -k, axis=1), batch)
     state, _ = step(state, ahead, KEY)
     done += int(length)
-  close(state.params, walk(problem.params(), batch, 0, 6, tx)[0], 1e-5)
+  close(state.params, local_update(problem.params(), batch, 0, 6, tx)[0], 1e-5)
 
 
 def test_a_cohort_of_attackers_alone_has_no_loss():
@@ -104,7 +106,7 @@ def test_workers_count_by_their_examples():
   rounds = local(worker_weights=sizes)
   batch = slices(3)
   state, _ = run(rounds, [batch])
-  ends = [walk(problem.params(), batch, i, 3)[0] for i in range(N)]
+  ends = [local_update(problem.params(), batch, i, 3)[0] for i in range(N)]
   close(state.params, average(ends, sizes), 2e-6)
 
 
@@ -115,7 +117,7 @@ def test_the_length_of_rounds_changes_without_compiling_again():
   state, infos = run(rounds, batches)
   expected = problem.params()
   for batch, length in zip(batches, lengths):
-    ends = [walk(expected, batch, i, int(length))[0] for i in range(N)]
+    ends = [local_update(expected, batch, i, int(length))[0] for i in range(N)]
     expected = jax.tree.map(jnp.float32, average(ends))
   # The table has no fourth round: nobody moves.
   close(state.params, expected, 2e-6)
@@ -130,7 +132,9 @@ def test_workers_of_different_speeds():
   rounds = local(num_local_steps=lambda step: jnp.asarray(steps))
   batch = slices(3)
   state, info = run(rounds, [batch])
-  ends = [walk(problem.params(), batch, i, int(steps[i]))[0] for i in range(N)]
+  ends = [
+    local_update(problem.params(), batch, i, int(steps[i]))[0] for i in range(N)
+  ]
   close(state.params, average(ends), 2e-6)
   np.testing.assert_array_equal(info[0].num_local_steps, steps)
 
@@ -155,9 +159,11 @@ def test_the_local_optimizers_state(local_state):
   expected = problem.params()
   states = [HEAVY.init(expected)] * N
   for batch in batches:
-    found = [walk(expected, batch, i, 3, HEAVY, states[i]) for i in range(N)]
-    expected = jax.tree.map(jnp.float32, average([p for p, _ in found]))
-    states = [s for _, s in found]
+    ends = [
+      local_update(expected, batch, i, 3, HEAVY, states[i]) for i in range(N)
+    ]
+    expected = jax.tree.map(jnp.float32, average([p for p, _ in ends]))
+    states = [s for _, s in ends]
     if local_state == 'reset':
       states = [HEAVY.init(expected)] * N
     if local_state == 'average':
@@ -172,11 +178,11 @@ def test_heavy_ball_of_workers_is_that_of_the_server_at_one_step():
   rounds = local(local_optimizer=HEAVY, num_local_steps=1)
   server = problem.training(optimizer=HEAVY)
   batches = [slices(1, seed) for seed in range(5)]
-  found, _ = run(rounds, batches)
+  actual, _ = run(rounds, batches)
   state, step = server.init(problem.params()), jax.jit(server.step)
   for batch in batches:
     state, _ = step(state, jax.tree.map(lambda x: x[:, 0], batch), KEY)
-  close(found.params, state.params, 3e-6)
+  close(actual.params, state.params, 3e-6)
 
 
 def test_adams_moments_are_averaged_and_steps_are_counted():
@@ -189,7 +195,8 @@ def test_adams_moments_are_averaged_and_steps_are_counted():
   batch = slices(3)
   state, info = run(rounds, [batch])
   ends = [
-    walk(problem.params(), batch, i, 1 + i % 3, adam)[1][0] for i in range(N)
+    local_update(problem.params(), batch, i, 1 + i % 3, adam)[1][0]
+    for i in range(N)
   ]
   moments = state.shared.optimizer[0]
   close(moments.mu, average([s.mu for s in ends]), 1e-6)
@@ -231,9 +238,11 @@ def test_diloco_is_adamw_inside_and_nesterov_outside():
   expected, momentum = problem.params(), None
   states = [inner.init(expected)] * N
   for batch in batches:
-    found = [walk(expected, batch, i, 3, inner, states[i]) for i in range(N)]
-    states = [s for _, s in found]
-    reached = average([p for p, _ in found])
+    ends = [
+      local_update(expected, batch, i, 3, inner, states[i]) for i in range(N)
+    ]
+    states = [s for _, s in ends]
+    reached = average([p for p, _ in ends])
     g = jax.tree.map(lambda w, x: w - x, expected, reached)
     momentum = (
       g
@@ -260,7 +269,7 @@ def test_fed_opt_hands_the_pseudo_gradient_to_the_server():
   batch = slices(3)
   state, _ = run(rounds, [batch])
   params, adam = problem.params(), optax.adam(0.1)
-  reached = average([walk(params, batch, i, 3)[0] for i in range(N)])
+  reached = average([local_update(params, batch, i, 3)[0] for i in range(N)])
   g = jax.tree.map(lambda w, x: jnp.float32(w - x), params, reached)
   updates, _ = adam.update(g, adam.init(params))
   close(state.params, optax.apply_updates(params, updates), 1e-4)

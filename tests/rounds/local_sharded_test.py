@@ -74,10 +74,10 @@ def test_a_round_sends_one_message_for_all_its_steps():
   state = rounds.init(jnp.zeros(width))
   batch = jnp.ones((N, 3, 2, width))
   text = jax.jit(rounds.step).lower(state, batch, KEY).compile().as_text()
-  found = collectives(text)
-  assert [s for k, s in found if k == 'all-to-all'] == [N * width // 8]
-  assert [s for k, s in found if k == 'all-gather'] == [width]
-  assert sum(s for k, s in found if k == 'all-reduce') <= 2 * N * N
+  ops = collectives(text)
+  assert [s for k, s in ops if k == 'all-to-all'] == [N * width // 8]
+  assert [s for k, s in ops if k == 'all-gather'] == [width]
+  assert sum(s for k, s in ops if k == 'all-reduce') <= 2 * N * N
   assert 'callback' not in text
   # Loops are computations in front of the entry: nobody speaks inside.
   before, _ = text.split('ENTRY')

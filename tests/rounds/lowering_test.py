@@ -54,7 +54,7 @@ def collectives(stablehlo):
     rf'"stablehlo\.({"|".join(names.split())})"'
     r'.*?: \(((?:tensor<[^>]*>(?:, )?)+)\) ->'
   )
-  found = []
+  ops = []
   # The body of a reduction is a region, over several lines.
   for match in re.finditer(pattern, stablehlo, re.DOTALL):
     entries, size = 0, 0
@@ -63,14 +63,14 @@ def collectives(stablehlo):
       count = math.prod(int(n) for n in dimensions)
       entries += count
       size += count * BITS[dtype] // 8
-    found.append((match[1], entries, size))
-  return found
+    ops.append((match[1], entries, size))
+  return ops
 
 
-def _assert_cheap(found, num_workers, num_devices):
+def _assert_cheap(ops, num_workers, num_devices):
   n, p, k = num_workers, num_devices, num_workers // num_devices
   on_the_wire = 0
-  for name, entries, size in found:
+  for name, entries, size in ops:
     assert entries * (p if name == 'all_gather' else 1) < n * WIDTH
     if name == 'all_to_all':
       on_the_wire += size * (p - 1) / p
@@ -86,8 +86,8 @@ def _assert_cheap(found, num_workers, num_devices):
 def test_64_workers_on_64_devices(name):
   rule = tables.RULE[name]
   f = min(F, rule.num_byzantine)
-  found = collectives(_lowered(rule.make(f, 1.0), 64, 64))
-  _assert_cheap(found, 64, 64)
+  ops = collectives(_lowered(rule.make(f, 1.0), 64, 64))
+  _assert_cheap(ops, 64, 64)
 
 
 @pytest.mark.parametrize(
@@ -95,18 +95,16 @@ def test_64_workers_on_64_devices(name):
 )
 @pytest.mark.parametrize('num_devices', [256, 1024])
 def test_1024_workers(name, num_devices):
-  found = collectives(
-    _lowered(tables.RULE[name].make(F, 1.0), 1024, num_devices)
-  )
-  _assert_cheap(found, 1024, num_devices)
+  ops = collectives(_lowered(tables.RULE[name].make(F, 1.0), 1024, num_devices))
+  _assert_cheap(ops, 1024, num_devices)
 
 
 @pytest.mark.parametrize('search', [byzjax.adaptive, byzjax.adaptive_gradient])
 def test_an_attacker_that_searches_sends_no_more(search):
   rule = byzjax.krum(num_byzantine=F)
   attack = search(byzjax.alie(z=1.0), rule)
-  found = collectives(_lowered(rule, 64, 64, attack))
-  _assert_cheap(found, 64, 64)
+  ops = collectives(_lowered(rule, 64, 64, attack))
+  _assert_cheap(ops, 64, 64)
 
 
 def test_the_reading_of_collectives_sees_a_gather_of_all_messages():
@@ -124,7 +122,7 @@ def test_the_reading_of_collectives_sees_a_gather_of_all_messages():
   )
   x = jax.ShapeDtypeStruct((64, WIDTH), jnp.float32)
   text = jax.jit(sharded).trace(x).lower(lowering_platforms=('tpu',)).as_text()
-  found = collectives(text)
-  assert found == [('all_gather', WIDTH, 4 * WIDTH)]
+  ops = collectives(text)
+  assert ops == [('all_gather', WIDTH, 4 * WIDTH)]
   with pytest.raises(AssertionError):
-    _assert_cheap(found, 64, 64)
+    _assert_cheap(ops, 64, 64)

@@ -87,7 +87,7 @@ def module(start, path):
   )
 
 
-def walk(start, data, tx, state):
+def local_update(start, data, tx, state):
   """The local steps of one path: the loop that a user would write."""
   step = step_of(tx)
   for batch in data:
@@ -133,7 +133,7 @@ def loop(
     for i, path in enumerate(paths):
       if share[i] > 0:
         before = module(start, path)
-        after, states[i] = walk(before, batch[i], tx, states[i])
+        after, states[i] = local_update(before, batch[i], tx, states[i])
         deltas[i] = jax.tree.map(lambda x, y: x - y, before, after)
     new = [[None] * k for k in counts]
     for level in range(num_levels):

@@ -1,4 +1,4 @@
-"""DiPaCo: paths, modules, their limits, and paths that lie or are missing."""
+"""DiPaCo: paths, modules, their limits; paths Byzantine or missing."""
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,7 @@ def test_an_outer_step_of_one_is_the_mean_of_the_copies():
   copies = []
   for path, mine in zip(PATHS, batches[0]):
     one = problem.module(start, path)
-    copies.append(problem.walk(one, mine, tx, tx.init(one))[0])
+    copies.append(problem.local_update(one, mine, tx, tx.init(one))[0])
   for level in range(2):
     for m in range(PATHS[:, level].max() + 1):
       through = [copies[i][level] for i in np.flatnonzero(PATHS[:, level] == m)]
@@ -173,7 +173,7 @@ def honest_copies(start, batches):
   ends = []
   for path, mine in zip(STAR, batches):
     one = problem.module(start, path)
-    ends.append(problem.walk(one, mine, tx, tx.init(one))[0])
+    ends.append(problem.local_update(one, mine, tx, tx.init(one))[0])
   return ends
 
 
@@ -192,15 +192,15 @@ def test_two_lying_paths_of_five(rule):
   state, (info,) = run(rounds, start, batches)
   copies = honest_copies(start, batches[0])
   shared = np.stack([problem.flat(copy[0]) for copy in copies[2:]])
-  found = problem.flat(problem.module(state.params, (0, 0))[0])
-  inside = (found >= shared.min(0) - 1e-6) & (found <= shared.max(0) + 1e-6)
+  module = problem.flat(problem.module(state.params, (0, 0))[0])
+  inside = (module >= shared.min(0) - 1e-6) & (module <= shared.max(0) + 1e-6)
   assert inside.all() == (rule == 'coordinate_median')
   # A module of one path is what its worker says.
   for i in range(2, 5):
     own = problem.module(state.params, (0, i))[1]
     close(own, copies[i][1])
-  lie = problem.module(state.params, (0, 0))[1]
-  assert np.abs(problem.flat(lie) - problem.flat(copies[0][1])).max() > 10
+  byzantine = problem.module(state.params, (0, 0))[1]
+  assert np.abs(problem.flat(byzantine) - problem.flat(copies[0][1])).max() > 10
   np.testing.assert_array_equal(info.is_byzantine, [True] * 2 + [False] * 3)
 
 
@@ -304,9 +304,9 @@ def test_scan_over_rounds_and_vmap_over_a_learning_rate():
 
     return jax.lax.scan(step, rounds.init(start), batches)[0].params
 
-  found = jax.jit(jax.vmap(train))(jnp.array([0.3, 0.7]))
+  trained = jax.jit(jax.vmap(train))(jnp.array([0.3, 0.7]))
   expected, _ = problem.loop(start, batches)
-  close(jax.tree.map(lambda x: x[1], found), expected)
+  close(jax.tree.map(lambda x: x[1], trained), expected)
 
 
 def test_a_transformer_learns_by_paths():

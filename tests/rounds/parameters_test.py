@@ -32,9 +32,9 @@ def with_dropout():
   return Model(dropout=nnx.Dropout(0.5, rngs=nnx.Rngs(0)))
 
 
-def refusal(name, argument, found):
+def refusal(name, argument, got):
   return (
-    f'{name}: {argument} must hold its whole state in nnx.Param, got {found}.*'
+    f'{name}: {argument} must hold its whole state in nnx.Param, got {got}.*'
     ' in (Model|dict|tuple).*'
     'leak from worker to worker.*needs_key=True'
   )
@@ -47,11 +47,11 @@ def init(name, params):
 
 @pytest.mark.parametrize('name', ROUNDS)
 @pytest.mark.parametrize(
-  ('make', 'found'),
+  ('make', 'got'),
   [(with_batch_norm, 'BatchStat'), (with_dropout, 'RngCount, RngKey')],
 )
-def test_state_that_is_no_parameter(name, make, found):
-  message = refusal(name, 'params', found)
+def test_state_that_is_no_parameter(name, make, got):
+  message = refusal(name, 'params', got)
   with pytest.raises(ValueError, match=message):
     init(name, make())
   with pytest.raises(ValueError, match=message):  # without the module
@@ -59,17 +59,17 @@ def test_state_that_is_no_parameter(name, make, found):
 
 
 @pytest.mark.parametrize(
-  ('make', 'found'),
+  ('make', 'got'),
   [(with_batch_norm, 'BatchStat'), (with_dropout, 'RngCount, RngKey')],
 )
-def test_split_says_the_same(make, found):
-  with pytest.raises(ValueError, match=refusal('split', 'model', found)):
+def test_split_says_the_same(make, got):
+  with pytest.raises(ValueError, match=refusal('split', 'model', got)):
     models.split(make())
 
 
 @pytest.mark.parametrize('name', ROUNDS)
 @pytest.mark.parametrize(
-  ('leaf', 'found'),
+  ('leaf', 'got'),
   [
     (jax.random.key(0), r'key<fry>\[\]'),
     (jnp.arange(3), r'int32\[3\]'),
@@ -78,12 +78,12 @@ def test_split_says_the_same(make, found):
     (1, r'int32\[\]'),
   ],
 )
-def test_leaves_without_gradients(name, leaf, found):
+def test_leaves_without_gradients(name, leaf, got):
   if name == 'modular_round':
-    found = found.replace(r'\[', r'\[1(, )?')
+    got = got.replace(r'\[', r'\[1(, )?')
     leaf = jnp.asarray(leaf) if isinstance(leaf, int) else leaf
   message = (
-    f'{name} needs the leaves of params to be real numbers.*got {found} at'
+    f'{name} needs the leaves of params to be real numbers.*got {got} at'
     r" params(\[0\])?\['b'\]\['c'\]:"
   )
   with pytest.raises(ValueError, match=message):

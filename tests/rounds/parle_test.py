@@ -150,14 +150,14 @@ def test_one_worker_without_its_spring_is_entropy_sgd():
   shared = dict(momentum=0.0, averaging=1.0)
   alone = parle(4, num_workers=1, rho=0.0, **shared)
   many = [batches(1, 4, seed=s) for s in range(3)]
-  found = [byzjax.replicas(s)[0] for s, _ in run(alone, X, many)]
+  replicas = [byzjax.replicas(s)[0] for s, _ in run(alone, X, many)]
   estimator = byzjax.entropy_gradient(
     loss_fn, num_steps=4, gamma=0.5, step_size=RATE, noise=0.0, **shared
   )
   estimate = jax.jit(lambda *args: estimator(*args))
   x = jnp.asarray(X)
   for i, batch in enumerate(many):
-    close(found[i], x)  # A round begins with the step of the last one.
+    close(replicas[i], x)  # A round begins with the step of the last one.
     _, moved = estimate(x, one(batch, 0), smooth_problem.KEY)
     x = x - RATE * moved
 

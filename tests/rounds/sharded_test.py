@@ -188,14 +188,14 @@ def _arguments(rounds):
 
 def collectives(hlo):
   """`[(name, entries of the result), ...]` of every collective in HLO text."""
-  found = []
+  ops = []
   names = 'all-gather all-reduce all-to-all collective-permute reduce-scatter'
   pattern = rf'= (.*?) ({"|".join(names.split())})(?:-start)?\('
   for match in re.finditer(pattern, hlo):
     shapes = re.findall(r'\w+\[([\d,]*)\]', match[1])
     sizes = [math.prod(int(n) for n in s.split(',') if n) for s in shapes]
-    found.append((match[2], sum(sizes)))
-  return found
+    ops.append((match[2], sum(sizes)))
+  return ops
 
 
 @pytest.mark.parametrize(
@@ -204,15 +204,15 @@ def collectives(hlo):
 def test_no_collective_is_as_large_as_all_messages(name):
   rounds = _wide_round(tables.RULE[name], problem.mesh(8))
   compiled = jax.jit(rounds.step).lower(*_arguments(rounds)).compile()
-  found = collectives(compiled.as_text())
-  assert max(size for _, size in found) < N * WIDTH
+  ops = collectives(compiled.as_text())
+  assert max(size for _, size in ops) < N * WIDTH
   # Workers to coordinates, once, and the aggregate back, once.
-  exchanged = [size for kind, size in found if kind == 'all-to-all']
+  exchanged = [size for kind, size in ops if kind == 'all-to-all']
   assert exchanged == [N * WIDTH // 8]
-  gathered = [size for kind, size in found if kind == 'all-gather']
+  gathered = [size for kind, size in ops if kind == 'all-gather']
   assert gathered == [WIDTH]
   # What is left are sums of n x n numbers or less.
-  summed = [size for kind, size in found if kind == 'all-reduce']
+  summed = [size for kind, size in ops if kind == 'all-reduce']
   assert sum(summed) <= 2 * N * N + 8 * N
 
 

@@ -34,9 +34,9 @@ def _bytes(num_devices, **kwargs):
   key = jax.eval_shape(lambda: jax.random.key(0))
   traced = jax.jit(rounds.step).trace(state, batch, key)
   lowered = traced.lower(lowering_platforms=('tpu',))
-  found = collectives(lowered.as_text())
-  moved = [(name, size) for name, _, size in found if name != 'all_reduce']
-  summed = sum(size for name, _, size in found if name == 'all_reduce')
+  ops = collectives(lowered.as_text())
+  moved = [(name, size) for name, _, size in ops if name != 'all_reduce']
+  summed = sum(size for name, _, size in ops if name == 'all_reduce')
   assert summed < 4 * 8 * num_devices
   return sorted(moved)
 

@@ -48,10 +48,10 @@ def aux_of(batch, objective=None, **arguments):
 
 def loop(one, batch):
   """`one(batch_i, key_i)` for one worker after another."""
-  one, found = jax.jit(one), []
+  one, auxes = jax.jit(one), []
   for i, key in enumerate(keys()):
-    found.append(one(jax.tree.map(lambda x, i=i: x[i], batch), key))
-  return jax.tree.map(lambda *x: jnp.stack(x), *found)
+    auxes.append(one(jax.tree.map(lambda x, i=i: x[i], batch), key))
+  return jax.tree.map(lambda *x: jnp.stack(x), *auxes)
 
 
 def same(actual, expected, tolerance=0.0):
@@ -70,11 +70,11 @@ PLAIN = functools.partial(loss_fn, PARAMS)
 def test_proximal_reports_what_the_loss_reports():
   objective = objectives.proximal(loss_fn, mu=0.5, **BOTH)
   assert objective.has_aux
-  found = aux_of(ONE_STEP, objective)
-  same(found, loop(lambda b, k: PLAIN(b, k)[1], ONE_STEP))
+  aux = aux_of(ONE_STEP, objective)
+  same(aux, loop(lambda b, k: PLAIN(b, k)[1], ONE_STEP))
   # A second wrapper, and the flag that says so again.
   outer = objectives.proximal(objective, mu=0.5)
-  same(aux_of(ONE_STEP, outer, has_aux=True), found)
+  same(aux_of(ONE_STEP, outer, has_aux=True), aux)
 
 
 def test_mixup_blends():
@@ -145,7 +145,7 @@ def test_estimators_with_steps_report_the_mean(kind):
     )
   # One is an estimator, which knows; the other a function, which does not.
   told = {} if kind == 'entropy' else {'has_aux': True}
-  found = aux_of((INPUTS, LABELS), value_and_grad=estimator, **told)
+  aux = aux_of((INPUTS, LABELS), value_and_grad=estimator, **told)
   jax.effects_barrier()
   one = jax.jit(loss_fn)
   assert len({tuple(np.asarray(c[2]).tolist()) for c in calls}) == N * L
@@ -158,13 +158,13 @@ def test_estimators_with_steps_report_the_mean(kind):
     expected = jax.tree.map(
       lambda a, b: (np.float32(a) + np.float32(b)) / np.float32(2), *steps
     )
-    same(jax.tree.map(lambda x, i=i: x[i], found), expected)
+    same(jax.tree.map(lambda x, i=i: x[i], aux), expected)
 
 
 def test_entropy_gradient_without_steps():
   estimator = byzjax.entropy_gradient(loss_fn, num_steps=0, gamma=0.1, **BOTH)
-  found = aux_of(ONE_STEP, value_and_grad=estimator)
-  same(found, loop(lambda b, k: PLAIN(b, k)[1], ONE_STEP))
+  aux = aux_of(ONE_STEP, value_and_grad=estimator)
+  same(aux, loop(lambda b, k: PLAIN(b, k)[1], ONE_STEP))
 
 
 def test_target_projection_reports_of_the_output():
@@ -194,5 +194,5 @@ def test_target_projection_reports_of_the_output():
 
 def test_functions_in_place_of_the_gradient():
   plain = jax.value_and_grad(loss_fn, has_aux=True)
-  found = aux_of(ONE_STEP, value_and_grad=plain, has_aux=True)
-  same(found, loop(lambda b, k: PLAIN(b, k)[1], ONE_STEP))
+  aux = aux_of(ONE_STEP, value_and_grad=plain, has_aux=True)
+  same(aux, loop(lambda b, k: PLAIN(b, k)[1], ONE_STEP))
