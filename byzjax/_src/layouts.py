@@ -140,40 +140,36 @@ def look_at(
   """Who is finite and the honest mean, in as few passes as can be."""
   x, _ = flat.ravel_rows('round', messages)
   axis_name, weights = told.get('axis_name'), told.get('worker_weights')
-  norms = None
-
-  def look():
-    return reductions.finite_rows(x, axis_name=axis_name)
-
-  def mean_of(counted):
-    return reductions.rows_mean(x, counted)
-
-  def look_if(doubtful, known, otherwise):
-    return lax.cond(doubtful, otherwise, lambda: known)
-
+  norms = mean = doubtful = None
   if aggregator.update.takes_norms:
     norms = reductions.squared_norms(x, axis_name=axis_name)
     # The square of a large number is not finite either: only then look again.
     doubtful = ~jnp.all(jnp.isfinite(norms))
-    is_finite = look_if(doubtful, jnp.ones(len(norms), bool), look)
-  elif attack is not None and attack.send is not None and weights is None:
-    # A mean is finite if and only if all of its rows are, as they are divided
-    # first; and of the other rows nothing is read.
+  if attack is not None and attack.send is not None and weights is None:
     assert is_byzantine is not None
-    mean = mean_of(~is_byzantine)
-    doubtful = ~reductions.finite_rows(mean[None], axis_name=axis_name)[0]
-    is_finite = look_if(doubtful, jnp.ones_like(is_byzantine), look)
-    counted = ~is_byzantine & is_finite
-    mean = look_if(doubtful, mean, lambda: mean_of(counted))
-    return Seen(is_finite, counted, mean, None)
-  else:
-    is_finite = look()
+    mean = reductions.rows_mean(x, ~is_byzantine)
+    if doubtful is None:
+      # A mean is finite if and only if all of its rows are, as they are divided
+      # first; and of the other rows nothing is read.
+      finite = reductions.finite_rows(mean[None], axis_name=axis_name)
+      doubtful = ~finite[0]
+
+  def unless_doubtful(value, otherwise):
+    if value is None or doubtful is None:
+      return otherwise()
+    return lax.cond(doubtful, otherwise, lambda: value)
+
+  is_finite = unless_doubtful(
+    jnp.ones(x.shape[0], bool),
+    lambda: reductions.finite_rows(x, axis_name=axis_name),
+  )
   if is_byzantine is None:
     return Seen(is_finite, None, None, norms)
   counted = ~is_byzantine & is_finite
   if weights is not None:
     counted &= (weights > 0) & jnp.isfinite(weights)
-  return Seen(is_finite, counted, mean_of(counted), norms)
+  mean = unless_doubtful(mean, lambda: reductions.rows_mean(x, counted))
+  return Seen(is_finite, counted, mean, norms)
 
 
 def byzantine_message(
@@ -234,10 +230,8 @@ def byzantine_message(
 def written(messages: base.Messages, common: base.CommonRow) -> base.Messages:
   """The messages with the common row in its places, computed only once."""
   # Otherwise XLA:CPU computes it again for every worker.
-  row = jax.tree.map(
-    lambda x: reductions.materialized(x, jax.tree.leaves(messages)[0]),
-    common.row,
-  )
+  always = reductions.always(jax.tree.leaves(messages)[0])
+  row = jax.tree.map(lambda x: reductions.materialized(x, always), common.row)
   return message_rows.put(messages, common._replace(row=row))
 
 

@@ -209,9 +209,15 @@ def materialized(y: jax.Array, always: jax.Array) -> jax.Array:
 
   XLA:CPU fuses through everything else, `optimization_barrier` too, and then
   computes y anew wherever it is used. `always`, bool[], must be True, and
-  depend on data, so that the compiler does not know it.
+  depend on data, so that the compiler does not know it (`always`).
   """
   return lax.cond(always, lambda y: y, jnp.zeros_like, y)
+
+
+def always(x: jax.Array) -> jax.Array:
+  """True, which the compiler cannot know: from the first number of x."""
+  first = x[(0,) * x.ndim]
+  return (first <= jnp.inf) | jnp.isnan(first)
 
 
 def shares(mask: jax.Array, weights: jax.Array | None = None) -> jax.Array:
@@ -260,16 +266,3 @@ def distance(
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
   """`a @ b` in full precision on every backend."""
   return jnp.matmul(a, b, precision=_HIGHEST)
-
-
-def materialized(y: jax.Array, like: jax.Array) -> jax.Array:
-  """The same y, computed once: XLA:CPU does not fuse it into what reads it.
-
-  `like` is any array of the program's data: its first number makes a condition
-  that always holds and that the compiler cannot know.
-  """
-  if jax.default_backend() != 'cpu':
-    return y
-  first = like[(0,) * like.ndim]
-  holds = (first <= jnp.inf) | jnp.isnan(first)
-  return lax.cond(holds, lambda y: y, jnp.zeros_like, y)

@@ -12,8 +12,8 @@ import byzjax
 from tests import hlo
 from tests.rounds import problem
 
-N, F, BATCH, SIZES = 16, 3, 8, (128, 64, 4)
-SIZE = 128 * 64 + 64 * 4
+N, F, BATCH, SIZES = 16, 3, 8, (800, 128, 4)
+SIZE = 800 * 128 + 128 * 4
 KEY = jax.random.key(0)
 
 
@@ -51,18 +51,21 @@ def _rounds(rule, byzantine=F, attack=byzjax.alie):
   return jax.jit(rounds).lower(training.init(params), batch)
 
 
+# The gradients are written, copied into rows (2) and added to the momentum (3).
+# Then the honest mean, the spread around it and the rule read once each; Krum
+# has norms and distances to read for. What 3 of 16 do not compute is not moved.
 RULES = {
-  'mean': byzjax.mean(),
-  'trimmed_mean': byzjax.trimmed_mean(num_byzantine=F),
-  'krum': byzjax.krum(num_byzantine=F),
+  'mean': (byzjax.mean(), 8.0),
+  'trimmed_mean': (byzjax.trimmed_mean(num_byzantine=F), 8.0),
+  'krum': (byzjax.krum(num_byzantine=F), 9.1),
 }
 
 
-@pytest.mark.parametrize('rule', RULES.values(), ids=RULES)
-def test_a_round_reads_and_writes_its_messages_nine_times(rule):
+@pytest.mark.parametrize('rule, most', RULES.values(), ids=RULES)
+def test_how_often_a_round_reads_and_writes_its_messages(rule, most):
   compiled = _rounds(rule).compile()
   num_bytes = 4 * N * SIZE
-  assert hlo.passes(compiled.as_text(), num_bytes) <= 9
+  assert hlo.passes(compiled.as_text(), num_bytes) <= most
   # Gradients, their flat form and the next momentum.
   assert compiled.memory_analysis().temp_size_in_bytes < 3 * num_bytes
 
@@ -70,7 +73,9 @@ def test_a_round_reads_and_writes_its_messages_nine_times(rule):
 def _workers_that_compute(text):
   """From the products of their examples with the parameters `a`."""
   examples = rf'tensor<(\d+)x{BATCH}x{SIZES[0]}xf32>'
-  products = re.findall(rf'dot_general .*\({examples}, tensor<128x64', text)
+  products = re.findall(
+    rf'dot_general .*\({examples}, tensor<{SIZES[0]}x{SIZES[1]}', text
+  )
   return {int(count) for count in products}
 
 
@@ -88,7 +93,7 @@ def _workers_that_compute(text):
 def test_gradients_that_are_overwritten_unread_are_not_computed(
   byzantine, attack, num_workers
 ):
-  lowered = _rounds(RULES['mean'], byzantine, attack)
+  lowered = _rounds(byzjax.mean(), byzantine, attack)
   assert _workers_that_compute(lowered.as_text()) == {num_workers}
 
 
