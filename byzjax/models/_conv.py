@@ -51,6 +51,15 @@ def _patches(
   )
 
 
+def _batched_like(kernel: jax.Array, x: jax.Array) -> jax.Array:
+  """The kernel, with an axis under vmap if x has one.
+
+  The product of one kernel and many x would move the axis of all patches to
+  another place, in memory. Outside vmap nothing is left of this.
+  """
+  return jnp.where(jnp.any(x[:1, :1, :1, :1] > 0), kernel, kernel)
+
+
 def swap_batch_and_channels(x: jax.Array) -> jax.Array:
   """`[B, H, W, C]` to `[C, H, W, B]`, and back."""
   return jnp.swapaxes(x, 0, 3)
@@ -200,10 +209,11 @@ class Conv(nnx.Module):
       return lax.conv_general_dilated(
         x, kernel, self.strides, self.padding, dimension_numbers=layout
       )
+    kernel = _batched_like(kernel, x)
     kh, kw, _, out_features = kernel.shape
     patches = _patches(x, (kh, kw), self.strides, self.padding)
-    # Without a reshape of the patches, for vmap would move an axis of theirs.
-    return jnp.tensordot(kernel.reshape(-1, out_features), patches, (0, 0))
+    y = kernel.reshape(-1, out_features).T @ patches.reshape(len(patches), -1)
+    return y.reshape(-1, *patches.shape[1:])
 
   def _check(self, x, axis, shape):
     if x.ndim != 4 or x.shape[axis] != self.kernel.shape[2]:
