@@ -61,23 +61,26 @@ class CNN(nnx.Module):
 
   def __init__(self, weights: dict[str, torch.Tensor]):
     arrays = [weight.numpy().copy() for weight in weights.values()]
-    layers = []
+    layers: list[models.Conv | nnx.Linear] = []
     for shape, kernel, bias in zip(KERNELS, arrays[::2], arrays[1::2]):
-      # [out, in, height, width] to [height * width * in, out].
+      # [out, in, height, width] to [height, width, in, out].
       kernel = kernel.reshape(shape).transpose(2, 3, 1, 0)
-      layer = nnx.Linear(kernel[..., 0].size, shape[0], rngs=nnx.Rngs(0))
-      layer.kernel = nnx.Param(jnp.array(kernel.reshape(-1, shape[0])))
+      rngs, (size, _, inputs, outputs) = nnx.Rngs(0), kernel.shape
+      if len(layers) < 2:
+        layer = models.Conv(inputs, outputs, size, padding='VALID', rngs=rngs)
+      else:
+        kernel = kernel.reshape(-1, outputs)
+        layer = nnx.Linear(*kernel.shape, rngs=rngs)
+      layer.kernel = nnx.Param(jnp.array(kernel))
       layer.bias = nnx.Param(jnp.array(bias))
       layers.append(layer)
     self.layers = nnx.List(layers)
 
   def __call__(self, x: jax.Array) -> jax.Array:
+    x = jnp.swapaxes(x, 0, 3)
     for convolution in self.layers[:2]:
-      # 5 x 5 without padding, as one matrix product: models.Conv pads.
-      size, shifts = x.shape[1] - 4, np.ndindex(5, 5)
-      slices = [x[:, i : i + size, j : j + size] for i, j in shifts]
-      x = convolution(jnp.concatenate(slices, axis=-1))
-      x = models.max_pool(jax.nn.relu(x))
+      x = jax.nn.relu(convolution.chwb(x, models.max_pool))
+    x = jnp.swapaxes(x, 0, 3)
     x = jax.nn.relu(self.layers[2](x.reshape(len(x), -1)))
     return self.layers[3](x)
 

@@ -120,6 +120,10 @@ SCHEDULES: dict[str, Callable] = {
 }
 
 
+# With dropout too, for which the loss needs a key: see `models.has_dropout`.
+MODELS = ('cnn', 'dropout_cnn', 'mlp', 'resnet20')
+
+
 def worker_map(model: str, text: str = 'auto') -> str | int:
   """How gradients are made: `vmap`, `map` or a number of workers at once."""
   if text != 'auto':

@@ -51,7 +51,7 @@ flags.DEFINE_string(
   ' class k first keeps r^k of its examples. E.g.'
   ' dirichlet_by_class(alpha=0.1), iid(long_tail=0.6).',
 )
-flags.DEFINE_enum('model', 'mlp', ['cnn', 'mlp', 'resnet20'], 'The network.')
+flags.DEFINE_enum('model', 'mlp', specs.MODELS, 'The network.')
 flags.DEFINE_integer('num_workers', 25, 'n, attackers included.', 1)
 flags.DEFINE_integer('num_byzantine', 11, 'f, fewer than half of them.', 0)
 flags.DEFINE_bool(
@@ -170,7 +170,6 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
   images = jnp.asarray(dataset.train_images)
   labels = jnp.asarray(dataset.train_labels)
   mesh = distributed.make_mesh(FLAGS.num_devices)
-
   # --- Model: one initialisation per seed.
   image_shape = (images.shape[1], images.shape[2], images.shape[3])
   networks = [
@@ -180,7 +179,7 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
     for seed in seeds
   ]
   graphdef = networks[0][0]
-
+  needs_key = models.has_dropout(graphdef)
   learning_rate = specs.build(
     'schedule',
     FLAGS.schedule,
@@ -205,8 +204,9 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
   )
 
   def training_under(byzantine, images, labels) -> byzjax.Round:
-    loss_fn = models.cross_entropy_loss(graphdef)
+    loss_fn = models.cross_entropy_loss(graphdef, needs_key=needs_key)
     shared = {
+      'needs_key': needs_key,
       'num_workers': FLAGS.num_workers,
       'worker': byzjax.worker_momentum(FLAGS.momentum),
       'attack': attack,

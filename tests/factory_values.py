@@ -35,9 +35,9 @@ NOT_CALLED = {
     [
       'models.classifier_weights', 'models.cross_entropy_loss',
       'models.document_losses', 'models.evaluate',
-      'models.features_and_classifier', 'models.make', 'models.next_token_loss',
-      'models.prefix_features', 'models.split', 'models.split_levels',
-      'models.stages',
+      'models.features_and_classifier', 'models.has_dropout', 'models.make',
+      'models.next_token_loss', 'models.prefix_features', 'models.split',
+      'models.split_levels', 'models.stages',
     ],
     _FLAX,
   ),

@@ -15,11 +15,13 @@ from byzjax.models._documents import (
   next_token_loss,
   prefix_features,
 )
+from byzjax.models._dropout_cnn import DropoutCNN
 from byzjax.models._evaluate import Metrics, evaluate
 from byzjax.models._functional import (
   classifier_weights,
   cross_entropy_loss,
   features_and_classifier,
+  has_dropout,
   split,
 )
 from byzjax.models._layers import mlp_layers, mlp_params
@@ -35,6 +37,7 @@ __all__ = [
   'BestPaths',
   'CNN',
   'Conv',
+  'DropoutCNN',
   'MLP',
   'Metrics',
   'RNN',
@@ -47,6 +50,7 @@ __all__ = [
   'evaluate',
   'features_and_classifier',
   'grid_paths',
+  'has_dropout',
   'join_levels',
   'keep_best',
   'make',

@@ -5,7 +5,12 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from byzjax.models._conv import Conv, Implementation, max_pool
+from byzjax.models._conv import (
+  Conv,
+  Implementation,
+  max_pool,
+  swap_batch_and_channels,
+)
 
 
 class CNN(nnx.Module):
@@ -72,9 +77,18 @@ class CNN(nnx.Module):
 
   def features(self, x: jax.Array) -> jax.Array:
     """What the last layer is given, `[B, 64]`."""
-    x = max_pool(self.activation(self.conv1(x)))
-    x = max_pool(self.activation(self.conv2(x)))
+    x = swap_batch_and_channels(x)
+    for conv in (self.conv1, self.conv2):
+      x = self._stage(conv, x)
+    x = swap_batch_and_channels(x)
     return self.activation(self.dense1(x.reshape(x.shape[0], -1)))
+
+  def _stage(self, conv: Conv, x: jax.Array) -> jax.Array:
+    """One convolution, sigma and pooling of `[C, H, W, B]`."""
+    if self.activation is jax.nn.relu:
+      # It keeps the order of numbers, so what is largest stays largest.
+      return jax.nn.relu(conv.chwb(x, max_pool))
+    return max_pool(self.activation(conv.chwb(x)))
 
   def classify(self, z: jax.Array) -> jax.Array:
     """The last layer: `[B, 64]` to logits `[B, K]`."""

@@ -7,11 +7,11 @@ import jax
 import optax
 from flax import nnx
 
-from byzjax._src import parameters
+from byzjax._src import checks, parameters
 
 Params = Any
 Batch = tuple[jax.Array, jax.Array]
-LossFn = Callable[[Params, Batch], jax.Array]
+LossFn = Callable[..., jax.Array]
 Apply = Callable[[Params, jax.Array], jax.Array]
 
 
@@ -43,7 +43,9 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
   return graphdef, params
 
 
-def cross_entropy_loss(graphdef: nnx.GraphDef) -> LossFn:
+def cross_entropy_loss(
+  graphdef: nnx.GraphDef, *, needs_key: bool = False
+) -> LossFn:
   r"""The mean softmax cross entropy of a model, as a function to differentiate.
 
   .. math::
@@ -52,11 +54,18 @@ def cross_entropy_loss(graphdef: nnx.GraphDef) -> LossFn:
 
   Args:
     graphdef: structure of the model f, from `split`.
+    needs_key: whether the loss takes a key, for a model with dropout in
+      training: f is then called as `f(x, rngs=nnx.Rngs(dropout=key))`. Rounds,
+      objectives and estimators that are given this loss take `needs_key=True`,
+      too. Without a key f is called as `f(x)`.
 
   Returns:
-    `loss_fn(params, batch)`, where `batch` is `(images, labels)`: float32 `[B,
-    H, W, C]` and int32 `[B]` with values in `[0, num_classes)`. The loss is a
-    float32 scalar.
+    `loss_fn(params, batch)`, or `loss_fn(params, batch, key)`, where `batch` is
+    `(images, labels)`: float32 `[B, H, W, C]` and int32 `[B]` with values in
+    `[0, num_classes)`. The loss is a float32 scalar.
+
+  Raises:
+    ValueError: if `needs_key` is not a bool.
 
   Example:
     >>> import jax.numpy as jnp
@@ -68,14 +77,46 @@ def cross_entropy_loss(graphdef: nnx.GraphDef) -> LossFn:
     >>> print(f'{loss_fn(params, batch):.4f}')
     2.3026
   """
+  checks.check_flag('cross_entropy_loss', 'needs_key', needs_key)
 
   def loss_fn(params: Params, batch: Batch) -> jax.Array:
     images, labels = batch
-    logits = nnx.merge(graphdef, params)(images)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return losses.mean()
+    return _mean_loss(nnx.merge(graphdef, params)(images), labels)
 
-  return loss_fn
+  def loss_with_dropout(
+    params: Params, batch: Batch, key: jax.Array
+  ) -> jax.Array:
+    images, labels = batch
+    rngs = nnx.Rngs(dropout=key)
+    return _mean_loss(nnx.merge(graphdef, params)(images, rngs=rngs), labels)
+
+  return loss_with_dropout if needs_key else loss_fn
+
+
+def _mean_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  return losses.mean()
+
+
+def has_dropout(graphdef: nnx.GraphDef) -> bool:
+  """Whether there is dropout in a model, so that training needs a key.
+
+  Args:
+    graphdef: structure of the model, from `split`.
+
+  Returns:
+    Whether an `nnx.Dropout` is part of it: what `needs_key` should be in
+    `cross_entropy_loss` and in the round that trains with it.
+
+  Example:
+    >>> from byzjax import models
+    >>> model = models.make('dropout_cnn', (8, 8, 1), 10, seed=0)
+    >>> models.has_dropout(models.split(model)[0])
+    True
+  """
+  return any(
+    getattr(node, 'type', None) is nnx.Dropout for node in graphdef.nodes
+  )
 
 
 def features_and_classifier(graphdef: nnx.GraphDef) -> tuple[Apply, Apply]:

@@ -5,10 +5,11 @@ import math
 from flax import nnx
 
 from byzjax.models._cnn import CNN
+from byzjax.models._dropout_cnn import DropoutCNN
 from byzjax.models._mlp import MLP
 from byzjax.models._resnet import ResNet20
 
-_NAMES = ('cnn', 'mlp', 'resnet20')
+_NAMES = ('cnn', 'dropout_cnn', 'mlp', 'resnet20')
 _HIDDEN = 32
 
 
@@ -18,14 +19,14 @@ def make(
   num_classes: int,
   *,
   seed: int,
-) -> CNN | MLP | ResNet20:
+) -> CNN | DropoutCNN | MLP | ResNet20:
   """The named model for images of one shape, a function of the seed alone.
 
-  `'mlp'` is `MLP((H * W * C, 32, num_classes))`; `'cnn'` is `CNN` and
-  `'resnet20'` is `ResNet20`.
+  `'mlp'` is `MLP((H * W * C, 32, num_classes))`; `'cnn'` is `CNN`,
+  `'dropout_cnn'` is `DropoutCNN` and `'resnet20'` is `ResNet20`.
 
   Args:
-    name: one of `'cnn'`, `'mlp'`, `'resnet20'`.
+    name: one of `'cnn'`, `'dropout_cnn'`, `'mlp'`, `'resnet20'`.
     image_shape: `(H, W, C)`.
     num_classes: number of classes K, at least 1.
     seed: of the initial weights; equal seeds give equal weights.
@@ -47,6 +48,8 @@ def make(
   match name:
     case 'cnn':
       return CNN(image_shape, num_classes, rngs=rngs)
+    case 'dropout_cnn':
+      return DropoutCNN(image_shape, num_classes, rngs=rngs)
     case 'mlp':
       sizes = (math.prod(image_shape), _HIDDEN, num_classes)
       return MLP(sizes, rngs=rngs)

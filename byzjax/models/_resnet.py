@@ -3,16 +3,39 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
-from byzjax.models._conv import Conv, Implementation
+from byzjax.models._conv import (
+  Conv,
+  Implementation,
+  swap_batch_and_channels,
+)
 
 _WIDTHS = (16, 32, 64)
 _BLOCKS_PER_STAGE = 3
 _NUM_GROUPS = 8
 
 
+def _group_norm(norm: nnx.GroupNorm, x: jax.Array) -> jax.Array:
+  """`norm` of `[C, H, W, B]`, in the steps of flax, which knows `[..., C]`."""
+  x, scale, bias = norm.promote_dtype(
+    (x, norm.scale[...], norm.bias[...]), dtype=norm.dtype
+  )
+  groups = x.reshape(norm.num_groups, norm.group_size, *x.shape[1:])
+  groups = groups.astype(jnp.promote_types(x.dtype, jnp.float32))
+  mean = groups.mean((1, 2, 3))
+  variance = jnp.maximum(0.0, (groups * groups).mean((1, 2, 3)) - mean * mean)
+  mean, factor = (
+    jnp.repeat(of_group, norm.group_size, axis=0)
+    for of_group in (mean, lax.rsqrt(variance + norm.epsilon))
+  )
+  factor *= scale[:, None]
+  y = (x - mean[:, None, None]) * factor[:, None, None]
+  return (y + bias[:, None, None, None]).astype(x.dtype)
+
+
 class _Block(nnx.Module):
-  """`relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))`."""
+  """`relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))` of `[C, H, W, B]`."""
 
   def __init__(
     self,
@@ -45,11 +68,11 @@ class _Block(nnx.Module):
     self.norm2 = nnx.GroupNorm(out_features, _NUM_GROUPS, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    y = jax.nn.relu(self.norm1(self.conv1(x)))
-    y = self.norm2(self.conv2(y))
+    y = jax.nn.relu(_group_norm(self.norm1, self.conv1.chwb(x)))
+    y = _group_norm(self.norm2, self.conv2.chwb(y))
     shortcut = x[:, :: self.strides, :: self.strides]
     shortcut = jnp.pad(
-      shortcut, [(0, 0), (0, 0), (0, 0), (0, self.new_features)]
+      shortcut, [(0, self.new_features), (0, 0), (0, 0), (0, 0)]
     )
     return jax.nn.relu(shortcut + y)
 
@@ -141,10 +164,11 @@ class ResNet20(nnx.Module):
 
   def features(self, x: jax.Array) -> jax.Array:
     """What the last layer is given, `[B, 64]`."""
-    x = jax.nn.relu(self.norm(self.conv(x)))
+    x = self.conv.chwb(swap_batch_and_channels(x))
+    x = jax.nn.relu(_group_norm(self.norm, x))
     for block in self.blocks:
       x = block(x)
-    return jnp.mean(x, axis=(1, 2))
+    return jnp.mean(x, axis=(1, 2)).T
 
   def classify(self, z: jax.Array) -> jax.Array:
     """The last layer: `[B, 64]` to logits `[B, K]`."""
