@@ -335,11 +335,18 @@ class Attack(NamedTuple):
       this call, and `num_coordinates`, d without padding.
     observe: `(state, aggregate) -> state`, after the rule has run; None if the
       attack does not learn from the aggregate.
+    send: like `apply`, for attackers that all send the same: `(the one message,
+      leaves [*shape], state)`, from which a round saves writing it n times;
+      None if messages differ.
+    reads_own: whether anything that is sent depends on what attackers would
+      have sent honestly. A round need not compute it if not.
   """
 
   init: Callable[[Params], State]
   apply: Callable[..., tuple[Messages, State]]
   observe: Callable[[State, Aggregate], State] | None = None
+  send: Callable[..., tuple[Aggregate, State]] | None = None
+  reads_own: bool = True
 
   @property
   def config(self) -> dict[str, Any] | None:

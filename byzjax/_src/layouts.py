@@ -8,13 +8,13 @@ holds n x d.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._src import base, checks, flat, reductions
+from byzjax._src import base, checks, flat, message_rows, reductions
 
 # Coordinates per device are a multiple of this, for any number of devices that
 # divides 8 the same total: what noise is drawn for does not depend on it.
@@ -27,6 +27,42 @@ class WorkerShardedState(NamedTuple):
 
   aggregator: base.State
   attack: base.State
+
+
+# What an attack may know of the call, of all that the rule is told.
+_KNOWLEDGE = ('axis_name', 'num_coordinates', 'coordinates')
+
+
+class Seen(NamedTuple):
+  """What one pass over the messages tells, before any attack.
+
+  Attributes:
+    is_finite: bool[n]; of those that an attack overwrites by one row anyway it
+      may be True whatever they are.
+    counted: bool[n], the honest and finite messages of who takes part; None if
+      it is not known who is honest.
+    mean: float[d], of those; or None.
+    squared_norms: float[n], or None if the rule does not ask for them.
+  """
+
+  is_finite: jax.Array
+  counted: jax.Array | None
+  mean: jax.Array | None
+  squared_norms: jax.Array | None
+
+
+class Sent(NamedTuple):
+  """The messages after the attack.
+
+  Attributes:
+    messages: leaves [n, ...], without what stands in `common`.
+    common: the one row that all Byzantine workers send, or None.
+    is_finite: bool[n].
+  """
+
+  messages: base.Messages
+  common: base.CommonRow | None
+  is_finite: jax.Array
 
 
 def attacked(
@@ -52,77 +88,181 @@ def attacked(
     params=None,
     *,
     key=None,
-    axis_name=None,
     is_byzantine=None,
     columns=None,
-    num_coordinates=None,
-    coordinates=None,
-    **extra,
+    **told,
   ):
-    if num_coordinates is None:
-      num_coordinates = sum(x[0].size for x in jax.tree.leaves(messages))
+    n = checks.num_workers('messages', messages)
+    if is_byzantine is not None:
+      is_byzantine = checks.byzantine_mask('an attack', is_byzantine, n)
+    elif attack is not None:
+      raise ValueError('an attack needs is_byzantine, got None')
+    told = {name: value for name, value in told.items() if value is not None}
+    size = sum(x[0].size for x in jax.tree.leaves(messages))
+    told.setdefault('num_coordinates', size)
     attack_key, rule_key = (
       (None, None) if key is None else jax.random.split(key)
     )
-    if coordinates is not None:
-      extra['coordinates'] = coordinates
-    honest, attack_state = messages, state.attack
-    if is_byzantine is not None:
-      n = checks.num_workers('messages', messages)
-      is_byzantine = checks.byzantine_mask('an attack', is_byzantine, n)
+    seen = look_at(aggregator, attack, messages, is_byzantine, told)
+    sent, attack_state = Sent(messages, None, seen.is_finite), state.attack
     if attack is not None:
-      if is_byzantine is None:
-        raise ValueError('an attack needs is_byzantine, got None')
-      messages, attack_state = attack.apply(
-        messages,
-        state.attack,
-        is_byzantine=is_byzantine,
-        key=attack_key,
-        axis_name=axis_name,
-        aggregator_state=state.aggregator,
-        num_coordinates=num_coordinates,
-        **({} if coordinates is None else {'coordinates': coordinates}),
-      )
-      if codec is not None:
-        x = messages if columns is None else jnp.where(columns, messages, 0)
-        constrain = functools.partial(
-          codec.constrain, num_coordinates=num_coordinates, axis_name=axis_name
-        )
-        messages = jnp.where(is_byzantine[:, None], jax.vmap(constrain)(x), x)
-    if columns is not None:
-      # Padding is nobody's coordinate: whatever was sent there is dropped.
-      messages = jnp.where(columns, messages, 0)
-    aggregate, rule_state, info = aggregator.inspect(
-      messages,
-      state.aggregator,
-      params,
-      key=rule_key,
-      axis_name=axis_name,
-      num_coordinates=num_coordinates,
-      **extra,
+      sent, attack_state = byzantine_message(
+        attack, codec, messages, seen, state, attack_key, is_byzantine, columns,
+        told,
+      )  # fmt: skip
+    aggregate, rule_state, info = aggregate_sent(
+      aggregator, sent, seen, state.aggregator, params, rule_key, told
     )
     if columns is not None:
       # A vote on nothing is +1.
       aggregate = jnp.where(columns[0], aggregate, 0)
     if attack is not None and attack.observe is not None:
       attack_state = attack.observe(attack_state, aggregate)
-    x, layout = flat.ravel_rows('round', messages)
-    info = info._replace(mask=reductions.finite_rows(x, axis_name=axis_name))
-    if is_byzantine is not None:
-      honest = layout.ravel_rows(honest)
-      finite = reductions.finite_rows(honest, axis_name=axis_name)
-      counted = ~is_byzantine & finite
-      if extra.get('worker_weights') is not None:
-        weights = extra['worker_weights']
-        counted &= (weights > 0) & jnp.isfinite(weights)  # who took part
-      honest_mean = reductions.rows_mean(honest, counted)
+    info = info._replace(mask=sent.is_finite)
+    if seen.mean is not None:
+      vector, _ = flat.ravel_rows('round', jax.tree.map(_as_rows, aggregate))
       error = reductions.distance(
-        layout.ravel(aggregate), honest_mean, axis_name=axis_name
+        vector[0], seen.mean, axis_name=told.get('axis_name')
       )
       info = info._replace(error=error)
     return aggregate, WorkerShardedState(rule_state, attack_state), info
 
   return base.Aggregator(init, inspect, name=aggregator.name)
+
+
+def look_at(
+  aggregator: base.Aggregator,
+  attack: base.Attack | None,
+  messages: base.Messages,
+  is_byzantine: jax.Array | None,
+  told: dict[str, Any],
+) -> Seen:
+  """Who is finite and the honest mean, in as few passes as can be."""
+  x, _ = flat.ravel_rows('round', messages)
+  axis_name, weights = told.get('axis_name'), told.get('worker_weights')
+  norms = None
+
+  def look():
+    return reductions.finite_rows(x, axis_name=axis_name)
+
+  def mean_of(counted):
+    return reductions.rows_mean(x, counted)
+
+  def look_if(doubtful, known, otherwise):
+    return lax.cond(doubtful, otherwise, lambda: known)
+
+  if aggregator.update.takes_norms:
+    norms = reductions.squared_norms(x, axis_name=axis_name)
+    # The square of a large number is not finite either: only then look again.
+    doubtful = ~jnp.all(jnp.isfinite(norms))
+    is_finite = look_if(doubtful, jnp.ones(len(norms), bool), look)
+  elif attack is not None and attack.send is not None and weights is None:
+    # A mean is finite if and only if all of its rows are, as they are divided
+    # first; and of the other rows nothing is read.
+    assert is_byzantine is not None
+    mean = mean_of(~is_byzantine)
+    doubtful = ~reductions.finite_rows(mean[None], axis_name=axis_name)[0]
+    is_finite = look_if(doubtful, jnp.ones_like(is_byzantine), look)
+    counted = ~is_byzantine & is_finite
+    mean = look_if(doubtful, mean, lambda: mean_of(counted))
+    return Seen(is_finite, counted, mean, None)
+  else:
+    is_finite = look()
+  if is_byzantine is None:
+    return Seen(is_finite, None, None, norms)
+  counted = ~is_byzantine & is_finite
+  if weights is not None:
+    counted &= (weights > 0) & jnp.isfinite(weights)
+  return Seen(is_finite, counted, mean_of(counted), norms)
+
+
+def byzantine_message(
+  attack: base.Attack,
+  codec: base.Codec | None,
+  messages: base.Messages,
+  seen: Seen,
+  state: WorkerShardedState,
+  key: jax.Array | None,
+  is_byzantine: jax.Array,
+  columns: jax.Array | None,
+  told: dict[str, Any],
+) -> tuple[Sent, base.State]:
+  """What is sent after the attack, in the form that the codec can carry.
+
+  Padding is nobody's coordinate: what the attack puts there is dropped.
+  """
+  axis_name = told.get('axis_name')
+
+  def as_carried(x):
+    """Messages float[m, d] as they would come out of the wire."""
+    if columns is not None:
+      x = jnp.where(columns, x, 0)
+    if codec is None:
+      return x
+    constrain = functools.partial(
+      codec.constrain,
+      num_coordinates=told['num_coordinates'],
+      axis_name=axis_name,
+    )
+    return jax.vmap(constrain)(x)
+
+  knowledge = {name: told[name] for name in _KNOWLEDGE if name in told}
+  knowledge |= {
+    'is_byzantine': is_byzantine,
+    'key': key,
+    'aggregator_state': state.aggregator,
+    'is_finite': seen.is_finite,
+  }
+  if 'worker_weights' not in told:
+    knowledge['honest_mean'] = seen.mean
+  if attack.send is None:
+    x, attack_state = attack.apply(messages, state.attack, **knowledge)
+    if codec is not None or columns is not None:
+      x = jnp.where(is_byzantine[:, None], as_carried(x), messages)
+    rows, _ = flat.ravel_rows('attack', x)
+    is_finite = reductions.finite_rows(rows, axis_name=axis_name)
+    return Sent(x, None, is_finite), attack_state
+  row, attack_state = attack.send(messages, state.attack, **knowledge)
+  rows, layout = flat.ravel_rows('attack', jax.tree.map(_as_rows, row))
+  rows = as_carried(rows)
+  is_finite = reductions.finite_rows(rows, axis_name=axis_name)
+  is_finite = jnp.where(is_byzantine, is_finite, seen.is_finite)
+  common = base.CommonRow(layout.unravel(rows[0]), is_byzantine)
+  return Sent(messages, common, is_finite), attack_state
+
+
+def written(messages: base.Messages, common: base.CommonRow) -> base.Messages:
+  """The messages with the common row in its places, computed only once."""
+  # Otherwise XLA:CPU computes it again for every worker.
+  row = jax.tree.map(
+    lambda x: reductions.materialized(x, jax.tree.leaves(messages)[0]),
+    common.row,
+  )
+  return message_rows.put(messages, common._replace(row=row))
+
+
+def aggregate_sent(
+  aggregator: base.Aggregator,
+  sent: Sent,
+  seen: Seen,
+  state: base.State,
+  params: base.Params | None,
+  key: jax.Array | None,
+  told: dict[str, Any],
+) -> tuple[base.Aggregate, base.State, base.AggregationInfo]:
+  """The rule on what was sent, told of it as much as it can use."""
+  messages, rule = sent.messages, aggregator.update
+  if sent.common is not None and rule.takes_common:
+    told = dict(told, common=sent.common)
+  elif sent.common is not None:
+    messages = written(messages, sent.common)
+  if messages is sent.messages and seen.squared_norms is not None:
+    told = dict(told, squared_norms=seen.squared_norms)
+  return aggregator.inspect(messages, state, params, key=key, **told)
+
+
+def _as_rows(leaf):
+  return jnp.asarray(leaf)[None]
 
 
 def padded_size(size: int, num_shards: int) -> int:

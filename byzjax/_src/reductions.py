@@ -1,8 +1,8 @@
 """Sums over workers and over coordinates: the only file with psum and dots.
 
-Everything here acts on a matrix `[n, d]` of one compute dtype. With an
-`axis_name` the d axis is the local part of coordinates that are split over the
-mesh, and sums over d are completed by one `psum`.
+Everything here acts on a matrix `[n, d]` of one compute dtype, or on `Rows` of
+one. With an `axis_name` the d axis is the local part of coordinates that are
+split over the mesh, and sums over d are completed by one `psum`.
 
 Two facts shape the code. XLA:CPU reduces floats over the leading axis 12 to 95
 times slower than it reads them, so sums over workers are unrolled into one
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from byzjax._src import base
+from byzjax._src.message_rows import Rows, as_rows
 
 _HIGHEST = lax.Precision.HIGHEST
 # Up to this many rows a sum over workers is one unrolled kernel.
@@ -31,23 +32,39 @@ def psum(x: jax.Array, axis_name: base.AxisName) -> jax.Array:
 
 
 def squared_norms(
-  x: jax.Array,
+  x: jax.Array | Rows,
   *,
   center: jax.Array | None = None,
   axis_name: base.AxisName = None,
 ) -> jax.Array:
   """`|x_i - c|^2` for every row: `[n, d] -> [n]`; non-finite rows stay so."""
-  y = x if center is None else x - center[None]
-  return psum(jnp.einsum('nd,nd->n', y, y, precision=_HIGHEST), axis_name)
+  rows = as_rows(x)
+
+  def norms_of(x):
+    y = x if center is None else x - center[None]
+    return psum(jnp.einsum('nd,nd->n', y, y, precision=_HIGHEST), axis_name)
+
+  known = rows.norms if center is None else None
+  norms = norms_of(rows.x) if known is None else known
+  if rows.common is None:
+    return norms
+  # XLA:CPU would write the selected rows out before it squares them.
+  return jnp.where(rows.common.mask, norms_of(rows.common.row[None]), norms)
 
 
-def finite_rows(x: jax.Array, *, axis_name: base.AxisName = None) -> jax.Array:
+def finite_rows(
+  x: jax.Array | Rows, *, axis_name: base.AxisName = None
+) -> jax.Array:
   """Which rows have only finite entries: `[n, d] -> bool[n]`."""
+  rows = as_rows(x)
   # Zero times a finite number is zero, and NaN otherwise. A dot product runs at
   # the speed of memory, where `all(isfinite(x))` does not.
-  return jnp.isfinite(
-    psum(matmul(x, jnp.zeros(x.shape[1], x.dtype)), axis_name)
-  )
+  zeros = jnp.zeros(rows.shape[1], rows.dtype)
+  totals = matmul(rows.x, zeros)
+  if rows.common is not None:
+    total = matmul(rows.common.row[None], zeros)
+    totals = jnp.where(rows.common.mask, total, totals)
+  return jnp.isfinite(psum(totals, axis_name))
 
 
 def finite_tree(tree: base.Params) -> jax.Array:
@@ -63,7 +80,7 @@ def finite_tree(tree: base.Params) -> jax.Array:
 
 
 def centered_gram(
-  x: jax.Array,
+  x: jax.Array | Rows,
   center: jax.Array,
   mask: jax.Array,
   *,
@@ -71,12 +88,12 @@ def centered_gram(
 ) -> jax.Array:
   """`(x_i - c) . (x_j - c)`: `[n, d] -> [n, n]`, masked rows are zero."""
 
-  d = x.shape[1]
+  rows, d = as_rows(x), x.shape[1]
   # Only a CPU's cache wants blocks; an accelerator wants one large kernel.
   size = min(d, _BLOCK) if jax.default_backend() == 'cpu' else d
 
   def block_gram(start, width):
-    y = lax.dynamic_slice_in_dim(x, start, width, axis=1)
+    y = rows.columns(start, width).written()
     y -= lax.dynamic_slice_in_dim(center, start, width)[None]
     y = jnp.where(mask[:, None], y, 0)
     return lax.dot_general(y, y, (((1,), (1,)), ((), ())), precision=_HIGHEST)
@@ -95,7 +112,7 @@ def centered_gram(
 
 def weighted_sum(
   weights: jax.Array,
-  x: jax.Array,
+  x: jax.Array | Rows,
   of: Callable[[jax.Array], jax.Array] = lambda row: row,
 ) -> jax.Array:
   """`sum_i w_i of(x_i)`: `[n], [n, d] -> [d]`; rows of weight 0 are not read.
@@ -103,10 +120,15 @@ def weighted_sum(
   A row of weight zero may hold NaN or inf: it is left out by `where`, never by
   multiplication.
   """
-  n = x.shape[0]
+  rows, n = as_rows(x), x.shape[0]
+  if rows.common is not None:
+    # The same sum. But rows that another kernel selects in the same way, XLA
+    # would write out, for both.
+    mask = rows.common.mask & (weights != 0)
+    rows = rows._replace(common=rows.common._replace(mask=mask))
 
   def term(i):
-    return jnp.where(weights[i] != 0, weights[i] * of(x[i]), 0)
+    return jnp.where(weights[i] != 0, weights[i] * of(rows.row(i)), 0)
 
   def chunk(start, stop):
     total = term(start)
@@ -119,19 +141,20 @@ def weighted_sum(
   return lax.fori_loop(1, n, lambda i, total: total + term(i), term(0))
 
 
-def weighted_mean(shares: jax.Array, x: jax.Array) -> jax.Array:
+def weighted_mean(shares: jax.Array, x: jax.Array | Rows) -> jax.Array:
   """`sum_i w_i x_i` for w that sum to one: `[n], [n, d] -> [d]`.
 
   Equal values give that value, bit for bit, which the rounding of the products
   and of their sum does not.
   """
-  first = lax.dynamic_index_in_dim(x, jnp.argmax(shares != 0), keepdims=False)
+  rows = as_rows(x)
+  first = rows.row(jnp.argmax(shares != 0))
 
   def add(i, carry):
     total, moved = carry
-    counts = shares[i] != 0
-    term = jnp.where(counts, shares[i] * x[i], 0)
-    return total + term, moved + shares[i] * jnp.where(counts, x[i] - first, 0)
+    counts, row = shares[i] != 0, rows.row(i)
+    term = jnp.where(counts, shares[i] * row, 0)
+    return total + term, moved + shares[i] * jnp.where(counts, row - first, 0)
 
   n, carry = x.shape[0], (jnp.zeros_like(first), jnp.zeros_like(first))
   if n <= MAX_UNROLLED:
@@ -148,7 +171,7 @@ def weighted_mean(shares: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def combine(
-  weights: jax.Array, x: jax.Array, center: jax.Array | None = None
+  weights: jax.Array, x: jax.Array | Rows, center: jax.Array | None = None
 ) -> jax.Array:
   """`sum_i w_i x_i`, or `c + sum_i w_i (x_i - c)`: `[n], [n, d] -> [d]`.
 
@@ -161,10 +184,10 @@ def combine(
 
 
 def mix(
-  matrix: jax.Array, x: jax.Array, center: jax.Array, mask: jax.Array
+  matrix: jax.Array, x: jax.Array | Rows, center: jax.Array, mask: jax.Array
 ) -> jax.Array:
   """`c + M (x - c)`: `[m, n], [n, d] -> [m, d]`; empty rows of M give NaN."""
-  y = jnp.where(mask[:, None], x - center[None], 0)
+  y = jnp.where(mask[:, None], as_rows(x).written() - center[None], 0)
   mixed = center[None] + jnp.dot(matrix, y, precision=_HIGHEST)
   return jnp.where(jnp.any(matrix != 0, axis=1)[:, None], mixed, jnp.nan)
 
@@ -215,3 +238,16 @@ def distance(
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
   """`a @ b` in full precision on every backend."""
   return jnp.matmul(a, b, precision=_HIGHEST)
+
+
+def materialized(y: jax.Array, like: jax.Array) -> jax.Array:
+  """The same y, computed once: XLA:CPU does not fuse it into what reads it.
+
+  `like` is any array of the program's data: its first number makes a condition
+  that always holds and that the compiler cannot know.
+  """
+  if jax.default_backend() != 'cpu':
+    return y
+  first = like[(0,) * like.ndim]
+  holds = (first <= jnp.inf) | jnp.isnan(first)
+  return lax.cond(holds, lambda y: y, jnp.zeros_like, y)

@@ -132,6 +132,31 @@ def byzantine_schedule(
   return lambda step: jnp.asarray(mask)
 
 
+def who_computes(
+  num_workers: int,
+  attack: base.Attack | None,
+  byzantine: Any,
+  mesh: Any,
+  has_aux: bool,
+) -> np.ndarray | None:
+  """Whose work has any effect: bool[n], or None if that is everybody's.
+
+  That of attackers has none where they are known before tracing, the attack
+  does not read it, and no diagnostics of theirs are returned. On a mesh every
+  device computes for as many workers.
+  """
+  if attack is None or attack.reads_own or mesh is not None or has_aux:
+    return None
+  if byzantine is None or callable(byzantine):
+    return None
+  if isinstance(byzantine, jax.core.Tracer):
+    return None
+  if checks.is_whole(byzantine):
+    return np.arange(num_workers) >= byzantine if byzantine else None
+  mask = np.asarray(byzantine)
+  return ~mask if mask.any() else None
+
+
 def byzantine_of(
   name: str,
   schedule: base.ByzantineSchedule,

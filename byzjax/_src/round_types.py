@@ -22,7 +22,7 @@ class RoundState(NamedTuple):
     codec: leaves `[n, ...]`, what the workers' codecs keep.
     server_codec: what the server's codec keeps.
     shared: what the server keeps for its workers' local steps.
-    sides: rule and attack of what is exchanged beside messages.
+    auxiliary: rule and attack of what is exchanged beside messages.
     participation: state of who takes part.
   """
 
@@ -35,7 +35,7 @@ class RoundState(NamedTuple):
   codec: ArrayTree = ()
   server_codec: ArrayTree = ()
   shared: ArrayTree = ()
-  sides: ArrayTree = ()
+  auxiliary: ArrayTree = ()
   participation: ArrayTree = ()
 
 

@@ -14,6 +14,7 @@ import optax
 
 from byzjax._src import (
   base,
+  calls,
   checks,
   flat,
   nonfinite,
@@ -21,13 +22,14 @@ from byzjax._src import (
   reductions,
   sorting,
 )
+from byzjax._src.message_rows import Rows, as_rows
 
 
 @recipes.factory
 def from_column(
-  column_fn: Callable[[sorting.Rows], jax.Array],
+  column_fn: Callable[[sorting.Column], jax.Array],
   *,
-  weighted_fn: Callable[[sorting.Rows, jax.Array], jax.Array] | None = None,
+  weighted_fn: Callable[[sorting.Column, jax.Array], jax.Array] | None = None,
   name: str = 'from_column',
 ) -> base.Aggregator:
   """A rule from a function of one column of the n x d matrix of messages.
@@ -64,53 +66,23 @@ def from_column(
   if weighted_fn is not None:
     checks.check_function(name, 'weighted_fn', weighted_fn)
 
-  def inspect(
-    messages,
-    state,
-    params=None,
-    *,
-    key=None,
-    axis_name=None,
-    worker_weights=None,
-    **extra,
-  ):
-    del params, key, axis_name, extra
-    n = checks.num_workers('messages', messages)
-    weights = relative_weights(
-      name, worker_weights, n, supported=weighted_fn is not None
-    )
+  def aggregate(rows, state, call):
+    weights = call.worker_weights
+    if weights is None or weighted_fn is None:
+      y = sorting.by_column(column_fn, rows)
+    else:
+      p = weights.astype(rows.dtype)
+      y = sorting.by_column(
+        lambda column: weighted_fn(column, p),
+        rows,
+        sorting.MAX_WEIGHTED_NETWORK,
+      )
+    return jnp.where(jnp.isfinite(y), y, 0), state, base.AggregationInfo()
 
-    # Leaf by leaf: one kernel each and no copy into a matrix.
-    def aggregate_leaf(leaf):
-      x, layout = flat.ravel_rows(name, leaf)
-      if weights is None or weighted_fn is None:
-        y = sorting.by_column(column_fn, x)
-      else:
-        p = weights.astype(x.dtype)
-        y = sorting.by_column(
-          lambda column: weighted_fn(column, p),
-          x,
-          sorting.MAX_WEIGHTED_NETWORK,
-        )
-      return layout.unravel(jnp.where(jnp.isfinite(y), y, 0))
-
-    aggregate = jax.tree.map(aggregate_leaf, messages)
-    return aggregate, state, base.AggregationInfo()
-
-  return base.Aggregator(optax.init_empty_state, inspect, name=name)
-
-
-def relative_weights(
-  name: str, weights: jax.Array | None, n: int, *, supported: bool
-) -> jax.Array | None:
-  """The workers' weights with zero for what is no weight, or None."""
-  if weights is None:
-    return None
-  if not supported:
-    raise ValueError(f'{name} has no version with worker_weights')
-  checks.check_worker_weights(name, weights, n)
-  weights = jnp.asarray(weights, flat.compute_dtype(jnp.result_type(weights)))
-  return nonfinite.usable_weights(weights)
+  # One kernel for each leaf, and no copy into a matrix.
+  return calls.from_rows(
+    name, aggregate, leaf_by_leaf=True, weighted=weighted_fn is not None
+  )
 
 
 @recipes.factory
@@ -174,43 +146,36 @@ def from_weights(
 def from_gram_rule(rule: base.GramRule, name: str) -> base.Aggregator:
   """The aggregator of a Gram rule: two passes over the messages."""
 
-  def inspect(
-    messages,
-    state,
-    params=None,
-    *,
-    key=None,
-    axis_name=None,
-    worker_weights=None,
-    **extra,
-  ):
-    del params, extra
-    x, layout = flat.ravel_rows(name, messages)
-    center = rule.center and layout.ravel(rule.center(state))
-    gram, center = gram_of(x, center, axis_name=axis_name)
-    gram = weighted_gram(name, gram, worker_weights, supported=rule.weighted)
-    info, state = rule.weights(gram, state, key=key)
+  def aggregate(rows, state, call):
+    center = rule.center and flat_vector(rule.center(state), rows.dtype)
+    gram, center = gram_of(rows, center, axis_name=call.axis_name)
+    gram = weighted_gram(gram, call.worker_weights)
+    info, state = rule.weights(gram, state, key=call.key)
     assert info.weights is not None
-    weights = jnp.where(gram.mask, info.weights, 0).astype(x.dtype)
-    aggregate = reductions.combine(weights, x, None if rule.selects else center)
+    weights = jnp.where(gram.mask, info.weights, 0).astype(rows.dtype)
+    y = reductions.combine(weights, rows, None if rule.selects else center)
     info = info._replace(weights=weights, mask=gram.mask)
     if rule.selects:
       info = info._replace(kept=weights > 0)
-    return layout.unravel(aggregate), rule.remember(state, aggregate), info
+    return y, rule.remember(state, y), info
 
-  return base.Aggregator(rule.init, inspect, rule, name)
+  return calls.from_rows(
+    name,
+    aggregate,
+    init=rule.init,
+    gram_rule=rule,
+    weighted=rule.weighted,
+    takes_norms=True,
+  )
 
 
-def weighted_gram(
-  name: str,
-  gram: base.Gram,
-  worker_weights: jax.Array | None,
-  *,
-  supported: bool,
-) -> base.Gram:
+def flat_vector(tree: base.Params, dtype: jnp.dtype) -> jax.Array:
+  """A tree as one vector, in the dtype of the messages."""
+  return flat.row_layout(tree).ravel(tree).astype(dtype)
+
+
+def weighted_gram(gram: base.Gram, weights: jax.Array | None) -> base.Gram:
   """The Gram matrix with the workers' weights, if there are any."""
-  n = gram.mask.shape[0]
-  weights = relative_weights(name, worker_weights, n, supported=supported)
   if weights is None:
     return gram
   weights = jnp.where(gram.mask, weights, 0).astype(gram.inner.dtype)
@@ -218,7 +183,7 @@ def weighted_gram(
 
 
 def gram_of(
-  x: jax.Array,
+  x: jax.Array | Rows,
   center: jax.Array | None = None,
   *,
   axis_name: base.AxisName = None,
@@ -233,13 +198,12 @@ def gram_of(
 
 
 def median_norm_row(
-  x: jax.Array, squared_norms: jax.Array, mask: jax.Array
+  x: jax.Array | Rows, squared_norms: jax.Array, mask: jax.Array
 ) -> jax.Array:
   """The usable row of (lower) median norm, a centre that no minority moves."""
   order = jnp.argsort(jnp.where(mask, squared_norms, jnp.inf))
   middle = order[jnp.maximum(mask.sum() - 1, 0) // 2]
-  row = jax.lax.dynamic_index_in_dim(x, middle, keepdims=False)
-  return jnp.where(jnp.any(mask), row, 0)
+  return jnp.where(jnp.any(mask), as_rows(x).row(middle), 0)
 
 
 def squared_distances(gram: base.Gram) -> jax.Array:
@@ -324,74 +288,3 @@ def mix_gram(gram: base.Gram, matrix: jax.Array) -> base.Gram:
   mask = jnp.any(matrix != 0, axis=1)
   norms = jnp.where(mask, jnp.maximum(norms, 0), 0)
   return base.Gram(inner, norms, mask, gram.worker_weights)
-
-
-def from_matrix(
-  name: str,
-  matrix_fn: Callable[[base.Gram, jax.Array | None], jax.Array],
-  *,
-  weighted: bool = False,
-) -> base.PreAggregator:
-  """A linear pre-aggregator from `(gram, key) -> M [m, n]`."""
-
-  def matrix_with_state(gram, state, *, key=None):
-    return matrix_fn(gram, key), state
-
-  def apply(messages, state, *, key=None, axis_name=None, worker_weights=None):
-    x, layout = flat.ravel_rows(name, messages)
-    gram, center = gram_of(x, axis_name=axis_name)
-    gram = weighted_gram(name, gram, worker_weights, supported=weighted)
-    mixed = reductions.mix(matrix_fn(gram, key), x, center, gram.mask)
-    return layout.unravel_rows(mixed), state
-
-  return base.PreAggregator(
-    optax.init_empty_state,
-    apply,
-    matrix=matrix_with_state,
-    weighted=weighted,
-    name=name,
-  )
-
-
-def from_factors(
-  name: str, factors_fn: Callable[[jax.Array, jax.Array], jax.Array]
-) -> base.PreAggregator:
-  """A pre-aggregator `y_i = s_i x_i`, `s = factors_fn(squared norms, mask)`.
-
-  Messages that are masked stay what they are: not usable.
-  """
-
-  def factors_with_state(squared_norms, mask, state, *, key=None):
-    del key
-    factors = factors_fn(jnp.where(mask, squared_norms, 0), mask)
-    return jnp.where(mask, factors, 1).astype(squared_norms.dtype), state
-
-  def apply(messages, state, *, key=None, axis_name=None):
-    return scale_rows(
-      factors_with_state, messages, state, key=key, axis_name=axis_name
-    )[:2]
-
-  return base.PreAggregator(
-    optax.init_empty_state,
-    apply,
-    factors=factors_with_state,
-    weighted=True,
-    name=name,
-  )
-
-
-def scale_rows(
-  factors_fn: Callable[..., tuple[jax.Array, base.State]],
-  messages: base.Messages,
-  state: base.State,
-  *,
-  key: jax.Array | None = None,
-  axis_name: base.AxisName = None,
-) -> tuple[base.Messages, base.State, jax.Array]:
-  """`s_i x_i` for every message, NaN where it is masked; and the factors s."""
-  x, layout = flat.ravel_rows('scaling', messages)
-  norms = reductions.squared_norms(x, axis_name=axis_name)
-  mask = nonfinite.usable_norms(norms)
-  factors, state = factors_fn(norms, mask, state, key=key)
-  scaled = jnp.where(mask[:, None], factors[:, None] * x, jnp.nan)
-  return layout.unravel_rows(scaled), state, factors

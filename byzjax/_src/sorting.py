@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Rows = jax.Array | list[jax.Array]
+from byzjax._src import message_rows
+
+Column = jax.Array | list[jax.Array]  # n numbers, of each of d columns
 
 # The most rows that are kept apart: a median and a trimmed mean of so many stay
 # below the number of operations that XLA compiles well. Where nearly all rows
@@ -65,8 +67,8 @@ def pruned_comparators(labels: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def by_column(
-  column_fn: Callable[[Rows], jax.Array],
-  x: jax.Array,
+  column_fn: Callable[[Column], jax.Array],
+  x: jax.Array | message_rows.Rows,
   max_apart: int = MAX_NETWORK,
 ) -> jax.Array:
   """A function of one column, of all columns of `[n, d]`, with +inf for NaN.
@@ -75,15 +77,14 @@ def by_column(
   fuses with what is done to all. More are handed over as matrices of as many
   columns as a core's cache holds: they will be read many times.
   """
-  n, d = x.shape
+  rows, (n, d) = message_rows.as_rows(x), x.shape
   if n <= max_apart:
-    return column_fn([_without_nan(x[i]) for i in range(n)])
+    return column_fn([_without_nan(rows.row(i)) for i in range(n)])
 
   width = max(min(_CACHED // n, d), 1) if jax.default_backend() == 'cpu' else d
 
   def block(start, width):
-    part = lax.dynamic_slice_in_dim(x, start, width, axis=1)
-    return column_fn(_without_nan(part))
+    return column_fn(_without_nan(rows.columns(start, width).written()))
 
   if width >= d:
     return block(0, d)
@@ -97,7 +98,7 @@ def _without_nan(x):
   return jnp.where(jnp.isnan(x), jnp.inf, x)
 
 
-def sorted_rows(rows: Rows, labels: tuple[int, ...]) -> list[jax.Array]:
+def sorted_rows(rows: Column, labels: tuple[int, ...]) -> list[jax.Array]:
   """The n rows sorted per column, in any order within a label.
 
   `labels[k]` tags the k-th smallest value; NaN counts as the largest. The
@@ -155,7 +156,7 @@ def _flip(bits: jax.Array) -> jax.Array:
 
 
 def sorted_with_weights(
-  rows: Rows, weights: jax.Array
+  rows: Column, weights: jax.Array
 ) -> tuple[list[jax.Array], list[jax.Array]]:
   """The n rows sorted per column, and the weight of each value: float[n].
 
@@ -169,19 +170,19 @@ def sorted_with_weights(
   return rows, masses
 
 
-def trimmed_rows(rows: Rows, num_trimmed: int) -> list[jax.Array]:
+def trimmed_rows(rows: Column, num_trimmed: int) -> list[jax.Array]:
   """The n - 2k middle values of each column, in any order."""
   n, k = len(rows), num_trimmed
   labels = tuple(0 if i < k else 1 if i < n - k else 2 for i in range(n))
   return sorted_rows(rows, labels)[k : n - k]
 
 
-def mean_of(rows: Rows) -> jax.Array:
+def mean_of(rows: Column) -> jax.Array:
   """The mean of the rows, added one by one."""
   return sum_of(rows) / len(rows)
 
 
-def sum_of(rows: Rows) -> jax.Array:
+def sum_of(rows: Column) -> jax.Array:
   """The sum of the rows, added one by one."""
   return functools.reduce(lambda a, b: a + b, rows)
 

@@ -1,17 +1,15 @@
 """AKSEL: the messages closest to the coordinate-wise median."""
 
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from byzjax._src import (
   base,
+  calls,
   checks,
-  flat,
   nonfinite,
   recipes,
   reductions,
-  rules,
   sorting,
 )
 from byzjax.aggregators import _coordinate_median
@@ -60,20 +58,8 @@ def aksel(
     checks.check_count('aksel', 'num_selected', num_selected, 1)
   sorting.check_middle('aksel', middle)
 
-  def inspect(
-    messages,
-    state,
-    params=None,
-    *,
-    key=None,
-    axis_name=None,
-    worker_weights=None,
-    **extra,
-  ):
-    del params, key, extra
-    x, layout = flat.ravel_rows('aksel', messages)
-    n = x.shape[0]
-    rules.relative_weights('aksel', worker_weights, n, supported=False)
+  def aggregate(rows, state, call):
+    n = rows.shape[0]
     checks.check_majority('aksel', n, num_byzantine)
     count = n - num_byzantine if num_selected is None else num_selected
     if count > n - num_byzantine:
@@ -82,23 +68,22 @@ def aksel(
         f' {count} and {n} - {num_byzantine}'
       )
     # Whom it selects is constant almost everywhere: no derivative.
-    scores = _distances(lax.stop_gradient(x), middle, axis_name)
+    scores = _distances(lax.stop_gradient(rows), middle, call.axis_name)
     mask = nonfinite.usable_norms(scores)
     scores = jnp.where(mask, scores, jnp.inf)
     closest = jnp.argsort(scores, stable=True)[:count]
     kept = jnp.zeros(n, bool).at[closest].set(True) & mask
-    weights = reductions.shares(kept).astype(x.dtype)
-    aggregate = reductions.combine(weights, x)
+    weights = reductions.shares(kept).astype(rows.dtype)
     info = base.AggregationInfo(weights, mask, kept=kept, scores=scores)
-    return layout.unravel(aggregate), state, info
+    return reductions.combine(weights, rows), state, info
 
-  return base.Aggregator(optax.init_empty_state, inspect, name='aksel')
+  return calls.from_rows('aksel', aggregate)
 
 
-def _distances(x, middle, axis_name):
+def _distances(rows, middle, axis_name):
   """`|x_i - med|^2`, not finite where x_i is not: `[n, d] -> [n]`."""
   median = sorting.by_column(
-    lambda column: _coordinate_median.median(column, middle), x
+    lambda column: _coordinate_median.median(column, middle), rows
   )
   median = jnp.where(jnp.isfinite(median), median, 0)
-  return reductions.squared_norms(x, center=median, axis_name=axis_name)
+  return reductions.squared_norms(rows, center=median, axis_name=axis_name)

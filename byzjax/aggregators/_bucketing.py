@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, recipes, rules
+from byzjax._src import base, checks, pre_aggregators, recipes
 
 
 @recipes.factory
@@ -51,4 +51,4 @@ def bucketing(*, bucket_size: int) -> base.PreAggregator:
     counts = jnp.maximum(inside.sum(axis=1, keepdims=True), 1)
     return (inside / counts).astype(gram.inner.dtype)
 
-  return rules.from_matrix('bucketing', matrix_fn)
+  return pre_aggregators.from_matrix('bucketing', matrix_fn)

@@ -4,13 +4,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from byzjax._src import (
   base,
+  calls,
   checks,
-  flat,
   recipes,
   reductions,
   rules,
@@ -128,28 +127,18 @@ def bulyan(
       )
     return theta, beta
 
-  def middle_of(rows, beta):
+  def middle_of(column, beta):
     if second_stage == 'trimmed_mean':
-      return _trimmed_mean.middle_mean(rows, (len(rows) - beta) // 2)
-    return _mean_around_median.around_median(rows, beta, middle)
+      return _trimmed_mean.middle_mean(column, (len(column) - beta) // 2)
+    return _mean_around_median.around_median(column, beta, middle)
 
-  def inspect(
-    messages,
-    state,
-    params=None,
-    *,
-    key=None,
-    axis_name=None,
-    worker_weights=None,
-    **extra,
-  ):
-    del params, key, extra
-    x, layout = flat.ravel_rows('bulyan', messages)
-    n = x.shape[0]
-    rules.relative_weights('bulyan', worker_weights, n, supported=False)
+  def aggregate(rows, state, call):
+    n = rows.shape[0]
     theta, beta = counts(n)
     # Whom it picks is constant almost everywhere: no derivative.
-    gram, center = rules.gram_of(lax.stop_gradient(x), axis_name=axis_name)
+    gram, center = rules.gram_of(
+      lax.stop_gradient(rows), axis_name=call.axis_name
+    )
     picks = _picks(
       gram,
       theta,
@@ -158,21 +147,21 @@ def bulyan(
       distance_power,
     )
     selected = (
-      reductions.mix(picks.weights, x, center, gram.mask)
+      reductions.mix(picks.weights, rows, center, gram.mask)
       if means
-      else x[picks.order]
+      else rows.written()[picks.order]
     )
-    aggregate = sorting.by_column(lambda rows: middle_of(rows, beta), selected)
+    y = sorting.by_column(lambda column: middle_of(column, beta), selected)
     # With too few usable messages, some runs had nothing to pick.
-    usable = (picks.weights > 0).any(axis=1).all() & jnp.isfinite(aggregate)
+    usable = (picks.weights > 0).any(axis=1).all() & jnp.isfinite(y)
     info = base.AggregationInfo(
       mask=gram.mask,
       kept=(picks.weights > 0).any(axis=0),
       scores=picks.scores,
     )
-    return layout.unravel(jnp.where(usable, aggregate, 0)), state, info
+    return jnp.where(usable, y, 0), state, info
 
-  return base.Aggregator(optax.init_empty_state, inspect, name='bulyan')
+  return calls.from_rows('bulyan', aggregate, takes_norms=True)
 
 
 class _Picks(NamedTuple):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from byzjax._src import (
   base,
+  calls,
   checks,
   flat,
   nonfinite,
@@ -119,32 +120,23 @@ def centered_clipping(
     weighted=True,
   )
 
-  def inspect_one_step(
-    messages,
-    state,
-    params=None,
-    *,
-    key=None,
-    axis_name=None,
-    worker_weights=None,
-    **extra,
-  ):
+  def one_step(rows, state, call):
     # One step needs n distances and no Gram matrix.
-    del params, key, extra
-    x, layout = flat.ravel_rows('centered_clipping', messages)
-    given = rules.relative_weights(
-      'centered_clipping', worker_weights, x.shape[0], supported=True
+    center = rules.flat_vector(state.center, rows.dtype)
+    squared = reductions.squared_norms(
+      rows, center=center, axis_name=call.axis_name
     )
-    center = layout.ravel(state.center)
-    squared = reductions.squared_norms(x, center=center, axis_name=axis_name)
     factors = clip_factors(squared, radius)
-    weights = (factors * shares(given, x.shape[0])).astype(x.dtype)
-    aggregate = reductions.combine(weights, x, center)
+    share = shares(call.worker_weights, rows.shape[0])
+    weights = (factors * share).astype(rows.dtype)
+    y = reductions.combine(weights, rows, center)
     info = base.AggregationInfo(
       weights, nonfinite.usable_norms(squared), factors=factors
     )
-    return layout.unravel(aggregate), remember(state, aggregate), info
+    return y, remember(state, y), info
 
   if not isinstance(num_iterations, jax.Array) and num_iterations == 1:
-    return base.Aggregator(init, inspect_one_step, rule, 'centered_clipping')
+    return calls.from_rows(
+      'centered_clipping', one_step, init=init, gram_rule=rule, weighted=True
+    )
   return rules.from_gram_rule(rule, 'centered_clipping')

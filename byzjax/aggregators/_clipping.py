@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, recipes, reductions, rules
+from byzjax._src import base, checks, pre_aggregators, recipes, reductions
 
 
 @recipes.factory
@@ -42,7 +42,7 @@ def clip_messages(*, max_norm: base.Scalar) -> base.PreAggregator:
     del mask
     return _factors(squared_norms, max_norm)
 
-  return rules.from_factors('clip_messages', factors_fn)
+  return pre_aggregators.from_factors('clip_messages', factors_fn)
 
 
 @recipes.factory
@@ -83,7 +83,7 @@ def adaptive_clipping(*, num_byzantine: int) -> base.PreAggregator:
     threshold = ordered[n - 1 - num_clipped]
     return _factors(squared_norms, reductions.sqrt(threshold))
 
-  return rules.from_factors('adaptive_clipping', factors_fn)
+  return pre_aggregators.from_factors('adaptive_clipping', factors_fn)
 
 
 def _factors(squared_norms, max_norm):

@@ -8,6 +8,7 @@ import optax
 
 from byzjax._src import (
   base,
+  calls,
   checks,
   flat,
   nonfinite,
@@ -85,18 +86,18 @@ def larger_cluster(
   return (cluster == jnp.argmax(sizes)) & mask
 
 
-def _gram_of_directions(x, squared_norms, mask, axis_name):
+def _gram_of_directions(rows, squared_norms, mask, axis_name):
   """The Gram matrix of `x_i / |x_i|`.
 
   Of messages of very different lengths the inner products and distances would
   not have the digits of an angle.
   """
-  x, squared_norms = jax.lax.stop_gradient((x, squared_norms))
+  rows, squared_norms = jax.lax.stop_gradient((rows, squared_norms))
   norms = reductions.sqrt(squared_norms)
   known = mask & (norms > 0)
   scales = jnp.where(known, 1 / jnp.where(known, norms, 1), 0)
-  directions = jnp.where(known[:, None], x * scales[:, None], 0)
-  unit_norms = known.astype(x.dtype)
+  directions = jnp.where(known[:, None], rows.written() * scales[:, None], 0)
+  unit_norms = known.astype(rows.dtype)
   center = rules.median_norm_row(directions, squared_norms, known)
   inner = reductions.centered_gram(
     directions, center, mask, axis_name=axis_name
@@ -150,30 +151,18 @@ def clustering(*, linkage: str = 'complete') -> base.Aggregator:
     kept = larger_cluster(distances, gram.mask, linkage)
     return base.AggregationInfo(reductions.shares(kept), kept=kept), state
 
-  def inspect(
-    messages,
-    state,
-    params=None,
-    *,
-    key=None,
-    axis_name=None,
-    worker_weights=None,
-    **extra,
-  ):
-    del params, key, extra
-    x, layout = flat.ravel_rows('clustering', messages)
-    rules.relative_weights(
-      'clustering', worker_weights, x.shape[0], supported=False
-    )
-    norms = reductions.squared_norms(x, axis_name=axis_name)
+  def aggregate(rows, state, call):
+    norms = reductions.squared_norms(rows, axis_name=call.axis_name)
     mask = nonfinite.usable_norms(norms)
-    gram = _gram_of_directions(x, norms, mask, axis_name)
+    gram = _gram_of_directions(rows, norms, mask, call.axis_name)
     info, state = weights(gram, state)
-    info = info._replace(weights=info.weights.astype(x.dtype), mask=mask)
-    return layout.unravel(reductions.combine(info.weights, x)), state, info
+    info = info._replace(weights=info.weights.astype(rows.dtype), mask=mask)
+    return reductions.combine(info.weights, rows), state, info
 
   rule = base.GramRule(optax.init_empty_state, weights, selects=True)
-  return base.Aggregator(rule.init, inspect, rule, 'clustering')
+  return calls.from_rows(
+    'clustering', aggregate, gram_rule=rule, takes_norms=True
+  )
 
 
 @recipes.factory
@@ -228,20 +217,8 @@ def clipped_clustering(
     dtype = flat.row_layout(params).dtype
     return ClippedClusteringState(jnp.full(num_remembered, jnp.inf, dtype))
 
-  def inspect(
-    messages,
-    state,
-    params=None,
-    *,
-    key=None,
-    axis_name=None,
-    worker_weights=None,
-    **extra,
-  ):
-    del params, key, extra
-    x, layout = flat.ravel_rows(name, messages)
-    rules.relative_weights(name, worker_weights, x.shape[0], supported=False)
-    squared = reductions.squared_norms(x, axis_name=axis_name)
+  def aggregate(rows, state, call):
+    squared = reductions.squared_norms(rows, axis_name=call.axis_name)
     mask = nonfinite.usable_norms(squared)
     norms = jnp.where(mask, reductions.sqrt(squared), jnp.inf)
     seen = jnp.concatenate([norms, state.norms.astype(norms.dtype)])
@@ -250,17 +227,17 @@ def clipped_clustering(
     factors = jnp.where(clipped, limit / jnp.where(clipped, norms, 1), 1)
 
     # Clipping turns no message.
-    gram = _gram_of_directions(x, squared, mask, axis_name)
+    gram = _gram_of_directions(rows, squared, mask, call.axis_name)
     kept = larger_cluster(cosine_distances(gram), mask, linkage)
-    weights = (reductions.shares(kept) * factors).astype(x.dtype)
+    weights = (reductions.shares(kept) * factors).astype(rows.dtype)
 
     # The latest first, and what is no norm last.
     latest = seen[jnp.argsort(seen == jnp.inf, stable=True)][:num_remembered]
     state = ClippedClusteringState(latest.astype(state.norms.dtype))
     info = base.AggregationInfo(weights, mask, kept=kept, factors=factors)
-    return layout.unravel(reductions.combine(weights, x)), state, info
+    return reductions.combine(weights, rows), state, info
 
-  return base.Aggregator(init, inspect, name=name)
+  return calls.from_rows(name, aggregate, init=init, takes_norms=True)
 
 
 def _median_of_finite(x):

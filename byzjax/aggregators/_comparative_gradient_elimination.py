@@ -6,12 +6,11 @@ import optax
 
 from byzjax._src import (
   base,
+  calls,
   checks,
-  flat,
   nonfinite,
   recipes,
   reductions,
-  rules,
 )
 
 
@@ -74,28 +73,15 @@ def comparative_gradient_elimination(
     del key
     return keep_smallest(gram.squared_norms, gram.mask), state
 
-  def inspect(
-    messages,
-    state,
-    params=None,
-    *,
-    key=None,
-    axis_name=None,
-    worker_weights=None,
-    **extra,
-  ):
+  def aggregate(rows, state, call):
     # Norms need no Gram matrix.
-    del params, key, extra
-    x, layout = flat.ravel_rows(name, messages)
-    rules.relative_weights(name, worker_weights, x.shape[0], supported=False)
-    norms = reductions.squared_norms(x, axis_name=axis_name)
+    norms = reductions.squared_norms(rows, axis_name=call.axis_name)
     info = keep_smallest(norms, nonfinite.usable_norms(norms))
-    info = info._replace(weights=info.weights.astype(x.dtype))
-    aggregate = reductions.combine(info.weights, x)
-    return layout.unravel(aggregate), state, info
+    info = info._replace(weights=info.weights.astype(rows.dtype))
+    return reductions.combine(info.weights, rows), state, info
 
   # Behind others a Gram rule's weights must sum to one.
   rule = None
   if reduce == 'mean':
     rule = base.GramRule(optax.init_empty_state, weights, selects=True)
-  return base.Aggregator(optax.init_empty_state, inspect, rule, name)
+  return calls.from_rows(name, aggregate, gram_rule=rule, takes_norms=True)

@@ -49,12 +49,12 @@ def coordinate_median(*, middle: str = 'mean') -> base.Aggregator:
   )
 
 
-def median(column: sorting.Rows, middle: str) -> jax.Array:
+def median(column: sorting.Column, middle: str) -> jax.Array:
   """The median of every column."""
   return sorting.between(*middles(column, middle), middle)
 
 
-def middles(column: sorting.Rows, middle: str) -> tuple[jax.Array, jax.Array]:
+def middles(column: sorting.Column, middle: str) -> tuple[jax.Array, jax.Array]:
   """The two middle values of every column, or the one that counts, twice."""
   n = len(column)
   if isinstance(column, jax.Array):

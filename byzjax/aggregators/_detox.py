@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, groups, recipes, rules
+from byzjax._src import base, calls, checks, groups, recipes
 from byzjax.aggregators._group_vote import vote
 from byzjax.aggregators._hierarchical import hierarchical
 
@@ -74,26 +74,22 @@ def detox(
   if bucket_rule is not None and num_buckets is not None:
     tail = hierarchical(rule, bucket_rule=bucket_rule, num_buckets=num_buckets)
 
-  def inspect(
-    messages,
-    state,
-    params=None,
-    *,
-    axis_name=None,
-    worker_weights=None,
-    **extra,
-  ):
+  def aggregate(messages, state, call):
     n = checks.num_workers('messages', messages)
-    rules.relative_weights('detox', worker_weights, n, supported=False)
-    votes, agrees = vote('detox', messages, group_size, axis_name=axis_name)
-    aggregate, state, info = tail.inspect(
-      votes, state, params, axis_name=axis_name, **extra
+    calls.relative_weights('detox', call.worker_weights, n, supported=False)
+    votes, agrees = vote(
+      'detox', messages, group_size, axis_name=call.axis_name
+    )
+    result, state, info = tail.inspect(
+      votes, state, call.params, **call.keywords()
     )
     weights = info.weights
     if weights is not None:
       voters = agrees.reshape(-1, group_size)
       shares = voters / jnp.maximum(voters.sum(axis=1, keepdims=True), 1)
       weights = (weights[:, None] * shares).reshape(n)
-    return aggregate, state, base.AggregationInfo(weights, kept=agrees)
+    return result, state, base.AggregationInfo(weights, kept=agrees)
 
-  return base.Aggregator(tail.init, inspect, name=f'group_vote + {tail.name}')
+  return calls.from_messages(
+    f'group_vote + {tail.name}', aggregate, init=tail.init, weighted=True
+  )

@@ -5,12 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from byzjax._src import (
   base,
+  calls,
   checks,
-  flat,
   nonfinite,
   recipes,
   reductions,
@@ -110,36 +109,33 @@ def divide_and_conquer(
     order = jnp.argsort(scores, stable=True)[: len(scores) - num_filtered]
     return jnp.zeros_like(mask).at[order].set(True) & mask, scores
 
-  def inspect(
-    messages,
-    state,
-    params=None,
-    *,
-    key=None,
-    axis_name=None,
-    num_coordinates=None,
-    coordinates=None,
-    worker_weights=None,
-    **extra,
-  ):
-    del params, extra
-    x, layout = flat.ravel_rows(name, messages)
-    n = x.shape[0]
-    _check_workers(name, n, num_byzantine, num_filtered)
-    rules.relative_weights(name, worker_weights, n, supported=False)
-    constant = jax.lax.stop_gradient(x)
+  def aggregate(rows, state, call):
+    key, axis_name = call.key, call.axis_name
+    _check_workers(name, rows.shape[0], num_byzantine, num_filtered)
+    constant = jax.lax.stop_gradient(rows)
     norms = reductions.squared_norms(constant, axis_name=axis_name)
     mask = nonfinite.usable_norms(norms)
     center = rules.median_norm_row(constant, norms, mask)
-    size = _num_coordinates(x, num_coordinates, axis_name)
+    size = call.extra.get('num_coordinates')
+    size = size or _num_coordinates(rows, axis_name)
 
     def iterate(key):
-      rows, middle = constant, center
+      sample, middle = constant, center
       if key is not None:
-        index = sample_coordinates(key, size, sample_size)
-        rows = _own_columns(constant, index, axis_name, coordinates)
-        middle = _own_columns(center[None], index, axis_name, coordinates)[0]
-      inner = reductions.centered_gram(rows, middle, mask, axis_name=axis_name)
+        coordinates = call.extra.get('coordinates')
+        place, mine = _own_places(
+          sample_coordinates(key, size, sample_size),
+          center.shape[0],
+          axis_name,
+          coordinates,
+        )
+        sample, middle = constant.take(place), center[place]
+        # What is not here is zero for all.
+        sample = jnp.where(mine[None], sample.written(), 0)
+        middle = jnp.where(mine, middle, 0)
+      inner = reductions.centered_gram(
+        sample, middle, mask, axis_name=axis_name
+      )
       return kept_and_scores(inner, mask)
 
     if sample_size >= size:
@@ -155,11 +151,11 @@ def divide_and_conquer(
       times_kept, scores = times_kept.sum(axis=0), scores.mean(axis=0)
       kept = (times_kept == times_kept.max()) & mask
 
-    weights = reductions.shares(kept).astype(x.dtype)
+    weights = reductions.shares(kept).astype(rows.dtype)
     info = base.AggregationInfo(weights, mask, kept=kept, scores=scores)
-    return layout.unravel(reductions.combine(weights, x)), state, info
+    return reductions.combine(weights, rows), state, info
 
-  return base.Aggregator(optax.init_empty_state, inspect, name=name)
+  return calls.from_rows(name, aggregate, takes_norms=True)
 
 
 def _check_workers(name, n, num_byzantine, num_filtered):
@@ -171,18 +167,16 @@ def _check_workers(name, n, num_byzantine, num_filtered):
     )
 
 
-def _num_coordinates(x, given, axis_name):
-  """d: of all devices, and without padding where the caller tells it."""
-  if given is not None:
-    return given
-  return x.shape[1] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+def _num_coordinates(rows, axis_name):
+  """d: of all devices, with padding."""
+  devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+  return rows.shape[1] * devices
 
 
-def _own_columns(x, index, axis_name, coordinates):
-  """The columns `[n, d]` at these coordinates; zero for other devices' ones."""
+def _own_places(index, width, axis_name, coordinates):
+  """Where these coordinates are here, and which of them are here at all."""
   if axis_name is None:
-    return x[:, index]
-  width = x.shape[1]
+    return index, jnp.ones(index.shape, bool)
   if coordinates is None:
     place = index - jax.lax.axis_index(axis_name) * width
     mine = (place >= 0) & (place < width)
@@ -193,4 +187,4 @@ def _own_columns(x, index, axis_name, coordinates):
       jnp.searchsorted(coordinates, index, sorter=order).clip(0, width - 1)
     ]
     mine = coordinates[place] == index
-  return jnp.where(mine[None], x[:, place], 0)
+  return place, mine

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, flat, recipes, reductions, rules
+from byzjax._src import base, calls, checks, flat, recipes, reductions
 
 
 @recipes.factory
@@ -67,54 +67,47 @@ def hierarchical(
       )
     return rule.init(params)
 
-  def inspect(
-    messages,
-    state,
-    params=None,
-    *,
-    key=None,
-    axis_name=None,
-    worker_weights=None,
-    **extra,
-  ):
+  def aggregate(messages, state, call):
     m = checks.num_workers('messages', messages)
-    rules.relative_weights('hierarchical', worker_weights, m, supported=False)
+    calls.relative_weights(
+      'hierarchical', call.worker_weights, m, supported=False
+    )
     if num_buckets > m:
       raise ValueError(
         'hierarchical needs num_buckets <= the number of messages, got'
         f' {num_buckets} and {m}'
       )
-    if key is None:
+    if call.key is None:
       raise ValueError('hierarchical needs a key to draw its buckets, got None')
-    draw_key, rule_key, *keys = jax.random.split(key, 2 + num_buckets)
+    draw_key, rule_key, *keys = jax.random.split(call.key, 2 + num_buckets)
     order = jax.random.permutation(draw_key, m)
-    extra |= {'axis_name': axis_name}
+    extra = call.extra | {'axis_name': call.axis_name}
 
     rows = jax.tree.map(lambda x: jnp.zeros_like(x[0]), messages)
     empty = bucket_rule.init(rows)
 
     def of_bucket(bucket, key):
       mine = jax.tree.map(lambda x: jnp.asarray(x)[bucket], messages)
-      aggregate, _, info = bucket_rule.inspect(
-        mine, empty, params, key=key, **extra
+      result, _, info = bucket_rule.inspect(
+        mine, empty, call.params, key=key, **extra
       )
-      usable = jnp.any(_mask(mine, info, axis_name))
-      result = jax.tree.map(lambda x: jnp.where(usable, x, jnp.nan), aggregate)
+      usable = jnp.any(_mask(mine, info, call.axis_name))
+      result = jax.tree.map(lambda x: jnp.where(usable, x, jnp.nan), result)
       return result, info.weights
 
     buckets = _split(order, num_buckets)
     results, shares = zip(*map(of_bucket, buckets, keys))
-    aggregate, state, info = rule.inspect(
+    result, state, info = rule.inspect(
       jax.tree.map(lambda *rows: jnp.stack(rows), *results),
       state,
-      params,
+      call.params,
       key=rule_key,
       **extra,
     )
-    return aggregate, state, _info(order, info.weights, shares)
+    return result, state, _info(order, info.weights, shares)
 
   name = f'hierarchical({bucket_rule.name}, {rule.name})'
-  return base.Aggregator(init, inspect, name=name)
+  return calls.from_messages(name, aggregate, init=init, weighted=True)
 
 
 def _split(order, num_buckets):

@@ -2,9 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from byzjax._src import base, checks, flat, recipes, reductions, rules
+from byzjax._src import base, calls, recipes, reductions
 from byzjax.aggregators import _packed_vote
 
 
@@ -50,41 +49,22 @@ def majority_vote(*, zeros: str = 'plus') -> base.Aggregator:
       f"majority_vote needs zeros to be 'plus' or 'abstain', got {zeros!r}"
     )
 
-  def inspect(
-    messages,
-    state,
-    params=None,
-    *,
-    key=None,
-    axis_name=None,
-    worker_weights=None,
-    **extra,
-  ):
-    del params, key, axis_name, extra
-    n = checks.num_workers('messages', messages)
-    weights = rules.relative_weights(
-      'majority_vote', worker_weights, n, supported=True
-    )
+  def aggregate(rows, state, call):
+    if call.worker_weights is None:
+      votes = jnp.ones(rows.shape[0], rows.dtype)
+      margin = reductions.weighted_sum(
+        votes, rows, lambda row: _sign(row, zeros)
+      )
+    else:
+      votes = call.worker_weights.astype(rows.dtype)
+      margin = _weighted_margin(votes, rows, zeros)
+    return _sign(margin, zeros), state, base.AggregationInfo()
 
-    def aggregate_leaf(leaf):
-      x, layout = flat.ravel_rows('majority_vote', leaf)
-      if weights is None:
-        votes = jnp.ones(n, x.dtype)
-        margin = reductions.weighted_sum(
-          votes, x, lambda row: _sign(row, zeros)
-        )
-      else:
-        votes = weights.astype(x.dtype)
-        margin = _weighted_margin(votes, x, zeros)
-      return layout.unravel(_sign(margin, zeros))
-
-    aggregate = jax.tree.map(aggregate_leaf, messages)
-    return aggregate, state, base.AggregationInfo()
-
-  return base.Aggregator(
-    optax.init_empty_state,
-    inspect,
-    name='majority_vote',
+  return calls.from_rows(
+    'majority_vote',
+    aggregate,
+    leaf_by_leaf=True,
+    weighted=True,
     inspect_words=_packed_vote.inspect_words if zeros == 'plus' else None,
   )
 
@@ -96,11 +76,11 @@ def _sign(x: jax.Array, zeros: str) -> jax.Array:
   return jnp.where(x < 0, -one, rest)
 
 
-def _weighted_margin(weights, x, zeros):
+def _weighted_margin(weights, rows, zeros):
   # Both sides add up alike: equal weights tie exactly.
   def votes(sign):
     return reductions.weighted_sum(
-      weights, x, lambda row: (_sign(row, zeros) == sign).astype(x.dtype)
+      weights, rows, lambda row: (_sign(row, zeros) == sign).astype(row.dtype)
     )
 
   return votes(1) - votes(-1)

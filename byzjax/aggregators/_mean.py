@@ -2,7 +2,7 @@
 
 import optax
 
-from byzjax._src import base, flat, recipes, reductions, rules
+from byzjax._src import base, calls, recipes, reductions
 
 
 @recipes.factory
@@ -32,29 +32,11 @@ def mean() -> base.Aggregator:
     shares = reductions.shares(gram.mask, gram.worker_weights)
     return base.AggregationInfo(shares), state
 
-  def inspect(
-    messages,
-    state,
-    params=None,
-    *,
-    key=None,
-    axis_name=None,
-    worker_weights=None,
-    **extra,
-  ):
-    del params, key, extra
-    x, layout = flat.ravel_rows('mean', messages)
-    mask = reductions.finite_rows(x, axis_name=axis_name)
-    given = rules.relative_weights(
-      'mean', worker_weights, x.shape[0], supported=True
-    )
-    shares = reductions.shares(mask, given).astype(x.dtype)
-    aggregate = layout.unravel(reductions.weighted_mean(shares, x))
-    return aggregate, state, base.AggregationInfo(shares, mask)
+  def aggregate(rows, state, call):
+    mask = reductions.finite_rows(rows, axis_name=call.axis_name)
+    shares = reductions.shares(mask, call.worker_weights).astype(rows.dtype)
+    y = reductions.weighted_mean(shares, rows)
+    return y, state, base.AggregationInfo(shares, mask)
 
-  return base.Aggregator(
-    optax.init_empty_state,
-    inspect,
-    base.GramRule(optax.init_empty_state, weights, weighted=True),
-    'mean',
-  )
+  rule = base.GramRule(optax.init_empty_state, weights, weighted=True)
+  return calls.from_rows('mean', aggregate, gram_rule=rule, weighted=True)

@@ -108,7 +108,7 @@ def phocas(*, num_byzantine: int) -> base.Aggregator:
 
 
 def around_median(
-  column: sorting.Rows, count: int, middle: str = 'mean'
+  column: sorting.Column, count: int, middle: str = 'mean'
 ) -> jax.Array:
   """Per column, the mean of the `count` values closest to the median."""
   n = len(column)

@@ -6,8 +6,8 @@ import optax
 
 from byzjax._src import (
   base,
+  calls,
   checks,
-  flat,
   nonfinite,
   recipes,
   reductions,
@@ -114,37 +114,22 @@ def monna(
     row = distances[jnp.clip(reference_worker, 0, n - 1)]
     return nearest(row, gram.mask), state
 
-  def inspect(
-    messages,
-    state,
-    params=None,
-    *,
-    key=None,
-    axis_name=None,
-    worker_weights=None,
-    **extra,
-  ):
+  def aggregate(rows, state, call):
     # One row of distances needs no Gram matrix.
-    del params, key, extra
-    x, layout = flat.ravel_rows('monna', messages)
-    check(x.shape[0])
-    rules.relative_weights('monna', worker_weights, x.shape[0], supported=False)
-    constant = jax.lax.stop_gradient(x)
-    row = constant[reference_worker]
-    squared = reductions.squared_norms(
-      constant, center=row, axis_name=axis_name
-    )
-    own = reductions.squared_norms(row[None], axis_name=axis_name)
+    check(rows.shape[0])
+    constant, axes = jax.lax.stop_gradient(rows), call.axis_name
+    row = constant.row(reference_worker)
+    squared = reductions.squared_norms(constant, center=row, axis_name=axes)
+    own = reductions.squared_norms(row[None], axis_name=axes)
     mask = nonfinite.usable_norms(squared) & nonfinite.usable_norms(own)
     info = nearest(squared, mask)
-    weights = info.weights.astype(x.dtype)
-    aggregate = reductions.combine(weights, x)
+    weights = info.weights.astype(rows.dtype)
     info = info._replace(weights=weights, mask=mask)
-    return layout.unravel(aggregate), state, info
+    return reductions.combine(weights, rows), state, info
 
   rule = base.GramRule(optax.init_empty_state, weights, selects=True)
   if isinstance(reference_worker, int):
-    return base.Aggregator(rule.init, inspect, rule, 'monna')
+    return calls.from_rows('monna', aggregate, gram_rule=rule)
   return rules.from_gram_rule(rule, 'monna')
 
 

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, recipes, rules
+from byzjax._src import base, checks, pre_aggregators, recipes, rules
 
 
 @recipes.factory
@@ -59,4 +59,6 @@ def nearest_neighbor_mixing(*, num_byzantine: int) -> base.PreAggregator:
     near = jnp.where(gram.mask[:, None], near, 0)
     return (near / jnp.where(mass > 0, mass, 1)).astype(distances.dtype)
 
-  return rules.from_matrix('nearest_neighbor_mixing', matrix_fn, weighted=True)
+  return pre_aggregators.from_matrix(
+    'nearest_neighbor_mixing', matrix_fn, weighted=True
+  )

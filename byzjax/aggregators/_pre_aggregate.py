@@ -3,7 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, recipes, reductions, rules
+from byzjax._src import (
+  base,
+  calls,
+  checks,
+  pre_aggregators,
+  recipes,
+  reductions,
+  rules,
+)
 
 
 @recipes.factory
@@ -103,13 +111,20 @@ def _with_tuple_state(aggregator):
   def init(params):
     return (aggregator.init(params),)
 
-  def inspect(messages, state, params=None, **extra):
-    aggregate, state, info = aggregator.inspect(
-      messages, state[0], params, **extra
+  def aggregate(messages, state, call):
+    result, state, info = aggregator.inspect(
+      messages, state[0], call.params, **call.keywords()
     )
-    return aggregate, (state,), info
+    return result, (state,), info
 
-  return base.Aggregator(init, inspect, name=aggregator.name)
+  return calls.from_messages(
+    aggregator.name,
+    aggregate,
+    init=init,
+    weighted=True,  # if not, it says so itself
+    takes_common=aggregator.update.takes_common,
+    takes_norms=aggregator.update.takes_norms,
+  )
 
 
 def _one_by_one(mixers, tail):
@@ -118,54 +133,47 @@ def _one_by_one(mixers, tail):
   def init(params):
     return (*(mixer.init(params) for mixer in mixers), *tail.init(params))
 
-  def inspect(
-    messages,
-    state,
-    params=None,
-    *,
-    key=None,
-    axis_name=None,
-    worker_weights=None,
-    **extra,
-  ):
-    keys = _keys(key, len(mixers) + 1)
-    if worker_weights is not None:
-      extra['worker_weights'] = worker_weights
+  def aggregate(messages, state, call):
+    keys = _keys(call.key, len(mixers) + 1)
+    weights = call.worker_weights
     new_states: list[base.State] = []
     factors: jax.Array | None = jnp.ones(
       checks.num_workers('messages', messages)
     )
     for mixer, mixer_state, mixer_key in zip(mixers, state, keys):
-      options = {'key': mixer_key, 'axis_name': axis_name}
-      if worker_weights is not None and not mixer.weighted:
+      options = {'key': mixer_key, 'axis_name': call.axis_name}
+      if weights is not None and not mixer.weighted:
         raise ValueError(f'{mixer.name} has no version with worker_weights')
       if mixer.factors:
-        messages, mixer_state, factor = rules.scale_rows(
+        messages, mixer_state, factor = pre_aggregators.scale_rows(
           mixer.factors, messages, mixer_state, **options
         )
         factors = None if factors is None else factors * factor
       else:
-        if worker_weights is not None:
-          options['worker_weights'] = worker_weights
+        if weights is not None:
+          options['worker_weights'] = weights
         messages, mixer_state = mixer.apply(messages, mixer_state, **options)
         factors = None  # from here on, rows are mixtures and not workers
       new_states.append(mixer_state)
-    aggregate, tail_state, info = tail.inspect(
+    result, tail_state, info = tail.inspect(
       messages,
       state[len(mixers) :],
-      params,
-      key=keys[-1],
-      axis_name=axis_name,
-      **extra,
+      call.params,
+      **call._replace(key=keys[-1]).keywords(),
     )
     if factors is None:
       info = base.AggregationInfo()
     else:
-      weights = None if info.weights is None else info.weights * factors
-      info = info._replace(weights=weights, factors=factors)
-    return aggregate, (*new_states, *tail_state), info
+      scaled = None if info.weights is None else info.weights * factors
+      info = info._replace(weights=scaled, factors=factors)
+    return result, (*new_states, *tail_state), info
 
-  return base.Aggregator(init, inspect, name=_name(mixers, tail))
+  return calls.from_messages(
+    _name(mixers, tail),
+    aggregate,
+    init=init,
+    weighted=True,  # if not, the stages say so themselves
+  )
 
 
 def _keys(key, count):

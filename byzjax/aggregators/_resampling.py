@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, recipes, rules
+from byzjax._src import base, checks, pre_aggregators, recipes
 
 
 @recipes.factory
@@ -52,4 +52,4 @@ def resampling(*, num_samples: int) -> base.PreAggregator:
     times = jnp.where(gram.mask[None], times, 0)
     return times / jnp.maximum(times.sum(axis=1, keepdims=True), 1)
 
-  return rules.from_matrix('resampling', matrix_fn)
+  return pre_aggregators.from_matrix('resampling', matrix_fn)

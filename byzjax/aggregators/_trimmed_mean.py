@@ -53,7 +53,7 @@ def trimmed_mean(*, num_byzantine: int) -> base.Aggregator:
   return rules.from_column(mean, weighted_fn=weighted_mean, name='trimmed_mean')
 
 
-def middle_mean(column: sorting.Rows, num_trimmed: int) -> jax.Array:
+def middle_mean(column: sorting.Column, num_trimmed: int) -> jax.Array:
   """The mean of every column without so many values on both sides."""
   if isinstance(column, jax.Array):
     ones = jnp.ones(len(column), column.dtype)

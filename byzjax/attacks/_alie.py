@@ -77,11 +77,11 @@ def alie(*, z: base.Scalar | None = None, ddof: int = 1) -> base.Attack:
     checks.check_range('alie', 'z', z)
   _message.check_ddof('alie', ddof)
 
-  def vector(x, is_honest):
-    mean = reductions.rows_mean(x, is_honest)
-    std = reductions.rows_std(x, is_honest, mean, ddof=ddof)
-    n = is_honest.shape[0]
-    shift = alie_factor(n, (~is_honest).sum()) if z is None else z
-    return mean - jnp.asarray(shift).astype(x.dtype) * std
+  def row(view):
+    mean = _message.mean_of(view)
+    std = reductions.rows_std(view.x, view.is_honest, mean, ddof=ddof)
+    n = view.is_honest.shape[0]
+    shift = alie_factor(n, (~view.is_honest).sum()) if z is None else z
+    return mean - jnp.asarray(shift).astype(mean.dtype) * std
 
-  return _message.from_honest('alie', vector)
+  return _message.from_honest('alie', row)

@@ -1,8 +1,6 @@
 """One number in every coordinate, NaN and inf included."""
 
-import jax
 import jax.numpy as jnp
-import optax
 
 from byzjax._src import base, checks, recipes
 from byzjax.attacks import _message
@@ -40,12 +38,7 @@ def constant(*, value: base.Scalar = -100.0) -> base.Attack:
 
   checks.check_real('constant', 'value', value)
 
-  def apply(
-    messages, state, *, is_byzantine, key=None, axis_name=None, **knowledge
-  ):
-    del key, axis_name, knowledge
-    is_byzantine = _message.mask_of('constant', messages, is_byzantine)
-    filled = jax.tree.map(lambda x: jnp.full_like(x[:1], value), messages)
-    return _message.overwrite(messages, filled, is_byzantine), state
+  def row(view, state):
+    return jnp.full_like(view.x[0], value), state
 
-  return base.Attack(optax.init_empty_state, apply)
+  return _message.from_view('constant', row)

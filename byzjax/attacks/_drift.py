@@ -87,7 +87,7 @@ def drift(
   def send(view, state):
     if direction == 'random':
       _message.require_key('drift', view.key)
-    mean = reductions.rows_mean(view.x, view.is_honest)
+    mean = _message.mean_of(view)
     # A tree of another size is refused before it meets the other branch.
     _message.recall('drift', state.direction, view)
     state = jax.lax.cond(

@@ -47,7 +47,7 @@ def fang(*, scale: base.Scalar = 2.0) -> base.Attack:
 
   def send(view, state):
     _message.require_key('fang', view.key)
-    mean = reductions.rows_mean(view.x, view.is_honest)
+    mean = _message.mean_of(view)
     low, high = _extremes(view.x, view.is_honest)
     near = jnp.where(mean > 0, low, high)
     outwards = (near > 0) == (mean <= 0)  # away from zero
@@ -59,7 +59,7 @@ def fang(*, scale: base.Scalar = 2.0) -> base.Attack:
 
     return row, state
 
-  return _message.from_view('fang', send)
+  return _message.from_rows('fang', send)
 
 
 def _extremes(x, mask):

@@ -41,9 +41,10 @@ def flip_vote(*, scale: base.Scalar = 1.0) -> base.Attack:
 
   checks.check_range('flip_vote', 'scale', scale)
 
-  def vector(x, is_honest):
-    votes = reductions.weighted_sum(is_honest.astype(x.dtype), x, jnp.sign)
-    mean = reductions.rows_mean(x, is_honest)
+  def row(view):
+    ones = view.is_honest.astype(view.x.dtype)
+    votes = reductions.weighted_sum(ones, view.x, jnp.sign)
+    mean = _message.mean_of(view)
     return -scale * jnp.sign(jnp.where(votes == 0, mean, votes))
 
-  return _message.from_honest('flip_vote', vector)
+  return _message.from_honest('flip_vote', row)

@@ -50,4 +50,4 @@ def gaussian(*, std: base.Scalar = 1.0, mean: base.Scalar = 0.0) -> base.Attack:
 
     return row, state
 
-  return _message.from_view('gaussian', send)
+  return _message.from_rows('gaussian', send)

@@ -1,6 +1,6 @@
 """Inner-product manipulation: a little of the opposite direction."""
 
-from byzjax._src import base, checks, recipes, reductions
+from byzjax._src import base, checks, recipes
 from byzjax.attacks import _message
 
 
@@ -37,5 +37,5 @@ def inner_product_manipulation(*, epsilon: base.Scalar = 0.1) -> base.Attack:
   checks.check_range('inner_product_manipulation', 'epsilon', epsilon)
   return _message.from_honest(
     'inner_product_manipulation',
-    lambda x, is_honest: -epsilon * reductions.rows_mean(x, is_honest),
+    lambda view: -epsilon * _message.mean_of(view),
   )

@@ -24,6 +24,8 @@ class View(NamedTuple):
     num_coordinates: of the whole model, without padding.
     coordinates: int32[d], their numbers in the whole model, where they are not
       one stretch of it for every device; or None.
+    honest_mean: float[d], of the messages to learn from; None if it has still
+      to be taken (`mean_of`).
   """
 
   x: jax.Array
@@ -33,6 +35,14 @@ class View(NamedTuple):
   axis_name: base.AxisName
   num_coordinates: int
   coordinates: jax.Array | None = None
+  honest_mean: jax.Array | None = None
+
+
+def mean_of(view: View) -> jax.Array:
+  """The mean of the messages to learn from: float[d]."""
+  if view.honest_mean is not None:
+    return view.honest_mean
+  return reductions.rows_mean(view.x, view.is_honest)
 
 
 def overwrite(
@@ -61,69 +71,96 @@ def check_ddof(attack: str, ddof: Any) -> None:
     raise ValueError(f'{attack} needs ddof to be 0 or 1, got {ddof!r}')
 
 
+Init = Callable[[base.Params], base.State]
+Observe = Callable[[base.State, base.Aggregate], base.State]
+
+
 def from_view(
   name: str,
-  send: Callable[[View, base.State], tuple[Any, base.State]],
-  init: Callable[[base.Params], base.State] = optax.init_empty_state,
-  observe: Callable[[base.State, base.Aggregate], base.State] | None = None,
+  row_fn: Callable[[View, base.State], tuple[jax.Array, base.State]],
+  init: Init = optax.init_empty_state,
+  observe: Observe | None = None,
 ) -> base.Attack:
-  """An attack from what its workers send when they have seen the messages.
+  """An attack whose rows are all the same, made of the honest messages.
 
   Args:
     name: of the attack, for errors.
-    send: `(view, state) -> (row, state)`; row is what all attackers send,
-      float[d], or a function of the worker's index that returns it.
+    row_fn: `(view, state) -> (row float[d], state)`; only rows of the view
+      where `is_honest` may be read.
     init: `params -> state`.
     observe: `(state, aggregate) -> state`, or None.
   """
 
-  def apply(
-    messages,
-    state,
-    *,
-    is_byzantine,
-    key=None,
-    axis_name=None,
-    num_coordinates=None,
-    coordinates=None,
-    **knowledge,
-  ):
-    del knowledge
-    is_byzantine = mask_of(name, messages, is_byzantine)
-    x, layout = flat.ravel_rows(name, messages)
-    finite = reductions.finite_rows(x, axis_name=axis_name)
-    view = View(
-      x,
-      ~is_byzantine & finite,
-      is_byzantine,
-      key,
-      axis_name,
-      layout.size if num_coordinates is None else num_coordinates,
-      coordinates,
-    )
-    row, state = send(view, state)
-    row_of = row if callable(row) else lambda worker: row
-    return layout.unravel_rows(_replace_rows(x, row_of, is_byzantine)), state
+  def send(messages, state, *, is_byzantine, **knowledge):
+    view, layout = view_of(name, messages, is_byzantine, **knowledge)
+    row, state = row_fn(view, state)
+    return layout.unravel(row), state
 
-  return base.Attack(init, apply, observe)
+  def apply(messages, state, *, is_byzantine, **knowledge):
+    row, state = send(messages, state, is_byzantine=is_byzantine, **knowledge)
+    common = base.CommonRow(row, mask_of(name, messages, is_byzantine))
+    return layouts.written(messages, common), state
+
+  return base.Attack(init, apply, observe, send, reads_own=False)
 
 
-def from_honest(
-  name: str, vector_fn: Callable[[jax.Array, jax.Array], jax.Array]
+def from_rows(
+  name: str,
+  row_fn: Callable[[View, base.State], tuple[Callable, base.State]],
+  init: Init = optax.init_empty_state,
+  *,
+  reads_own: bool = False,
 ) -> base.Attack:
-  """An attack whose rows are all one function of the honest messages.
+  """An attack in which each worker sends a row of its own.
 
-  Args:
-    name: of the attack, for errors.
-    vector_fn: `(x float[n, d], is_honest bool[n]) -> float[d]`, coordinate by
-      coordinate; the rows where `is_honest` is False must not be read.
-
-  Returns:
-    The attack, without state.
+  `row_fn(view, state) -> (row_of, state)`, and `row_of(worker) -> float[d]`.
+  Other arguments as for `from_view`; `reads_own` as in `Attack`.
   """
-  return from_view(
-    name, lambda view, state: (vector_fn(view.x, view.is_honest), state)
+
+  def apply(messages, state, *, is_byzantine, **knowledge):
+    view, layout = view_of(name, messages, is_byzantine, **knowledge)
+    row_of, state = row_fn(view, state)
+    rows = _replace_rows(view.x, row_of, view.is_byzantine)
+    return layout.unravel_rows(rows), state
+
+  return base.Attack(init, apply, reads_own=reads_own)
+
+
+def view_of(
+  name: str,
+  messages: base.Messages,
+  is_byzantine: Any,
+  *,
+  key: jax.Array | None = None,
+  axis_name: base.AxisName = None,
+  num_coordinates: int | None = None,
+  coordinates: jax.Array | None = None,
+  is_finite: jax.Array | None = None,
+  honest_mean: jax.Array | None = None,
+  **knowledge: Any,
+) -> tuple[View, flat.RowLayout]:
+  """What the attackers see, from the arguments of `Attack.apply`."""
+  del knowledge
+  is_byzantine = mask_of(name, messages, is_byzantine)
+  x, layout = flat.ravel_rows(name, messages)
+  if is_finite is None:
+    is_finite = reductions.finite_rows(x, axis_name=axis_name)
+  view = View(
+    x,
+    ~is_byzantine & is_finite,
+    is_byzantine,
+    key,
+    axis_name,
+    layout.size if num_coordinates is None else num_coordinates,
+    coordinates,
+    honest_mean,
   )
+  return view, layout
+
+
+def from_honest(name: str, row_fn: Callable[[View], jax.Array]) -> base.Attack:
+  """An attack without state: `from_view` with `view -> row float[d]`."""
+  return from_view(name, lambda view, state: (row_fn(view), state))
 
 
 def _replace_rows(

@@ -128,7 +128,7 @@ def _search(view, state):
 
   # Of the running means: 1 at first, so that the zeros of init do not count.
   share = 1 / (state.step + 1).astype(view.x.dtype)
-  mean = reductions.rows_mean(view.x, view.is_honest)
+  mean = _message.mean_of(view)
   mean = (1 - share) * old_mean + share * mean
   y = view.x - mean[None]
 

@@ -155,7 +155,7 @@ def _along_deviation(
     checks.check_range(name, 'max_gamma', max_gamma, 0)
 
   def send(view, state):
-    mean = reductions.rows_mean(view.x, view.is_honest)
+    mean = _message.mean_of(view)
     if deviation == 'std':
       p = reductions.rows_std(view.x, view.is_honest, mean, ddof=ddof)
     elif deviation == 'unit':

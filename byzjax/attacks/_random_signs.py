@@ -48,4 +48,4 @@ def random_signs(*, scale: base.Scalar = 1.0) -> base.Attack:
 
     return row, state
 
-  return _message.from_view('random_signs', send)
+  return _message.from_rows('random_signs', send)

@@ -90,7 +90,7 @@ def relocated_orthogonal_perturbation(
     )
 
   def send(view, state):
-    mean = reductions.rows_mean(view.x, view.is_honest)
+    mean = _message.mean_of(view)
     previous = _message.recall(name, state.aggregate, view)
     place = pi * previous + (1 - pi) * mean
     seen = jnp.where(state.known, previous, mean)

@@ -11,7 +11,6 @@ from byzjax._src import (
   flat,
   parameters,
   recipes,
-  reductions,
 )
 from byzjax.attacks import _message
 
@@ -87,7 +86,7 @@ def replay(
     if own:
       now = view.x
     else:
-      now = reductions.rows_mean(view.x, view.is_honest)[None]
+      now = _message.mean_of(view)[None]
     slot = state.step % delay
     # Round 0 is at 0 until it is that old.
     first = jnp.where(state.step < delay, 0, slot)
@@ -112,4 +111,6 @@ def replay(
     row = (lambda worker: past[worker]) if own else past[0]
     return row, ReplayState(state.step + 1, history)
 
+  if own:
+    return _message.from_rows('replay', send, init, reads_own=True)
   return _message.from_view('replay', send, init)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax._src import base, checks, local
-from byzjax.rounds import _engine
+from byzjax.rounds._work import Cohort
 
 
 def participation_of(
@@ -39,7 +39,7 @@ def participation_of(
 def step(
   engine_step: Any,
   participation: local.Participation,
-  everybody: _engine.Cohort,
+  everybody: Cohort,
   state: base.RoundState,
   batch: base.Batch,
   key: jax.Array,
@@ -61,7 +61,7 @@ def step(
   def among_all(rows, new):
     return jax.tree.map(lambda x, y: x.at[ids].set(y), rows, new)
 
-  cohort = _engine.Cohort(ids, *of_them(everybody[1:]))
+  cohort = Cohort(ids, *of_them(everybody[1:]))
   new_state, info = engine_step(
     state._replace(workers=of_them(state.workers), codec=of_them(state.codec)),
     of_them(batch),

@@ -14,6 +14,7 @@ from byzjax import gossip
 from byzjax._src import base, draws, flat, local, reductions
 from byzjax.gossip import _dense, _neighbors, _sending
 from byzjax.rounds import _engine
+from byzjax.rounds._stages import worker_keys
 from byzjax.topology import Topology
 
 NumberSchedule = Callable[[jax.Array], jax.Array]  # step -> float[]
@@ -97,7 +98,7 @@ def node_step(
     batch = parts.data_attack(batch, mine, data_key)
   # No gradient is summed over devices: every device has models of its own.
   estimate = parts.gradients(
-    state.step, state.params, batch, draws.worker_keys(work_key, ids)
+    state.step, state.params, batch, worker_keys(work_key, ids)
   )
   x = layout.ravel_rows(state.params)
   updates, workers = local_update(
@@ -162,7 +163,7 @@ def local_update(
     return updates, states
   std = jnp.asarray(parts.noise_at(step)).astype(x.dtype)
   noise = jax.vmap(lambda k, row: draws.draw(jax.random.normal, k, row))(
-    draws.worker_keys(noise_key, ids), x
+    worker_keys(noise_key, ids), x
   )
   return updates + std * noise, states
 

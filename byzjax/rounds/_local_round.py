@@ -22,6 +22,7 @@ from byzjax.rounds import (
   _local_steps,
   _local_work,
 )
+from byzjax.rounds._work import Cohort, Parts
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
 from byzjax.transforms import Preconditioner
 
@@ -248,24 +249,29 @@ def local_round(
         # Of value_and_grad, if that is given.
         has_aux=has_aux and value_and_grad is None,
       ),
-      side_rule=injected.as_aggregator(_NAME, side_aggregator or aggregator),
+      auxiliary_rule=injected.as_aggregator(
+        _NAME, side_aggregator or aggregator
+      ),
       chain=optax.identity() if worker is None else worker,
       byzantine_chain=byzantine_chain,
       worker_map=worker_map,
     )
   )
   engine = _engine.build(
-    work,
-    aggregator=aggregator,
-    optimizer=optimizer,
-    num_workers=num_workers,
-    cohort_size=cohort_size,
-    attack=message_attack,
-    codec=codec,
-    server_codec=server_codec,
-    mesh=mesh,
-    num_shards=num_shards,
-    axis_name=axis_name,
+    Parts(
+      work,
+      aggregator=aggregator,
+      optimizer=optax.with_extra_args_support(optimizer),
+      num_workers=num_workers,
+      cohort_size=cohort_size,
+      attack=message_attack,
+      data_attack=None,
+      codec=codec,
+      server_codec=server_codec,
+      mesh=mesh,
+      num_shards=num_shards,
+      axis_name=axis_name,
+    )
   )
 
   def init(params):
@@ -276,7 +282,7 @@ def local_round(
     round_arguments.check_batch(_NAME, batch, num_workers)
     if sampler is None:
       round_arguments.check_slices(_NAME, batch, longest)
-    everybody = _engine.Cohort(
+    everybody = Cohort(
       jnp.arange(num_workers),
       round_arguments.byzantine_of(_NAME, schedule, state.step, num_workers),
       weights_at(state.step),

@@ -11,7 +11,8 @@ from jax import lax
 
 from byzjax._src import base, flat, local
 from byzjax.gradients import hutchinson_diagonal
-from byzjax.rounds import _engine, _local_steps
+from byzjax.rounds import _local_steps
+from byzjax.rounds._work import Context, Work, WorkerOutput
 from byzjax.rounds._worker_gradients import over_workers
 from byzjax.transforms import Preconditioner, per_worker
 
@@ -44,7 +45,7 @@ class Parts(NamedTuple):
   has_global: bool  # a preconditioner that all workers share
   has_own: bool  # one that every worker has
   statistic: Callable[..., base.Params]  # what it is refreshed by
-  side_rule: base.Aggregator
+  auxiliary_rule: base.Aggregator
   chain: optax.GradientTransformation
   byzantine_chain: bool
   worker_map: str | int
@@ -60,10 +61,10 @@ class LocalOutput(NamedTuple):
   aux: Any
 
 
-def build(parts: Parts) -> _engine.Work:
+def build(parts: Parts) -> Work:
   """The work of the round with these parts."""
   bind = functools.partial
-  return _engine.Work(
+  return Work(
     bind(init_rows, parts),
     bind(run, parts),
     bind(init_shared, parts),
@@ -136,14 +137,14 @@ def auxiliary(
     floats, _ = _split(state)
     if jax.tree.leaves(floats):
       sizes.append(flat.row_layout(floats).size)
-  return tuple((size, parts.side_rule) for size in sizes)
+  return tuple((size, parts.auxiliary_rule) for size in sizes)
 
 
 def run(
-  parts: Parts, params, batch, rows, keys, *, context: _engine.Context, exchange
-) -> _engine.Done:
+  parts: Parts, params, batch, rows, keys, *, context: Context, exchange
+) -> WorkerOutput:
   """A round of the workers of one device, up to their messages."""
-  shared, states = context.shared, list(context.sides)
+  shared, states = context.shared, list(context.auxiliary)
   num_steps = parts.steps_at(context.step)
   begin = functools.partial(begin_round, parts, context.step)
   plans, statistics = over_workers(_NAME, begin, parts.worker_map)(
@@ -176,7 +177,7 @@ def run(
     parts, output.message, rows.chain, params, context.is_byzantine
   )
   taken = num_steps[context.cohort.ids] if num_steps.ndim else num_steps
-  return _engine.Done(
+  return WorkerOutput(
     output.loss,
     messages,
     output.rows._replace(chain=chain),
@@ -207,7 +208,7 @@ def begin_round(
 
 def worker_update(
   parts: Parts,
-  context: _engine.Context,
+  context: Context,
   average: base.State,
   scaling: base.State,
   num_steps: jax.Array,
@@ -308,7 +309,7 @@ def _average(start, ends, states, exchange, context):
   return merged, states
 
 
-def _largest(context: _engine.Context, old: jax.Array, new: jax.Array):
+def _largest(context: Context, old: jax.Array, new: jax.Array):
   """The largest of the leaves `[k, ...]` of those that take part."""
   if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
     # Workers that took as many steps have the same one.

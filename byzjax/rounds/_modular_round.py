@@ -9,10 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byzjax._src import base, checks, draws, layouts, local, round_arguments
+from byzjax._src import base, checks, layouts, local, round_arguments
 from byzjax._src import paths as path_tools
 from byzjax.aggregators import mean
-from byzjax.rounds import _engine, _local_steps, _modular_server, _modular_work
+from byzjax.rounds import (
+  _local_steps,
+  _modular_server,
+  _modular_work,
+  _stages,
+)
 from byzjax.rounds._local_round import NumLocalSteps
 from byzjax.rounds._worker_gradients import LossFn, over_workers
 
@@ -219,14 +224,14 @@ def step(
     state.workers,
     batch,
     is_byzantine,
-    draws.worker_keys(keys[2], jnp.arange(num_paths)),
+    _stages.worker_keys(keys[2], jnp.arange(num_paths)),
     num_steps if num_steps.ndim else (),
   )
   sent = _modular_server.aggregate_levels(
     parts, output.messages, state, keys[1], is_byzantine, weights
   )
   new_state, masked = _modular_server.server_step(parts, state, sent)
-  workers = _engine.where_rows(present, output.rows, state.workers)
+  workers = _stages.where_rows(present, output.rows, state.workers)
   honest = present & ~is_byzantine
   num_honest = jnp.maximum(jnp.sum(honest), 1)
   squares = sum(jnp.sum(jnp.square(level.errors)) for level in sent)

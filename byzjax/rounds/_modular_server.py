@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from byzjax._src import base, flat, layouts
-from byzjax.rounds import _engine
+from byzjax.rounds import _stages
 from byzjax.rounds._modular_work import NAME, Group, Parts, layouts_of
 
 
@@ -63,7 +63,7 @@ def aggregate(
     counts = jnp.full(chosen.size, group.senders.shape[1])
     if mine is not None:
       counts = jnp.sum(mine > 0, axis=1)
-      new = _engine.where_rows(counts > 0, new, old)
+      new = _stages.where_rows(counts > 0, new, old)
     sent = Sent(
       sent.aggregates.at[chosen].set(aggregates),
       jax.tree.map(lambda x, y, c=chosen: x.at[c].set(y), sent.states, new),
@@ -94,7 +94,7 @@ def module_step(
     layout.unravel_rows(aggregates), state, modules
   )
   new = optax.apply_updates(modules, updates)
-  return _engine.where_rows(sent.counts > 0, (new, new_state), (modules, state))
+  return _stages.where_rows(sent.counts > 0, (new, new_state), (modules, state))
 
 
 def _of_module(server: base.Aggregator) -> Callable[..., Any]:

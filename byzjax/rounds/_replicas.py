@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from byzjax._src import base, checks, flat, local, round_arguments
 from byzjax.rounds import _engine, _local_steps
+from byzjax.rounds._work import Cohort, Context, Parts, Work, WorkerOutput
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
 
 
@@ -52,7 +53,7 @@ class Method(NamedTuple):
   server: optax.GradientTransformation
 
 
-class Parts(NamedTuple):
+class ReplicaParts(NamedTuple):
   """What the workers of one of these rounds do."""
 
   name: str
@@ -97,7 +98,7 @@ def build(
     name, mesh, axis_name, num_workers
   )
   message_attack, data_attack = round_arguments.split_attack(attack)
-  parts = Parts(
+  parts = ReplicaParts(
     name,
     method,
     local.as_estimator(
@@ -109,26 +110,27 @@ def build(
     worker_map,
   )
   engine = _engine.build(
-    _engine.Work(
-      functools.partial(init_rows, parts), functools.partial(run, parts)
-    ),
-    aggregator=aggregator,
-    optimizer=method.server,
-    num_workers=num_workers,
-    cohort_size=num_workers,
-    attack=message_attack,
-    codec=codec,
-    server_codec=server_codec,
-    mesh=mesh,
-    num_shards=num_shards,
-    axis_name=axis_name,
+    Parts(
+      Work(functools.partial(init_rows, parts), functools.partial(run, parts)),
+      aggregator=aggregator,
+      optimizer=optax.with_extra_args_support(method.server),
+      num_workers=num_workers,
+      cohort_size=num_workers,
+      attack=message_attack,
+      data_attack=None,
+      codec=codec,
+      server_codec=server_codec,
+      mesh=mesh,
+      num_shards=num_shards,
+      axis_name=axis_name,
+    )
   )
 
   def step(state, batch, key):
     round_arguments.check_batch(name, batch, num_workers)
     if sampler is None:
       round_arguments.check_slices(name, batch, num_local_steps)
-    everybody = _engine.Cohort(
+    everybody = Cohort(
       jnp.arange(num_workers),
       round_arguments.byzantine_of(name, schedule, state.step, num_workers),
       None,
@@ -138,7 +140,7 @@ def build(
   return round_arguments.make_round(name, engine.init, step)
 
 
-def init_rows(parts: Parts, params: base.Params, n: int) -> ReplicaRows:
+def init_rows(parts: ReplicaParts, params: base.Params, n: int) -> ReplicaRows:
   """What n workers keep at the start."""
 
   def of_worker(params):
@@ -149,20 +151,20 @@ def init_rows(parts: Parts, params: base.Params, n: int) -> ReplicaRows:
 
 
 def run(
-  parts: Parts, params, batch, rows, keys, *, context: _engine.Context, exchange
-) -> _engine.Done:
+  parts: ReplicaParts, params, batch, rows, keys, *, context: Context, exchange
+) -> WorkerOutput:
   """A round of the workers of one device, up to their messages."""
   del exchange
   update = functools.partial(worker_update, parts, context)
   losses, messages, rows, aux = over_workers(
     parts.name, update, parts.worker_map
   )(params, batch, context.is_byzantine, rows, keys)
-  return _engine.Done(
+  return WorkerOutput(
     losses,
     messages,
     rows,
     context.shared,
-    context.sides,
+    context.auxiliary,
     jnp.asarray(parts.num_local_steps, jnp.int32),
     parts.estimator.count_gradients(parts.num_local_steps),
     aux,
@@ -170,8 +172,8 @@ def run(
 
 
 def worker_update(
-  parts: Parts,
-  context: _engine.Context,
+  parts: ReplicaParts,
+  context: Context,
   params,
   data,
   is_byzantine,

@@ -13,10 +13,12 @@ from byzjax._src import (
   round_arguments,
 )
 from byzjax.rounds import _engine
+from byzjax.rounds._work import Cohort, Parts, Work, WorkerOutput
 from byzjax.rounds._worker_gradients import (
   LossFn,
   ValueAndGrad,
-  worker_gradients,
+  only_for,
+  over_workers,
 )
 from byzjax.transforms import per_worker
 
@@ -76,7 +78,10 @@ def robust_round(
     byzantine: who attacks: an int f (the first f workers), a mask bool[n], or a
       schedule `step -> bool[n]`, such as `random_byzantine`. Always less than
       half of the workers (of a schedule this cannot be checked). Must be
-      given with an attack; None is nobody.
+      given with an attack; None is nobody. The gradients of an int or a mask
+      of attackers are not computed if the attack does not read them
+      (`Attack.reads_own`) and no aux is returned: their rows of
+      `state.workers` are then copies of others, and of no meaning.
     byzantine_chain: whether attackers run the worker chain on their gradients
       too, so that their own momentum is what a data attack or `sign_flip(
       own=True)` sends. False sends raw gradients, as the official code of
@@ -181,51 +186,68 @@ def robust_round(
     needs_key=needs_key,
     has_aux=has_aux,
   )
-  gradients = worker_gradients(estimator, worker_map)
   worker = optax.identity() if worker is None else worker
   mesh, num_shards = round_arguments.check_mesh(
     name, mesh, axis_name, num_workers
   )
   lifted = per_worker(worker, num_workers // num_shards)
 
+  def of_worker(shared, batch, key):
+    params, round = shared
+    estimate = local.estimate_once(estimator, params, batch, key, round)
+    # Here, so that workers one after another need no copy of all rows.
+    gradient = flat.row_layout(params).ravel(estimate.gradient)
+    return estimate._replace(gradient=gradient)
+
+  of_all = over_workers(name, of_worker, worker_map)
+
   def init_rows(params, n):
     return per_worker(worker, n).init(flat.row_layout(params).ravel(params))
 
   def run(params, batch, rows, keys, *, context, exchange):
     del exchange
-    layout = flat.row_layout(params)
-    estimate = gradients(params, batch, keys, context.step)
-    gradient = layout.ravel_rows(estimate.gradient)
-    messages, rows = lifted.update(gradient, rows, layout.ravel(params))
+    estimate = only_for(context.computes, of_all)(
+      (params, context.step), batch, keys
+    )
+    gradient = estimate.gradient
+    vector = flat.row_layout(params).ravel(params)
+    messages, rows = lifted.update(gradient, rows, vector)
     if not byzantine_chain:
       messages = jnp.where(context.is_byzantine[:, None], gradient, messages)
-    return _engine.Done(
+    return WorkerOutput(
       estimate.loss,
       messages,
       rows,
       context.shared,
-      context.sides,
+      context.auxiliary,
       num_gradients=estimator.count_gradients(1),
       aux=estimate.aux,
     )
 
+  message_attack, data_attack = round_arguments.split_attack(attack)
   engine = _engine.build(
-    _engine.Work(init_rows, run),
-    aggregator=aggregator,
-    optimizer=optimizer,
-    num_workers=num_workers,
-    cohort_size=num_workers,
-    attack=attack,
-    codec=codec,
-    server_codec=server_codec,
-    mesh=mesh,
-    num_shards=num_shards,
-    axis_name=axis_name,
+    Parts(
+      Work(init_rows, run),
+      aggregator=aggregator,
+      optimizer=optax.with_extra_args_support(optimizer),
+      num_workers=num_workers,
+      cohort_size=num_workers,
+      attack=message_attack,
+      data_attack=data_attack,
+      codec=codec,
+      server_codec=server_codec,
+      mesh=mesh,
+      num_shards=num_shards,
+      axis_name=axis_name,
+      computes=round_arguments.who_computes(
+        num_workers, message_attack, byzantine, mesh, estimator.has_aux
+      ),
+    )
   )
 
   def step(state, batch, key):
     round_arguments.check_batch(name, batch, num_workers)
-    everybody = _engine.Cohort(
+    everybody = Cohort(
       jnp.arange(num_workers),
       round_arguments.byzantine_of(name, schedule, state.step, num_workers),
       weights_at(state.step),

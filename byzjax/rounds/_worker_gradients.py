@@ -3,26 +3,13 @@
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from jax import lax
 
 from byzjax._src import local
 
 LossFn = local.LossFn | local.Objective
 ValueAndGrad = local.ValueAndGrad
-
-
-def worker_gradients(
-  estimator: local.GradientEstimator, worker_map: str | int
-) -> Callable:
-  """`(params, batch [n, ...], keys [n], round) -> Estimate [n, ...]`."""
-
-  def of_worker(shared, batch, key):
-    # One step from where everybody is.
-    params, round = shared
-    return local.estimate_once(estimator, params, batch, key, round)
-
-  of_all = over_workers('robust_round', of_worker, worker_map)
-  return lambda params, batch, keys, round: of_all((params, round), batch, keys)
 
 
 def over_workers(
@@ -51,3 +38,27 @@ def over_workers(
     )
 
   return mapped
+
+
+def only_for(computes: np.ndarray | None, over_all: Callable) -> Callable:
+  """`over_all(params, *rows)`, computed for those workers only, bool[n].
+
+  The results still have n rows: those of the others are copies of a row that
+  was computed. None is everybody.
+  """
+  if computes is None:
+    return over_all
+  ids = np.flatnonzero(computes)
+  copied = np.maximum(np.cumsum(computes) - 1, 0)
+
+  def take(x):
+    # A slice where it is one, for a gather of all examples is slow.
+    if ids[-1] - ids[0] == len(ids) - 1:
+      return x[ids[0] : ids[-1] + 1]
+    return x[ids]
+
+  def over_some(params, *rows):
+    results = over_all(params, *jax.tree.map(take, rows))
+    return jax.tree.map(lambda x: x[copied], results)
+
+  return over_some

@@ -70,10 +70,30 @@ def test_nobody_byzantine_is_the_identity(make):
   np.testing.assert_array_equal(result, np.float64(x))
 
 
+@message_attacks
+def test_what_is_said_of_reading_ones_own(attack):
+  assert attack.make().reads_own == attack.own
+
+
+@every_attack
+def test_the_common_row_is_what_all_attackers_send(make):
+  attack, x = make(), tables.random_messages(4)
+  if attack.send is None:
+    assert len(np.unique(_apply(make, x)[BAD], axis=0)) > 1
+    return
+  row, _ = jax.jit(attack.send)(
+    tables.to_tree(x), attack.init(None), is_byzantine=jnp.asarray(BAD)
+  )
+  sent = tables.to_matrix(jax.tree.map(lambda r: r[None], row), (1,))
+  np.testing.assert_array_equal(
+    _apply(make, x)[BAD], np.broadcast_to(sent, (BAD.sum(), sent.shape[1]))
+  )
+
+
 @pytest.mark.parametrize(
   'make',
-  [attack.make for attack in tables.ATTACKS if not attack.own],
-  ids=[attack.name for attack in tables.ATTACKS if not attack.own],
+  [make for make in EVERY.values() if not make().reads_own],
+  ids=[name for name, make in EVERY.items() if not make().reads_own],
 )
 def test_only_honest_messages_are_read(make):
   x = tables.random_messages(3)

@@ -219,7 +219,7 @@ def test_an_optimizer_without_numbers_has_nothing_to_average():
   )
   kept, _ = run(local(local_optimizer=tx), batches)
   close(averaged.params, kept.params, 1e-6)
-  assert not averaged.sides
+  assert not averaged.auxiliary
   d = problem.flat(averaged.params).size
   assert float(infos[0].bits_up) == 32 * d * N
 

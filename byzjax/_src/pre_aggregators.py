@@ -1,0 +1,83 @@
+"""The two builders of pre-aggregators: they mix messages, or scale them."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from byzjax._src import base, calls, flat, nonfinite, reductions, rules
+
+
+def from_matrix(
+  name: str,
+  matrix_fn: Callable[[base.Gram, jax.Array | None], jax.Array],
+  *,
+  weighted: bool = False,
+) -> base.PreAggregator:
+  """A linear pre-aggregator from `(gram, key) -> M [m, n]`."""
+
+  def matrix_with_state(gram, state, *, key=None):
+    return matrix_fn(gram, key), state
+
+  def apply(messages, state, *, key=None, axis_name=None, worker_weights=None):
+    x, layout = flat.ravel_rows(name, messages)
+    given = calls.relative_weights(
+      name, worker_weights, len(x), supported=weighted
+    )
+    gram, center = rules.gram_of(x, axis_name=axis_name)
+    gram = rules.weighted_gram(gram, given)
+    mixed = reductions.mix(matrix_fn(gram, key), x, center, gram.mask)
+    return layout.unravel_rows(mixed), state
+
+  return base.PreAggregator(
+    optax.init_empty_state,
+    apply,
+    matrix=matrix_with_state,
+    weighted=weighted,
+    name=name,
+  )
+
+
+def from_factors(
+  name: str, factors_fn: Callable[[jax.Array, jax.Array], jax.Array]
+) -> base.PreAggregator:
+  """A pre-aggregator `y_i = s_i x_i`, `s = factors_fn(squared norms, mask)`.
+
+  Messages that are masked stay what they are: not usable.
+  """
+
+  def factors_with_state(squared_norms, mask, state, *, key=None):
+    del key
+    factors = factors_fn(jnp.where(mask, squared_norms, 0), mask)
+    return jnp.where(mask, factors, 1).astype(squared_norms.dtype), state
+
+  def apply(messages, state, *, key=None, axis_name=None):
+    return scale_rows(
+      factors_with_state, messages, state, key=key, axis_name=axis_name
+    )[:2]
+
+  return base.PreAggregator(
+    optax.init_empty_state,
+    apply,
+    factors=factors_with_state,
+    weighted=True,
+    name=name,
+  )
+
+
+def scale_rows(
+  factors_fn: Callable[..., tuple[jax.Array, base.State]],
+  messages: base.Messages,
+  state: base.State,
+  *,
+  key: jax.Array | None = None,
+  axis_name: base.AxisName = None,
+) -> tuple[base.Messages, base.State, jax.Array]:
+  """`s_i x_i` for every message, NaN where it is masked; and the factors s."""
+  x, layout = flat.ravel_rows('scaling', messages)
+  norms = reductions.squared_norms(x, axis_name=axis_name)
+  mask = nonfinite.usable_norms(norms)
+  factors, state = factors_fn(norms, mask, state, key=key)
+  scaled = jnp.where(mask[:, None], factors[:, None] * x, jnp.nan)
+  return layout.unravel_rows(scaled), state, factors
