@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from byzjax._src import base, flat, layouts, reductions
 from byzjax.rounds import _stages, _wire
+from byzjax.rounds._sharded_step import sharded_step
 from byzjax.rounds._work import Cohort, Context, Parts, WorkerOutput
 
 
@@ -38,9 +39,6 @@ def init(parts: Parts, params: base.Params) -> base.RoundState:
   layout = flat.row_layout(params)
   zeros = jnp.zeros(parts.padded(layout.size), layout.dtype)
   server_state, sender = _init_server(parts, zeros)
-  # A copy: the state may be donated, the caller's parameters may not. And of a
-  # fixed dtype: a weak one would not survive the first step.
-  params = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
   state = base.RoundState(
     step=jnp.zeros([], jnp.int32),
     params=params,
@@ -69,19 +67,12 @@ def step(
   cohort: Cohort,
 ) -> tuple[base.RoundState, base.RoundInfo]:
   """One round, with its workers divided over the devices of the mesh."""
-  one_round = functools.partial(device_step, parts)
-  if parts.mesh is None:
-    return one_round(state, batch, key, cohort)
-  specs = state_specs(parts, state)
-  rows, everywhere = PartitionSpec(parts.axis_name), PartitionSpec()
-  infos: Any = (everywhere,) * len(base.RoundInfo._fields)
-  sharded = jax.shard_map(
-    one_round,
-    mesh=parts.mesh,
-    in_specs=(specs, rows, everywhere, everywhere),
-    out_specs=(specs, base.RoundInfo(*infos)._replace(aux=rows)),
-  )
-  return sharded(state, batch, key, cohort)
+  one_round: Callable = functools.partial(device_step, parts)
+  if parts.mesh is not None:
+    one_round = sharded_step(
+      one_round, parts.mesh, parts.axis_name, state_specs(parts, state)
+    )
+  return one_round(state, batch, key, cohort)
 
 
 def device_step(
