@@ -108,6 +108,7 @@ class GramRule(NamedTuple):
       combined without a centre, so that one selected message is returned
       bit for bit.
     weighted: whether the rule heeds `gram.worker_weights`.
+    selects_one: whether, at most, one message has a weight, which is 1.
   """
 
   init: Callable[[Params], State]
@@ -116,6 +117,7 @@ class GramRule(NamedTuple):
   remember: Callable[[State, jax.Array], State] = lambda state, aggregate: state
   selects: bool = False
   weighted: bool = False
+  selects_one: bool = False
 
 
 class InspectFn(Protocol):

@@ -44,6 +44,11 @@ def draw(
   return jax.vmap(block)(first + jnp.arange(num_blocks)).reshape(-1)[:d]
 
 
+def worker_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
+  """The keys of the workers with these numbers: `int[k] -> [k]`."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+
+
 def require_key(name: str, key: jax.Array | None) -> jax.Array:
   """The key, or a ValueError if there is none."""
   if key is None:

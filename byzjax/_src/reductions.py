@@ -22,8 +22,9 @@ from byzjax._src.message_rows import Rows, as_rows
 _HIGHEST = lax.Precision.HIGHEST
 # Up to this many rows a sum over workers is one unrolled kernel.
 MAX_UNROLLED = 128
-# Columns of one block of a Gram matrix: 128 rows of them fit a core's cache.
-_BLOCK = 1024
+# Numbers of one block of a Gram matrix: they fit a core's cache, and are enough
+# for XLA:CPU to use all cores for their product. And its columns at least.
+_BLOCK, _LEAST_COLUMNS = 1 << 17, 2048
 
 
 def psum(x: jax.Array, axis_name: base.AxisName) -> jax.Array:
@@ -88,9 +89,11 @@ def centered_gram(
 ) -> jax.Array:
   """`(x_i - c) . (x_j - c)`: `[n, d] -> [n, n]`, masked rows are zero."""
 
-  rows, d = as_rows(x), x.shape[1]
+  rows, (n, d) = as_rows(x), x.shape
   # Only a CPU's cache wants blocks; an accelerator wants one large kernel.
-  size = min(d, _BLOCK) if jax.default_backend() == 'cpu' else d
+  size = d
+  if jax.default_backend() == 'cpu':
+    size = min(d, max(_BLOCK // n // 128 * 128, _LEAST_COLUMNS))
 
   def block_gram(start, width):
     y = rows.columns(start, width).written()
@@ -141,11 +144,14 @@ def weighted_sum(
   return lax.fori_loop(1, n, lambda i, total: total + term(i), term(0))
 
 
-def weighted_mean(shares: jax.Array, x: jax.Array | Rows) -> jax.Array:
+def weighted_mean(
+  shares: jax.Array, x: jax.Array | Rows, max_unrolled: int = MAX_UNROLLED
+) -> jax.Array:
   """`sum_i w_i x_i` for w that sum to one: `[n], [n, d] -> [d]`.
 
   Equal values give that value, bit for bit, which the rounding of the products
-  and of their sum does not.
+  and of their sum does not. More rows than `max_unrolled` are added in a loop,
+  which compiles faster and runs slower.
   """
   rows = as_rows(x)
   first = rows.row(jnp.argmax(shares != 0))
@@ -157,7 +163,7 @@ def weighted_mean(shares: jax.Array, x: jax.Array | Rows) -> jax.Array:
     return total + term, moved + shares[i] * jnp.where(counts, row - first, 0)
 
   n, carry = x.shape[0], (jnp.zeros_like(first), jnp.zeros_like(first))
-  if n <= MAX_UNROLLED:
+  if n <= max_unrolled:
     for i in range(n):
       carry = add(i, carry)
   else:
@@ -190,6 +196,22 @@ def mix(
   y = jnp.where(mask[:, None], as_rows(x).written() - center[None], 0)
   mixed = center[None] + jnp.dot(matrix, y, precision=_HIGHEST)
   return jnp.where(jnp.any(matrix != 0, axis=1)[:, None], mixed, jnp.nan)
+
+
+def select(weights: jax.Array, x: jax.Array | Rows) -> jax.Array:
+  """The one row whose weight is not zero, bit for bit; zero for none."""
+  row = as_rows(x).row(jnp.argmax(weights))
+  return jnp.where(jnp.any(weights > 0), row, 0)
+
+
+def materialized(y: jax.Array, always: jax.Array) -> jax.Array:
+  """The same numbers, written out before anything reads them.
+
+  XLA:CPU fuses through everything else, `optimization_barrier` too, and then
+  computes y anew wherever it is used. `always`, bool[], must be True, and
+  depend on data, so that the compiler does not know it.
+  """
+  return lax.cond(always, lambda y: y, jnp.zeros_like, y)
 
 
 def shares(mask: jax.Array, weights: jax.Array | None = None) -> jax.Array:

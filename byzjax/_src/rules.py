@@ -130,6 +130,16 @@ def from_weights(
   checks.check_flag(name, 'selects', selects)
   checks.check_flag(name, 'weighted', weighted)
 
+  rule = gram_rule_of(weights_fn, selects=selects, weighted=weighted)
+  return from_gram_rule(rule, name)
+
+
+def gram_rule_of(
+  weights_fn: Callable[[base.Gram], jax.Array | base.AggregationInfo],
+  **flags: bool,
+) -> base.GramRule:
+  """A Gram rule without state from a function of the Gram matrix."""
+
   def weights(gram, state, *, key=None):
     del key
     info = weights_fn(gram)
@@ -137,10 +147,7 @@ def from_weights(
       info = base.AggregationInfo(info)
     return info, state
 
-  rule = base.GramRule(
-    optax.init_empty_state, weights, selects=selects, weighted=weighted
-  )
-  return from_gram_rule(rule, name)
+  return base.GramRule(optax.init_empty_state, weights, **flags)
 
 
 def from_gram_rule(rule: base.GramRule, name: str) -> base.Aggregator:
@@ -153,7 +160,10 @@ def from_gram_rule(rule: base.GramRule, name: str) -> base.Aggregator:
     info, state = rule.weights(gram, state, key=call.key)
     assert info.weights is not None
     weights = jnp.where(gram.mask, info.weights, 0).astype(rows.dtype)
-    y = reductions.combine(weights, rows, None if rule.selects else center)
+    if rule.selects_one:
+      y = reductions.select(weights, rows)
+    else:
+      y = reductions.combine(weights, rows, None if rule.selects else center)
     info = info._replace(weights=weights, mask=gram.mask)
     if rule.selects:
       info = info._replace(kept=weights > 0)

@@ -137,7 +137,10 @@ def _krum(name, num_byzantine, num_neighbors, num_selected, distance_power):
     weights = chosen / jnp.maximum(chosen.sum(), 1)
     return base.AggregationInfo(weights, scores=scores)
 
-  return rules.from_weights(weights_fn, selects=True, name=name)
+  rule = rules.gram_rule_of(
+    weights_fn, selects=True, selects_one=num_selected == 1
+  )
+  return rules.from_gram_rule(rule, name)
 
 
 def _check_krum(name, n, num_byzantine, num_neighbors):

@@ -1,5 +1,7 @@
 """The arithmetic mean: no robustness at all, and the control of every study."""
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from byzjax._src import base, calls, recipes, reductions
@@ -33,9 +35,29 @@ def mean() -> base.Aggregator:
     return base.AggregationInfo(shares), state
 
   def aggregate(rows, state, call):
-    mask = reductions.finite_rows(rows, axis_name=call.axis_name)
-    shares = reductions.shares(mask, call.worker_weights).astype(rows.dtype)
-    y = reductions.weighted_mean(shares, rows)
+    given, axes = call.worker_weights, call.axis_name
+
+    def mean_of(mask, **options):
+      shares = reductions.shares(mask, given).astype(rows.dtype)
+      return reductions.weighted_mean(shares, rows, **options)
+
+    def masked(_):
+      mask = reductions.finite_rows(rows, axis_name=axes)
+      return mean_of(mask, max_unrolled=1), mask
+
+    # One pass is enough if it shows that there is nothing to leave out.
+    plain = mean_of(jnp.ones(rows.shape[0], bool))
+    finite = reductions.finite_rows(plain[None], axis_name=axes)[0]
+    y, counted = jax.lax.cond(
+      finite,
+      lambda plain: (plain, jnp.broadcast_to(finite, rows.shape[:1])),
+      masked,
+      plain,
+    )
+    shares = reductions.shares(counted, given).astype(rows.dtype)
+    mask = counted
+    if given is not None:  # who weighs nothing was not looked at
+      mask = reductions.finite_rows(rows, axis_name=axes)
     return y, state, base.AggregationInfo(shares, mask)
 
   rule = base.GramRule(optax.init_empty_state, weights, weighted=True)

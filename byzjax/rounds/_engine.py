@@ -6,16 +6,15 @@ is a `Work`; the stages after it are in `_stages`, once for all rounds.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from byzjax._src import base, flat, layouts, reductions
 from byzjax.rounds import _stages, _wire
-from byzjax.rounds._sharded_step import sharded_step
+from byzjax.rounds._sharded_step import place, sharded_step
 from byzjax.rounds._work import Cohort, Context, Parts, WorkerOutput
 
 
@@ -67,12 +66,13 @@ def step(
   cohort: Cohort,
 ) -> tuple[base.RoundState, base.RoundInfo]:
   """One round, with its workers divided over the devices of the mesh."""
-  one_round: Callable = functools.partial(device_step, parts)
-  if parts.mesh is not None:
-    one_round = sharded_step(
-      one_round, parts.mesh, parts.axis_name, state_specs(parts, state)
-    )
-  return one_round(state, batch, key, cohort)
+  one_round = functools.partial(device_step, parts)
+  if parts.mesh is None:
+    return one_round(state, batch, key, cohort)
+  sharded = sharded_step(
+    one_round, parts.mesh, parts.axis_name, state_specs(parts, state)
+  )
+  return sharded(state, batch, key, cohort)
 
 
 def device_step(
@@ -203,15 +203,6 @@ def coordinate_specs(
     small,
     large,
   )
-
-
-def place(state: base.RoundState, mesh: Any, specs: Any) -> base.RoundState:
-  """The state on the devices of a mesh, inside of jit or outside."""
-  shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-  leaves = jax.tree.leaves(state.params)
-  if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-    return lax.with_sharding_constraint(state, shardings)
-  return jax.device_put(state, shardings)
 
 
 def _init_server(parts, vector):

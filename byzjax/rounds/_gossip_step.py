@@ -13,8 +13,7 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from byzjax import gossip
 from byzjax._src import base, draws, flat, local, reductions
 from byzjax.gossip import _dense, _neighbors, _sending
-from byzjax.rounds import _engine
-from byzjax.rounds._stages import worker_keys
+from byzjax.rounds._sharded_step import place
 from byzjax.topology import Topology
 
 NumberSchedule = Callable[[jax.Array], jax.Array]  # step -> float[]
@@ -63,7 +62,7 @@ def init(parts: Parts, params: base.Params) -> base.RoundState:
   )
   if parts.mesh is None:
     return state
-  return _engine.place(state, parts.mesh, state_specs(parts, state))
+  return place(state, parts.mesh, state_specs(parts, state))
 
 
 def state_specs(parts: Parts, state: base.RoundState) -> base.RoundState:
@@ -98,7 +97,7 @@ def node_step(
     batch = parts.data_attack(batch, mine, data_key)
   # No gradient is summed over devices: every device has models of its own.
   estimate = parts.gradients(
-    state.step, state.params, batch, worker_keys(work_key, ids)
+    state.step, state.params, batch, draws.worker_keys(work_key, ids)
   )
   x = layout.ravel_rows(state.params)
   updates, workers = local_update(
@@ -163,7 +162,7 @@ def local_update(
     return updates, states
   std = jnp.asarray(parts.noise_at(step)).astype(x.dtype)
   noise = jax.vmap(lambda k, row: draws.draw(jax.random.normal, k, row))(
-    worker_keys(noise_key, ids), x
+    draws.worker_keys(noise_key, ids), x
   )
   return updates + std * noise, states
 

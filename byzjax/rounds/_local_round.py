@@ -249,9 +249,7 @@ def local_round(
         # Of value_and_grad, if that is given.
         has_aux=has_aux and value_and_grad is None,
       ),
-      auxiliary_rule=injected.as_aggregator(
-        _NAME, side_aggregator or aggregator
-      ),
+      side_rule=injected.as_aggregator(_NAME, side_aggregator or aggregator),
       chain=optax.identity() if worker is None else worker,
       byzantine_chain=byzantine_chain,
       worker_map=worker_map,
@@ -271,6 +269,11 @@ def local_round(
       mesh=mesh,
       num_shards=num_shards,
       axis_name=axis_name,
+      computes=None
+      if draws
+      else round_arguments.who_computes(
+        num_workers, message_attack, byzantine, mesh, estimator.has_aux
+      ),
     )
   )
 

@@ -13,7 +13,7 @@ from byzjax._src import base, flat, local
 from byzjax.gradients import hutchinson_diagonal
 from byzjax.rounds import _local_steps
 from byzjax.rounds._work import Context, Work, WorkerOutput
-from byzjax.rounds._worker_gradients import over_workers
+from byzjax.rounds._worker_gradients import only_for, over_workers
 from byzjax.transforms import Preconditioner, per_worker
 
 _NAME = 'local_round'
@@ -45,7 +45,7 @@ class Parts(NamedTuple):
   has_global: bool  # a preconditioner that all workers share
   has_own: bool  # one that every worker has
   statistic: Callable[..., base.Params]  # what it is refreshed by
-  auxiliary_rule: base.Aggregator
+  side_rule: base.Aggregator
   chain: optax.GradientTransformation
   byzantine_chain: bool
   worker_map: str | int
@@ -137,7 +137,7 @@ def auxiliary(
     floats, _ = _split(state)
     if jax.tree.leaves(floats):
       sizes.append(flat.row_layout(floats).size)
-  return tuple((size, parts.auxiliary_rule) for size in sizes)
+  return tuple((size, parts.side_rule) for size in sizes)
 
 
 def run(
@@ -147,7 +147,7 @@ def run(
   shared, states = context.shared, list(context.auxiliary)
   num_steps = parts.steps_at(context.step)
   begin = functools.partial(begin_round, parts, context.step)
-  plans, statistics = over_workers(_NAME, begin, parts.worker_map)(
+  plans, statistics = _over(parts, context, begin)(
     params, batch, context.is_byzantine, rows.sampler, keys
   )
   scaling = shared.preconditioner
@@ -158,7 +158,7 @@ def run(
   update = functools.partial(
     worker_update, parts, context, shared.optimizer, scaling, num_steps
   )
-  output = over_workers(_NAME, update, parts.worker_map)(
+  output = _over(parts, context, update)(
     params,
     batch,
     context.is_byzantine,
@@ -269,6 +269,11 @@ def worker_messages(
   if not parts.byzantine_chain:
     messages = jnp.where(is_byzantine[:, None], gradients, messages)
   return messages, state
+
+
+def _over(parts: Parts, context: Context, one_worker: Callable) -> Callable:
+  of_all = over_workers(_NAME, one_worker, parts.worker_map)
+  return only_for(context.computes, of_all)
 
 
 def _refreshed(parts: Parts, state: base.State, statistic: Any) -> base.State:

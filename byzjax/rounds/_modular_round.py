@@ -9,15 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byzjax._src import base, checks, layouts, local, round_arguments
+from byzjax._src import base, checks, draws, layouts, local, round_arguments
 from byzjax._src import paths as path_tools
 from byzjax.aggregators import mean
-from byzjax.rounds import (
-  _local_steps,
-  _modular_server,
-  _modular_work,
-  _stages,
-)
+from byzjax.rounds import _local_steps, _modular_server, _modular_work, _stages
 from byzjax.rounds._local_round import NumLocalSteps
 from byzjax.rounds._worker_gradients import LossFn, over_workers
 
@@ -224,7 +219,7 @@ def step(
     state.workers,
     batch,
     is_byzantine,
-    _stages.worker_keys(keys[2], jnp.arange(num_paths)),
+    draws.worker_keys(keys[2], jnp.arange(num_paths)),
     num_steps if num_steps.ndim else (),
   )
   sent = _modular_server.aggregate_levels(

@@ -10,8 +10,8 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from byzjax._src import base, checks, flat, local, round_arguments
-from byzjax.rounds import _engine, _local_steps
-from byzjax.rounds._work import Cohort, Context, Parts, Work, WorkerOutput
+from byzjax.rounds import _engine, _local_steps, _work
+from byzjax.rounds._work import Cohort, Context, Work, WorkerOutput
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
 
 
@@ -53,7 +53,7 @@ class Method(NamedTuple):
   server: optax.GradientTransformation
 
 
-class ReplicaParts(NamedTuple):
+class Parts(NamedTuple):
   """What the workers of one of these rounds do."""
 
   name: str
@@ -98,7 +98,7 @@ def build(
     name, mesh, axis_name, num_workers
   )
   message_attack, data_attack = round_arguments.split_attack(attack)
-  parts = ReplicaParts(
+  parts = Parts(
     name,
     method,
     local.as_estimator(
@@ -109,9 +109,12 @@ def build(
     num_local_steps,
     worker_map,
   )
+  work = Work(
+    functools.partial(init_rows, parts), functools.partial(run, parts)
+  )
   engine = _engine.build(
-    Parts(
-      Work(functools.partial(init_rows, parts), functools.partial(run, parts)),
+    _work.Parts(
+      work,
       aggregator=aggregator,
       optimizer=optax.with_extra_args_support(method.server),
       num_workers=num_workers,
@@ -140,7 +143,7 @@ def build(
   return round_arguments.make_round(name, engine.init, step)
 
 
-def init_rows(parts: ReplicaParts, params: base.Params, n: int) -> ReplicaRows:
+def init_rows(parts: Parts, params: base.Params, n: int) -> ReplicaRows:
   """What n workers keep at the start."""
 
   def of_worker(params):
@@ -151,7 +154,7 @@ def init_rows(parts: ReplicaParts, params: base.Params, n: int) -> ReplicaRows:
 
 
 def run(
-  parts: ReplicaParts, params, batch, rows, keys, *, context: Context, exchange
+  parts: Parts, params, batch, rows, keys, *, context: Context, exchange
 ) -> WorkerOutput:
   """A round of the workers of one device, up to their messages."""
   del exchange
@@ -172,7 +175,7 @@ def run(
 
 
 def worker_update(
-  parts: ReplicaParts,
+  parts: Parts,
   context: Context,
   params,
   data,

@@ -1,10 +1,11 @@
-"""A step of a round on the workers of every device of a mesh."""
+"""The state and the step of a round on the devices of a mesh."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+from jax import lax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from byzjax._src import base
 
@@ -30,3 +31,12 @@ def sharded_step(
     in_specs=(state_specs, rows, everywhere, everywhere),
     out_specs=(state_specs, base.RoundInfo(**info)),
   )
+
+
+def place(state: base.RoundState, mesh: Any, specs: Any) -> base.RoundState:
+  """The state on the devices of a mesh, inside of jit or outside."""
+  shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+  leaves = jax.tree.leaves(state.params)
+  if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    return lax.with_sharding_constraint(state, shardings)
+  return jax.device_put(state, shardings)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, layouts, reductions
+from byzjax._src import base, draws, flat, layouts, reductions
 from byzjax.rounds import _wire
 from byzjax.rounds._work import Cohort, Context, Parts, WorkerOutput
 
@@ -37,11 +37,6 @@ class Encoded(NamedTuple):
 def keys_of(key: jax.Array, step: jax.Array) -> Keys:
   """The keys of one round."""
   return Keys(*jax.random.split(jax.random.fold_in(key, step), 5))
-
-
-def worker_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
-  """A key for each worker, by its number: whatever device it is on."""
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
 
 
 def context_of(parts: Parts, state: base.RoundState, cohort: Cohort) -> Context:
@@ -96,7 +91,7 @@ def local_update(
     params,
     batch,
     state.workers,
-    worker_keys(keys.work, context.ids),
+    draws.worker_keys(keys.work, context.ids),
     context=context,
     exchange=exchange,
   )
@@ -145,7 +140,7 @@ def encode(
   """The messages float[k, d] as they go over the wire, padded."""
   size = parts.padded(messages.shape[1])
   payload, new_state, bits = _wire.encode_rows(
-    parts.codec, messages, state, worker_keys(key, context.ids), size
+    parts.codec, messages, state, draws.worker_keys(key, context.ids), size
   )
   if context.takes_part is not None:
     new_state = where_rows(context.takes_part, new_state, state)

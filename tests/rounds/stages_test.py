@@ -1,4 +1,6 @@
-"""The stages of a round with a server, each alone, by hand."""
+"""Stages of local, gossip and modular rounds, each alone, by hand."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,189 +9,310 @@ import optax
 import pytest
 
 import byzjax
-from byzjax._src import layouts
-from byzjax.rounds import _engine, _stages
-from byzjax.rounds._work import Cohort, Context, Parts, Work, WorkerOutput
+from byzjax import gossip, topology
+from byzjax._src import base, draws, flat, layouts, local, round_arguments
+from byzjax.gossip import _sending
+from byzjax.rounds import (
+  _gossip_step,
+  _local_steps,
+  _local_work,
+  _modular_server,
+  _modular_work,
+  _parle,
+  _replicas,
+)
 
-KEY = jax.random.key(5)
+KEY = jax.random.key(0)
+NOBODY = jnp.array(False)
 
 
-def _run(params, batch, rows, keys, *, context, exchange):
-  """Each worker sends its batch, and keeps how often it was asked."""
-  del keys, exchange
-  losses = batch.sum(axis=1) + 0 * params.sum()
-  return WorkerOutput(
-    losses, batch, rows + 1, context.shared, context.auxiliary
+def loss_fn(w, x):
+  return jnp.sum((w - x) ** 2) / 2
+
+
+def parts_of(kind, **fields):
+  """Parts of which a stage reads these fields alone."""
+  return kind(**(dict.fromkeys(kind._fields) | fields))
+
+
+def training(optimizer, data_attack=None):
+  return _local_steps.LocalTraining(
+    'a round',
+    local.as_estimator(loss_fn, name='a round'),
+    optax.with_extra_args_support(optimizer),
+    _local_steps.take_in_turn(),
+    data_attack,
   )
 
 
-def _init_rows(params, n):
-  del params
-  return jnp.zeros(n)
+def equal(actual, expected):
+  np.testing.assert_array_equal(actual, jnp.asarray(expected))
 
 
-def _parts(work=None, **changes):
-  return Parts(
-    work=Work(_init_rows, _run) if work is None else work,
-    aggregator=byzjax.mean(),
-    optimizer=optax.with_extra_args_support(optax.sgd(0.5)),
-    num_workers=3,
-    cohort_size=3,
-    attack=None,
-    data_attack=None,
-    codec=None,
-    server_codec=None,
-    mesh=None,
-    num_shards=1,
-    axis_name='workers',
-  )._replace(**changes)
+# What all rounds share.
 
 
-BATCH = jnp.array([[1.0, 2.0], [3.0, 4.0], [8.0, 0.0]])
-COHORT = Cohort(jnp.arange(3), jnp.array([True, False, False]), None)
-# The second worker is absent.
-ABSENT = COHORT._replace(weights=jnp.array([1.0, 0.0, 3.0]))
+def test_a_round_copies_parameters_and_ignores_the_key():
+  made = round_arguments.make_round('a round', lambda params: params, None)
+  params = {'w': jnp.zeros(2)}
+  state = made.init(params, jax.random.key(1))
+  assert state['w'] is not params['w']
+  state = made.init({'w': 1.0})
+  assert state['w'].dtype == jnp.float32 and not state['w'].weak_type
+  with pytest.raises(ValueError, match='a round needs .* at least one leaf'):
+    made.init({})
 
 
-def _start(parts, cohort=COHORT):
-  state = _engine.init(parts, jnp.array([1.0, -1.0]))
-  return state, _stages.context_of(parts, state, cohort)
+def test_attacks_on_messages_and_on_data():
+  attack, flip = byzjax.sign_flip(), byzjax.label_flip(10)
+  assert round_arguments.split_attack(None) == (None, None)
+  assert round_arguments.split_attack(attack) == (attack, None)
+  assert round_arguments.split_attack(flip) == (None, flip)
+  edges = gossip.dissensus()
+  assert round_arguments.split_attack(edges, _sending.Attack) == (edges, None)
 
 
-def test_keys_differ_by_stage_and_step_and_worker():
-  keys = [*_stages.keys_of(KEY, jnp.int32(0)), *_stages.keys_of(KEY, 1)]
-  keys += list(_stages.worker_keys(keys[0], jnp.arange(3)))
-  words = {tuple(jax.random.key_data(key).tolist()) for key in keys}
-  assert len(words) == 13
-  np.testing.assert_array_equal(
-    jax.random.key_data(_stages.worker_keys(keys[0], jnp.array([2]))[0]),
-    jax.random.key_data(keys[-1]),
+def test_keys_are_by_the_number_of_the_worker():
+  keys = draws.worker_keys(KEY, jnp.array([3, 0]))
+  for key, i in zip(keys, [3, 0]):
+    assert key == jax.random.fold_in(KEY, i)
+
+
+# Local update.
+
+
+@jax.jit
+def _local_update(num_steps, is_byzantine, factor):
+  """From 0 with rate 1/2, on the batches 1 and 3, or -1 and -3."""
+  return _local_steps.local_update(
+    training(optax.sgd(0.5), lambda x, mask, key: jnp.where(mask, -x, x)),
+    jnp.zeros([]),
+    optax.sgd(0.5).init(jnp.zeros([])),
+    (),
+    jnp.array([1.0, 3.0]),
+    is_byzantine,
+    KEY,
+    num_steps,
+    round=jnp.zeros([], jnp.int32),
+    scale=lambda gradient: factor * gradient,
   )
-
-
-def test_local_update_leaves_the_rows_of_the_absent():
-  parts = _parts()
-  state, context = _start(parts, ABSENT)
-  keys = _stages.keys_of(KEY, state.step)
-  output = _stages.local_update(parts, state, BATCH, context, keys)
-  np.testing.assert_array_equal(output.messages, BATCH)
-  np.testing.assert_array_equal(output.losses, [3, 7, 8])
-  np.testing.assert_array_equal(output.rows, [1, 0, 1])
-
-
-def test_local_update_on_attacked_data():
-  def negative(batch, is_byzantine, key):
-    assert key is not None
-    return jnp.where(is_byzantine[:, None], -batch, batch)
-
-  parts = _parts(data_attack=negative)
-  state, context = _start(parts)
-  keys = _stages.keys_of(KEY, state.step)
-  output = _stages.local_update(parts, state, BATCH, context, keys)
-  np.testing.assert_array_equal(output.messages[0], -BATCH[0])
-  np.testing.assert_array_equal(output.messages[1:], BATCH[1:])
-
-
-def test_auxiliary_aggregation_goes_through_attack_and_rule():
-  parts = _parts(attack=byzjax.constant(value=100.0))
-  rule = byzjax.coordinate_median()
-  rows = jnp.array([[0.0], [1.0], [3.0]])
-  state = layouts.attacked(rule, parts.attack).init(jnp.zeros(1))
-  aggregate, _ = _stages.auxiliary_aggregation(
-    parts, ((1, rule),), COHORT, KEY, 0, rows, state
-  )
-  np.testing.assert_array_equal(aggregate, [3.0])
-
-
-def test_encode_pads_and_keeps_the_residual_of_the_absent():
-  codec = byzjax.error_feedback(byzjax.scaled_sign_codec())
-  parts = _parts(codec=codec)
-  state, context = _start(parts, ABSENT)
-  encoded = _stages.encode(parts, BATCH, state.codec, context, KEY)
-  sent = jax.vmap(codec.decode)(encoded.payload)[:, :2]
-  np.testing.assert_array_equal(sent, [[1.5, 1.5], [3.5, 3.5], [4, 4]])
-  (residuals,) = [x for x in jax.tree.leaves(encoded.state) if x.ndim == 2]
-  np.testing.assert_array_equal(
-    residuals[:, :2], [[-0.5, 0.5], [0, 0], [4, -4]]
-  )
-
-
-def test_attack_and_aggregate():
-  parts = _parts(
-    attack=byzjax.sign_flip(scale=2.0), aggregator=byzjax.coordinate_median()
-  )
-  state, _ = _start(parts)
-  aggregate, _, info = _stages.attack_and_aggregate(
-    parts, BATCH, state, COHORT, KEY
-  )
-  # The attacker sends -2 times the mean of the others, (-11, -4).
-  np.testing.assert_array_equal(aggregate, [3.0, 0.0])
-  np.testing.assert_allclose(info.error, np.hypot(2.5, 2.0), rtol=1e-6)
-  assert info.mask.all()
 
 
 @pytest.mark.parametrize(
-  'change, votes',
+  ('num_steps', 'is_byzantine', 'factor', 'params', 'loss'),
   [
-    ({}, True),
-    ({'attack': byzjax.alie()}, False),
-    ({'aggregator': byzjax.mean()}, False),
-    ({'codec': byzjax.scaled_sign_codec()}, False),
-    ({'cohort_size': 1000}, False),
+    (0, False, 1.0, 0.0, 0.0),
+    (1, False, 1.0, 0.5, 0.5),
+    (2, False, 1.0, 1.75, (0.5 + 2.5**2 / 2) / 2),
+    (2, True, 1.0, -1.75, (0.5 + 2.5**2 / 2) / 2),
+    (2, False, 2.0, 3.0, (0.5 + 2.0**2 / 2) / 2),
   ],
 )
-def test_words_are_counted_only_where_nobody_looks_inside(change, votes):
-  parts = _parts(codec=byzjax.sign_codec(), aggregator=byzjax.majority_vote())
-  assert _stages.votes_on_words(parts._replace(**change), COHORT) == votes
-  assert not _stages.votes_on_words(parts, ABSENT)
+def test_local_update(num_steps, is_byzantine, factor, params, loss):
+  end = _local_update(num_steps, is_byzantine, factor)
+  equal((end.params, end.loss), (params, loss))
+  assert end.aux is None
 
 
-def test_broadcast_and_server_step():
-  parts = _parts(server_codec=byzjax.sign_codec())
-  state, _ = _start(parts)
-  vector = jnp.zeros(parts.padded(2)).at[:2].set(jnp.array([0.3, -7.0]))
-  received, _, bits = _stages.broadcast(parts, vector, state, KEY)
-  np.testing.assert_array_equal(received[:2], [1, -1])
-  assert bits == 2
-  params, _ = _stages.server_step(parts, received, state)
-  np.testing.assert_array_equal(params, [0.5, -0.5])
+def test_statistics_of_a_preconditioner():
+  """The gradient, or the diagonal of the Hessian: exact for a quadratic."""
+
+  def quadratic(w, x):
+    return jnp.sum(jnp.array([1.0, 4.0]) * (w - x) ** 2) / 2
+
+  estimator = local.as_estimator(quadratic, name='a round')
+  context = local.LocalContext(jnp.zeros(2), KEY, 0)
+
+  def statistic(rule):
+    tx = byzjax.scale_by_preconditioner(rule, lower_bound=0.1)
+    of_batch = _local_work.statistic_of(quadratic, estimator, tx)
+    return jax.jit(of_batch)(jnp.full(2, 3.0), jnp.zeros(2), context)
+
+  equal(statistic('adam'), [3.0, 12.0])
+  equal(statistic('oasis'), [1.0, 4.0])
 
 
-def test_the_info_counts_honest_losses_and_those_who_send():
-  parts = _parts()
-  state, context = _start(parts, ABSENT)
-  output = WorkerOutput(jnp.array([5.0, 1.0, 2.0]), BATCH, (), (), ())
-  mask, error = jnp.array([True, True, False]), jnp.float32(2.0)
-  info = _engine.round_info(
+def test_attackers_may_leave_out_the_chain():
+  for byzantine_chain, expected in [(True, [[3], [4]]), (False, [[3], [2]])]:
+    parts = parts_of(
+      _local_work.Parts,
+      chain=optax.trace(1.0),
+      byzantine_chain=byzantine_chain,
+    )
+    messages, momentum = _local_work.worker_messages(
+      parts,
+      jnp.array([[1.0], [2.0]]),
+      optax.TraceState(jnp.array([[2.0], [2.0]])),
+      jnp.zeros(1),
+      jnp.array([False, True]),
+    )
+    equal(messages, jnp.float32(expected))
+    equal(momentum.trace, [[3.0], [4.0]])
+
+
+def test_states_are_averaged_and_counts_are_the_largest():
+  start = optax.ScaleByAdamState(jnp.zeros([], int), jnp.zeros(1), ())
+  ends = optax.ScaleByAdamState(
+    jnp.array([2, 5, 9]), jnp.array([[1.0], [3.0], [9.0]]), ()
+  )
+
+  def exchange(i, rows, state):
+    assert i == 0
+    return rows[:2].mean(axis=0), state + 1
+
+  class Context:
+    takes_part = jnp.array([True, True, False])
+    axis_name = None
+
+  average, states = _local_work._average(start, ends, [4], exchange, Context)
+  equal((average.count, average.mu[0]), (5, 2.0))
+  assert states == [5]
+
+
+# Replicas.
+
+
+def test_forces_are_added_to_gradients():
+  estimator = local.as_estimator(loss_fn, name='a round')
+  context = local.LocalContext(None, KEY, 0)
+  forced = _replicas._forced(estimator, lambda w: 10 * w)
+  loss, gradient = forced.estimate(jnp.array(3.0), jnp.array(1.0), context)
+  equal((loss, gradient), (2.0, 32.0))
+
+
+@pytest.mark.parametrize(
+  ('released', 'x'), [(False, 4 - 0.5 * (2 + 1.5)), (True, 7 - 0.5 * (2 + 3))]
+)
+def test_outer_step(released, x):
+  """g = (4 - 3) + 0.5 (4 - 2) = 2, m = 0.5 * 2 + 2 = 3; g + m / 2 or g + m."""
+  parts = parts_of(_parle.Parts, momentum=0.5, released=released)
+  row = _replicas.ReplicaRows(
+    params=jnp.array([4.0]),
+    average=jnp.array([3.0]),
+    momentum=jnp.array([2.0]),
+    end=jnp.array([7.0]),
+  )
+  step = _parle.outer_step(parts, 0.5, 0.5, jnp.array([2.0]), row)
+  equal(step, [[x], [3.0]])
+
+
+# Gossip.
+
+
+def test_byzantine_messages():
+  x = jnp.array([[1.0], [2.0], [3.0]])
+  mask = jnp.array([False, True, False])
+
+  def send(attack):
+    sent, _ = _sending.byzantine_messages(
+      attack,
+      x,
+      _sending.init(attack, x[0]),
+      is_byzantine=mask,
+      ids=jnp.arange(3),
+      key=KEY,
+    )
+    return sent
+
+  assert send(None) == _sending.Sent(x, x)
+  equal(send(byzjax.constant(value=9.0)).x, [[1.0], [9.0], [3.0]])
+  equal(send(gossip.alone(byzjax.sign_flip(own=True))).x, [[1], [-2], [3]])
+  edges = send(gossip.dissensus())
+  assert edges.x is x and edges.is_byzantine is mask
+
+
+@pytest.mark.parametrize(
+  ('adapts_first', 'expected'), [(True, [2.5, 5.5]), (False, [2.0, 6.0])]
+)
+def test_gossip_update_in_both_orders(adapts_first, expected):
+  """Half of the way to the mean of two, of (0, 4) + (1, 3)."""
+  parts = parts_of(
+    _gossip_step.Parts,
+    topology=topology.complete(2),
+    rule=gossip.plain(),
+    adapts_first=adapts_first,
+    consensus_at=lambda step: 0.5,
+  )
+  update = jax.jit(functools.partial(_gossip_step.gossip_update, parts))
+  x, usable, _ = update(
+    jnp.array([[0.0], [4.0]]),
+    jnp.array([[1.0], [3.0]]),
+    base.RoundState(jnp.zeros([], int), (), (), (), (), ()),
+    jnp.array([False, False]),
+    jnp.arange(2),
+    KEY,
+  )
+  equal(x[:, 0], expected)
+  assert usable.all()
+
+
+def test_consensus_is_of_finite_honest_nodes():
+  x = jnp.array([[0.0], [2.0], [jnp.nan], [100.0]])
+  honest = jnp.array([True, True, True, False])
+  consensus = jax.jit(_gossip_step.consensus_distance, static_argnums=2)
+  mean, distance = consensus(x, honest, None)
+  equal((mean[0], distance), (1.0, 1.0))
+
+
+# Modules.
+
+
+def test_modules_of_as_many_paths_are_one_group():
+  groups = _modular_work.groups_of(np.array([0, 1, 0, 2]))
+  assert [g.modules.tolist() for g in groups] == [[1, 2], [0]]
+  assert [g.senders.tolist() for g in groups] == [[[1], [3]], [[0, 2]]]
+
+
+def test_messages_of_a_path_are_by_level():
+  """Both modules of the path (1, 0) are pulled to the batch 3, at rate 1."""
+  parts = parts_of(
+    _modular_work.Parts, training=training(optax.sgd(1.0)), keeps=False
+  )
+  parts = parts._replace(
+    training=parts.training._replace(
+      estimator=local.as_estimator(
+        lambda path, x: loss_fn(path[0], x) + loss_fn(path[1], x), name='r'
+      )
+    )
+  )
+  output = _modular_work.local_update(
     parts,
-    context,
-    output,
-    byzjax.AggregationInfo(mask=mask, error=error),
-    jnp.array([64.0, 0.0, 64.0]),
-    jnp.float32(64.0),
+    jnp.array(1),
+    jnp.array(0),
+    (jnp.array([0.0, 1.0]), jnp.array([5.0])),
+    jnp.array([1, 0]),
+    _modular_work.ModularRows((), ()),
+    jnp.array([3.0]),
+    NOBODY,
+    KEY,
+    (),
   )
-  assert (info.loss, info.bits_up, info.bits_down) == (1.5, 128, 128)
-  np.testing.assert_array_equal(info.masked, [False, False, True])
-  assert info.num_nonfinite == 1 and info.aggregation_error == 2
+  equal(output.loss, 4.0)
+  equal(jnp.concatenate(output.messages), [1.0 - 3.0, 5.0 - 3.0])
 
 
-def test_what_has_coordinates_is_split_and_nothing_else():
-  specs = _engine.coordinate_specs(
-    lambda x: (x, jnp.zeros([]), jnp.zeros((3, *x.shape))),
-    64,
-    jnp.float32,
-    'workers',
+def test_modules_hear_of_their_paths_and_step():
+  """Module 0 has paths 0 and 2, module 1 has path 1, which is not there."""
+  server = layouts.attacked(byzjax.mean(), None)
+  groups = _modular_work.groups_of(np.array([0, 1, 0]))
+  aggregate = functools.partial(
+    _modular_server.aggregate, server, groups, 'a level'
   )
-  split, whole = jax.P('workers'), jax.P()
-  assert specs == (split, whole, jax.P(None, 'workers'))
-
-
-def test_a_round_is_its_stages_one_after_another():
-  parts = _parts(attack=byzjax.sign_flip(scale=2.0))
-  state, context = _start(parts)
-  assert isinstance(context, Context)
-  new, info = _engine.device_step(parts, state, BATCH, KEY, COHORT)
-  # The mean of (-11, -4), (3, 4) and (8, 0); half of it is the step.
-  np.testing.assert_allclose(new.params, [1.0, -1.0], atol=1e-6)
-  np.testing.assert_array_equal(new.workers, [1, 1, 1])
-  assert new.step == 1 and info.loss == 7.5
+  sent = jax.jit(aggregate)(
+    jnp.array([[1.0], [8.0], [3.0]]),
+    jax.vmap(server.init)(jnp.zeros([2, 1])),
+    KEY,
+    jnp.zeros(3, bool),
+    jnp.array([1.0, 0.0, 1.0]),
+  )
+  equal(sent.aggregates[0], [2.0])
+  equal(sent.counts, [2, 0])
+  modules, _ = _modular_server.module_step(
+    optax.with_extra_args_support(optax.sgd(0.5)),
+    True,
+    sent._replace(counts=jnp.array([4, 0])),
+    flat.row_layout(jnp.zeros([])),
+    jax.vmap(optax.sgd(0.5).init)(jnp.zeros(2)),
+    jnp.array([10.0, 20.0]),
+  )
+  equal(modules, [10.0 - 0.5 * 2.0 * 2.0, 20.0])
