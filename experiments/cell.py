@@ -240,18 +240,18 @@ def run_cell(
             )
           batch = cell.make_batch((pixels, targets))
         state, info = step(state, batch, round_key)
-        found = (
+        numbers = (
           info.loss,
           info.aggregation_error,
           info.bits_up,
           info.bits_down,
         )
-        return state, jnp.stack([jnp.asarray(x, jnp.float32) for x in found])
+        return state, jnp.stack([jnp.asarray(x, jnp.float32) for x in numbers])
 
       def add(i, carry):
         state, total = carry
-        state, found = one_round(i, state)
-        return state, total + found
+        state, numbers = one_round(i, state)
+        return state, total + numbers
 
       # A traced length: stretches of all lengths are one executable.
       state, total = jax.lax.fori_loop(0, length, add, (state, jnp.zeros(4)))
@@ -259,14 +259,14 @@ def run_cell(
       metrics = dict(zip(names, total / length))
       model = cell.model_of(state.params)
       for prefix, examples in sets.items():
-        found = models.evaluate(
+        scores = models.evaluate(
           graphdef,
           model,
           *examples,
           num_classes=rest.num_classes,
           scale=rest.scale,
         )
-        metrics |= {f'{prefix}{k}': v for k, v in found._asdict().items()}
+        metrics |= {f'{prefix}{k}': v for k, v in scores._asdict().items()}
         if cell.measure is not None:
           more = cell.measure(setting, state.params, *examples)
           metrics |= {f'{prefix}{k}': v for k, v in more.items()}

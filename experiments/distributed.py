@@ -176,15 +176,15 @@ def make_mesh(num_devices: int) -> jax.sharding.Mesh | None:
   each = num_devices // num_processes
   devices = []
   for process in range(num_processes):
-    found = [d for d in jax.devices() if d.process_index == process]
-    if len(found) < each:
+    own = [d for d in jax.devices() if d.process_index == process]
+    if len(own) < each:
       where = f'process {process}' if num_processes > 1 else 'this machine'
       raise ValueError(
-        f'--num_devices={num_devices} is more than the {len(found)} devices of'
+        f'--num_devices={num_devices} is more than the {len(own)} devices of'
         f' {where}'
         + (f' times {num_processes} processes' if num_processes > 1 else '')
       )
-    devices += found[:each]
+    devices += own[:each]
   # All of them go in the order that suits the network.
   some = None if num_devices == jax.device_count() else devices
   auto = (jax.sharding.AxisType.Auto,)

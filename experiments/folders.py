@@ -140,8 +140,8 @@ def make_table(title: str, rows: Rows) -> Table:
   series: dict[tuple, dict[Any, Rows]] = {}
   for row in rows:
     # Not a number would differ from itself.
-    found = [row.get(label, '-') for label in labels]
-    key = tuple(str(value) if value != value else value for value in found)
+    values = [row.get(label, '-') for label in labels]
+    key = tuple(str(value) if value != value else value for value in values)
     series.setdefault(key, {}).setdefault(row['seed'], []).append(row)
   runs = [run for seeds in series.values() for run in seeds.values()]
   x = None
@@ -154,8 +154,8 @@ def make_table(title: str, rows: Rows) -> Table:
 
 def values(rows: Rows, column: str) -> np.ndarray:
   """A column of metrics; what is not a number is missing."""
-  found = _column(rows, column)
-  return np.array([np.nan if isinstance(v, str) else float(v) for v in found])
+  entries = _column(rows, column)
+  return np.array([np.nan if isinstance(v, str) else float(v) for v in entries])
 
 
 def _column(rows: Rows, column: str) -> list[Any]:

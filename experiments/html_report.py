@@ -69,16 +69,16 @@ def facets(table: Table) -> dict[str, dict[str, tuple]]:
     i for i in range(len(table.labels)) if len({key[i] for key in keys}) > 1
   ]
   for cut in range(max(len(varying), 1)):
-    found: dict[str, dict[str, tuple]] = {}
+    charts: dict[str, dict[str, tuple]] = {}
     for key in keys:
       outer = _describe(table, key, varying[:cut])
-      names = found.setdefault(outer, {})
+      names = charts.setdefault(outer, {})
       inner = _describe(table, key, varying[cut:]) or table.title
       # What a name leaves out may be all that differs.
       names[', '.join(map(str, key)) if inner in names else inner] = key
-    if max(map(len, found.values())) <= _MAX_LINES:
+    if max(map(len, charts.values())) <= _MAX_LINES:
       break
-  return found
+  return charts
 
 
 def _describe(table: Table, key: tuple, places: Iterable[int]) -> str:
@@ -94,8 +94,8 @@ def _charts(table: Table) -> str:
   if table.x is None:
     return ''
   parts = []
-  found = facets(table)
-  for number, (title, names) in enumerate(found.items()):
+  charts_of = facets(table)
+  for number, (title, names) in enumerate(charts_of.items()):
     charts = {}
     for metric in table.metrics:
       lines = [
@@ -214,21 +214,21 @@ def _configs(configs: Mapping[str, Mapping[str, Any]]) -> str:
   return ''.join(parts)
 
 
-def page(found: Found, title: str = 'Results') -> str:
+def page(results: Found, title: str = 'Results') -> str:
   """The whole page."""
-  sections = [(t.title, _charts(t) + _results(t)) for t in found.tables]
-  if found.pictures:
+  sections = [(t.title, _charts(t) + _results(t)) for t in results.tables]
+  if results.pictures:
     pictures = (
       '<figure><img alt="" src="data:image/png;base64,'
       f'{base64.b64encode(content).decode()}"><figcaption>{html.escape(name)}'
       '</figcaption></figure>'
-      for name, content in found.pictures.items()
+      for name, content in results.pictures.items()
     )
     grid = f'<div class="pictures">{"".join(pictures)}</div>'
     sections.append(('Pictures', grid))
-  if found.configs:
+  if results.configs:
     note = '<p>Marked (≠): what differs between the folders of a table.</p>'
-    sections.append(('Configurations', note + _configs(found.configs)))
+    sections.append(('Configurations', note + _configs(results.configs)))
   links = ''.join(
     f'<a href="#s{i}">{html.escape(name)}</a>'
     for i, (name, _) in enumerate(sections)
@@ -251,11 +251,11 @@ def main(argv: Sequence[str]) -> None:
   try:
     if path.suffix != '.html':
       raise ValueError(f'--output={path} must end in .html')
-    found = folders.find(argv[1:])
+    results = folders.find(argv[1:])
     if FLAGS.tensorboard:
-      event_files.write(found.tables, pathlib.Path(FLAGS.tensorboard))
+      event_files.write(results.tables, pathlib.Path(FLAGS.tensorboard))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(found, FLAGS.title))
+    path.write_text(page(results, FLAGS.title))
   except (OSError, ValueError) as error:
     sys.exit(f'report: {error}')
   print(f'{path}: {path.stat().st_size / 1e6:.1f} MB')

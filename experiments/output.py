@@ -75,15 +75,15 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
   """
   path = folder / 'config.json'
   try:
-    found = json.loads(path.read_text())
+    config = json.loads(path.read_text())
   except ValueError as error:
     raise ValueError(f'--resume: {path} is damaged: {error}') from error
-  if not isinstance(found, dict):
+  if not isinstance(config, dict):
     raise ValueError(f'--resume: {path} is damaged: it is not a JSON object')
-  if found.get('program') == 'train' and isinstance(found.get('rounds'), int):
+  if config.get('program') == 'train' and isinstance(config.get('rounds'), int):
     # Older ones do not have it.
-    found.setdefault('schedule_rounds', found['rounds'])
-  return found
+    config.setdefault('schedule_rounds', config['rounds'])
+  return config
 
 
 def check_program(
@@ -108,14 +108,14 @@ def check_same(
   Raises:
     ValueError: if it has other flags, but for those that may be larger here.
   """
-  found = read_config(folder)
-  check_program(folder, found, config.get('program'))
+  before = read_config(folder)
+  check_program(folder, before, config.get('program'))
   differing = [
-    f'--{key} is {found.get(key)!r} there and {config.get(key)!r} here'
+    f'--{key} is {before.get(key)!r} there and {config.get(key)!r} here'
     + (' (it may only grow)' if key == may_grow else '')
-    for key in sorted({*found, *config} - {*_MAY_DIFFER})
-    if found.get(key) != config.get(key)
-    and not (key == may_grow and config[key] > found.get(key, math.inf))
+    for key in sorted({*before, *config} - {*_MAY_DIFFER})
+    if before.get(key) != config.get(key)
+    and not (key == may_grow and config[key] > before.get(key, math.inf))
   ]
   if differing:
     who = 'every process' if jax.process_index() > 0 else '--resume'
@@ -123,7 +123,7 @@ def check_same(
       f'{who} needs the flags of the run in {folder}, but'
       f' {", ".join(differing)}'
     )
-  return found
+  return before
 
 
 def open_folder(
@@ -139,9 +139,9 @@ def open_folder(
   path = folder / 'config.json'
   of_several = jax.process_index() > 0
   if path.exists():
-    found = check_same(folder, config, None if of_several else may_grow)
-    if may_grow and config[may_grow] != found[may_grow]:
-      _write_config(path, found | {may_grow: config[may_grow]})
+    before = check_same(folder, config, None if of_several else may_grow)
+    if may_grow and config[may_grow] != before[may_grow]:
+      _write_config(path, before | {may_grow: config[may_grow]})
   elif of_several:
     raise ValueError(
       f'process 0 has written {path}, but it is not here: all processes need'
@@ -261,11 +261,11 @@ def read_metrics(
   rows = read_whole_rows(path)[0] if path.exists() else []
   whole: list[dict] = []
   for done in rounds:
-    found = rows[len(whole) : len(whole) + len(seeds)]
-    names = [(row.get('round'), row.get('seed')) for row in found]
+    of_round = rows[len(whole) : len(whole) + len(seeds)]
+    names = [(row.get('round'), row.get('seed')) for row in of_round]
     if names != [(str(done), str(seed)) for seed in seeds]:
       break
-    whole += found
+    whole += of_round
   return whole
 
 
@@ -281,10 +281,10 @@ def save_checkpoint(folder: pathlib.Path, step: int, state: Any) -> None:
       with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path, state)
     except ValueError as error:  # How it says that a disk is full.
-      found = re.search(r'([^:]*) \[os_error_code=', str(error))
-      if not found:
+      cause = re.search(r'([^:]*) \[os_error_code=', str(error))
+      if not cause:
         raise
-      raise OSError(found[1].strip()) from error
+      raise OSError(cause[1].strip()) from error
     finally:
       logging.set_verbosity(verbosity)
     if jax.process_index() == 0:
@@ -312,12 +312,12 @@ def restore_checkpoint(
   Raises:
     ValueError: if it cannot be read, with what to delete to fall back.
   """
-  found = _checkpoints(folder)
-  accepted = [step for step, _ in found if accepts(step)]
+  checkpoints = _checkpoints(folder)
+  accepted = [step for step, _ in checkpoints if accepts(step)]
   newest = accepted[-1] if accepted else 0
   restored = None
   if accepted:
-    path = dict(found)[newest]
+    path = dict(checkpoints)[newest]
     like = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
       like,
@@ -333,7 +333,7 @@ def restore_checkpoint(
         f' ({type(error).__name__}: {str(error).splitlines()[0]})'
       ) from error
   if jax.process_index() == 0:
-    for step, path in found:
+    for step, path in checkpoints:
       if step > newest:
         shutil.rmtree(path)
   return restored
@@ -347,5 +347,5 @@ def steps(folder: pathlib.Path) -> list[int]:
 def _checkpoints(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
   # Orbax writes under another name and renames, so digits mean complete.
   root = folder.absolute() / 'checkpoints'
-  found = root.iterdir() if root.exists() else ()
-  return sorted((int(p.name), p) for p in found if p.name.isdigit())
+  paths = root.iterdir() if root.exists() else ()
+  return sorted((int(p.name), p) for p in paths if p.name.isdigit())

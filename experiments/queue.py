@@ -97,7 +97,7 @@ def _read(
   has none.
   """
   place = {tuple(map(str, job.key.values())): i for i, job in enumerate(jobs)}
-  found: dict[int, report.Rows] = {}
+  by_job: dict[int, report.Rows] = {}
   for path in paths or [folder / 'results.csv', *_parts(folder)]:
     if not path.exists():
       continue
@@ -118,8 +118,8 @@ def _read(
     if torn:
       here.pop(i, None)  # The job that it is of is done again.
     # Parts that were put together, and not removed any more, are no news.
-    found = {**here, **found}
-  return found
+    by_job = {**here, **by_job}
+  return by_job
 
 
 def _in_order(rows: Mapping[int, report.Rows]) -> report.Rows:

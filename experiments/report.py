@@ -88,11 +88,11 @@ def select(rows: Rows, **labels: Any) -> Rows:
 def tuned(rows: Rows, name: str) -> Rows:
   """The rows of the value of a grid that is best on the validation split."""
   values = dict.fromkeys(row[name] for row in rows)
-  found = {value: select(rows, **{name: value}) for value in values}
+  by_value = {value: select(rows, **{name: value}) for value in values}
   best = max(
-    values, key=lambda v: final(found[v], 'validation_accuracy').mean()
+    values, key=lambda v: final(by_value[v], 'validation_accuracy').mean()
   )
-  return found[best]
+  return by_value[best]
 
 
 def pivot(cells: Mapping[tuple[str, str], np.ndarray], digits: int = 1) -> str:

@@ -18,10 +18,10 @@ def adopt(folder: pathlib.Path, program: str, names: Iterable[str]) -> None:
     ValueError: if there is no run of the program in the folder.
   """
   output.check_root(folder, resume=True)
-  found = output.read_config(folder)
-  output.check_program(folder, found, program)
-  for name in sorted(({*names} & {*found}) - {'program'}):
-    flag, value = FLAGS[name], found[name]
+  config = output.read_config(folder)
+  output.check_program(folder, config, program)
+  for name in sorted(({*names} & {*config}) - {'program'}):
+    flag, value = FLAGS[name], config[name]
     if flag.present or not flag.using_default_value:
       continue
     try:

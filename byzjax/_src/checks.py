@@ -279,12 +279,12 @@ def check_messages(name: str, messages: Any, params: Any = None) -> None:
   num_workers(f'{name}: messages', messages)
   if params is None:
     return
-  found: Any = jax.tree.structure(messages)
+  treedef: Any = jax.tree.structure(messages)
   wanted: Any = jax.tree.structure(params)
-  if found != wanted:
+  if treedef != wanted:
     raise ValueError(
       f'{name} needs messages with the structure of the parameters, {wanted},'
-      f' got {found}'
+      f' got {treedef}'
     )
   leaves = jax.tree.leaves_with_path(messages)
   for (path, leaf), param in zip(leaves, jax.tree.leaves(params)):

@@ -105,7 +105,7 @@ ValueAndGrad = (
 
 
 class Estimate(NamedTuple):
-  """What an estimator found, whether it has an auxiliary output or not."""
+  """The result of an estimator, whether it has an auxiliary output or not."""
 
   loss: jax.Array
   gradient: base.Params
@@ -212,8 +212,8 @@ def as_estimator(
     )
 
     def value(params, batch, context):
-      found = loss_and_aux(name, objective, params, batch, context)
-      return joined(objective, *found)
+      output = loss_and_aux(name, objective, params, batch, context)
+      return joined(objective, *output)
 
     return GradientEstimator(
       jax.value_and_grad(value, has_aux=objective.has_aux),
@@ -245,14 +245,14 @@ def as_estimator(
   given = value_and_grad
 
   def checked(params, batch, context):
-    found = given.estimate(params, batch, context)
-    if not isinstance(found, tuple) or len(found) != 2:
+    output = given.estimate(params, batch, context)
+    if not isinstance(output, tuple) or len(output) != 2:
       raise ValueError(
         f'{name} needs value_and_grad to return a pair with the gradient'
-        f' second, got {loss_forms.form(found)}'
+        f' second, got {loss_forms.form(output)}'
       )
-    loss_forms.split_value(name, 'value_and_grad', found[0], given.has_aux)
-    return found
+    loss_forms.split_value(name, 'value_and_grad', output[0], given.has_aux)
+    return output
 
   return given._replace(estimate=checked)
 
@@ -265,8 +265,8 @@ def loss_and_aux(
   context: LocalContext,
 ) -> tuple[jax.Array, Any]:
   """The loss, and its auxiliary output or None."""
-  found = objective.loss(params, batch, context)
-  return loss_forms.split_value(name, 'loss_fn', found, objective.has_aux)
+  output = objective.loss(params, batch, context)
+  return loss_forms.split_value(name, 'loss_fn', output, objective.has_aux)
 
 
 def joined(of: Objective | GradientEstimator, loss: jax.Array, aux: Any) -> Any:

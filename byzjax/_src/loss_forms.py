@@ -38,28 +38,28 @@ def check_signature(name: str, loss_fn: Any, needs_key: bool) -> None:
 
 
 def split_value(
-  name: str, argument: str, found: Any, has_aux: bool | None
+  name: str, argument: str, value: Any, has_aux: bool | None
 ) -> tuple[jax.Array, Any]:
   """A result as `(loss, aux or None)`; ValueError if it has another form.
 
   `has_aux` is None for what never takes an auxiliary output.
   """
   if not has_aux:
-    if isinstance(found, tuple):
+    if isinstance(value, tuple):
       hint = ''
       if has_aux is not None:
         hint = ': where it gives (loss, aux), pass has_aux=True'
       raise ValueError(
         f'{name} needs {argument} to give a scalar loss, got'
-        f' {form(found)}{hint}'
+        f' {form(value)}{hint}'
       )
-    loss, aux = found, None
-  elif isinstance(found, tuple) and len(found) == 2:
-    loss, aux = found
+    loss, aux = value, None
+  elif isinstance(value, tuple) and len(value) == 2:
+    loss, aux = value
   else:
     raise ValueError(
       f'{name} needs {argument} to give (loss, aux) where has_aux=True, got'
-      f' {form(found)}'
+      f' {form(value)}'
     )
   if not _is_real_scalar(loss):
     raise ValueError(

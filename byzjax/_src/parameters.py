@@ -48,9 +48,9 @@ def check_whole_state(name: str, argument: str, model: Any) -> None:
   for part in jax.tree.leaves(model, is_leaf=is_part):
     if isinstance(part, nnx.Module):
       rest = nnx.split(part, nnx.Param, ...)[2]
-      found = {type(leaf).__name__ for _, leaf in nnx.to_flat_state(rest)}
-      owner = type(part).__name__ if found else owner
-      others |= found
+      kinds = {type(leaf).__name__ for _, leaf in nnx.to_flat_state(rest)}
+      owner = type(part).__name__ if kinds else owner
+      others |= kinds
     elif isinstance(part, nnx.Variable) and not isinstance(part, nnx.Param):
       others.add(type(part).__name__)
   if others:

@@ -59,18 +59,18 @@ def grid_paths(num_modules: Sequence[int]) -> np.ndarray:
 
 def check_paths(name: str, paths: np.ndarray) -> tuple[np.ndarray, list[int]]:
   """The paths as int32 `[P, L]`, and K_l of each level, or a ValueError."""
-  found = np.asarray(paths)
+  array = np.asarray(paths)
   if (
-    found.ndim != 2
-    or not found.size
-    or not np.issubdtype(found.dtype, np.integer)
+    array.ndim != 2
+    or not array.size
+    or not np.issubdtype(array.dtype, np.integer)
   ):
     raise ValueError(
       f'{name} needs paths to be integers [num_paths, num_levels], got'
-      f' {found.dtype}{list(found.shape)}'
+      f' {array.dtype}{list(array.shape)}'
     )
   counts = []
-  for level, column in enumerate(found.T):
+  for level, column in enumerate(array.T):
     modules = np.unique(column)
     if not np.array_equal(modules, np.arange(modules.size)):
       raise ValueError(
@@ -78,23 +78,23 @@ def check_paths(name: str, paths: np.ndarray) -> tuple[np.ndarray, list[int]]:
         f' from 0, got {modules.tolist()} in level {level}'
       )
     counts.append(int(modules.size))
-  return found.astype(np.int32), counts
+  return array.astype(np.int32), counts
 
 
 def check_modules(name: str, params: base.Params, counts: list[int]) -> None:
   """Raises ValueError unless `params` has these levels of modules."""
   if not isinstance(params, tuple) or len(params) != len(counts):
-    found = len(params) if isinstance(params, tuple) else type(params).__name__
+    form = len(params) if isinstance(params, tuple) else type(params).__name__
     raise ValueError(
       f'{name} needs params to be a tuple of {len(counts)} levels, as paths'
-      f' have, got {found}'
+      f' have, got {form}'
     )
   for level, (modules, count) in enumerate(zip(params, counts)):
-    found = checks.num_workers(f'{name}: level {level} of params', modules)
-    if found != count:
+    rows = checks.num_workers(f'{name}: level {level} of params', modules)
+    if rows != count:
       raise ValueError(
         f'{name} needs params of level {level} to have leaves [{count}, ...], a'
-        f' row for each of its modules, got {found} rows'
+        f' row for each of its modules, got {rows} rows'
       )
 
 

@@ -40,11 +40,11 @@ def stack(messages: Sequence[base.Aggregate]) -> base.Messages:
     )
   structure, shapes = checks.signature(messages[0])
   for i, message in enumerate(messages):
-    found, found_shapes = checks.signature(message)
-    if found != structure:
+    treedef, found_shapes = checks.signature(message)
+    if treedef != structure:
       raise ValueError(
         'stack needs messages that are trees alike, got the structure'
-        f' {found} in messages[{i}] and {structure} in messages[0]'
+        f' {treedef} in messages[{i}] and {structure} in messages[0]'
       )
     if found_shapes != shapes:
       raise ValueError(

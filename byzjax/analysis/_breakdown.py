@@ -78,9 +78,9 @@ def breakdown_point(
 
   Example:
     >>> import byzjax, jax
-    >>> found = byzjax.analysis.breakdown_point(
+    >>> point = byzjax.analysis.breakdown_point(
     ...   byzjax.coordinate_median(), num_workers=5, key=jax.random.key(0))
-    >>> found.num_byzantine, found.exponents.round(1).tolist()
+    >>> point.num_byzantine, point.exponents.round(1).tolist()
     (3, [0.0, 0.0, 1.0, 1.0, 1.0])
   """
   name = 'breakdown_point'

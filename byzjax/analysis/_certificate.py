@@ -168,19 +168,19 @@ def _facts_of(parts, entries, n, f, legal, kappa):
   if not entries:
     return ('nothing is known about this rule',)
   *stages, last = parts
-  found: list[str] = []
+  facts: list[str] = []
   if legal and kappa is None and not all(part.is_default() for part in parts):
-    found.append('no bound is proved for these arguments')
+    facts.append('no bound is proved for these arguments')
   # What holds for a rule alone does not behind stages that change messages.
   shown = zip(stages, entries) if stages else zip(parts, entries)
-  found += [
+  facts += [
     fact for part, entry in shown for fact in entry.of(part.is_default())
   ]
   if stages:
-    found.append(f'{last.name}, of what it is given: see its own certificate')
+    facts.append(f'{last.name}, of what it is given: see its own certificate')
   elif last.name == 'monna' and legal:
-    found = [*_monna(last, n, f), *found]
-  return tuple(found)
+    facts = [*_monna(last, n, f), *facts]
+  return tuple(facts)
 
 
 def _arguments(rule, parts):

@@ -167,7 +167,7 @@ def _both(one, units, other, other_units, widths):
 
 def _place(part, units, widths):
   """A network at these hidden units of a wider one, the others all zero."""
-  found = []
+  layers = []
   for number, (kernel, bias) in enumerate(part):
     if number > 0:
       shape = (widths[number - 1], kernel.shape[1])
@@ -179,8 +179,8 @@ def _place(part, units, widths):
         .set(x)
         for x in (kernel, bias)
       )
-    found.append((kernel, bias))
-  return tuple(found)
+    layers.append((kernel, bias))
+  return tuple(layers)
 
 
 def _mute(part):

@@ -70,9 +70,9 @@ def dropout_stability(
     >>> def loss_fn(layers):
     ...   (kernel, bias), (top, top_bias) = layers
     ...   return jnp.sum(jax.nn.relu(kernel[0] + bias) @ top + top_bias)
-    >>> found = byzjax.analysis.dropout_stability(
+    >>> stability = byzjax.analysis.dropout_stability(
     ...   loss_fn, layers, num_kept=3, key=jax.random.key(0))
-    >>> print(found.loss, found.max < 1e-5)  # equal units
+    >>> print(stability.loss, stability.max < 1e-5)  # equal units
     5.0 True
   """
   checks.check_count('dropout_stability', 'num_draws', num_draws, 1)

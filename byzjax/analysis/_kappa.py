@@ -116,10 +116,10 @@ def empirical_kappa(
 
   Example:
     >>> import byzjax, jax
-    >>> found = byzjax.analysis.empirical_kappa(
+    >>> worst = byzjax.analysis.empirical_kappa(
     ...   byzjax.trimmed_mean(num_byzantine=1), num_workers=5, num_byzantine=1,
     ...   num_draws=32, num_steps=20, key=jax.random.key(0))
-    >>> print(f'{found.kappa:.3f}')
+    >>> print(f'{worst.kappa:.3f}')
     0.333
   """
   name, n = 'empirical_kappa', num_workers
@@ -158,10 +158,10 @@ def _search(aggregator, num_steps, placed, key):
     )
     return Placement(rows, is_honest, key, value)
 
-  found = climb(ratio, jax.vmap(ascend)(*placed), key, num_steps)
-  best = jnp.argmax(found.value)
+  climbed = climb(ratio, jax.vmap(ascend)(*placed), key, num_steps)
+  best = jnp.argmax(climbed.value)
   return EmpiricalKappa(
-    found.value[best], found.rows[best], found.is_honest[best]
+    climbed.value[best], climbed.rows[best], climbed.is_honest[best]
   )
 
 
@@ -193,34 +193,34 @@ def start(
 
 
 def climb(
-  ratio: Ratio, found: Placement, key: jax.Array, num_steps: int
+  ratio: Ratio, placements: Placement, key: jax.Array, num_steps: int
 ) -> Placement:
   """Random steps uphill, for what a gradient does not see: where rules jump.
 
   Every placement moves some of its rows by a random length, and back unless
   that is better. From time to time the better half of an island takes the place
-  of the other. `found` has a leading axis of placements.
+  of the other. Leaves of `placements` are `[num_placements, ...]`.
   """
-  num_placements, n, d = found.rows.shape
+  num_placements, n, d = placements.rows.shape
   index = jnp.arange(num_placements)
   island = index // _ISLAND
 
-  def step(found, t):
+  def step(placements, t):
     noise = jax.random.normal(
       jax.random.fold_in(key, t), (num_placements, n, d + 2)
     )
     lengths = 10 ** (noise[:, :1, d + 1 :] - 1.75)
     moves = jnp.where(noise[..., d : d + 1] > 0, noise[..., :d], 0)
-    rows = found.rows + lengths * moves
-    values = jax.vmap(ratio)(rows, found.is_honest, found.key)
-    better = values > found.value  # False for NaN
-    found = found._replace(
-      rows=jnp.where(better[:, None, None], rows, found.rows),
-      value=jnp.where(better, values, found.value),
+    rows = placements.rows + lengths * moves
+    values = jax.vmap(ratio)(rows, placements.is_honest, placements.key)
+    better = values > placements.value  # False for NaN
+    placements = placements._replace(
+      rows=jnp.where(better[:, None, None], rows, placements.rows),
+      value=jnp.where(better, values, placements.value),
     )
-    order = jnp.lexsort((-found.value, island))
+    order = jnp.lexsort((-placements.value, island))
     order = order[island * _ISLAND + index % _ISLAND // 2]
     kept = jnp.where(t % 32 == 31, order, index)
-    return jax.tree.map(lambda x: x[kept], found), None
+    return jax.tree.map(lambda x: x[kept], placements), None
 
-  return jax.lax.scan(step, found, jnp.arange(num_steps))[0]
+  return jax.lax.scan(step, placements, jnp.arange(num_steps))[0]

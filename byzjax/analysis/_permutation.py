@@ -41,8 +41,8 @@ def match_permutation(
     >>> layers = ((jax.random.normal(key, (3, 4)), jnp.zeros(4)),
     ...           (jax.random.normal(key, (4, 2)), jnp.zeros(2)))
     >>> moved = byzjax.analysis.permute_units(layers, [jnp.array([2, 0, 3, 1])])
-    >>> (found,) = byzjax.analysis.match_permutation(layers, moved)
-    >>> found.tolist()
+    >>> (order,) = byzjax.analysis.match_permutation(layers, moved)
+    >>> order.tolist()
     [1, 3, 0, 2]
   """
   name = 'match_permutation'
@@ -65,11 +65,11 @@ def match_permutation(
   )
 
   def sweep(permutations):
-    found = list(permutations)
+    chosen = list(permutations)
     for level, width in enumerate(widths):
       # All but this layer in its order; then one product per pair of units.
-      found[level] = jnp.arange(width, dtype=jnp.int32)
-      moved = _units.select(b, found)
+      chosen[level] = jnp.arange(width, dtype=jnp.int32)
+      moved = _units.select(b, chosen)
       (below_a, bias_a), (above_a, _) = a[level], a[level + 1]
       (below_b, bias_b), (above_b, _) = moved[level], moved[level + 1]
       similarity = (
@@ -77,8 +77,8 @@ def match_permutation(
         + bias_a[:, None] * bias_b[None]
         + jnp.matmul(above_a, above_b.T, precision='highest')
       )
-      found[level] = _assignment.linear_assignment(-similarity)
-    return tuple(found)
+      chosen[level] = _assignment.linear_assignment(-similarity)
+    return tuple(chosen)
 
   def distance(permutations):
     moved = _units.select(b, permutations)
@@ -90,11 +90,11 @@ def match_permutation(
 
   def improve(state):
     count, permutations, least, _ = state
-    found = sweep(permutations)
-    now = distance(found)
+    swept = sweep(permutations)
+    now = distance(swept)
     is_better = now < least
     kept = jax.tree.map(
-      lambda new, old: jnp.where(is_better, new, old), found, permutations
+      lambda new, old: jnp.where(is_better, new, old), swept, permutations
     )
     return count + 1, kept, jnp.where(is_better, now, least), is_better
 

@@ -107,15 +107,15 @@ def drop_units(layers: Layers, keep: Sequence[jax.Array]) -> Layers:
 
 def drop_from(layers: Layers, keep: Sequence[jax.Array], level: int) -> Layers:
   """Drops units of the hidden layers from number `level` on, and rescales."""
-  found = [layers[0]]
+  dropped = [layers[0]]
   for number, (units, (kernel, bias)) in enumerate(zip(keep, layers[1:])):
     if number >= level:
       width = kernel.shape[0]
       is_kept = jnp.zeros((width, 1), bool).at[units].set(True)
       # By selection: what is dropped may be infinite.
       kernel = jnp.where(is_kept, kernel * (width / units.shape[0]), 0)
-    found.append((kernel, bias))
-  return tuple(found)
+    dropped.append((kernel, bias))
+  return tuple(dropped)
 
 
 def permute_units(layers: Layers, permutations: Sequence[jax.Array]) -> Layers:
@@ -153,14 +153,14 @@ def permute_units(layers: Layers, permutations: Sequence[jax.Array]) -> Layers:
 
 def select(layers: Layers, units: Sequence[jax.Array]) -> Layers:
   """The network of some hidden units, in this order, without rescaling."""
-  found = []
+  selected = []
   for number, (kernel, bias) in enumerate(layers):
     if number > 0:
       kernel = kernel[units[number - 1]]
     if number < len(units):
       kernel, bias = kernel[:, units[number]], bias[units[number]]
-    found.append((kernel, bias))
-  return tuple(found)
+    selected.append((kernel, bias))
+  return tuple(selected)
 
 
 def hidden_widths(
@@ -206,11 +206,11 @@ def check_keep(
   for units, width in zip(keep, widths):
     if isinstance(units, jax.core.Tracer):
       continue
-    found = np.asarray(units)
-    if len(set(found.tolist())) < len(found) or not np.all(
-      (found >= 0) & (found < width)
+    indices = np.asarray(units)
+    if len(set(indices.tolist())) < len(indices) or not np.all(
+      (indices >= 0) & (indices < width)
     ):
       raise ValueError(
         f'{name} needs {what} to hold distinct numbers from 0 to {width - 1},'
-        f' got {found}'
+        f' got {indices}'
       )

@@ -87,9 +87,9 @@ def sample_arrangements(
 
   sides = _problem.sizes(epsilon, x)
   drawn = _draw(x, key, sides, num_samples, num_perturbations)
-  found = np.asarray(drawn).reshape(-1, x.shape[0])
-  _, first = np.unique(found, axis=0, return_index=True)
-  return found[np.sort(first)]
+  patterns = np.asarray(drawn).reshape(-1, x.shape[0])
+  _, first = np.unique(patterns, axis=0, return_index=True)
+  return patterns[np.sort(first)]
 
 
 @functools.partial(

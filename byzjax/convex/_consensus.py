@@ -206,7 +206,9 @@ def _run(
       blocks=jnp.broadcast_to(blocks, workers.blocks.shape)
     )
     workers = jax.vmap(
-      lambda own, found: _iteration.dual_step(own, found, loss, ratio)
+      lambda own, predictions: _iteration.dual_step(
+        own, predictions, loss, ratio
+      )
     )(workers, image)
     return ConsensusState(state.step + 1, blocks, workers, server_state)
 

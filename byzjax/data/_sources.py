@@ -150,10 +150,10 @@ def _read_split(
   is_encoded = isinstance(image, tfds.features.Image)
   is_image = is_encoded or isinstance(image, tfds.features.Tensor)
   if not (is_image and isinstance(label, tfds.features.ClassLabel)):
-    found = ', '.join(f'{k}: {type(v).__name__}' for k, v in features.items())
+    kinds = ', '.join(f'{k}: {type(v).__name__}' for k, v in features.items())
     raise ValueError(
       f'load: name={name!r} must have the features image: Image (or Tensor) '
-      f'and label: ClassLabel, got {found}.'
+      f'and label: ClassLabel, got {kinds}.'
     )
   if split.partition('[')[0] not in builder.info.splits:
     raise ValueError(

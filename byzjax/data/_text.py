@@ -134,9 +134,9 @@ def _read_splits(
 
   features = dict(builder.info.features.items())
   if not isinstance(features.get('text'), tfds.features.Text):
-    found = ', '.join(f'{k}: {type(v).__name__}' for k, v in features.items())
+    kinds = ', '.join(f'{k}: {type(v).__name__}' for k, v in features.items())
     raise ValueError(
-      f'load_text: name={name!r} must have the feature text: Text, got {found}.'
+      f'load_text: name={name!r} must have the feature text: Text, got {kinds}.'
     )
   if not {'train', 'test'} <= set(builder.info.splits):
     raise ValueError(

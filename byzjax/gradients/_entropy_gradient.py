@@ -153,9 +153,9 @@ def entropy_gradient(
 
 
 def _check_batch(batch: Any, num_steps: int) -> None:
-  found = checks.num_workers(f'{_NAME}: batch', batch)
-  if found != num_steps:
+  rows = checks.num_workers(f'{_NAME}: batch', batch)
+  if rows != num_steps:
     raise ValueError(
       f'{_NAME} needs batch leaves [num_steps, ...], a slice for each of'
-      f' num_steps={num_steps} steps, got {found}'
+      f' num_steps={num_steps} steps, got {rows}'
     )

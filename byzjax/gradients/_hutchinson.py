@@ -49,9 +49,9 @@ def hutchinson_diagonal(
     v = layout.unravel(draws.draw(jax.random.rademacher, key, like))
 
     def of_batch(w):
-      found = loss_fn(w, batch)
+      value = loss_fn(w, batch)
       return loss_forms.split_value(
-        'hutchinson_diagonal', 'loss_fn', found, None
+        'hutchinson_diagonal', 'loss_fn', value, None
       )[0]
 
     gradient = jax.grad(of_batch)

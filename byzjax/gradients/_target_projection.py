@@ -175,18 +175,18 @@ def target_projection(
     gradient = model
     for group in groups_of(layers[:-1]):
       if isinstance(group[0].stage, RecurrentStage):
-        h, found = _through_time(model, group, errors, h, labels)
+        h, gradients = _through_time(model, group, errors, h, labels)
       else:
-        h, found = _at_once(model, group[0], errors, h, labels)
-      for layer, own in zip(group, found):
+        h, gradients = _at_once(model, group[0], errors, h, labels)
+      for layer, own in zip(group, gradients):
         gradient = gradient.replace(layer, own)
-      h = _once_known(h, found)
+      h = _once_known(h, gradients)
     last = layers[-1]
 
     def of_last(own):
-      found = output_loss(model.apply(last, own, h), labels)
-      loss_forms.split_value(_NAME, 'output_loss', found, has_aux)
-      return found
+      value = output_loss(model.apply(last, own, h), labels)
+      loss_forms.split_value(_NAME, 'output_loss', value, has_aux)
+      return value
 
     value, own = jax.value_and_grad(of_last, has_aux=has_aux)(model.own(last))
     return value, gradient.replace(last, own).params()

@@ -150,12 +150,12 @@ def features_and_classifier(graphdef: nnx.GraphDef) -> tuple[Apply, Apply]:
 
   def method(params: Params, name: str) -> Callable[[jax.Array], jax.Array]:
     model = nnx.merge(graphdef, params)
-    if not callable(found := getattr(model, name, None)):
+    if not callable(bound := getattr(model, name, None)):
       raise ValueError(
         'features_and_classifier: the model must have the methods features and '
         f'classify, got {type(model).__name__} without {name}.'
       )
-    return found
+    return bound
 
   def features(params: Params, x: jax.Array) -> jax.Array:
     return method(params, 'features')(x)

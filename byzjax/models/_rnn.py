@@ -120,11 +120,11 @@ class RNN(nnx.Module):
     states = [layer.start(x.shape[0]) for layer in self.layers]
 
     def step(states, x):
-      found = []
+      outputs = []
       for layer, h in zip(self.layers, states):
         x = layer(x, h)
-        found.append(x)
-      return found, None
+        outputs.append(x)
+      return outputs, None
 
     states, _ = lax.scan(step, states, jnp.moveaxis(x, 1, 0))
     return states[-1]

@@ -144,10 +144,10 @@ def fedbr(
 
 def _parts(params: Any) -> tuple[base.Params, base.Params]:
   if not isinstance(params, dict) or set(params) != {'model', 'projection'}:
-    found = sorted(params) if isinstance(params, dict) else type(params)
+    keys = sorted(params) if isinstance(params, dict) else type(params)
     raise ValueError(
       "fedbr needs params to be {'model': ..., 'projection': ...}, got"
-      f' {found}'
+      f' {keys}'
     )
   return params['model'], params['projection']
 

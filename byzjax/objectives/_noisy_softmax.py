@@ -215,10 +215,10 @@ def _check_shapes(name, features, weights, bias, labels):
   fits = [len(shape) for shape in shapes] == [2, 2, 1]
   fits = fits and shapes[0] == (*shapes[2], shapes[1][0])
   if not fits or (bias is not None and jnp.shape(bias) != shapes[1][1:]):
-    found = [shapes[0], shapes[1], bias if bias is None else jnp.shape(bias)]
+    given = [shapes[0], shapes[1], bias if bias is None else jnp.shape(bias)]
     raise ValueError(
       f'{name} needs features [B, d], weights [d, C], bias [C] or None and'
-      f' labels [B], got {", ".join(map(str, [*found, shapes[2]]))}'
+      f' labels [B], got {", ".join(map(str, [*given, shapes[2]]))}'
     )
   if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
     raise ValueError(

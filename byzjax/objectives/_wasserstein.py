@@ -80,8 +80,8 @@ def wasserstein(
     inputs, labels = batch
 
     def of(params, batch):
-      found = plain(params, batch, *key)
-      return loss_forms.split_value(name, 'loss_fn', found, has_aux)
+      output = plain(params, batch, *key)
+      return loss_forms.split_value(name, 'loss_fn', output, has_aux)
 
     moved = wasserstein_inputs(
       lambda params, batch: of(params, batch)[0],
@@ -162,8 +162,8 @@ def input_gradients(name, loss_fn, params, labels):
 
   def gradient(inputs):
     def mean_loss(x):
-      found = loss_fn(params, (x, labels))
-      return loss_forms.split_value(name, 'loss_fn', found, None)[0]
+      value = loss_fn(params, (x, labels))
+      return loss_forms.split_value(name, 'loss_fn', value, None)[0]
 
     return len(inputs) * jax.grad(mean_loss)(inputs)
 

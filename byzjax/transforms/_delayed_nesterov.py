@@ -130,8 +130,8 @@ def delayed_nesterov(
     )
 
     def aggregate(old):
-      found, new = aggregator.update(rows, old, params, key=key)
-      return optax.tree.cast_like(found, state.momentum), new
+      row, new = aggregator.update(rows, old, params, key=key)
+      return optax.tree.cast_like(row, state.momentum), new
 
     mean, kept = lax.cond(
       hit, aggregate, lambda old: (state.momentum, old), state.aggregator

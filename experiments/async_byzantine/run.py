@@ -148,22 +148,22 @@ def cells() -> list[study.Cell]:
 
 def shares() -> dict[tuple[str, str], np.ndarray]:
   """What part of the buffer's places attackers have when it is full."""
-  found = {}
+  shares_of = {}
   for speeds in ('equal', 'fast attackers'):
     events = schedule(speeds)
-    lies = events.worker < FLAGS.num_byzantine
-    found[speeds, 'messages'] = 100 * lies.mean()
+    is_byzantine = events.worker < FLAGS.num_byzantine
+    shares_of[speeds, 'messages'] = 100 * is_byzantine.mean()
     for server in servers():
       if server.buffer is None or server.rule is not byzjax.coordinate_median:
         continue
       buffer = server.buffer(events)
       starts = np.concatenate([[0], np.nonzero(buffer.is_full)[0] + 1])
       ends = [
-        len(set(buffer.row[a:b][lies[a:b]])) / buffer.num_rows
+        len(set(buffer.row[a:b][is_byzantine[a:b]])) / buffer.num_rows
         for a, b in zip(starts, starts[1:])
       ]
-      found[speeds, server.name.split(',')[0]] = 100 * np.array(ends)
-  return {key: np.asarray(value) for key, value in found.items()}
+      shares_of[speeds, server.name.split(',')[0]] = 100 * np.array(ends)
+  return {key: np.asarray(value) for key, value in shares_of.items()}
 
 
 def picture(rows, path) -> None:

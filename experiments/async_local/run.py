@@ -174,12 +174,12 @@ def run_cell(cell: Cell, seeds) -> report.Rows:
 
 def cells() -> list[Cell]:
   """All methods where workers differ most; two of them at all levels."""
-  found = [
+  queue = [
     Cell(task, 'very', method, tasks.task_of(task).rates)
     for task in FLAGS.tasks
     for method in methods_of(task)
   ]
-  return found + [
+  return queue + [
     Cell('mixture', level, method, [RATE])
     for level in get_args(Level)[:-1]
     for method in methods()
@@ -198,17 +198,17 @@ def at_best_rate(rows: report.Rows, name: str) -> report.Rows:
   mine = report.select(rows, method=name)
   rates = dict.fromkeys(row['rate'] for row in mine)
   runs = [report.select(mine, rate=rate) for rate in rates]
-  return min(runs, key=lambda found: end(found).mean())
+  return min(runs, key=lambda run: end(run).mean())
 
 
 def until(rows: report.Rows, target: np.ndarray) -> np.ndarray | None:
   """Simulated seconds until a loss is reached, per seed; None if not by all."""
-  found = []
+  times = []
   for seed, goal in enumerate(target):
     mine = report.select(rows, seed=seed)
     reached = [row['time'] for row in mine if row['loss'] <= goal]
-    found.append(min(reached, default=None))
-  return None if None in found else np.array(found)
+    times.append(min(reached, default=None))
+  return None if None in times else np.array(times)
 
 
 def picture(rows, path) -> None:

@@ -94,18 +94,18 @@ def mixture() -> Task:
 
 def text() -> Task:
   """The next character of a text, whose documents are dealt to the shards."""
-  found = language.language(
+  task = language.language(
     FLAGS.text, FLAGS.data_dir, length=CONTEXT, width=WIDTH
   )
   total_steps = FLAGS.num_local_steps * FLAGS.language_phases
   return Task(
-    found.params,
-    found.loss_fn,
-    data.sequence_sampler(jnp.asarray(found.documents), batch_size=8),
+    task.params,
+    task.loss_fn,
+    data.sequence_sampler(jnp.asarray(task.documents), batch_size=8),
     data.random_shards(
-      np.zeros(len(found.documents), int), FLAGS.num_workers, seed=0
+      np.zeros(len(task.documents), int), FLAGS.num_workers, seed=0
     ),
-    lambda params: found.loss_fn(params, found.held_out),
+    lambda params: task.loss_fn(params, task.held_out),
     adamw(3e-3, 3e-5, 0.1, total_steps),
     FLAGS.language_phases,
     study.floats('language_rates'),

@@ -123,11 +123,11 @@ def main(argv):
     (r['attack'], r['num_byzantine'], r['rule'], r['method']) for r in rows
   ):
     keys = ('attack', 'num_byzantine', 'rule', 'method')
-    found = report.select(rows, **dict(zip(keys, labels)))
+    part = report.select(rows, **dict(zip(keys, labels)))
     attack, f, rule_name, method = labels
     line = f'{attack if f else "none"}, {f}, {rule_name}, {method}'
     for b in sizes:
-      best = report.tuned(report.select(found, batch_size=b), 'learning_rate')
+      best = report.tuned(report.select(part, batch_size=b), 'learning_rate')
       accuracy = 100 * report.final(best)
       table[line, f'B = {b}'] = accuracy
       chosen[line, f'B = {b}'] = best[0]['learning_rate']

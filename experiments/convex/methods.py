@@ -71,11 +71,11 @@ def moved(network, x, y, *, epsilon, num_steps):
     return -jnp.mean(batch[1] * convex.network_outputs(network, inputs))
 
   step_size = epsilon if num_steps == 1 else epsilon / 4
-  found = objectives.pgd_inputs(
+  worst = objectives.pgd_inputs(
     loss_fn, network, (x, y), epsilon=epsilon, step_size=step_size,
     num_steps=num_steps,
   )  # fmt: skip
-  return x + movable * (found - x)
+  return x + movable * (worst - x)
 
 
 def accuracy(network, x, y):

@@ -134,11 +134,11 @@ def train(cell: Cell, seed: int) -> dict:
     test = rest[0], rest[1]
   if cell.method == 'sampled':
     vectors = jax.random.normal(key, (FLAGS.num_examples, x.shape[1]))
-    found, _ = convex.sampled_program(
+    solution, _ = convex.sampled_program(
       x, y, vectors, beta=beta, rho=1.0, dual_ratio=1.6,
       num_iterations=FLAGS.num_iterations, record_every=FLAGS.num_iterations,
     )  # fmt: skip
-    network = convex.sampled_network(found.weights, vectors)
+    network = convex.sampled_network(solution.weights, vectors)
   elif cell.method == 'sgd':
     network = descended(
       seed, x, y, loss='squared', beta=beta, momentum=0.9, batch_size=32,
@@ -245,10 +245,10 @@ def run_cell(cell: Cell, seeds) -> report.Rows:
   for seed in seeds:
     if cell.part in ('toy', 'box'):
       network, test, epsilon = boxed(cell.part, cell.method, seed)
-      found = methods.attacked_accuracies(network, test[0], test[1], epsilon)
+      measured = methods.attacked_accuracies(network, test[0], test[1], epsilon)
     else:
-      found = (share if cell.part == 'workers' else train)(cell, seed)
-    numbers = {k: float(found.get(k, np.nan)) for k in tables.COLUMNS}
+      measured = (share if cell.part == 'workers' else train)(cell, seed)
+    numbers = {k: float(measured.get(k, np.nan)) for k in tables.COLUMNS}
     rows.append({**cell.labels, 'seed': seed, **numbers})
   return rows
 

@@ -38,13 +38,13 @@ def show(results: Results) -> None:
     methods = dict.fromkeys(
       m for p, a, m, _ in results if (p, a) == (part, attack)
     )
-    found = {
+    cells = {
       (method, column): results[part, attack, method, column]
       for column in columns
       for method in methods
       if (part, attack, method, column) in results
     }
-    print(report.pivot(found, digits) + '\n')
+    print(report.pivot(cells, digits) + '\n')
 
   names = ('objective', 'program', 'violation', 'patterns', 'accuracy')
   for part in ('plane', 'images'):

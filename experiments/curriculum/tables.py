@@ -25,8 +25,8 @@ ATTACKS = {'none': 0.0, 'label flip': 1.0, 'sign flip': 2.0}
 
 def accuracy(rows: report.Rows, **labels) -> np.ndarray:
   """In percent, per seed, at the learning rate of the validation split."""
-  found = report.select(rows, **labels)
-  return 100 * report.final(report.tuned(found, 'learning_rate'))
+  runs = report.select(rows, **labels)
+  return 100 * report.final(report.tuned(runs, 'learning_rate'))
 
 
 def show(title: str, table) -> None:

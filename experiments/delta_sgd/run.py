@@ -178,14 +178,14 @@ def cells() -> list[study.Cell]:
 
 def gaps(accuracy: dict) -> dict:
   """By how much the mean over seeds is behind the best of its column."""
-  found = {}
+  behind = {}
   for method, task in accuracy:
     best = max(v.mean() for k, v in accuracy.items() if k[1] == task)
-    found[method, task] = best - accuracy[method, task].mean()
+    behind[method, task] = best - accuracy[method, task].mean()
   for method in dict.fromkeys(method for method, _ in accuracy):
-    mine = [v for k, v in found.items() if k[0] == method]
-    found[method, 'worst'] = np.max(mine)
-  return found
+    mine = [v for k, v in behind.items() if k[0] == method]
+    behind[method, 'worst'] = np.max(mine)
+  return behind
 
 
 def picture(tables, path) -> None:
@@ -217,11 +217,11 @@ def main(argv):
   first = next(iter(TASKS))
   once, anew, rates = {}, {}, {}
   for method in methods():
-    found = report.select(rows, method=method, attack='none')
-    on_first = report.tuned(report.select(found, task=first), 'learning_rate')
+    runs = report.select(rows, method=method, attack='none')
+    on_first = report.tuned(report.select(runs, task=first), 'learning_rate')
     rate = rates[method] = on_first[0]['learning_rate']
     for task in TASKS:
-      on_task = report.select(found, task=task)
+      on_task = report.select(runs, task=task)
       same = report.select(on_task, learning_rate=rate)
       best = report.tuned(on_task, 'learning_rate')
       once[method, task] = 100 * report.final(same)
@@ -240,7 +240,7 @@ def main(argv):
   print(_by_rate(report.select(rows, attack='none'), first))
   under = {}
   for method, attack, rule in attacked():
-    found = report.select(
+    runs = report.select(
       rows,
       method=method,
       task=first,
@@ -248,7 +248,7 @@ def main(argv):
       rule=rule,
       learning_rate=rates[method],
     )
-    under[f'{method}, {rule}', attack] = 100 * report.final(found)
+    under[f'{method}, {rule}', attack] = 100 * report.final(runs)
   print(
     f'\n{FLAGS.num_byzantine} of {FLAGS.num_workers} clients attack on {first}:'
     ' test accuracy (%)'
@@ -306,7 +306,7 @@ def _plain(table: dict) -> str:
 
 def _by_rate(rows: report.Rows, first: str) -> str:
   """What tuning on the first task could have chosen, and what it costs."""
-  found = {
+  accuracy = {
     (method, rate, task): 100
     * report.final(
       report.select(rows, method=method, learning_rate=rate, task=task)
@@ -316,12 +316,12 @@ def _by_rate(rows: report.Rows, first: str) -> str:
     for task in TASKS
   }
   best = {
-    task: max(v for k, v in found.items() if k[2] == task) for task in TASKS
+    task: max(v for k, v in accuracy.items() if k[2] == task) for task in TASKS
   }
   lines = []
   for method, made in methods().items():
     for rate in made.learning_rates:
-      behind = [best[task] - found[method, rate, task] for task in TASKS]
+      behind = [best[task] - accuracy[method, rate, task] for task in TASKS]
       on_first = behind[list(TASKS).index(first)]
       lines.append(
         f'{method:13}  rate {rate:<5g}  {on_first:5.1f} on {first}'

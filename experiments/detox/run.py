@@ -125,8 +125,8 @@ def training() -> list[bool]:
     return []  # Tables and claims are about all cells.
   table = {}
   for case in cells():
-    found = report.select(rows, **case.labels)
-    best = report.tuned(found, 'learning_rate')
+    runs = report.select(rows, **case.labels)
+    best = report.tuned(runs, 'learning_rate')
     attack, placement, name, groups = case.labels.values()
     line = f'{attack}, {placement}' if attack != 'none' else 'none'
     column = f'D-{name}' if groups == 'D' else name

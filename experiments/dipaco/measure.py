@@ -175,7 +175,7 @@ def routed(cell: Cell, begin: Start, router, name: str, seed: int):
 
 def shards_of(runs: Runs, begin: Start) -> data.Partition:
   """The documents of every worker, in all runs."""
-  cell, found = runs.cell, []
+  cell, partitions = runs.cell, []
   for router, seed in zip(runs.routers, runs.which):
     workers = len(runs.shape.paths)
     if router is None:
@@ -190,8 +190,8 @@ def shards_of(runs: Runs, begin: Start) -> data.Partition:
       idle = np.setdiff1d(np.arange(workers), chosen)
       chosen = np.column_stack([chosen, np.tile(idle, (chosen.size, 1))])
       shards = data.routed_shards(chosen, workers)
-    found.append(paths.padded(shards, FLAGS.num_documents))
-  return jax.tree.map(lambda *x: jnp.stack(x), *found)
+    partitions.append(paths.padded(shards, FLAGS.num_documents))
+  return jax.tree.map(lambda *x: jnp.stack(x), *partitions)
 
 
 def stretch(runs: Runs, begin: Start, state, rounds: int):
@@ -237,7 +237,7 @@ def run_cell(cell: Cell, seeds: Sequence[int]) -> report.Rows:
     )
     stopped = np.asarray(score(best.params, sets['test']))
     for i, (seed, rate) in enumerate(runs.of_runs):
-      found = {
+      routes = {
         name: routed(cell, begin, runs.routers[i], name, seed)
         for name in ('router', 'test')
       }
@@ -249,10 +249,10 @@ def run_cell(cell: Cell, seeds: Sequence[int]) -> report.Rows:
           'seed': seeds[seed],
           'round': rounds * e // FLAGS.num_evals,
           'train_loss': float(train_loss[i]),
-          'loss': math.log(perplexity(losses['test'][i], found['test'])),
-          'validation': perplexity(losses['router'][i], found['router']),
-          'perplexity': perplexity(losses['test'][i], found['test']),
-          'stopped': perplexity(stopped[i], found['test']),
+          'loss': math.log(perplexity(losses['test'][i], routes['test'])),
+          'validation': perplexity(losses['router'][i], routes['router']),
+          'perplexity': perplexity(losses['test'][i], routes['test']),
+          'stopped': perplexity(stopped[i], routes['test']),
           'oracle': math.exp(losses['test'][i].min(axis=0).mean()),
           'lowest': math.exp(begin.corpora[seed].entropy),
         }

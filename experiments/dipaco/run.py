@@ -62,7 +62,7 @@ def cells() -> list[measure.Cell]:
     given = rates if part == 'paths' else rates[-1:]
     return measure.Cell(labels, routes, routing, count, given, **more)
 
-  found = [
+  queue = [
     cell('paths', 'dense', one, 'none', outer=(1.0, 0.0)),
     cell(
       'paths', 'dense, 4 x steps', one, 'none', outer=(1.0, 0.0),
@@ -76,18 +76,18 @@ def cells() -> list[measure.Cell]:
     cell('paths', 'flat mixture', flat, 'k-means'),
   ]  # fmt: skip
   for count in map(int, FLAGS.few_documents):
-    found += [
+    queue += [
       cell('data', 'dense', one, 'none', count, outer=(1.0, 0.0)),
       cell('data', 'DiPaCo, k-means', grid, 'k-means', count),
     ]
   for rule, liars in itertools.product(paths.RULES, ((), (0, 9))):
-    found.append(
+    queue.append(
       cell(
         'attacks', f'{rule}, {len(liars)} of 12', grid, 'k-means', rule=rule,
         liars=liars, workers_per_path=3, rounds_factor=0.5,
       )
     )  # fmt: skip
-  return [cell for cell in found if cell.labels['part'] in FLAGS.parts]
+  return [cell for cell in queue if cell.labels['part'] in FLAGS.parts]
 
 
 def main(argv):

@@ -97,9 +97,9 @@ def show_data(rows, folder) -> list[bool]:
 def draw(ends, methods, counts, path):
   figure, axes = plt.subplots(figsize=(5, 3.2), layout='constrained')
   for method in methods:
-    found = [ends[method, count] for count in counts]
-    means = [x.mean() for x in found]
-    stds = [x.std() for x in found]
+    losses = [ends[method, count] for count in counts]
+    means = [x.mean() for x in losses]
+    stds = [x.std() for x in losses]
     axes.errorbar(counts, means, stds, marker='o', capsize=3, label=method)
   axes.set(xlabel='documents', ylabel='test perplexity', xscale='log')
   axes.set_xticks(counts, counts)

@@ -211,8 +211,8 @@ def by_method(rows: report.Rows) -> dict[str, report.Rows]:
   whole = of['fedbr']
 
   def uses(row, contrast, pseudo):
-    found = row['contrast_weight'] > 0, row['pseudo_weight'] > 0
-    return found == (contrast, pseudo)
+    used = row['contrast_weight'] > 0, row['pseudo_weight'] > 0
+    return used == (contrast, pseudo)
 
   without = [row for row in whole if uses(row, False, False)]
   of['fedavg'] = of['fedavg'] or without
@@ -252,8 +252,8 @@ def picture(results: dict[float, dict[str, report.Rows]], path) -> None:
     sharey=True,
     squeeze=False,
   )
-  for (concentration, found), axes in zip(results.items(), panels[0]):
-    for method, rows in found.items():
+  for (concentration, methods), axes in zip(results.items(), panels[0]):
+    for method, rows in methods.items():
       rounds = sorted({row['round'] for row in rows})
       at = [report.select(rows, round=r) for r in rounds]
       mean = [100 * np.mean([r['accuracy'] for r in a]) for a in at]
@@ -286,10 +286,10 @@ def main(argv):
   results, table, gains = {}, {}, {}
   for concentration in study.floats('concentrations'):
     part = report.select(methods, concentration=concentration)
-    results[concentration] = found = by_method(part)
-    fedavg = report.final(found['fedavg'])
+    results[concentration] = best_of = by_method(part)
+    fedavg = report.final(best_of['fedavg'])
     print(f'Labels Dirichlet({concentration:g} in all), chosen on validation')
-    for method, best in found.items():
+    for method, best in best_of.items():
       print(f'  {method:12} {chosen(best)}')
       accuracy = report.final(best)
       gain = 100 * (accuracy - fedavg)
@@ -322,8 +322,8 @@ def main(argv):
   )
   print(report.pivot(table))
 
-  found = by_method(report.select(rows, part='long'))
-  finals = {method: 100 * report.final(best) for method, best in found.items()}
+  long = by_method(report.select(rows, part='long'))
+  finals = {method: 100 * report.final(best) for method, best in long.items()}
   table = {(m, '%'): final for m, final in finals.items()}
   table |= {(m, 'gain'): x - finals['fedavg'] for m, x in finals.items()}
   print(f'\n{FLAGS.long} times the rounds: test accuracy, gain over FedAvg')

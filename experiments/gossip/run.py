@@ -120,8 +120,8 @@ def cell(part, graph_name, graph, rule, attack, liars, partition):
       ).accuracy
 
     mine = jax.tree.map(lambda x: x[honest], params)
-    found = jax.vmap(accuracy)(mine)
-    return {'accuracy': found.mean(), 'worst_node': found.min()}
+    accuracies = jax.vmap(accuracy)(mine)
+    return {'accuracy': accuracies.mean(), 'worst_node': accuracies.min()}
 
   return study.Cell(
     make_round,
@@ -140,7 +140,7 @@ def cell(part, graph_name, graph, rule, attack, liars, partition):
 
 
 def cells() -> list[study.Cell]:
-  found = [
+  queue = [
     cell('gap', name, graph, 'plain', 'none', (), FLAGS.partition)
     for name, graph in GRAPHS.items()
   ]
@@ -151,7 +151,7 @@ def cells() -> list[study.Cell]:
     for rule in bridge_rules(share):
       graph = bridge(share)
       name = f'share {share:g}'
-      found.append(
+      queue.append(
         cell('bridge', name, graph, rule, attack, liars, FLAGS.partition)
       )
   dense = GRAPHS['exponential']
@@ -159,7 +159,7 @@ def cells() -> list[study.Cell]:
   assert dense.adjacency[honest][:, LIARS].sum(axis=1).max() <= 2
   for attack in DENSE:
     for rule in rules(2):
-      found.append(
+      queue.append(
         cell(
           'dense',
           'exponential',
@@ -170,7 +170,7 @@ def cells() -> list[study.Cell]:
           FLAGS.dense_partition,
         )
       )
-  return found
+  return queue
 
 
 def rank_correlation(x, y) -> float:
@@ -188,12 +188,12 @@ def main(argv):
   rates = measure.consensus_rates(GRAPHS, seeds)
   slopes = measure.consensus_slopes(seeds, FLAGS.steps)
   saddles = measure.saddle(seeds, FLAGS.num_runs, 1500)
-  for name, found in (
+  for name, records in (
     ('rates', rates),
     ('slopes', slopes),
     ('saddle', saddles),
   ):
-    output.write_rows(folder / f'{name}.csv', found)
+    output.write_rows(folder / f'{name}.csv', records)
 
   gaps = {name: topology.spectral_gap(graph) for name, graph in GRAPHS.items()}
   table, deviation = {}, 0.0
@@ -229,20 +229,20 @@ def main(argv):
 
   slope_table = {}
   for tau_a, tau_b in measure.DECAYS:
-    found = report.select(slopes, tau_a=tau_a, tau_b=tau_b)
+    fits = report.select(slopes, tau_a=tau_a, tau_b=tau_b)
     name = f'{tau_a:g}, {tau_b:g}'
-    slope_table[name, 'theory'] = np.array([r['expected'] for r in found])
-    slope_table[name, 'measured'] = np.array([r['slope'] for r in found])
+    slope_table[name, 'theory'] = np.array([r['expected'] for r in fits])
+    slope_table[name, 'measured'] = np.array([r['slope'] for r in fits])
   print('\nD-SGD: exponent of the consensus error, by the decays of both')
   print(report.pivot(slope_table, 3))
   saddle_table = {}
   for noise in measure.NOISES:
-    found = report.select(saddles, noise=noise)
+    runs = report.select(saddles, noise=noise)
     for key, factor in (('left', 100), ('to_the_right', 100), ('value', 1)):
-      values = np.array([r[key] for r in found])
+      values = np.array([r[key] for r in runs])
       saddle_table[f'noise {noise:g}', key] = factor * values
     saddle_table[f'noise {noise:g}', 'disagreement'] = np.array(
-      [r['disagreement'] for r in found]
+      [r['disagreement'] for r in runs]
     )
   print('\nD-SGD at a saddle of value 0, with minima of value -0.25:')
   print('runs that left it (%), for the right-hand minimum (%), mean value,')

@@ -120,9 +120,9 @@ def make_cells(grid: Grid, num_classes: int) -> list[Cell]:
     attempt(byzjax.worker_momentum, momentum)
   texts = list(itertools.product(grid.pre_aggregators, grid.aggregators))
   by_text = [attempt(_defence, text, front) for front, text in texts]
-  defences = [chain for found in by_text for chain in found]
+  defences = [chain for chains in by_text for chain in chains]
   attacks = [chain for text in grid.attacks for chain in attempt(_attack, text)]
-  for title in _repeated(found[0].title for found in by_text if found):
+  for title in _repeated(chains[0].title for chains in by_text if chains):
     problems.append(
       f'--aggregators: {title} is there twice; to choose from values, write a'
       ' list, as in centered_clipping(radius=[0.1, 1.0])'
@@ -154,7 +154,7 @@ def refused(
   cells: Sequence[Cell], dataset: data.Dataset, options: Options
 ) -> dict[str, list[Cell]]:
   """The cells that cannot run, by what is said against them."""
-  found: dict[str, list[Cell]] = {}
+  by_reason: dict[str, list[Cell]] = {}
   for cell in cells:
     try:
       for values in _one_by_one(cell.grid):
@@ -163,8 +163,8 @@ def refused(
     except ValueError as error:
       # Without the name of the cell, so that what is said alike is said once.
       reason = error.__cause__ if str(error).startswith(cell.name) else error
-      found.setdefault(str(reason), []).append(cell)
-  return found
+      by_reason.setdefault(str(reason), []).append(cell)
+  return by_reason
 
 
 def _cell(
@@ -253,10 +253,10 @@ def _defence(text: str, front: str) -> list[Chain]:
 def _attack(text: str) -> list[Chain]:
   parts = specs.split_top(text, ',')
   searches = [_SEARCHES] * (len(parts) - 1)
-  found = _chains(text, ['attacks'] * len(parts), [specs.ATTACKS, *searches])
-  if found[0].stages[0].name == 'none' and len(parts) > 1:
+  chains = _chains(text, ['attacks'] * len(parts), [specs.ATTACKS, *searches])
+  if chains[0].stages[0].name == 'none' and len(parts) > 1:
     raise ValueError(f'--attacks={text}: there is nothing to search for')
-  return found
+  return chains
 
 
 def _chains(

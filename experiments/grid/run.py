@@ -126,16 +126,16 @@ def own_flags() -> list[str]:
 def read_file(path: pathlib.Path) -> None:
   """Sets the flags that the command line does not."""
   try:
-    found = tomllib.loads(path.read_text())
+    options = tomllib.loads(path.read_text())
   except (OSError, tomllib.TOMLDecodeError) as error:
     raise ValueError(f'--config={path}: {error}') from error
   known = sorted(set(own_flags()) - set(_OF_A_CALL))
-  if unknown := sorted(set(found) - set(known)):
+  if unknown := sorted(set(options) - set(known)):
     raise ValueError(
       f'--config={path}: unknown keys {", ".join(unknown)}; known are'
       f' {", ".join(known)}'
     )
-  for name, value in found.items():
+  for name, value in options.items():
     if isinstance(value, list):
       value = ('; ' if name in _TEXTS else ',').join(map(str, value))
     if not FLAGS[name].present:
@@ -195,27 +195,27 @@ def summarise(
   rows: report.Rows, folder: pathlib.Path, reasons: Sequence[str]
 ) -> None:
   """Writes all tables and pictures, and prints the leaderboard."""
-  found = tables.choices(rows)
-  control = [c for c in found if not c.num_byzantine]
-  found = [c for c in found if c.num_byzantine]
+  choices = tables.choices(rows)
+  control = [c for c in choices if not c.num_byzantine]
+  choices = [c for c in choices if c.num_byzantine]
   setting = (
     f'{FLAGS.dataset}, {FLAGS.model}: test accuracy (%) after {FLAGS.rounds}'
     f' rounds of {FLAGS.num_workers} workers, mean ± standard deviation over'
     f' {FLAGS.num_seeds} seeds.\n\n'
   )
   left_out = ''.join(f'Left out: {reason}\n\n' for reason in reasons)
-  board = setting + tables.leaderboard(found, control) + left_out
+  board = setting + tables.leaderboard(choices, control) + left_out
   output.write_text(folder / 'leaderboard.md', board)
-  worst = setting + tables.worst_case(found, control) + left_out
+  worst = setting + tables.worst_case(choices, control) + left_out
   output.write_text(folder / 'worst_case.md', worst)
-  cells, notes = tables.by_place(found)
+  cells, notes = tables.by_place(choices)
   report.heatmap(
     cells, f'{FLAGS.dataset}: worst case', folder / 'worst_case.png', notes
   )
-  for partition, f in tables.places(found):
+  for partition, f in tables.places(choices):
     name = output.slug(f'heatmap {partition} f={f}')
     report.heatmap(
-      tables.by_attack(found, partition, f),
+      tables.by_attack(choices, partition, f),
       f'{FLAGS.dataset}, {partition}, {f} of {FLAGS.num_workers} Byzantine',
       folder / f'{name}.png',
     )

@@ -51,36 +51,36 @@ def choices(rows: report.Rows, tail: int = 3) -> list[Choice]:
     means = [_percent(r, 'validation_accuracy', tail).mean() for r in attacks]
     return len(means), min(means)
 
-  found = []
+  chosen = []
   for (defence, partition, f), settings in tried.items():
     best = max(settings, key=lambda name: safety(settings[name].values()))
     accuracy = {
       attack: _percent(found_rows, 'accuracy', tail)
       for attack, found_rows in settings[best].items()
     }
-    found.append(Choice(defence, partition, f, best, accuracy))
-  return found
+    chosen.append(Choice(defence, partition, f, best, accuracy))
+  return chosen
 
 
-def places(found: Sequence[Choice]) -> list[tuple[str, int]]:
+def places(choices: Sequence[Choice]) -> list[tuple[str, int]]:
   """All pairs of a partition and f."""
-  return list(dict.fromkeys((c.partition, c.num_byzantine) for c in found))
+  return list(dict.fromkeys((c.partition, c.num_byzantine) for c in choices))
 
 
-def ranked(found: Sequence[Choice]) -> list[Choice]:
+def ranked(choices: Sequence[Choice]) -> list[Choice]:
   """Best worst case first; after them those that lack an attack."""
-  return sorted(found, key=lambda c: (-len(c.accuracy), -c.floor))
+  return sorted(choices, key=lambda c: (-len(c.accuracy), -c.floor))
 
 
 def standings(
-  found: Sequence[Choice],
+  choices: Sequence[Choice],
 ) -> dict[str, dict[tuple[str, int], Choice]]:
   """Defences by their mean worst case over places, and what they are there.
 
   After them those that lack an attack or a place.
   """
   defences: dict[str, dict[tuple[str, int], Choice]] = {}
-  for c in found:
+  for c in choices:
     defences.setdefault(c.defence, {})[c.partition, c.num_byzantine] = c
 
   def rank(name):
@@ -91,12 +91,12 @@ def standings(
   return {name: defences[name] for name in sorted(defences, key=rank)}
 
 
-def worst_case(found: Sequence[Choice], control: Sequence[Choice]) -> str:
+def worst_case(choices: Sequence[Choice], control: Sequence[Choice]) -> str:
   """A Markdown table for every partition and f, and all accuracies."""
-  attacks = list(dict.fromkeys(a for c in found for a in c.accuracy))
+  attacks = list(dict.fromkeys(a for c in choices for a in c.accuracy))
   lines = []
-  for partition, f in places(found):
-    here = ranked(_at(found, partition, f))
+  for partition, f in places(choices):
+    here = ranked(_at(choices, partition, f))
     lines += [f'## {partition}, {f} Byzantine', '']
     head = ['defence', 'worst case', 'under', 'nobody attacks', 'chosen']
     table = [
@@ -125,16 +125,16 @@ def worst_case(found: Sequence[Choice], control: Sequence[Choice]) -> str:
   return '\n'.join(lines)
 
 
-def leaderboard(found: Sequence[Choice], control: Sequence[Choice]) -> str:
+def leaderboard(choices: Sequence[Choice], control: Sequence[Choice]) -> str:
   """A Markdown table for every f: worst cases side by side, best first.
 
   The order is that of the mean over partitions.
   """
-  attacks = {a for c in found for a in c.accuracy}
-  partitions = list(dict.fromkeys(c.partition for c in found))
+  attacks = {a for c in choices for a in c.accuracy}
+  partitions = list(dict.fromkeys(c.partition for c in choices))
   lines = []
-  for f in dict.fromkeys(c.num_byzantine for c in found):
-    here = standings([c for c in found if c.num_byzantine == f])
+  for f in dict.fromkeys(c.num_byzantine for c in choices):
+    here = standings([c for c in choices if c.num_byzantine == f])
     table = []
     for name, by_partition in here.items():
       line = [name]
@@ -163,22 +163,22 @@ def leaderboard(found: Sequence[Choice], control: Sequence[Choice]) -> str:
 
 
 def by_attack(
-  found: Sequence[Choice], partition: str, f: int
+  choices: Sequence[Choice], partition: str, f: int
 ) -> dict[tuple[str, str], np.ndarray]:
   """Accuracies by defence and attack, for `report.heatmap`."""
   return {
     (c.defence, attack): accuracy
-    for c in ranked(_at(found, partition, f))
+    for c in ranked(_at(choices, partition, f))
     for attack, accuracy in c.accuracy.items()
   }
 
 
 def by_place(
-  found: Sequence[Choice],
+  choices: Sequence[Choice],
 ) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str], str]]:
   """Worst cases by defence and place, and the attacks they are under."""
   cells, notes = {}, {}
-  for name, there in standings(found).items():
+  for name, there in standings(choices).items():
     for (partition, f), c in there.items():
       key = name, f'{partition}, f={f}'
       cells[key], notes[key] = c.accuracy[c.worst], c.worst
@@ -224,5 +224,7 @@ def _missing(choice: Choice, attacks) -> str:
   return f' (of {len(choice.accuracy)} attacks only)' if lacking else ''
 
 
-def _at(found: Sequence[Choice], partition: str, f: int) -> list[Choice]:
-  return [c for c in found if (c.partition, c.num_byzantine) == (partition, f)]
+def _at(choices: Sequence[Choice], partition: str, f: int) -> list[Choice]:
+  return [
+    c for c in choices if (c.partition, c.num_byzantine) == (partition, f)
+  ]

@@ -153,7 +153,7 @@ def run_cell(cell: Cell, seeds) -> report.Rows:
   model = models.MLP(sizes_of(cell, dataset), rngs=nnx.Rngs(0))
   problem = Problem(cell, dataset, models.split(model)[0])
   of_part = {'width': of_width, 'attack': of_attack, 'local': of_local}
-  found = of_part[cell.part](problem, seeds)
+  losses = of_part[cell.part](problem, seeds)
 
   def row(seed, what, count, loss, above, curve=()):
     text = ' '.join(f'{x:.7g}' for x in np.ravel(curve))
@@ -164,7 +164,7 @@ def run_cell(cell: Cell, seeds) -> report.Rows:
 
   rows = []
   for i, seed in enumerate(seeds):
-    for (what, count), values in found.items():
+    for (what, count), values in losses.items():
       rows.append(row(seed, what, count, *(np.asarray(v)[i] for v in values)))
   return rows
 
@@ -199,9 +199,9 @@ def of_width(problem: Problem, seeds):
       )
 
     a, b = map(solution, two)
-    found = summary(problem.paths(a, b, path_key))
+    losses = summary(problem.paths(a, b, path_key))
     loss = problem.loss(a, batch)
-    found['trained', 0] = (loss, loss)
+    losses['trained', 0] = (loss, loss)
     for kept in sorted({cell.width // 2, *KEPT}):
       if kept < cell.width:
         stability = analysis.dropout_stability(
@@ -211,8 +211,8 @@ def of_width(problem: Problem, seeds):
           num_draws=FLAGS.num_draws,
           key=drop_key,
         )
-        found['dropped', kept] = (stability.dropped.mean(), stability.mean)
-    return found
+        losses['dropped', kept] = (stability.dropped.mean(), stability.mean)
+    return losses
 
   return run(jnp.array(seeds))
 
@@ -244,24 +244,24 @@ def of_attack(problem: Problem, seeds):
     free = train(start_keys[0], aggregator=byzjax.mean())
 
     def robust(start_key):
-      found = train(
+      robust_layers = train(
         start_key,
         aggregator=rule,
         attack=attack,
         byzantine=f if attack else 0,
       )
-      loss = problem.loss(found, problem.whole())
-      return problem.paths(free, found, key), loss
+      loss = problem.loss(robust_layers, problem.whole())
+      return problem.paths(free, robust_layers, key), loss
 
     paths, losses = jax.vmap(robust)(start_keys)
-    found = {
+    of_paths = {
       (what, i): tuple(x[i] for x in values)
       for (what, _), values in summary(paths).items()
       for i in range(len(STARTS))
     }
     loss = problem.loss(free, problem.whole())
     rises = {('trained', i): (x, x - loss) for i, x in enumerate(losses)}
-    return found | rises
+    return of_paths | rises
 
   return of_workers(problem, seeds, run, 'iid')
 
@@ -292,12 +292,12 @@ def of_local(problem: Problem, seeds):
       jax.tree.map(lambda x: x[pairs : 2 * pairs], locals_),
     )
     paths = jax.vmap(problem.paths)(*ends, keys[:pairs])
-    found = {
+    losses_of = {
       what: tuple(x.mean(axis=0) for x in values)
       for what, values in summary(paths).items()
     }
     losses = jax.vmap(lambda layers: problem.loss(layers, batch))(locals_)
-    found['trained', 0] = (losses.mean(), losses.mean())
+    losses_of['trained', 0] = (losses.mean(), losses.mean())
     first = jax.tree.map(lambda x: x[0], locals_)
     matched = jax.vmap(
       lambda layers: analysis.permute_units(
@@ -306,16 +306,16 @@ def of_local(problem: Problem, seeds):
     )(locals_)
     for what, many in (('average', locals_), ('matched average', matched)):
       loss = problem.loss(jax.tree.map(lambda x: x.mean(axis=0), many), batch)
-      found[what, 0] = (loss, loss - losses.mean())
-    return found
+      losses_of[what, 0] = (loss, loss - losses.mean())
+    return losses_of
 
   def run_all(partition, key):
-    found = jax.lax.map(
+    by_number = jax.lax.map(
       lambda num_steps: run(num_steps, partition, key), jnp.array(steps)
     )
     return {
       (what, number): tuple(x[i] for x in values)
-      for (what, _), values in found.items()
+      for (what, _), values in by_number.items()
       for i, number in enumerate(steps)
     }
 

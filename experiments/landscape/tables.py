@@ -72,11 +72,11 @@ def curve(row) -> np.ndarray:
 
 def excess(rows: report.Rows, points: int) -> float:
   """The most by which a path is above its breakpoints, over all rows."""
-  found = []
+  barriers = []
   for row in report.select(rows, what='constructed'):
     losses = curve(row).reshape(-1, points)
-    found.append(losses.max() - max(losses[:, 0].max(), losses[-1, -1]))
-  return max(found)
+    barriers.append(losses.max() - max(losses[:, 0].max(), losses[-1, -1]))
+  return max(barriers)
 
 
 def picture(rows: report.Rows, path) -> None:

@@ -126,32 +126,32 @@ def cell(
 
 
 def cells() -> list[study.Cell]:
-  found = []
+  queue = []
   for part in FLAGS.parts:
     if part not in PARTS:
       raise ValueError(f'--parts: {part} is none of {PARTS}')
   if 'failure' in FLAGS.parts:
-    found += [
+    queue += [
       cell('failure', name, partition=shards, radii=[10.0], momenta=[0.0])
       for shards in ('iid(long_tail=0.6)', 'label_sorted(long_tail=0.6)')
       for name in RULES
       if name != 'trimmed_mean'  # Of nothing: the mean.
     ]
   if 'attacks' in FLAGS.parts:
-    found += [
+    queue += [
       cell('attacks', name, attack) for attack in ATTACKS for name in RULES
     ]
   if 'radius' in FLAGS.parts:
     radii = study.floats('radii')
     for attack in LOUD:
       for name in ('mean', 'coordinate_median', 'geometric_median'):
-        found.append(cell('radius', name, attack, momenta=[0.0, 0.9]))
-      found.append(
+        queue.append(cell('radius', name, attack, momenta=[0.0, 0.9]))
+      queue.append(
         cell(
           'radius', 'centered_clipping', attack, radii=radii, momenta=[0.0, 0.9]
         )
       )
-  return found
+  return queue
 
 
 def accuracy(rows, column: str = 'accuracy', **labels):
@@ -239,11 +239,11 @@ def radius(folder, rows) -> list[bool]:
   table = {}
   for attack in LOUD:
     for momentum in (0, 0.9):
-      found = report.select(rows, attack=attack, momentum=momentum)
+      runs = report.select(rows, attack=attack, momentum=momentum)
       line = f'{attack}, {momentum}'
       for name in ('mean', 'coordinate_median', 'geometric_median'):
-        table[line, name] = accuracy(found, rule=name)
-      clipped = report.select(found, rule='centered_clipping')
+        table[line, name] = accuracy(runs, rule=name)
+      clipped = report.select(runs, rule='centered_clipping')
       for value in dict.fromkeys(row['radius'] for row in clipped):
         table[line, f'radius {value:g}'] = accuracy(clipped, radius=value)
   print('\nTest accuracy (%) by radius of centered clipping')
@@ -276,8 +276,8 @@ def main(argv):
     ('attacks', attacks),
     ('radius', radius),
   ]:
-    if found := report.select(rows, part=part):
-      claims += summary(folder, found)
+    if runs := report.select(rows, part=part):
+      claims += summary(folder, runs)
   study.finish(claims)
 
 

@@ -143,10 +143,10 @@ def picture(rows: report.Rows, path) -> None:
     squeeze=False,
   )
   for share, axes in zip(shares, panels[0]):
-    found = report.select(rows, participation=share)
+    runs = report.select(rows, participation=share)
     axes.set_prop_cycle(color=plt.get_cmap('tab20')(np.arange(20)))
-    for name in dict.fromkeys(row['method'] for row in found):
-      best = report.tuned(report.select(found, method=name), 'learning_rate')
+    for name in dict.fromkeys(row['method'] for row in runs):
+      best = report.tuned(report.select(runs, method=name), 'learning_rate')
       rounds = sorted({row['round'] for row in best})
       steps = np.diff([0, *rounds])
       at = [report.select(best, round=r) for r in rounds]
@@ -182,8 +182,8 @@ def main(argv):
   table, bits = {}, {}
   for share in shares:
     for name in methods(num_coordinates):
-      found = report.select(rows, method=name, participation=share)
-      best = report.tuned(found, 'learning_rate')
+      runs = report.select(rows, method=name, participation=share)
+      best = report.tuned(runs, 'learning_rate')
       taking_part = round(share * FLAGS.num_workers)
       table[name, f'{share:.0%}'] = 100 * report.final(best)
       bits[name, f'bits, {share:.0%}'] = report.final(

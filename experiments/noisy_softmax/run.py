@@ -230,13 +230,13 @@ def main(argv):
   if FLAGS.only:
     return  # Tables and claims are about all cells.
   part = report.select(rows, part='kinds')
-  found = {k: by_square(report.select(part, kind=k)) for k in KINDS}
-  annealed = found['annealed']
+  by_kind = {k: by_square(report.select(part, kind=k)) for k in KINDS}
+  annealed = by_kind['annealed']
   plain = annealed[0.0]
   accuracy = 100 * report.final(plain)
   gains = {
     (kind, square): 100 * report.final(best) - accuracy
-    for kind, of_kind in found.items()
+    for kind, of_kind in by_kind.items()
     for square, best in of_kind.items()
   }
   print('Annealed noise: test accuracy, target probability in training')

@@ -59,7 +59,7 @@ def methods(k: int, beta: float, norms: Sequence[float]) -> dict[str, Callable]:
       'aggregator': rule(),
     }
 
-  found = {
+  methods = {
     BARRIER: barrier(byzjax.mean),
     'ASGD': lambda rate: {'optimizer': optax.sgd(rate)},
     'naive': lambda rate: {
@@ -80,5 +80,5 @@ def methods(k: int, beta: float, norms: Sequence[float]) -> dict[str, Callable]:
     'OrMo, places, median': places(byzjax.coordinate_median),
   }
   for norm in norms:
-    found[f'OrMo, norm {norm:g}'] = clipped(norm)
-  return found
+    methods[f'OrMo, norm {norm:g}'] = clipped(norm)
+  return methods

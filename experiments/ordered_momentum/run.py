@@ -79,8 +79,8 @@ def methods_of(k: int) -> dict[str, Any]:
 
 def names() -> tuple[list[str], list[str]]:
   """Of the methods that are compared, and of the robust ones."""
-  found = list(methods_of(1))
-  return found[:NUM_COMPARED], found[NUM_COMPARED:]
+  methods = list(methods_of(1))
+  return methods[:NUM_COMPARED], methods[NUM_COMPARED:]
 
 
 def events_of(schedule: str, method: str) -> asynchrony.Events:
@@ -183,13 +183,13 @@ def cells() -> list[Cell]:
   more = rates + study.floats('more_rates')
   less = study.floats('less_rates') + rates
   plain, robust = names()
-  found = [
+  queue = [
     Cell(schedule, 'none', method, more if 'ASGD' in method else rates)
     for schedule in SCHEDULES
     for method in plain
   ]
-  found += [Cell(ATTACKED, 'none', method, rates) for method in robust]
-  return found + [
+  queue += [Cell(ATTACKED, 'none', method, rates) for method in robust]
+  return queue + [
     Cell(ATTACKED, 'sign flip', method, less)
     for method in (BARRIER, 'OrMo', *robust)
   ]
@@ -202,21 +202,21 @@ def end(rows: report.Rows, column: str = 'loss') -> np.ndarray:
 
 def best(rows: report.Rows) -> report.Rows:
   """The rows of the rate with the lowest validation loss."""
-  found = {
+  by_rate = {
     rate: report.select(rows, rate=rate)
     for rate in dict.fromkeys(row['rate'] for row in rows)
   }
-  return min(found.values(), key=lambda r: end(r, 'validation_loss').mean())
+  return min(by_rate.values(), key=lambda r: end(r, 'validation_loss').mean())
 
 
 def until(rows: report.Rows, target: np.ndarray) -> np.ndarray | None:
   """Simulated seconds until a loss is reached, per seed; None if not by all."""
-  found = []
+  times = []
   for seed, goal in enumerate(target):
     mine = report.select(rows, seed=seed)
     reached = [row['time'] for row in mine if row['loss'] <= goal]
-    found.append(min(reached, default=None))
-  return None if None in found else np.array(found)
+    times.append(min(reached, default=None))
+  return None if None in times else np.array(times)
 
 
 def print_schedules() -> None:
@@ -284,11 +284,11 @@ def compare_robust(rows) -> dict[tuple[str, str], np.ndarray]:
   return table
 
 
-def picture(rows, found, path) -> None:
+def picture(rows, results, path) -> None:
   figure, panels = plt.subplots(
-    2, len(found), figsize=(4.3 * len(found), 7), layout='constrained'
+    2, len(results), figsize=(4.3 * len(results), 7), layout='constrained'
   )
-  for (schedule, of), column in zip(found.items(), panels.T):
+  for (schedule, of), column in zip(results.items(), panels.T):
     rate = of['rate']
     shown = np.inf
     for i, method in enumerate(names()[0]):
@@ -312,9 +312,9 @@ def picture(rows, found, path) -> None:
   plt.close(figure)
 
 
-def claims_of(schedule, found) -> list[tuple[str, float, float]]:
+def claims_of(schedule, result) -> list[tuple[str, float, float]]:
   """What is claimed of a schedule; losses in thousandths."""
-  same, own, clock = found['same'], found['own'], found['clock']
+  same, own, clock = result['same'], result['own'], result['clock']
 
   def ahead(losses, *others):
     return 1000 * (min(losses[x] for x in others) - losses['OrMo'])
@@ -342,18 +342,18 @@ def main(argv):
     return  # Tables and claims are about all cells.
   print_schedules()
   print(f'\ntest loss of the Bayes rule: {mixture.bayes_loss():.4f}')
-  found = {
+  results = {
     schedule: compare(
       report.select(rows, schedule=schedule, attack='none'), schedule
     )
     for schedule in SCHEDULES
   }
   table = compare_robust(report.select(rows, schedule=ATTACKED))
-  picture(rows, found, folder / 'ordered_momentum.png')
+  picture(rows, results, folder / 'ordered_momentum.png')
   claims = [
-    claim for name, of in found.items() for claim in claims_of(name, of)
+    claim for name, of in results.items() for claim in claims_of(name, of)
   ]
-  last = found['64, 4 slow']['same']
+  last = results['64, 4 slow']['same']
   attacked = {k[0]: v.mean() for k, v in table.items() if k[1] != 'none'}
   median = attacked['OrMo, places, median']
   claims += [

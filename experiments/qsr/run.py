@@ -117,7 +117,7 @@ def rule_of(name: str, radius) -> byzjax.Aggregator:
 def fit(setting, model, images, labels, key):
   """The loss of the shared parameters on what they are trained on."""
   del images, labels, key
-  found = models.evaluate(
+  metrics = models.evaluate(
     setting.graphdef,
     model,
     setting.images,
@@ -125,7 +125,7 @@ def fit(setting, model, images, labels, key):
     num_classes=setting.num_classes,
     scale=setting.scale,
   )
-  return {'fit_loss': found.loss}
+  return {'fit_loss': metrics.loss}
 
 
 def cell(lengths: Lengths, attack: str = 'none', rule: str = 'mean'):
@@ -179,8 +179,8 @@ def cell(lengths: Lengths, attack: str = 'none', rule: str = 'mean'):
 
 def compared() -> list[Lengths]:
   """Constant rounds as short as QSR's shortest, or as many as QSR's; QSR."""
-  found = all_lengths()
-  return [found[1], found[2], found[5]]
+  lengths = all_lengths()
+  return [lengths[1], lengths[2], lengths[5]]
 
 
 def cells() -> list[study.Cell]:
@@ -203,7 +203,7 @@ def end(rows: report.Rows, column: str = 'accuracy') -> np.ndarray:
 
 def published() -> list[tuple[str, float, float]]:
   """(run, its volume in %, the published one) of the paper's schedules."""
-  found = []
+  volumes = []
   for name, peak, total, warmup, base, growth, percent in (
     ('ViT, H 4, alpha 0.0175', 0.008, 93_600, 10_000, 4, 0.0175, 10.4),
     ('ViT, H 8, alpha 0.0175', 0.008, 93_600, 10_000, 8, 0.0175, 6.9),
@@ -217,8 +217,8 @@ def published() -> list[tuple[str, float, float]]:
       base_steps=base,
       growth=growth,
     )
-    found.append((name, round(100 * len(steps) / total, 1), percent))
-  return found
+    volumes.append((name, round(100 * len(steps) / total, 1), percent))
+  return volumes
 
 
 def spread(rows: report.Rows, lengths: Lengths) -> tuple[np.ndarray, ...]:
@@ -226,10 +226,10 @@ def spread(rows: report.Rows, lengths: Lengths) -> tuple[np.ndarray, ...]:
 
   The norm of their standard deviations, over seeds and the stretch's rounds.
   """
-  found = report.select(rows, lengths=lengths.name, attack='probe')
-  rounds = sorted({row['round'] for row in found})
+  probes = report.select(rows, lengths=lengths.name, attack='probe')
+  rounds = sorted({row['round'] for row in probes})
   per_stretch = [
-    np.mean([r['aggregation_error'] for r in report.select(found, round=k)])
+    np.mean([r['aggregation_error'] for r in report.select(probes, round=k)])
     for k in rounds
   ]
   done = np.cumsum(lengths.steps)[np.array(rounds) - 1]
@@ -278,10 +278,8 @@ def main(argv):
   table: dict[tuple[str, str], np.ndarray] = {}
   rates = {}
   for lengths in all_lengths():
-    found = report.select(
-      rows, lengths=lengths.name, attack='none', rule='mean'
-    )
-    best = report.tuned(found, 'learning_rate')
+    runs = report.select(rows, lengths=lengths.name, attack='none', rule='mean')
+    best = report.tuned(runs, 'learning_rate')
     rates[lengths.name] = best[0]['learning_rate']
     bits = end(best, 'bits_up') * len(lengths.steps) / n
     table |= {
@@ -336,14 +334,14 @@ def main(argv):
     of_lengths = report.select(rows, lengths=lengths.name, learning_rate=rate)
     for attack in ATTACKS:
       for rule in ('mean', 'trimmed mean'):
-        found = report.select(of_lengths, attack=attack, rule=rule)
-        attacked[f'{lengths.name}, {rule}', attack] = 100 * end(found)
+        runs = report.select(of_lengths, attack=attack, rule=rule)
+        attacked[f'{lengths.name}, {rule}', attack] = 100 * end(runs)
       for radius in map(float, FLAGS.radii):
-        found = report.select(
+        runs = report.select(
           of_lengths, attack=attack, rule='centered clipping', radius=radius
         )
         attacked[f'{lengths.name}, clipping {radius:g}', attack] = 100 * end(
-          found
+          runs
         )
   print(report.pivot(attacked))
   picture(rows, table, spreads, folder / 'qsr.png')

@@ -140,17 +140,17 @@ def tuned(rows: report.Rows) -> report.Rows:
     report.tuned(report.select(rows, lower_bound=bound), 'learning_rate')
     for bound in dict.fromkeys(row['lower_bound'] for row in rows)
   ]
-  return report.tuned([r for found in by_bound for r in found], 'lower_bound')
+  return report.tuned([r for runs in by_bound for r in runs], 'lower_bound')
 
 
 def rounds_to(rows: report.Rows, losses: np.ndarray) -> np.ndarray:
   """Per seed, the first round with this training loss; the last if none."""
-  found = []
+  first = []
   for seed, loss in enumerate(losses):
     own = report.select(rows, seed=seed)
     reached = [r['round'] for r in own if r['train_loss'] <= loss]
-    found.append(min(reached, default=FLAGS.rounds))
-  return np.array(found)
+    first.append(min(reached, default=FLAGS.rounds))
+  return np.array(first)
 
 
 def label(method: str, scope: str) -> str:
@@ -239,12 +239,12 @@ def attacked_tables(rows: report.Rows):
         report.select(clean, lower_bound=bound), 'learning_rate'
       )[0]['learning_rate']
       for attack in attacks():
-        found = report.select(
+        runs = report.select(
           of(rows, 'ill', method, scope, guarded, attack), lower_bound=bound
         )
         at = name, attack
-        kept[at] = 100 * report.final(report.select(found, learning_rate=rate))
-        again[at] = 100 * report.final(report.tuned(found, 'learning_rate'))
+        kept[at] = 100 * report.final(report.select(runs, learning_rate=rate))
+        again[at] = 100 * report.final(report.tuned(runs, 'learning_rate'))
   return kept, again
 
 

@@ -92,11 +92,11 @@ def names() -> list[str]:
 
 def advance(gradient, states, params):
   """The updates of all methods on this gradient, and their new states."""
-  found = {
+  pairs = {
     name: tx.update(gradient, states[name], params)
     for name, tx in METHODS.items()
   }
-  return tuple({name: pair[i] for name, pair in found.items()} for i in (0, 1))
+  return tuple({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
 
 
 def directions(gradient, updates):
@@ -120,12 +120,12 @@ def held_by_largest(gradient) -> jax.Array:
   return jnp.stack([squares[:n].sum() for n in counts]) / squares.sum()
 
 
-def measure(task, params, gradient, found) -> dict[str, jax.Array]:
+def measure(task, params, gradient, vectors) -> dict[str, jax.Array]:
   """Columns float[k], on examples that nothing is trained on."""
   sharpness = jax.vmap(
     analysis.directional_sharpness(task.loss_fn), (None, None, 0)
-  )(params, task.held_out, found)
-  steps = jax.tree.map(lambda u: -u[: len(METHODS)], found)
+  )(params, task.held_out, vectors)
+  steps = jax.tree.map(lambda u: -u[: len(METHODS)], vectors)
   losses = jax.vmap(
     analysis.loss_along_direction(task.loss_fn), (None, None, 0, None)
   )(params, task.held_out, steps, jnp.asarray(DISTANCES))
@@ -164,8 +164,8 @@ def run_along(cell: Cell, seeds) -> report.Rows:
       carry = jax.lax.fori_loop(ends[0], ends[1], step, carry)
       # Of the step that comes next.
       gradient, updates, _ = next_of(ends[1], *carry)
-      found = directions(gradient, updates)
-      return carry, measure(task, carry[0], gradient, found)
+      vectors = directions(gradient, updates)
+      return carry, measure(task, carry[0], gradient, vectors)
 
     start = {name: tx.init(params) for name, tx in METHODS.items()}
     ends = np.stack([np.append(0, stops[:-1]), stops], axis=1)

@@ -66,14 +66,14 @@ def by_direction(rows: report.Rows, column: str) -> dict[str, np.ndarray]:
   }
 
 
-def typical(found: np.ndarray) -> np.ndarray:
+def typical(values: np.ndarray) -> np.ndarray:
   """The median over steps, per seed."""
-  return np.median(found, axis=1)
+  return np.median(values, axis=1)
 
 
-def fall(found: dict, name: str, of: str = 'sgd') -> float:
+def fall(sharpness: dict, name: str, of: str = 'sgd') -> float:
   """How many times less sharp, in the median over seeds and steps."""
-  return float(1 / np.median(found[name] / found[of]))
+  return float(1 / np.median(sharpness[name] / sharpness[of]))
 
 
 def picture(along, curves, path) -> None:
@@ -89,8 +89,8 @@ def picture(along, curves, path) -> None:
   left.set(xscale='log', yscale='log', xlabel='step', title=base)
   left.set(ylabel='sharpness over that of SGD')
   percent = [100 * p for p in measure.cuts().values()]
-  for at, found in along.items():
-    shown = [np.median(found[p] / found[WHOLE]) for p in measure.cuts()]
+  for at, ratios in along.items():
+    shown = [np.median(ratios[p] / ratios[WHOLE]) for p in measure.cuts()]
     middle.plot(percent, shown, marker='.', label=at)
   middle.set_xscale('symlog', linthresh=0.1)
   middle.set(xlabel='clipped coordinates of the gradient (%)')
@@ -113,15 +113,15 @@ def picture(along, curves, path) -> None:
 
 def ends(rows: report.Rows) -> dict[float, np.ndarray]:
   """The loss at the end by rate, per seed; what diverged is infinite."""
-  found = {}
+  losses = {}
   for rate in dict.fromkeys(row['rate'] for row in rows):
     loss = report.final(report.select(rows, rate=rate), 'loss', tail=1)
-    found[rate] = np.where(np.isfinite(loss), loss, np.inf)
-  return found
+    losses[rate] = np.where(np.isfinite(loss), loss, np.inf)
+  return losses
 
 
-def best_rate(found: dict[float, np.ndarray]) -> float:
-  return min(found, key=lambda rate: found[rate].mean())
+def best_rate(losses: dict[float, np.ndarray]) -> float:
+  return min(losses, key=lambda rate: losses[rate].mean())
 
 
 def main(argv):
@@ -147,11 +147,11 @@ def main(argv):
   print(
     report.pivot(
       {
-        (name, at): typical(found[name])
-        for at, found in along.items()
+        (name, at): typical(ratios[name])
+        for at, ratios in along.items()
         for name in METHODS
       }
-      | {('sgd itself', at): typical(found) for at, found in of_sgd.items()},
+      | {('sgd itself', at): typical(values) for at, values in of_sgd.items()},
       digits=2,
     )
   )
@@ -159,8 +159,8 @@ def main(argv):
   print(
     report.pivot(
       {
-        (name, at): 1000 * typical(found[name])
-        for at, found in gains.items()
+        (name, at): 1000 * typical(values[name])
+        for at, values in gains.items()
         for name in METHODS
       }
     )
@@ -169,8 +169,8 @@ def main(argv):
   print(
     report.pivot(
       {
-        (p, at): typical(found[p] / found[WHOLE])
-        for at, found in along.items()
+        (p, at): typical(ratios[p] / ratios[WHOLE])
+        for at, ratios in along.items()
         for p in measure.cuts()
       },
       digits=2,
@@ -186,13 +186,13 @@ def main(argv):
     report.pivot(
       {
         (name, f'{rate:g}'): loss
-        for name, found in by_rate.items()
-        for rate, loss in sorted(found.items())
+        for name, losses in by_rate.items()
+        for rate, loss in sorted(losses.items())
       },
       digits=3,
     )
   )
-  best = {name: best_rate(found) for name, found in by_rate.items()}
+  best = {name: best_rate(losses) for name, losses in by_rate.items()}
   loss = {name: by_rate[name][best[name]] for name in RATES}
   curves = {}
   for name, rate in best.items():

@@ -35,36 +35,38 @@ class Task(NamedTuple):
 
 
 def text() -> Task:
-  found = language.language(
+  task = language.language(
     FLAGS.text, FLAGS.data_dir, length=CONTEXT, width=FLAGS.width
   )
-  documents = jnp.asarray(found.documents)
+  documents = jnp.asarray(task.documents)
   return Task(
-    found.params,
-    found.loss_fn,
+    task.params,
+    task.loss_fn,
     documents,
     documents[::2],
-    found.held_out[:64],
+    task.held_out[:64],
   )
 
 
 def digits() -> Task:
-  found = data.load('digits')
-  shape = found.train_images.shape[1:]
+  dataset = data.load('digits')
+  shape = dataset.train_images.shape[1:]
 
   def model(seed):
-    return models.split(models.make('cnn', shape, found.num_classes, seed=seed))
+    return models.split(
+      models.make('cnn', shape, dataset.num_classes, seed=seed)
+    )
 
   def of(images, labels):
-    return jnp.asarray(images / found.scale, jnp.float32), jnp.asarray(labels)
+    return jnp.asarray(images / dataset.scale, jnp.float32), jnp.asarray(labels)
 
-  examples = of(found.train_images, found.train_labels)
+  examples = of(dataset.train_images, dataset.train_labels)
   return Task(
     lambda seed: model(seed)[1],
     models.cross_entropy_loss(model(0)[0]),
     examples,
     jax.tree.map(lambda x: x[:256], examples),
-    of(found.test_images[:64], found.test_labels[:64]),
+    of(dataset.test_images[:64], dataset.test_labels[:64]),
   )
 
 

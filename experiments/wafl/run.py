@@ -55,7 +55,7 @@ def attacked_accuracy(setting, params, images, labels, key):
   del key
   loss_fn = models.cross_entropy_loss(setting.graphdef)
   inputs = images.astype(jnp.float32) / setting.scale
-  found = models.evaluate(
+  metrics = models.evaluate(
     setting.graphdef,
     params,
     moved(loss_fn, params, (inputs, labels)),
@@ -63,7 +63,7 @@ def attacked_accuracy(setting, params, images, labels, key):
     num_classes=setting.num_classes,
     scale=1.0,
   )
-  return {'attacked_accuracy': found.accuracy}
+  return {'attacked_accuracy': metrics.accuracy}
 
 
 def cell(
@@ -134,7 +134,7 @@ def cells() -> list[study.Cell]:
   ]
 
 
-def found(rows: report.Rows) -> dict[str, np.ndarray]:
+def accuracies(rows: report.Rows) -> dict[str, np.ndarray]:
   """Accuracy (%) on clean and moved inputs, per seed, at the best rate."""
   best = report.tuned(rows, 'learning_rate')
   return {
@@ -207,12 +207,12 @@ def main(argv):
   gammas = sorted(study.floats('gammas'))
   part = report.select(rows, part='methods')
   methods = {
-    name: found(report.select(part, method=name))
+    name: accuracies(report.select(part, method=name))
     for name in ('fedavg', 'fedpgd')
   }
   wafl = report.select(part, method='wafl')
   for gamma in gammas:
-    methods[name_of(gamma)] = found(report.select(wafl, gamma=gamma))
+    methods[name_of(gamma)] = accuracies(report.select(wafl, gamma=gamma))
   print('Pooled test accuracy (%) by the share of clients that are attacked')
   print(
     report.pivot(
@@ -248,7 +248,7 @@ def main(argv):
   for rule, attack in dict.fromkeys((r['rule'], r['attack']) for r in part):
     both = report.select(part, rule=rule, attack=attack)
     results = {
-      method: found(report.select(both, method=method))
+      method: accuracies(report.select(both, method=method))
       for method in ('fedavg', 'wafl')
     }
     at = f'{rule}, {attack}'
