@@ -33,6 +33,7 @@ _RATE = Column('per s', 'rate', '.1f')
 _ONE = _WALL._replace(form='.1f'), _CRITICAL._replace(form='.1f')
 _TEMP = Column('temp', 'temporary_share', '.1%')
 _PEER = (
+  Column('failed', 'failed'),
   Column('peer ms', 'peer_wall_median', '.1f', 1e3),
   Column('ours ms', 'wall_median', '.1f', 1e3),
   Column('x peer', 'peer_ratio'),
@@ -70,8 +71,11 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     Column('objective', 'objective', '.5f'),
   ),
   'byzfl_rules': _PEER,
-  'byzfl_rounds': _PEER,
-  'byzfl_rounds_passive': _PEER,
+  'byzfl_rounds': (
+    Column('ByzFL/s', 'peer_rate'),
+    Column('byzjax/s', 'rate'),
+    *(column for column in _PEER if not column.head.endswith('ms')),
+  ),
   'byzpy_rules': _PEER,
   'resnet': (_WALL, _RATE._replace(form='.2f'), _COMPILE),
 }
