@@ -7,7 +7,8 @@ The same messages, from workers of which one is ten times slower. Sequential SGD
 does as many steps with no stale copies, in one program: the floor. The loops
 are what a simulation of asynchronous training usually is: Python takes the next
 event, computes the gradient at the parameters that this worker holds by a
-compiled function, and updates the server's by another one, or both by one.
+compiled function, and updates the server's by another one, or both by one. Bare
+copies are such a loop as one program: each worker's parameters, and no more.
 `asynchronous_round` does all events in one program. With a buffer, B = K // 2
 places, a step is made when all places are filled. A setup is a model and K.
 """
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -27,6 +29,7 @@ from byzjax import asynchrony
 
 LEARNING_RATE = 0.01
 FLOOR, LOOP = 'sequential SGD', 'loop over events'
+BARE = 'bare copies of the parameters'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,11 +114,27 @@ def _loops(given: rounds.Problem, events: Any) -> dict[str, Callable]:
       held[worker] = w
     return w
 
+  @jax.jit
+  def bare(params, batch):
+    def body(carry, event):
+      w, held = carry
+      worker, progress = event
+      one = jax.tree.map(lambda x: x[worker, progress % 4], batch)
+      mine = jax.tree.map(lambda x: x[worker], held)
+      w = moved(w, jax.grad(given.loss_fn)(mine, one))
+      held = jax.tree.map(lambda x, v: x.at[worker].set(v), held, w)
+      return (w, held), None
+
+    held = jax.tree.map(lambda p: jnp.repeat(p[None], k, 0), params)
+    steps = jnp.asarray(events.worker), jnp.asarray(events.progress)
+    return jax.lax.scan(body, (params, held), steps)[0][0]
+
   floor = jax.jit(sequential)
   return {
     FLOOR: lambda: floor(params, batch),
     LOOP: lambda: loop(lambda w, held, one: move(w, gradient_of(held, one))),
     'loop over compiled events': lambda: loop(one_event),
+    BARE: lambda: bare(params, batch),
   }
 
 

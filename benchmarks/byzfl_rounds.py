@@ -167,7 +167,9 @@ def peer(
     x = torch.tensor(images[:, i, :, None, :, :, 0])  # One channel, first.
     batches: Any = list(zip(x, torch.tensor(labels[:, i]).long()))
     data = torch.utils.data.DataLoader(batches, batch_size=None)
-    clients.append(byzfl.Client(common | client | {'training_dataloader': data}))
+    clients.append(
+      byzfl.Client(common | client | {'training_dataloader': data})
+    )
   common |= dict(aggregator_info=row.rule, pre_agg_list=list(row.pre))
   server = byzfl.Server(common | {'test_loader': data})
   attacker = byzfl.ByzantineClient(row.attack | {'f': F})

@@ -11,7 +11,6 @@ torch, as many threads as there are cores. `x peer` is ByzFL's time over ours.
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np

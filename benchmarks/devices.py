@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 
 import byzjax
-from benchmarks import program, records, rounds, rules, timing
+from benchmarks import program, records, rounds, timing
 
 FLOOR = 'on one device'
 AXIS = 'workers'  # Of rounds; rules have their coordinates split over it.
@@ -33,16 +33,20 @@ class Settings:
     ('20x1000000', '50x1000000'), 'Sizes n x d of messages for rules.'
   )
   models: tuple[str, ...] = program.option(
-    ('digits', 'mlp', 'cnn'), 'Networks of rounds.'
+    ('digits', 'mlp', 'cnn', 'quadratic'),
+    'Of rounds; quadratic is a loss whose gradients cost next to nothing.',
   )
+  num_coordinates: int = program.option(1_000_000, 'd of the quadratic loss.')
   num_workers: int = program.option(16, 'n of rounds; f is n // 5.')
   batch_size: int = program.option(32, 'Examples per worker.')
-  rounds: int = program.option(20, 'Rounds in one program; 1/4 for the cnn.')
+  rounds: int = program.option(
+    20, 'Rounds in one program; fewer for the last two models.'
+  )
   repeats: int = program.option(9, 'Repeats of each measurement.')
   seconds: float = program.option(1e9, 'Of repeating, at most.')
 
 
-QUICK = Settings(2, ('5x500',), ('digits',), 6, 2, rounds=2, repeats=1)
+QUICK = Settings(2, ('5x500',), ('digits', 'quadratic'), 500, 6, 2, 2, 1)
 
 
 def measure(settings: Settings) -> Iterator[records.Run]:
@@ -101,7 +105,12 @@ def _rules(n: int, d: int, mesh) -> dict[str, list[timing.Program]]:
 def _rounds(model: str, settings: Settings, mesh):
   n = settings.num_workers
   count = max(settings.rounds // (4 if model == 'cnn' else 1), 1)
-  given = rounds.problem(model, (n, settings.batch_size), 'auto')
+  if model == 'quadratic':
+    shape = n, settings.num_coordinates
+    given = rounds.quadratic(jax.random.normal(jax.random.key(0), shape))
+    count = max(settings.rounds // 10, 1)
+  else:
+    given = rounds.problem(model, (n, settings.batch_size), 'auto')
   pairs = {
     name: [
       rounds.round_program(given, rule, count),
@@ -137,9 +146,7 @@ def _compared(
     )
     for name, pair in pairs.items()
   ]
-  return records.Run(
-    f'{title}, {settings.num_devices} devices', FLOOR, figures
-  )
+  return records.Run(f'{title}, {settings.num_devices} devices', FLOOR, figures)
 
 
 def _difference(one: Any, other: Any) -> float:

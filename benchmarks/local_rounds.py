@@ -115,9 +115,7 @@ def _loops(given: rounds.Problem) -> dict[str, Callable]:
   shards = list(zip(images, labels))
   slices = [list(zip(*shard)) for shard in shards]
   average = jax.jit(
-    lambda rows: jax.tree.map(
-      lambda *x: sum(x[1:], x[0]) / len(shards), *rows
-    )
+    lambda rows: jax.tree.map(lambda *x: sum(x[1:], x[0]) / len(shards), *rows)
   )
 
   def loop_over_steps():

@@ -177,7 +177,9 @@ def _rounded(figure: Figure) -> dict[str, Any]:
   """Four digits of every number: more are noise."""
   numbers = {**figure._asdict(), **{'values': {}}}
   four = {k: _four_digits(v) for k, v in numbers.items()}
-  return four | {'values': {k: _four_digits(v) for k, v in figure.values.items()}}
+  return four | {
+    'values': {k: _four_digits(v) for k, v in figure.values.items()}
+  }
 
 
 def _four_digits(value: Any) -> Any:

@@ -80,6 +80,16 @@ def problem(model: str, shape: tuple[int, ...], worker_map: str) -> Problem:
   )
 
 
+def quadratic(rows: jax.Array) -> Problem:
+  """The loss `|params - row|^2 / 2` of each worker: gradients cost one read."""
+
+  def loss_fn(params, batch):
+    return 0.5 * jnp.sum((params - batch[0]) ** 2)
+
+  labels = jnp.zeros(len(rows), jnp.int32)
+  return Problem(loss_fn, jnp.zeros(rows.shape[1]), (rows, labels), 'vmap')
+
+
 def over_workers(function: Callable, worker_map: str | int, batch: Any) -> Any:
   """The function of each worker's batch, as the round would call it."""
   if worker_map == 'vmap':

@@ -38,11 +38,13 @@ class Settings:
   only: tuple[str, ...] = program.option(
     (), 'Only rules whose name contains one of these.'
   )
+  numpy: bool = program.option(True, 'Whether to time the NumPy forms.')
   repeats: int = program.option(9, 'Repeats of each measurement.')
   seconds: float = program.option(1e9, 'Of repeating, at most.')
 
 
 QUICK = Settings(('15x500',), repeats=1)
+QUICK_GPU = Settings(('5x500',), ('trimmed', 'krum'), False, 1)
 
 
 def rules(n: int) -> dict[str, byzjax.Aggregator]:
@@ -100,9 +102,9 @@ def rules(n: int) -> dict[str, byzjax.Aggregator]:
   return named
 
 
-def numpy_rules(x: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
+def numpy_rules(messages: jax.Array) -> dict[str, Callable[[], np.ndarray]]:
   """The same by NumPy, as one would write it."""
-  n = len(x)
+  x, n = np.asarray(messages), len(messages)
   f = n // 5
 
   def krum():
@@ -165,13 +167,15 @@ def _of_size(n: int, d: int, settings: Settings, seconds: float) -> records.Run:
     }
     for name, each in programs.items()
   }
-  baselines = {k: v for k, v in numpy_rules(np.asarray(x)).items() if k in values}
-  # With a floor of their own: they leave other things in the caches.
-  theirs = timing.interleaved(
-    {FLOOR: calls[FLOOR], **baselines}, min(3, settings.repeats), 0.2 * seconds
-  )
-  for name in baselines:
-    values[name]['numpy_ratio'] = timing.ratio(theirs[name], theirs[FLOOR])
+  if settings.numpy:
+    repeats = min(3, settings.repeats)
+    baselines = {k: v for k, v in numpy_rules(x).items() if k in values}
+    # With a floor of their own: they leave other things in the caches.
+    theirs = timing.interleaved(
+      {FLOOR: calls[FLOOR], **baselines}, repeats, 0.2 * seconds
+    )
+    for name in baselines:
+      values[name]['numpy_ratio'] = timing.ratio(theirs[name], theirs[FLOOR])
   title = f'n={n} d={d} f={n // 5}'
   return records.Run(
     title, FLOOR, records.figures(times, FLOOR, values), {'n': n, 'd': d}

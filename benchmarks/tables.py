@@ -54,7 +54,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     _COMPILE,
   ),
   'devices': (_WALL, _CRITICAL, _MS, Column('differs', 'differs', '.0e')),
-  'local_rounds': (_WALL, _CRITICAL, _RATE, Column('programs', 'programs', 'd')),
+  'local_rounds': (
+    _WALL,
+    _CRITICAL,
+    _RATE,
+    Column('programs', 'programs', 'd'),
+  ),
   'asynchronous': (_WALL, _CRITICAL, _RATE._replace(form='.0f')),
   'gradients': (
     _WALL,
@@ -77,7 +82,13 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     *(column for column in _PEER if not column.head.endswith('ms')),
   ),
   'byzpy_rules': _PEER,
-  'resnet': (_WALL, _RATE._replace(form='.2f'), _COMPILE),
+  'resnet': (
+    _WALL,
+    _RATE._replace(form='.2f'),
+    Column('rounds', 'rounds', 'd'),
+    Column('accuracy', 'accuracy', '.3f'),
+    _COMPILE,
+  ),
 }
 
 
