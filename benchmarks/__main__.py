@@ -92,11 +92,12 @@ def main(argv):
   failed = []
   for each in chosen:
     line = command(each, folder, share, given.quick, given.peer_python)
-    start = time.monotonic()
+    start, code = time.monotonic(), ''
     try:
-      code = subprocess.run(
+      done = subprocess.run(
         line, cwd=records.ROOT, timeout=_PATIENCE * each.seconds, check=False
-      ).returncode
+      )
+      code = f'status {done.returncode}' if done.returncode else ''
     except subprocess.TimeoutExpired:
       code = 'out of time'
     print(f'{each.name}: {time.monotonic() - start:.0f} s\n', flush=True)

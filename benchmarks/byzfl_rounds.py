@@ -232,7 +232,7 @@ def row_of(settings: Settings, name: str) -> records.Figure:
     differs=float(optax.tree.norm(error) / optax.tree.norm(way)),
   )
   values = figure.values
-  values['rate'] = count / figure.wall_median
+  values['rate'] = count / values['wall_median']
   values['peer_rate'] = count / values['peer_wall_median']
   return figure
 

@@ -37,6 +37,7 @@ class Settings:
     'Of rounds; quadratic is a loss whose gradients cost next to nothing.',
   )
   num_coordinates: int = program.option(1_000_000, 'd of the quadratic loss.')
+  rules: tuple[str, ...] = program.option((), 'Only these; all by default.')
   num_workers: int = program.option(16, 'n of rounds; f is n // 5.')
   batch_size: int = program.option(32, 'Examples per worker.')
   rounds: int = program.option(
@@ -46,12 +47,13 @@ class Settings:
   seconds: float = program.option(1e9, 'Of repeating, at most.')
 
 
-QUICK = Settings(2, ('5x500',), ('digits', 'quadratic'), 500, 6, 2, 2, 1)
+QUICK = Settings(
+  2, ('5x500',), ('digits', 'quadratic'), 500, ('krum',), 6, 2, 2, 1
+)
 
 
 def measure(settings: Settings) -> Iterator[records.Run]:
-  if jax.config.jax_num_cpu_devices < settings.num_devices:
-    jax.config.update('jax_num_cpu_devices', settings.num_devices)
+  program.split_cpu(settings.num_devices)
   devices = jax.devices()[: settings.num_devices]
   mesh = jax.make_mesh(
     (len(devices),), (AXIS,), (AxisType.Auto,), devices=devices
@@ -59,14 +61,16 @@ def measure(settings: Settings) -> Iterator[records.Run]:
   seconds = settings.seconds / (len(settings.sizes) + len(settings.models))
   for size in settings.sizes:
     n, d = map(int, size.split('x'))
-    pairs = _rules(n, d, mesh)
+    pairs = _rules(n, d, settings, mesh)
     yield _compared(f'rules, n={n} d={d} f={n // 5}', pairs, settings, seconds)
   for model in settings.models:
     pairs, title = _rounds(model, settings, mesh)
     yield _compared(title, pairs, settings, seconds)
 
 
-def _rules(n: int, d: int, mesh) -> dict[str, list[timing.Program]]:
+def _rules(
+  n: int, d: int, settings: Settings, mesh
+) -> dict[str, list[timing.Program]]:
   """Each rule on one device and on the mesh."""
   f = n // 5
   median = byzjax.coordinate_median()
@@ -99,6 +103,7 @@ def _rules(n: int, d: int, mesh) -> dict[str, list[timing.Program]]:
       timing.compiled(on_mesh(rule), split),
     ]
     for name, rule in chosen.items()
+    if not settings.rules or name in settings.rules
   }
 
 
@@ -117,6 +122,7 @@ def _rounds(model: str, settings: Settings, mesh):
       rounds.round_program(given, rule, count, mesh),
     ]
     for name, rule in rounds.rules(n // 5).items()
+    if not settings.rules or name in settings.rules
   }
   title = f'rounds, {model}, {given.size} parameters, n={n}, {given.worker_map}'
   return pairs, title

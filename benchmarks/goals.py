@@ -131,11 +131,11 @@ def _of_peers(results: Results) -> Iterator[Row]:
     1.4,
   )
   for start, goal in (('GeometricMedian', 25.0), ('NNM TrMean', 20.0)):
-    found = [
+    ratios = [
       v for k, v in faster.items() if _SEARCH in k and k.startswith(start)
     ]
     what = f'the same under an optimised attack, {start}'
-    yield _at_least(what, found[0] if found else None, goal)
+    yield _at_least(what, ratios[0] if ratios else None, goal)
   for name, said, goal in (
     ('MinimumDiameterAveraging', 'MDA n=30 f=10', 126.0),
     ('SMEA', 'SMEA n=16 f=5', 12.0),

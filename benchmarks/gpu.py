@@ -47,18 +47,15 @@ def main(argv):
     part('resnet', resnet.measure(resnet.QUICK))
     return
   sizes = ('20x10000000', '50x1000000') if backend == 'gpu' else ('20x1000000',)
-  settings = rules.Settings(
-    sizes, _ONLY, numpy=False, seconds=given.budget / 15
-  )
-  part('rules', rules.measure(settings))
-  settings = rounds.Settings(
-    worker_map='vmap' if backend == 'gpu' else 'auto',
-    seconds=given.budget / 15,
-  )
-  part('rounds', rounds.measure(settings))
+  few = given.budget / 15
+  of_rules = rules.Settings(sizes, _ONLY, numpy=False, seconds=few)
+  part('rules', rules.measure(of_rules))
+  worker_map = 'vmap' if backend == 'gpu' else 'auto'
+  of_rounds = rounds.Settings(worker_map=worker_map, seconds=few)
+  part('rounds', rounds.measure(of_rounds))
   left = given.budget - (time.monotonic() - start) - _RESERVE
-  settings = resnet.Settings(given.data_dir, seconds=max(left, 1.0))
-  part('resnet', resnet.measure(settings))
+  of_resnet = resnet.Settings(given.data_dir, seconds=max(left, 1.0))
+  part('resnet', resnet.measure(of_resnet))
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ the gradient, as the compiler plans it.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -86,7 +86,7 @@ def noisy(graphdef):
 
 
 # `graphdef -> (params, batch, key) -> (loss, gradient)`
-ESTIMATORS = {
+ESTIMATORS: dict[str, Callable] = {
   'entropy': entropy,
   'noisy': noisy,
   'l2': functools.partial(target_projection, 'l2'),
@@ -144,7 +144,7 @@ def _of_case(
     jax.random.uniform(keys[0], (size, *shape)),
     jax.random.randint(keys[1], (size,), 0, NUM_CLASSES),
   )
-  makers = {FLOOR: backpropagation}
+  makers: dict[str, Callable] = {FLOOR: backpropagation}
   makers |= {k: ESTIMATORS[k] for k in settings.estimators}
   programs = {}
   for label, make in makers.items():

@@ -56,8 +56,7 @@ def measure(settings: Settings) -> Iterator[records.Run]:
     model, worker_map, devices, steps = text.split(':')
     setups.append(Setup(model, worker_map, int(devices), int(steps)))
   most = max(setup.num_devices for setup in setups)
-  if jax.config.jax_num_cpu_devices < most:
-    jax.config.update('jax_num_cpu_devices', most)
+  program.split_cpu(most)
   for setup in setups:
     yield _of_setup(setup, settings, settings.seconds / len(setups))
 

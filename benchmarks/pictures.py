@@ -43,12 +43,12 @@ def _share(figure: records.Figure) -> float | None:
 
 def _bars(record, folder, name, value_of, label) -> pathlib.Path:
   """A panel for each run, a bar for each figure that has the value."""
-  panels = [
-    [(f.name, value_of(f)) for f in run.figures if value_of(f) is not None]
+  by_title = {
+    run.title: {f.name: value_of(f) for f in run.figures if value_of(f)}
     for run in record.runs
-  ]
-  titles = [run.title for run in record.runs]
-  panels, titles = zip(*[(p, t) for p, t in zip(panels, titles) if p])
+  }
+  panels = [panel for panel in by_title.values() if panel]
+  titles = [title for title, panel in by_title.items() if panel]
   heights = [len(panel) + 3 for panel in panels]
   figure, axes = plt.subplots(
     len(panels),
@@ -58,7 +58,7 @@ def _bars(record, folder, name, value_of, label) -> pathlib.Path:
     layout='constrained',
   )
   for axis, panel, title in zip(axes[:, 0], panels, titles):
-    names, values = zip(*panel)
+    names, values = list(panel), list(panel.values())
     bars = axis.barh(range(len(values)), values, color='tab:blue')
     axis.bar_label(bars, fmt='%.2g', padding=3, fontsize=8)
     axis.set_yticks(range(len(names)), names, fontsize=8)

@@ -24,6 +24,12 @@ def option(default: Any, text: str) -> Any:
   return dataclasses.field(default=default, metadata={'help': text})
 
 
+def split_cpu(num_devices: int) -> None:
+  """Makes so many devices of a CPU, if JAX has not begun and has fewer."""
+  if num_devices > max(1, getattr(jax.config, 'jax_num_cpu_devices', -1)):
+    jax.config.update('jax_num_cpu_devices', num_devices)
+
+
 def run(
   name: str,
   settings: type,
@@ -96,7 +102,8 @@ def record(
 
 def _define(settings: type) -> None:
   for field in dataclasses.fields(settings):
-    default, text = field.default, field.metadata['help']
+    default: Any = field.default
+    text = field.metadata['help']
     if isinstance(default, bool):
       flags.DEFINE_bool(field.name, default, text)
     elif isinstance(default, int):

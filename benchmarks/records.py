@@ -104,11 +104,11 @@ def write(record: Record, folder: pathlib.Path) -> pathlib.Path:
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / f'{record.benchmark}.json'
   runs = [
-    run._replace(figures=[_rounded(f) for f in run.figures])._asdict()
+    {**run._asdict(), 'figures': [_rounded(f) for f in run.figures]}
     for run in record.runs
   ]
   temporary = path.with_suffix('.tmp')
-  text = json.dumps(record._replace(runs=runs)._asdict(), indent=1)
+  text = json.dumps({**record._asdict(), 'runs': runs}, indent=1)
   temporary.write_text(text + '\n')
   temporary.replace(path)
   return path
@@ -120,7 +120,7 @@ def read(path: pathlib.Path) -> Record:
   runs: Sequence[Any] = record.runs
   return record._replace(
     runs=[
-      Run(**{**run, 'figures': [Figure(**f) for f in run['figures']]})
+      Run(**run)._replace(figures=[Figure(**f) for f in run['figures']])
       for run in runs
     ]
   )
@@ -175,11 +175,9 @@ def date() -> str:
 
 def _rounded(figure: Figure) -> dict[str, Any]:
   """Four digits of every number: more are noise."""
-  numbers = {**figure._asdict(), **{'values': {}}}
-  four = {k: _four_digits(v) for k, v in numbers.items()}
-  return four | {
-    'values': {k: _four_digits(v) for k, v in figure.values.items()}
-  }
+  fields = {k: _four_digits(v) for k, v in figure._asdict().items()}
+  values = {k: _four_digits(v) for k, v in figure.values.items()}
+  return {**fields, 'values': values}
 
 
 def _four_digits(value: Any) -> Any:

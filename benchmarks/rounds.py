@@ -36,12 +36,13 @@ class Settings:
   worker_map: str = program.option(
     'auto', 'vmap, map or a number of workers; auto is map for the cnn.'
   )
+  rules: tuple[str, ...] = program.option((), 'Only these; all by default.')
   rounds: int = program.option(20, 'Rounds in one program; 1/4 for the cnn.')
   repeats: int = program.option(9, 'Repeats of each measurement.')
   seconds: float = program.option(1e9, 'Of repeating, at most.')
 
 
-QUICK = Settings(('digits',), 5, 2, rounds=2, repeats=1)
+QUICK = Settings(('digits',), 5, 2, rules=('mean', 'krum'), rounds=2, repeats=1)
 
 
 class Problem(NamedTuple):
@@ -94,7 +95,7 @@ def over_workers(function: Callable, worker_map: str | int, batch: Any) -> Any:
   """The function of each worker's batch, as the round would call it."""
   if worker_map == 'vmap':
     return jax.vmap(function)(batch)
-  size = None if worker_map == 'map' else worker_map
+  size = worker_map if isinstance(worker_map, int) else None
   return jax.lax.map(function, batch, batch_size=size)
 
 
@@ -185,6 +186,7 @@ def _of_model(model: str, settings: Settings) -> records.Run:
   programs |= {
     name: round_program(given, rule, rounds)
     for name, rule in rules(n // 5).items()
+    if not settings.rules or name in settings.rules
   }
   times = timing.interleaved(
     {name: each.call for name, each in programs.items()},
