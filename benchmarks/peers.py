@@ -105,7 +105,8 @@ def rows_in_children(
       text=True,
     )
     lines: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_read, args=(child, lines), daemon=True).start()
+    reader = threading.Thread(target=_read, args=(child, lines), daemon=True)
+    reader.start()
     seconds = settings.timeout + _IMPORTING
     try:
       while left:
@@ -120,14 +121,14 @@ def rows_in_children(
         yield records.Figure(**json.loads(line))
     finally:
       child.kill()
-      child.wait()
+      reader.join()
 
 
 def _read(child: subprocess.Popen, lines: queue.Queue) -> None:
-  for line in child.stdout or ():
-    if line.startswith(_MARK):
-      lines.put(line.removeprefix(_MARK))
-  child.wait()
+  with child:  # Which closes the pipe, and waits for the child.
+    for line in child.stdout or ():
+      if line.startswith(_MARK):
+        lines.put(line.removeprefix(_MARK))
   lines.put(None)
 
 
