@@ -22,8 +22,7 @@ docs: $(READY)
 	$(BIN)/python -m sphinx -b html -E -W --keep-going -q docs docs/_build/html
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks.rules $(ARGS)
-	$(BIN)/python -m benchmarks.rounds $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 # With the versions of flit that the constraints say.
 dist: $(READY)

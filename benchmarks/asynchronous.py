@@ -1,62 +1,90 @@
 r"""Events per second of the asynchronous round against event loops.
 
   python -m benchmarks.asynchronous
-  python -m benchmarks.asynchronous --num_workers=128
-  python -m benchmarks.asynchronous --model=digits
+  python -m benchmarks.asynchronous --setups=mlp:128
 
 The same messages, from workers of which one is ten times slower. Sequential SGD
 does as many steps with no stale copies, in one program: the floor. The loops
 are what a simulation of asynchronous training usually is: Python takes the next
 event, computes the gradient at the parameters that this worker holds by a
-compiled function, and updates the server's by another one, or both by one.
+compiled function, and updates the server's by another one, or both by one. Bare
+copies are such a loop as one program: each worker's parameters, and no more.
 `asynchronous_round` does all events in one program. With a buffer, B = K // 2
-places, a step is made when all places are filled.
+places, a step is made when all places are filled. A setup is a model and K.
 """
 
+import dataclasses
 import functools
-import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags, logging
-from flax import nnx
 
 import byzjax
-from benchmarks import timing
-from byzjax import asynchrony, models
-
-FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-  'model',
-  'mlp',
-  ['digits', 'mlp'],
-  'mlp is 784-128-10 and digits is 64-32-10, on images of 8 x 8.',
-)
-flags.DEFINE_integer('num_workers', 16, 'K; f of the buffers is K // 8.', 8)
-flags.DEFINE_integer('num_events', 400, 'Messages of a run.', 1)
-flags.DEFINE_integer('batch_size', 32, 'Examples of a gradient.', 1)
-flags.DEFINE_integer('repeats', 9, 'Repeats of each measurement.', 1)
+from benchmarks import program, records, rounds, timing
+from byzjax import asynchrony
 
 LEARNING_RATE = 0.01
+FLOOR, LOOP = 'sequential SGD', 'loop over events'
+BARE = 'bare copies of the parameters'
 
 
-def main(argv):
-  del argv
-  logging.set_verbosity(logging.WARNING)
-  k, count, f = FLAGS.num_workers, FLAGS.num_events, FLAGS.num_workers // 8
-  shape = (8, 8, 1) if FLAGS.model == 'digits' else (28, 28, 1)
-  sizes = (64, 32, 10) if FLAGS.model == 'digits' else (784, 128, 10)
-  graphdef, params = models.split(models.MLP(sizes, rngs=nnx.Rngs(0)))
-  loss_fn = models.cross_entropy_loss(graphdef)
-  keys = jax.random.split(jax.random.key(0), 2)
-  batch = (
-    jax.random.uniform(keys[0], (k, 4, FLAGS.batch_size, *shape)),
-    jax.random.randint(keys[1], (k, 4, FLAGS.batch_size), 0, 10),
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  setups: tuple[str, ...] = program.option(
+    ('mlp:16', 'digits:16'), 'Each is MODEL:WORKERS.'
   )
+  num_events: int = program.option(400, 'Messages of a run.')
+  batch_size: int = program.option(32, 'Examples of a gradient.')
+  repeats: int = program.option(9, 'Repeats of each measurement.')
+  seconds: float = program.option(1e9, 'Of repeating, at most.')
+
+
+QUICK = Settings(('digits:8',), 16, 2, repeats=1)
+
+
+def measure(settings: Settings) -> Iterator[records.Run]:
+  for setup in settings.setups:
+    model, k = setup.split(':')
+    yield _of_setup(model, int(k), settings)
+
+
+def _of_setup(model: str, k: int, settings: Settings) -> records.Run:
+  count = settings.num_events
+  given = rounds.problem(model, (k, 4, settings.batch_size), 'auto')
   speeds = np.ones(k)
   speeds[-1] = 10.0
   events = asynchrony.simulate(speeds, num_events=count, variation=0.1)
+  calls = _loops(given, events) | {
+    f'asynchronous_round, {name}': _training(given, events, method)
+    for name, method in _methods(k, events).items()
+  }
+  # The loops and the round do the same.
+  ends = [calls[name]() for name in (LOOP, 'asynchronous_round, SGD')]
+  apart = jax.tree.map(lambda a, b: float(abs(a - b).max()), *ends)
+  times = timing.interleaved(
+    calls, settings.repeats, settings.seconds / len(settings.setups)
+  )
+  values = {k: {'rate': count / min(v.wall)} for k, v in times.items()}
+  title = (
+    f'{model}, {given.size} parameters, K={k}, batch {settings.batch_size},'
+    f' {count} events'
+  )
+  return records.Run(
+    title,
+    FLOOR,
+    records.figures(times, FLOOR, values),
+    notes={'largest difference to the loop': max(jax.tree.leaves(apart))},
+  )
+
+
+def _loops(given: rounds.Problem, events: Any) -> dict[str, Callable]:
+  """Sequential SGD in one program, and two event loops in Python."""
+  k, params, batch = len(given.batch[1]), given.params, given.batch
+  count = len(events.worker)
 
   def moved(params, gradient):
     return jax.tree.map(lambda w, g: w - LEARNING_RATE * g, params, gradient)
@@ -64,16 +92,16 @@ def main(argv):
   def sequential(params, batch):
     def body(params, e):
       one = jax.tree.map(lambda x: x[e % k, (e // k) % 4], batch)
-      return moved(params, jax.grad(loss_fn)(params, one)), None
+      return moved(params, jax.grad(given.loss_fn)(params, one)), None
 
     return jax.lax.scan(body, params, np.arange(count))[0]
 
-  gradient_of = jax.jit(jax.grad(loss_fn))
+  gradient_of = jax.jit(jax.grad(given.loss_fn))
   move = jax.jit(moved)
 
   @jax.jit
   def one_event(params, held, one):
-    return moved(params, jax.grad(loss_fn)(held, one))
+    return moved(params, jax.grad(given.loss_fn)(held, one))
 
   images, labels = batch
   slices = [[(images[i, j], labels[i, j]) for j in range(4)] for i in range(k)]
@@ -86,21 +114,38 @@ def main(argv):
       held[worker] = w
     return w
 
+  @jax.jit
+  def bare(params, batch):
+    def body(carry, event):
+      w, held = carry
+      worker, progress = event
+      one = jax.tree.map(lambda x: x[worker, progress % 4], batch)
+      mine = jax.tree.map(lambda x: x[worker], held)
+      w = moved(w, jax.grad(given.loss_fn)(mine, one))
+      held = jax.tree.map(lambda x, v: x.at[worker].set(v), held, w)
+      return (w, held), None
+
+    held = jax.tree.map(lambda p: jnp.repeat(p[None], k, 0), params)
+    steps = jnp.asarray(events.worker), jnp.asarray(events.progress)
+    return jax.lax.scan(body, (params, held), steps)[0][0]
+
   floor = jax.jit(sequential)
-  calls = {
-    'sequential SGD': lambda: floor(params, batch),
-    'loop over events': lambda: loop(
-      lambda w, held, one: move(w, gradient_of(held, one))
-    ),
+  return {
+    FLOOR: lambda: floor(params, batch),
+    LOOP: lambda: loop(lambda w, held, one: move(w, gradient_of(held, one))),
     'loop over compiled events': lambda: loop(one_event),
+    BARE: lambda: bare(params, batch),
   }
-  buffer = asynchrony.by_worker(events, num_rows=k // 2)
+
+
+def _methods(k: int, events: Any) -> dict[str, dict[str, Any]]:
+  """Arguments of `asynchronous_round`; f of the buffers is K // 8."""
   robust = dict(
     optimizer=optax.sgd(LEARNING_RATE),
-    buffer=buffer,
-    aggregator=byzjax.trimmed_mean(num_byzantine=f),
+    buffer=asynchrony.by_worker(events, num_rows=k // 2),
+    aggregator=byzjax.trimmed_mean(num_byzantine=k // 8),
   )
-  methods = {
+  return {
     'SGD': dict(optimizer=optax.sgd(LEARNING_RATE)),
     'ordered momentum': dict(
       optimizer=byzjax.ordered_momentum(LEARNING_RATE, num_workers=k)
@@ -110,36 +155,24 @@ def main(argv):
     ),
     'buffer, trimmed mean': robust,
     'the same, under ALIE': robust
-    | dict(attack=byzjax.alie(z=1.5), byzantine=f),
+    | dict(attack=byzjax.alie(z=1.5), byzantine=k // 8),
   }
-  for name, method in methods.items():
-    training = byzjax.asynchronous_round(loss_fn, events=events, **method)
 
-    @jax.jit
-    def run(state, batch, step=training.step):
-      def body(state, _):
-        return step(state, batch, keys[0])[0], None
 
-      return jax.lax.scan(body, state, length=count)[0].params
+def _training(
+  given: rounds.Problem, events: Any, method: dict[str, Any]
+) -> Callable:
+  training = byzjax.asynchronous_round(given.loss_fn, events=events, **method)
 
-    state = training.init(params)
-    calls[f'asynchronous_round, {name}'] = functools.partial(run, state, batch)
-  # The loops and the round do the same.
-  ends = [calls[c]() for c in ('loop over events', 'asynchronous_round, SGD')]
-  apart = jax.tree.map(lambda a, b: float(abs(a - b).max()), *ends)
-  seconds = timing.interleaved(calls, FLAGS.repeats)
-  size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-  print(
-    f'{FLAGS.model}, {size} parameters, K={k}, batch {FLAGS.batch_size},'
-    f' {count} events, {jax.default_backend()}, jax {jax.__version__}'
-  )
-  print(f'{"program":42} {"x sequential":>12} {"events/s":>9}')
-  for name in calls:
-    rate = count / np.median(seconds[name])
-    ratio = timing.ratio(seconds['sequential SGD'], seconds[name])
-    print(f'{name:42} {ratio:12.2f} {rate:9.0f}')
-  print(f'largest difference to the loop: {max(jax.tree.leaves(apart)):.1e}')
+  @jax.jit
+  def run(state, batch):
+    def body(state, _):
+      return training.step(state, batch, jax.random.key(0))[0], None
+
+    return jax.lax.scan(body, state, length=len(events.worker))[0].params
+
+  return functools.partial(run, training.init(given.params), given.batch)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  program.run('asynchronous', Settings, QUICK, measure)

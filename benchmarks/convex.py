@@ -13,28 +13,38 @@ reaches on the network, whose objective may be lower: it is free in its
 arrangements.
 """
 
+import dataclasses
 import functools
 import importlib.util
 import time
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
 from jax.scipy import linalg
 
-from benchmarks import timing
+from benchmarks import program, records, timing
 from byzjax import convex
 
-FLAGS = flags.FLAGS
-flags.DEFINE_integer('num_examples', 400, 'n.', 2)
-flags.DEFINE_integer('num_inputs', 20, 'd.', 2)
-flags.DEFINE_integer('num_samples', 40, 'Arrangements that are drawn.', 1)
-flags.DEFINE_integer('num_iterations', 50, 'Of a timed call.', 2)
-flags.DEFINE_integer('repeats', 7, 'Repeats of each measurement.', 1)
-flags.DEFINE_integer('small_examples', 60, 'n of the second table.', 2)
-flags.DEFINE_integer('most_iterations', 20000, 'Of the second table.', 100)
+DENSE = 'squared, dense F and G'
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  num_examples: int = program.option(400, 'n.')
+  num_inputs: int = program.option(20, 'd.')
+  num_samples: int = program.option(40, 'Arrangements that are drawn.')
+  num_iterations: int = program.option(50, 'Of a timed call.')
+  small_examples: int = program.option(60, 'n of the second table.')
+  most_iterations: int = program.option(20000, 'Of the second table.')
+  adam_steps: int = program.option(3000, 'Of the second table.')
+  repeats: int = program.option(7, 'Repeats of each measurement.')
+  seconds: float = program.option(1e9, 'Of repeating, at most.')
+
+
+QUICK = Settings(12, 3, 4, 3, 12, 2000, 5, repeats=1)
 
 
 def problem(n: int, d: int, num_samples: int):
@@ -76,9 +86,9 @@ def dense(x, y, patterns, beta, rho, num_iterations):
   return jax.lax.fori_loop(0, num_iterations, step, (*zeros, *zeros))[0]
 
 
-def speed() -> None:
-  n, d = FLAGS.num_examples, FLAGS.num_inputs
-  x, y, patterns = problem(n, d, FLAGS.num_samples)
+def speed(settings: Settings) -> records.Run:
+  n, d = settings.num_examples, settings.num_inputs
+  x, y, patterns = problem(n, d, settings.num_samples)
   signs = jnp.where(y > jnp.median(y), 1.0, -1.0)
   solve = functools.partial(convex.admm, beta=0.1, rho=0.1)
 
@@ -90,32 +100,41 @@ def speed() -> None:
   def papers(count):
     return lambda x: dense(x, y, patterns, 0.1, 0.1, count)
 
-  count = FLAGS.num_iterations
-  methods = {
+  methods: dict[str, Callable] = {
     'squared, operators': lambda k: ours('squared', y, k),
     'logistic, operators': lambda k: ours('logistic', signs, k),
-    'squared, dense F and G': papers,
+    DENSE: papers,
   }
-  programs, memory = {}, {}
-  for name, make in methods.items():
-    programs[name], _, memory[name] = timing.compiled(make(count), x)
-    # Less a run of one iteration: the factors are common to both.
-    programs[f'{name}, 1'], _, _ = timing.compiled(make(1), x)
-  seconds = timing.interleaved(programs, FLAGS.repeats)
-  found = ours('squared', y, count)(x)[0].blocks
-  other = dense(x, y, patterns, 0.1, 0.1, count).reshape(found.shape)
-  print(f'n={n}, d={d}, P={len(patterns)}, float32')
-  print(f'{"":24} {"iterations/s":>14} {"first, ms":>10} {"temp MB":>8}')
-  for name in methods:
-    starts = np.array(seconds[f'{name}, 1'])
-    each = np.median(np.array(seconds[name]) - starts) / (count - 1)
-    print(
-      f'{name:24} {1 / each:14.0f} {1e3 * np.median(starts):10.1f}'
-      f' {memory[name] / 1e6:8.1f}'
-    )
-  error = jnp.linalg.norm((found - other).reshape(-1))
+  count = settings.num_iterations
+  programs = {
+    name: timing.compiled(make(count), x) for name, make in methods.items()
+  }
+  calls = {name: each.call for name, each in programs.items()}
+  # Less a run of one iteration: the factors are common to both.
+  firsts = {
+    f'{name}, first iteration': timing.compiled(make(1), x).call
+    for name, make in methods.items()
+  }
+  times = timing.interleaved(
+    calls | firsts, settings.repeats, settings.seconds / 2
+  )
+  values: dict[str, dict] = {}
+  for name, first in zip(calls, firsts):
+    each = np.array(times[name].wall) - np.array(times[first].wall)
+    values[name] = {
+      'rate': (count - 1) / float(np.median(each)),
+      'temporary_bytes': programs[name].temporary_bytes,
+    }
+  blocks = ours('squared', y, count)(x)[0].blocks
+  other = dense(x, y, patterns, 0.1, 0.1, count).reshape(blocks.shape)
+  error = jnp.linalg.norm((blocks - other).reshape(-1))
   error /= jnp.linalg.norm(other.reshape(-1))
-  print(f'difference of the blocks after {count}: {error:.1e}\n')
+  return records.Run(
+    f'n={n}, d={d}, P={len(patterns)}, float32',
+    DENSE,
+    records.figures(times, DENSE, values),
+    notes={f'difference of the blocks after {count}': float(error)},
+  )
 
 
 def interior_point(x, y, patterns, beta) -> tuple[float, float]:
@@ -163,11 +182,11 @@ def adam(x, y, beta, num_units, num_steps):
   return jnp.min(jax.lax.map(run, jnp.array([0.003, 0.01, 0.03])))
 
 
-def to_the_optimum() -> None:
-  jax.config.update('jax_enable_x64', True)
-  x, y, patterns = problem(FLAGS.small_examples, 5, FLAGS.num_samples)
+def to_the_optimum(settings: Settings) -> records.Run:
+  """In float64."""
+  x, y, patterns = problem(settings.small_examples, 5, settings.num_samples)
   x, y, beta = x.astype(jnp.float64), y.astype(jnp.float64), 0.1
-  most = FLAGS.most_iterations
+  most, steps = settings.most_iterations, settings.adam_steps
 
   def run(x, count, every):
     return convex.admm(
@@ -175,42 +194,44 @@ def to_the_optimum() -> None:
       record_every=every,
     )  # fmt: skip
 
+  title = f'squared loss, n={len(y)}, d=5, P={len(patterns)}, float64'
   history = run(x, most, 20)[1]
-  optimum = float(history.objective[-1])
-  print(f'squared loss, n={len(y)}, d=5, P={len(patterns)}, float64')
+  optimum, solver = float(history.objective[-1]), []
   if importlib.util.find_spec('cvxpy'):
     seconds, optimum = interior_point(x, y, patterns, beta)
-    print(f'interior point (Clarabel): {seconds:.2f} s, optimum {optimum:.5f}')
+    solver = [
+      records.Figure(
+        'interior point (Clarabel)', seconds, values={'objective': optimum}
+      )
+    ]
   good = np.abs(history.objective / optimum - 1) < 1e-3
   bad = np.flatnonzero(~(good & np.asarray(history.violation < 1e-3)))
   count = 20 * (int(bad[-1]) + 2 if len(bad) else 1)
   if count > most:
-    print(f'ADMM: not within 1e-3 after {most} iterations')
-    return
-  steps = 3000
+    note = {'ADMM': f'not within 1e-3 after {most} iterations'}
+    return records.Run(title, '', solver, notes=note)
+  admm, adams = 'ADMM within 1e-3', f'Adam, 3 rates x {steps} steps, 64 units'
   programs = {
-    'admm': timing.compiled(lambda x: run(x, count, count), x)[0],
-    'adam': timing.compiled(lambda x: adam(x, y, beta, 64, steps), x)[0],
+    admm: timing.compiled(lambda x: run(x, count, count), x).call,
+    adams: timing.compiled(lambda x: adam(x, y, beta, 64, steps), x).call,
   }
-  seconds_of = timing.interleaved(programs, FLAGS.repeats)
-  admm = np.median(seconds_of['admm'])
+  times = timing.interleaved(programs, settings.repeats, settings.seconds / 2)
   network = convex.recover_network(run(x, count, count)[0].blocks)
   value = convex.network_objective(network, x, y, beta=beta)
-  print(
-    f'ADMM within 1e-3: {count} iterations, {admm:.2f} s; its network'
-    f' {value:.5f}'
-  )
-  print(
-    f'Adam, 3 rates x {steps} steps, 64 units:'
-    f' {np.median(seconds_of["adam"]):.2f} s, {programs["adam"]():.5f}'
-  )
+  values = {
+    admm: {'iterations': count, 'objective': float(value)},
+    adams: {'objective': float(programs[adams]())},
+  }
+  figures = records.figures(times, admm, values)
+  return records.Run(title, admm, [*solver, *figures])
 
 
-def main(argv):
-  del argv
-  speed()
-  to_the_optimum()
+def measure(settings: Settings) -> Iterator[records.Run]:
+  yield speed(settings)
+  with jax.enable_x64(True):
+    made = to_the_optimum(settings)
+  yield made
 
 
 if __name__ == '__main__':
-  app.run(main)
+  program.run('convex', Settings, QUICK, measure)

@@ -1,8 +1,7 @@
 r"""Speed and memory of gradient estimators against backpropagation.
 
   python -m benchmarks.gradients
-  python -m benchmarks.gradients --models=mlp --batch_size=512
-  python -m benchmarks.gradients --models=rnn --estimators=l2
+  python -m benchmarks.gradients --models=rnn --estimators=l2,entropy
 
 One worker's estimate from one batch of random images, in one program. Time is
 that of a call, as a ratio to backpropagation through the same model in that
@@ -10,28 +9,44 @@ repeat. Memory is what the program needs beside its arguments and its result,
 the gradient, as the compiler plans it.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from absl import app, flags, logging
 from flax import nnx
 
 import byzjax
-from benchmarks import timing
+from benchmarks import program, records, timing
 from byzjax import models
 
-FLAGS = flags.FLAGS
-flags.DEFINE_list('models', 'mlp,cnn,rnn', 'Which of them.')
-flags.DEFINE_list('estimators', 'l2,l1,entropy,noisy', 'Of ESTIMATORS.')
-flags.DEFINE_list('depths', '2,4,8,16', 'Hidden layers of the MLP.')
-flags.DEFINE_list('lengths', '28,112', 'Rows of the images of the RNN.')
-flags.DEFINE_integer('width', 128, 'Of hidden layers.', 1)
-flags.DEFINE_integer('batch_size', 512, 'Examples.', 1)
-flags.DEFINE_integer('repeats', 15, 'Repeats of each measurement.', 1)
-
 NUM_CLASSES = 10
+FLOOR = 'backpropagation'
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  models: tuple[str, ...] = program.option(
+    ('mlp', 'cnn', 'rnn'), 'Of mlp, cnn and rnn.'
+  )
+  estimators: tuple[str, ...] = program.option(
+    ('l2', 'l1', 'entropy', 'noisy'), 'Of ESTIMATORS.'
+  )
+  depths: tuple[int, ...] = program.option(
+    (2, 4, 8, 16), 'Hidden layers of the MLP.'
+  )
+  lengths: tuple[int, ...] = program.option(
+    (28, 112), 'Rows of the images of the RNN.'
+  )
+  width: int = program.option(128, 'Of hidden layers.')
+  batch_size: int = program.option(512, 'Examples.')
+  repeats: int = program.option(9, 'Repeats of each measurement.')
+  seconds: float = program.option(1e9, 'Of repeating, at most.')
+
+
+QUICK = Settings(('mlp',), depths=(2,), width=4, batch_size=4, repeats=1)
 
 
 def target_projection(residual, graphdef):
@@ -71,7 +86,7 @@ def noisy(graphdef):
 
 
 # `graphdef -> (params, batch, key) -> (loss, gradient)`
-ESTIMATORS = {
+ESTIMATORS: dict[str, Callable] = {
   'entropy': entropy,
   'noisy': noisy,
   'l2': functools.partial(target_projection, 'l2'),
@@ -85,70 +100,82 @@ def backpropagation(graphdef):
   return lambda params, batch, key: exact(params, batch)
 
 
-def cases():
+def cases(settings: Settings) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
   """`(name, model, image shape)`, all with tanh."""
-  width = FLAGS.width
-  for kind in FLAGS.models:
+  width, shape = settings.width, (28, 28, 1)
+  for kind in settings.models:
     if kind == 'mlp':
-      for depth in map(int, FLAGS.depths):
+      for depth in settings.depths:
         sizes = (784, *[width] * depth, NUM_CLASSES)
         mlp = models.MLP(sizes, activation=jnp.tanh, rngs=nnx.Rngs(0))
-        yield f'mlp, depth {depth}', mlp, (28, 28, 1)
+        yield f'mlp, depth {depth}', mlp, shape
     elif kind == 'cnn':
-      shape = (28, 28, 1)
-      yield (
-        'cnn',
-        models.CNN(shape, NUM_CLASSES, activation=jnp.tanh, rngs=nnx.Rngs(0)),
-        shape,
+      cnn = models.CNN(
+        shape, NUM_CLASSES, activation=jnp.tanh, rngs=nnx.Rngs(0)
       )
+      yield 'cnn', cnn, shape
     elif kind == 'rnn':
-      for length in map(int, FLAGS.lengths):
+      for length in settings.lengths:
         rnn = models.RNN((28, width, width, NUM_CLASSES), rngs=nnx.Rngs(0))
         yield f'rnn, length {length}', rnn, (length, 28, 1)
     else:
-      raise app.UsageError(f'--models: {kind} is none of mlp, cnn, rnn')
+      raise ValueError(f'--models: {kind} is none of mlp, cnn, rnn')
 
 
-def main(argv):
-  del argv
-  logging.set_verbosity(logging.WARNING)
-  print(
-    f'batch {FLAGS.batch_size}, width {FLAGS.width},'
-    f' {jax.default_backend()}, jax {jax.__version__}'
-  )
-  print(
-    f'{"model":16} {"estimator":16} {"x time":>7} {"calls/s":>8}'
-    f' {"x memory":>9} {"MiB":>7}'
-  )
-  keys = jax.random.split(jax.random.key(0), 3)
-  for name, model, shape in cases():
-    graphdef, params = models.split(model)
-    batch = (
-      jax.random.uniform(keys[0], (FLAGS.batch_size, *shape)),
-      jax.random.randint(keys[1], (FLAGS.batch_size,), 0, NUM_CLASSES),
+def measure(settings: Settings) -> Iterator[records.Run]:
+  all_cases = list(cases(settings))
+  for name, model, shape in all_cases:
+    yield _of_case(
+      name, model, shape, settings, settings.seconds / len(all_cases)
     )
-    programs, memory = {}, {}
-    makers = {'backpropagation': backpropagation}
-    makers |= {k: ESTIMATORS[k] for k in FLAGS.estimators}
-    for label, make in makers.items():
-      estimator = make(graphdef)
-      # An estimator is a tuple, which jit would not take.
-      programs[label], _, memory[label] = timing.compiled(
-        lambda *args, estimator=estimator: estimator(*args),
-        params,
-        batch,
-        keys[2],
-      )
-    seconds = timing.interleaved(programs, FLAGS.repeats)
-    floor = 'backpropagation'
-    for label in programs:
-      time = timing.ratio(seconds[label], seconds[floor])
-      print(
-        f'{name:16} {label:16} {time:7.2f}'
-        f' {1 / np.median(seconds[label]):8.1f}'
-        f' {memory[label] / memory[floor]:9.2f} {memory[label] / 2**20:7.2f}'
-      )
+
+
+def _of_case(
+  name: str,
+  model: nnx.Module,
+  shape: tuple[int, ...],
+  settings: Settings,
+  seconds: float,
+) -> records.Run:
+  keys = jax.random.split(jax.random.key(0), 3)
+  graphdef, params = models.split(model)
+  size = settings.batch_size
+  batch = (
+    jax.random.uniform(keys[0], (size, *shape)),
+    jax.random.randint(keys[1], (size,), 0, NUM_CLASSES),
+  )
+  makers: dict[str, Callable] = {FLOOR: backpropagation}
+  makers |= {k: ESTIMATORS[k] for k in settings.estimators}
+  programs = {}
+  for label, make in makers.items():
+    estimator = make(graphdef)
+    # An estimator is a tuple, which jit would not take.
+    programs[label] = timing.compiled(
+      lambda *args, estimator=estimator: estimator(*args),
+      params,
+      batch,
+      keys[2],
+    )
+  times = timing.interleaved(
+    {label: each.call for label, each in programs.items()},
+    settings.repeats,
+    seconds,
+  )
+  floor = programs[FLOOR].temporary_bytes
+  values = {
+    label: {
+      'rate': 1 / min(times[label].wall),
+      'temporary_bytes': each.temporary_bytes,
+      'memory_ratio': each.temporary_bytes / floor if floor else None,
+    }
+    for label, each in programs.items()
+  }
+  return records.Run(
+    f'{name}, batch {size}, width {settings.width}',
+    FLOOR,
+    records.figures(times, FLOOR, values),
+  )
 
 
 if __name__ == '__main__':
-  app.run(main)
+  program.run('gradients', Settings, QUICK, measure)

@@ -1,56 +1,50 @@
 r"""Time of every rule as a multiple of reading its messages once.
 
   python -m benchmarks.rules
-  python -m benchmarks.rules --num_workers=50 --num_coordinates=1000000
+  python -m benchmarks.rules --sizes=50x1000000 --only=krum,median
 
-F is one read of X[n, d] (`w @ X`) in the same process; figures are medians over
-repeats of (time of the rule) / (F of the same repeat). `temp` is temporary
-memory as a share of X, `NumPy` the time of the textbook NumPy form, in F too.
+F is one read of X[n, d] (`w @ X`) in the same process; a size is n x d, and f
+is n // 5. `temp` is temporary memory as a share of X, `NumPy` the wall clock of
+the textbook NumPy form, in F too.
 """
 
+import dataclasses
 import functools
 import math
-import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 
 import byzjax
-from benchmarks import timing
+from benchmarks import program, records, timing
 from byzjax._src import bits
 from byzjax.aggregators import _packed_vote
 
-FLAGS = flags.FLAGS
-flags.DEFINE_integer('num_workers', 20, 'n; f is n // 5.', 5)
-flags.DEFINE_integer('num_coordinates', 1_000_000, 'd.', 1)
-flags.DEFINE_integer('repeats', 9, 'Repeats of each measurement.', 1)
-flags.DEFINE_string('only', '', 'Only rules whose name contains this.')
-
-# Multiples of F that the project set itself, for n = 20, 50 and 128 on a CPU.
-COORDINATE, GRAM = 7.0, 20.0  # for n = 128
-GOALS = {
-  'coordinate_median': (1.2, 4.0, COORDINATE),
-  'trimmed_mean': (1.2, 4.0, COORDINATE),
-  'mean_around_median': (1.3, 5.0, COORDINATE),
-  'majority_vote': (1.1, 2.0, COORDINATE),
-  'majority_vote, packed words': (0.1, 0.1, None),
-  'centered_clipping, 1 step': (3.5, 5.0, GRAM),
-  'centered_clipping, 3 steps': (6.0, 12.0, GRAM),
-  'krum': (5.0, 10.0, GRAM),
-  'multi_krum': (5.0, 10.0, GRAM),
-  'geometric_median, 32 steps': (6.0, 12.0, GRAM),
-  'minimum_diameter_averaging': (8.0, None, None),
-  'minimum_diameter_averaging, f=5': (None, 15.0, None),
-  'bulyan': (8.0, None, None),
-  'bulyan, f=5': (None, 15.0, None),
-  'mixing + krum': (7.0, 14.0, GRAM),
-}
-GOALS_OF_GROUPS = {('detox vote, r=3', 15): 2.4}
+FLOOR = 'F'
+PACKED = 'majority_vote, packed words'
 # More subsets than this are not for smallest_max_eigenvalue_averaging.
 MAX_SUBSETS = 200_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  sizes: tuple[str, ...] = program.option(
+    ('10x100000', '15x1000000', '20x1000000', '50x1000000', '128x1000000'),
+    'Sizes n x d.',
+  )
+  only: tuple[str, ...] = program.option(
+    (), 'Only rules whose name contains one of these.'
+  )
+  numpy: bool = program.option(True, 'Whether to time the NumPy forms.')
+  repeats: int = program.option(9, 'Repeats of each measurement.')
+  seconds: float = program.option(1e9, 'Of repeating, at most.')
+
+
+QUICK = Settings(('15x500',), repeats=1)
+QUICK_GPU = Settings(('5x500',), ('trimmed', 'krum'), False, 1)
 
 
 def rules(n: int) -> dict[str, byzjax.Aggregator]:
@@ -85,6 +79,9 @@ def rules(n: int) -> dict[str, byzjax.Aggregator]:
     'mixing + coordinate_median': byzjax.pre_aggregate(
       mixing(), byzjax.coordinate_median()
     ),
+    'mixing + trimmed_mean': byzjax.pre_aggregate(
+      mixing(), byzjax.trimmed_mean(num_byzantine=f)
+    ),
     'clipping + mean': byzjax.pre_aggregate(
       byzjax.adaptive_clipping(num_byzantine=f), byzjax.mean()
     ),
@@ -105,9 +102,9 @@ def rules(n: int) -> dict[str, byzjax.Aggregator]:
   return named
 
 
-def numpy_rules(x: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
+def numpy_rules(messages: jax.Array) -> dict[str, Callable[[], np.ndarray]]:
   """The same by NumPy, as one would write it."""
-  n = len(x)
+  x, n = np.asarray(messages), len(messages)
   f = n // 5
 
   def krum():
@@ -126,57 +123,64 @@ def numpy_rules(x: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
   }
 
 
-def main(argv):
-  del argv
-  n, d = FLAGS.num_workers, FLAGS.num_coordinates
+def update(rule: byzjax.Aggregator) -> Callable[[Any, Any], Any]:
+  """The rule as a function of messages and state."""
+  return lambda x, state: rule.update(x, state, key=jax.random.key(1))
+
+
+def program_of(rule: byzjax.Aggregator, x: jax.Array) -> timing.Program:
+  return timing.compiled(update(rule), x, rule.init(x[0]))
+
+
+def floor_of(x: jax.Array) -> timing.Program:
+  """One read of the messages."""
+  weights = jnp.full(len(x), 1 / len(x))
+  return timing.compiled(lambda w, x: w @ x, weights, x)
+
+
+def measure(settings: Settings) -> Iterator[records.Run]:
+  seconds = settings.seconds / len(settings.sizes)
+  for size in settings.sizes:
+    n, d = map(int, size.split('x'))
+    yield _of_size(n, d, settings, seconds)
+
+
+def _of_size(n: int, d: int, settings: Settings, seconds: float) -> records.Run:
+  def wanted(name):
+    return not settings.only or any(part in name for part in settings.only)
+
   x = jax.random.normal(jax.random.key(0), (n, d))
-  host = np.asarray(x)
-  weights = jnp.full(n, 1 / n)
-  floor, _, _ = timing.compiled(lambda w, x: w @ x, weights, x)
-  key = jax.random.key(1)
-  programs = {
-    name: timing.compiled(
-      lambda x, state, rule=rule: rule.update(x, state, key=key),
-      x,
-      rule.init(x[0]),
-    )
-    for name, rule in rules(n).items()
-    if FLAGS.only in name
-  }
-  packed = 'majority_vote, packed words'
-  if FLAGS.only in packed:
+  programs = {FLOOR: floor_of(x)}
+  for name, rule in rules(n).items():
+    if wanted(name):
+      programs[name] = program_of(rule, x)
+  if wanted(PACKED):
     words = jax.jit(bits.pack)(x < 0)
-    programs[packed] = timing.compiled(_packed_vote.vote_words, words)
-  baselines = {
-    name: call for name, call in numpy_rules(host).items() if name in programs
+    programs[PACKED] = timing.compiled(_packed_vote.vote_words, words)
+  calls = {name: each.call for name, each in programs.items()}
+  times = timing.interleaved(calls, settings.repeats, 0.8 * seconds)
+  values: dict[str, dict[str, Any]] = {
+    name: {
+      'temporary_bytes': each.temporary_bytes,
+      'temporary_share': each.temporary_bytes / x.nbytes,
+      'compile_seconds': each.compile_seconds,
+    }
+    for name, each in programs.items()
   }
-  seconds = timing.interleaved(
-    {'F': floor, **{name: call for name, (call, _, _) in programs.items()}},
-    FLAGS.repeats,
-  )
-  # With a floor of their own: they leave other things in the caches.
-  numpy_seconds = timing.interleaved({'F': floor, **baselines}, 3)
-  print(
-    f'n={n} d={d} f={n // 5}, {jax.default_backend()}, jax {jax.__version__},'
-    f' {platform.machine()}, F = {1e3 * np.median(seconds["F"]):.2f} ms'
-  )
-  print(
-    f'{"rule":34} {"x F":>6} {"goal":>6} {"temp":>7} {"compile":>8}'
-    f' {"NumPy":>7}'
-  )
-  column = {20: 0, 50: 1, 128: 2}.get(n)
-  for name, (_, compile_seconds, temporary) in programs.items():
-    goal = GOALS.get(name, (None,) * 3)[column] if column is not None else None
-    goal = GOALS_OF_GROUPS.get((name, n), goal)
-    line = (
-      f'{name:34} {timing.ratio(seconds[name], seconds["F"]):6.1f}'
-      f' {goal or "-":>6} {temporary / x.nbytes:7.1%} {compile_seconds:6.1f} s'
+  if settings.numpy:
+    repeats = min(3, settings.repeats)
+    baselines = {k: v for k, v in numpy_rules(x).items() if k in values}
+    # With a floor of their own: they leave other things in the caches.
+    theirs = timing.interleaved(
+      {FLOOR: calls[FLOOR], **baselines}, repeats, 0.2 * seconds
     )
-    if name in baselines:
-      ratio = timing.ratio(numpy_seconds[name], numpy_seconds['F'])
-      line += f' {ratio:7.1f}'
-    print(line)
+    for name in baselines:
+      values[name]['numpy_ratio'] = timing.ratio(theirs[name], theirs[FLOOR])
+  title = f'n={n} d={d} f={n // 5}'
+  return records.Run(
+    title, FLOOR, records.figures(times, FLOOR, values), {'n': n, 'd': d}
+  )
 
 
 if __name__ == '__main__':
-  app.run(main)
+  program.run('rules', Settings, QUICK, measure)

@@ -126,7 +126,8 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
   'num_devices',
   1,
-  'Devices to split the workers over, of all processes; on a CPU, threads.',
+  'Devices to split the workers over, of all processes. A CPU is made into so'
+  ' many; benchmarks/README.md says what rounds gain by that.',
   1,
 )
 flags.DEFINE_string(

@@ -204,11 +204,11 @@ def times() -> list[bool]:
     calls = {
       name: timing.compiled(
         lambda x, rule=rule: rule(x, key=jax.random.key(1)), x
-      )[0]
+      ).call
       for name, rule in rules.items()
     }
-    for name, seconds in timing.interleaved(calls, 7).items():
-      table[name, f'n = {n}'] = 1e3 * np.array([statistics.median(seconds)])
+    for name, times in timing.interleaved(calls, 7).items():
+      table[name, f'n = {n}'] = 1e3 * np.array([statistics.median(times.wall)])
   print(f'\nMilliseconds of one aggregation, d={FLAGS.num_coordinates}, f=n/9')
   print(report.pivot(table))
   return []

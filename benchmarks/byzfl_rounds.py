@@ -1,66 +1,65 @@
 r"""Whole rounds of byzjax and of ByzFL, side by side in one process.
 
-  python3 -m venv .peer
-  .peer/bin/pip install torch===2.13.0 torchvision==0.28.0 byzfl==0.0.11
-  .peer/bin/pip install -c constraints.txt jax flax optax chex absl-py
-  .peer/bin/python -m benchmarks.byzfl
+  python -m benchmarks.byzfl_rounds     # with the peers installed
 
 Both train ByzFL's `cnn_mnist` from the same weights on the same random images:
 worker momentum from zero, attack, rule, SGD. ByzFL runs the round of its own
 benchmark, a Python loop over clients, with the batches at hand as tensors;
 byzjax one `lax.scan`, with the gradients of the Byzantine workers as well.
 
-`ratio` is ByzFL's time / byzjax's, the median over repeats; `best` is that of
-the fastest repeats. If they are far apart, the machine was not quiet: that
-slows ByzFL far more than byzjax. `differs` is the distance between both models
-after the first rounds, as a share of the way that ByzFL's went; optimised
-attacks try as many strengths in both, but not the same ones.
+A table for each setting of the threads of ByzFL's torch, `OMP_WAIT_POLICY`
+left alone or passive; a fair ratio is that of the faster one. `x peer` is
+ByzFL's time over ours, the median over repeats, and `best` that of the fastest
+repeats. `differs` is the distance between both models after the first rounds,
+as a share of the way that ByzFL's went; optimised attacks try as many strengths
+in both, but not the same ones.
 """
 
+import dataclasses
 import functools
-import importlib.metadata
 import os
-import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags, logging
 from flax import nnx
 
 import byzjax
-from benchmarks import timing
+from benchmarks import peers, program, records, timing
 from byzjax import models
-
-try:
-  import torch
-  from byzfl import ByzantineClient, Client, Server
-except (ImportError, RuntimeError) as error:  # The latter from torchvision.
-  sys.exit(
-    f'ByzFL cannot be imported: {error}.\nInstall it with\n'
-    '  pip install torch===2.13.0 torchvision==0.28.0 byzfl==0.0.11\n'
-    'torch and torchvision must both be builds for CUDA, or both for the CPU.'
-  )
-
-FLAGS = flags.FLAGS
-flags.DEFINE_enum('worker_map', 'map', ['map', 'vmap'], 'Of byzjax.')
-flags.DEFINE_integer('rounds', 4, 'Rounds in one measurement.', 1)
-flags.DEFINE_integer('repeats', 5, 'Repeats of each measurement.', 1)
 
 N, F, BATCH_SIZE = 12, 2, 25  # F of the N workers are Byzantine.
 MOMENTUM, LEARNING_RATE = 0.9, 0.1
 EVALS = 20  # Strengths that an optimised attack tries.
+ENVIRONMENTS = {'default': {}, 'passive': {'OMP_WAIT_POLICY': 'passive'}}
 # Shapes of cnn_mnist's kernels, the dense ones as convolutions.
 KERNELS = ((20, 1, 5, 5), (50, 20, 5, 5), (500, 50, 4, 4), (10, 500, 1, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  threads: tuple[str, ...] = program.option(
+    ('default', 'passive'), 'OMP_WAIT_POLICY of ByzFL.'
+  )
+  worker_map: str = program.option('map', 'Of byzjax: map or vmap.')
+  rounds: int = program.option(4, 'Rounds in one measurement.')
+  search_rounds: int = program.option(1, 'The same under optimised attacks.')
+  only: tuple[str, ...] = program.option((), 'Only these rows.')
+  timeout: float = program.option(90.0, 'Seconds of a row, at most.')
+  row_seconds: float = program.option(8.0, 'Of repeating a row, at most.')
+  repeats: int = program.option(7, 'Repeats of each measurement.')
+
+
+QUICK = Settings(rounds=1, only=('Average SignFlipping',), repeats=1)
 
 
 class CNN(nnx.Module):
   """ByzFL's `cnn_mnist`, with the weights of one."""
 
-  def __init__(self, weights: dict[str, torch.Tensor]):
-    arrays = [weight.numpy().copy() for weight in weights.values()]
+  def __init__(self, arrays: Sequence[np.ndarray]):
     layers: list[models.Conv | nnx.Linear] = []
     for shape, kernel, bias in zip(KERNELS, arrays[::2], arrays[1::2]):
       # [out, in, height, width] to [height, width, in, out].
@@ -96,8 +95,16 @@ class Row(NamedTuple):
   our_attack: byzjax.Attack = byzjax.sign_flip()
   pre: tuple[dict, ...] = ()
 
+  @property
+  def name(self) -> str:
+    return ' '.join(x['name'] for x in (*self.pre, self.rule, self.attack))
 
-def rows() -> list[Row]:
+  @property
+  def is_search(self) -> bool:
+    return 'Optimal' in self.attack['name']
+
+
+def rows() -> dict[str, Row]:
   trimmed = byzjax.trimmed_mean(num_byzantine=F)
   mixing = byzjax.nearest_neighbor_mixing(num_byzantine=F)
   mixed = byzjax.pre_aggregate(mixing, trimmed)
@@ -119,7 +126,7 @@ def rows() -> list[Row]:
       batch_size=1,
     )
 
-  return [
+  listed = [
     Row(named('Average'), byzjax.mean()),
     Row(named('TrMean', f=F), trimmed),
     Row(named('TrMean', f=F), mixed, *alie, (named('NNM', f=F),)),
@@ -143,10 +150,15 @@ def rows() -> list[Row]:
       (named('NNM', f=F),),
     ),
   ]
+  return {row.name: row for row in listed}
 
 
-def peer(row: Row, images: np.ndarray, labels: np.ndarray):
-  """ByzFL's server, and a function that runs one round for every batch."""
+def peer(
+  row: Row, images: np.ndarray, labels: np.ndarray
+) -> tuple[Callable, Callable]:
+  """The weights of ByzFL's server, and a round of it for every batch."""
+  torch, byzfl = peers.required('torch', 'byzfl')
+  torch.set_num_threads(os.cpu_count() or 1)  # JAX takes all cores.
   common: dict[str, Any] = dict(model_name='cnn_mnist', device='cpu')
   common |= dict(optimizer_name='SGD', learning_rate=LEARNING_RATE)
   common |= dict(weight_decay=0.0, milestones=[], learning_rate_decay=1.0)
@@ -158,10 +170,12 @@ def peer(row: Row, images: np.ndarray, labels: np.ndarray):
     x = torch.tensor(images[:, i, :, None, :, :, 0])  # One channel, first.
     batches: Any = list(zip(x, torch.tensor(labels[:, i]).long()))
     data = torch.utils.data.DataLoader(batches, batch_size=None)
-    clients.append(Client(common | client | {'training_dataloader': data}))
+    clients.append(
+      byzfl.Client(common | client | {'training_dataloader': data})
+    )
   common |= dict(aggregator_info=row.rule, pre_agg_list=list(row.pre))
-  server = Server(common | {'test_loader': data})
-  attacker = ByzantineClient(row.attack | {'f': F})
+  server = byzfl.Server(common | {'test_loader': data})
+  attacker = byzfl.ByzantineClient(row.attack | {'f': F})
 
   def run():
     for _ in images:
@@ -171,10 +185,15 @@ def peer(row: Row, images: np.ndarray, labels: np.ndarray):
       sent = [client.get_flat_gradients_with_momentum() for client in clients]
       server.update_model_with_gradients(sent + attacker.apply_attack(sent))
 
-  return server, run
+  def weights():
+    return [w.numpy().copy() for w in server.get_dict_parameters().values()]
+
+  return weights, run
 
 
-def ours(row: Row, model: CNN, batches: tuple[np.ndarray, np.ndarray]):
+def ours(
+  row: Row, model: CNN, batches: tuple[np.ndarray, np.ndarray], worker_map: str
+) -> Callable:
   """A compiled function that runs one round for every batch."""
   graphdef, params = models.split(model)
   training = byzjax.robust_round(
@@ -185,50 +204,54 @@ def ours(row: Row, model: CNN, batches: tuple[np.ndarray, np.ndarray]):
     worker=optax.ema(MOMENTUM, debias=False),  # From zero, as in ByzFL.
     attack=row.our_attack,
     byzantine=F,
-    worker_map=FLAGS.worker_map,
+    worker_map=worker_map,
   )
 
   def step(state, batch):
     return training.step(state, batch, jax.random.key(0))
 
   scan = jax.tree_util.Partial(jax.lax.scan, step)
-  return timing.compiled(scan, training.init(params), batches)[0]
+  return timing.compiled(scan, training.init(params), batches).call
 
 
-def main(argv):
-  del argv
-  logging.set_verbosity(logging.WARNING)
-  torch.set_num_threads(2)  # JAX takes all cores.
-  shape, rng = (FLAGS.rounds, N, BATCH_SIZE), np.random.default_rng(0)
+def row_of(settings: Settings, name: str) -> records.Figure:
+  row = rows()[name]
+  count = settings.search_rounds if row.is_search else settings.rounds
+  shape, rng = (count, N, BATCH_SIZE), np.random.default_rng(0)
   images = rng.random((*shape, 28, 28, 1), np.float32)
   labels = rng.integers(0, 10, shape, np.int32)
-  calls: dict[str, Any] = {}
-  differs, sub = {}, optax.tree.sub
-  for row in rows():
-    name = ' '.join(x['name'] for x in (*row.pre, row.rule, row.attack))
-    server, theirs = peer(row, images, labels)
-    model = CNN(server.get_dict_parameters())
-    program = ours(row, model, (images, labels))
-    calls |= {f'{name}, ByzFL': theirs, f'{name}, byzjax': program}
-    theirs()
-    start, end = nnx.state(model), nnx.state(CNN(server.get_dict_parameters()))
-    way, error = sub(end, start), sub(program()[0].params, end)
-    differs[name] = optax.tree.norm(error) / optax.tree.norm(way)
-  seconds = timing.interleaved(calls, FLAGS.repeats)
-  print(
-    f'cnn_mnist, {optax.tree.size(start)} parameters, {N - F} + {F} workers,'
-    f' batch {BATCH_SIZE}; byzfl {importlib.metadata.version("byzfl")}, torch'
-    f' {torch.__version__}, {torch.get_num_threads()} threads; jax'
-    f' {jax.__version__}, {jax.default_backend()}, {FLAGS.worker_map};'
-    f' {os.cpu_count()} cores, load over 1, 5, 15 minutes {os.getloadavg()}'
-    f'\n{"rounds":40}  ByzFL/s byzjax/s    ratio     best  differs'
+  weights, theirs = peer(row, images, labels)
+  model = CNN(weights())
+  program = ours(row, model, (images, labels), settings.worker_map)
+  theirs()
+  start, end = nnx.state(model), nnx.state(CNN(weights()))
+  sub = optax.tree.sub
+  way, error = sub(end, start), sub(program()[0].params, end)
+  figure = peers.row(
+    name,
+    theirs,
+    program,
+    settings,
+    differs=float(optax.tree.norm(error) / optax.tree.norm(way)),
   )
-  for name, difference in differs.items():
-    pair = seconds[f'{name}, ByzFL'], seconds[f'{name}, byzjax']
-    rates = [FLAGS.rounds / np.median(times) for times in pair]
-    numbers = *rates, timing.ratio(*pair), min(pair[0]) / min(pair[1])
-    print(f'{name:40}', *(f'{x:8.2f}' for x in numbers), f'{difference:8.0e}')
+  values = figure.values
+  values['rate'] = count / values['wall_median']
+  values['peer_rate'] = count / values['peer_wall_median']
+  return figure
+
+
+def measure(settings: Settings) -> Iterator[records.Run]:
+  peers.check('byzfl', 'torch')
+  names = settings.only or tuple(rows())
+  title = f'cnn_mnist, {N - F} + {F} workers, batch {BATCH_SIZE}'
+  for threads in settings.threads:
+    figures = peers.rows_in_children(
+      'benchmarks.byzfl_rounds', names, settings, ENVIRONMENTS[threads]
+    )
+    yield records.Run(
+      f'{title}, threads of ByzFL {threads}', peers.FLOOR, list(figures)
+    )
 
 
 if __name__ == '__main__':
-  app.run(main)
+  program.run('byzfl_rounds', Settings, QUICK, measure, ('byzfl', 'torch'))
