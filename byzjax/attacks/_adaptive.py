@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax._src import base, checks, recipes
-from byzjax.attacks import _damage, _message
+from byzjax.attacks import (
+  _damage,
+  _damage_by_mixing,
+  _damage_by_sorting,
+  _damage_in_gram_space,
+  _message,
+)
 
 # Half octaves around 1, the strength of the attack as it is.
 _STRENGTHS = tuple(np.exp2(np.arange(-8, 13) / 2))
@@ -82,25 +88,9 @@ def adaptive(
     checks.check_count('adaptive', 'batch_size', batch_size, 1)
   checks.check_reals('adaptive', 'strengths', strengths)
   strengths = jnp.asarray(_STRENGTHS if strengths is None else strengths)
-  num_strengths = checks.num_workers('adaptive: strengths', strengths)
+  checks.num_workers('adaptive: strengths', strengths)
 
-  def evaluate(trial, grid):
-    if batch_size is None:
-      values = jax.vmap(trial)(grid)
-    else:
-      values = jax.lax.map(trial, grid, batch_size=batch_size)
-    return jnp.where(jnp.isnan(values), -jnp.inf, values)
-
-  def apply(
-    messages,
-    state,
-    *,
-    is_byzantine,
-    key=None,
-    axis_name=None,
-    aggregator_state=None,
-    **knowledge,
-  ):
+  def send(messages, state, *, is_byzantine, **knowledge):
     is_byzantine = _message.mask_of('adaptive', messages, is_byzantine)
     scene, layout, state = _damage.draft_scene(
       'adaptive',
@@ -109,65 +99,89 @@ def adaptive(
       messages,
       state,
       is_byzantine=is_byzantine,
-      key=key,
-      axis_name=axis_name,
-      aggregator_state=aggregator_state,
       **knowledge,
     )
-    if _damage.in_gram_space(aggregator, scene, num_rounds):
-      trial = _trial_in_gram_space(aggregator, scene)
-    else:
-      damage = _damage.damage_of(
-        aggregator, scene, num_rounds=num_rounds, momentum=momentum
-      )
-
-      def trial(strength):
-        return damage(_scaled(scene, strength))
-
-    grid = strengths.astype(scene.rows.dtype)
-    values = evaluate(trial, grid)
-    for _ in range(num_refinements):
-      best = jnp.argmax(values)
-      low = grid[jnp.maximum(best - 1, 0)]
-      high = grid[jnp.minimum(best + 1, grid.shape[0] - 1)]
-      fine = jnp.linspace(low, high, num_strengths + 2)[1:-1]
-      grid = jnp.concatenate([grid, fine])
-      values = jnp.concatenate([values, evaluate(trial, fine)])
-      order = jnp.argsort(grid)
-      grid, values = grid[order], values[order]
-    rows = _damage.worst_rows(
+    trials = _trials(aggregator, scene, num_rounds, momentum, batch_size)
+    grid, values = _search(
+      trials.evaluate, strengths.astype(scene.rows.dtype), num_refinements
+    )
+    baseline = jnp.argmin(jnp.abs(grid - 1))
+    is_sure = trials.is_sure
+    if not _keeps_digits(messages, layout):
+      is_sure = None
+    rows = _damage.worst(
       aggregator,
       scene,
       layout,
-      lambda i: _scaled(scene, grid[i]),
+      lambda i: _damage.sent_at(scene, grid[i]),
       values,
-      jnp.argmin(jnp.abs(grid - 1)),
+      baseline,
+      is_sure=(lambda i: is_sure(grid[i], grid[baseline], values[i]))
+      if callable(is_sure)
+      else is_sure,
       num_rounds=num_rounds,
       momentum=momentum,
     )
-    sent = layout.unravel_rows(rows)
+    return layout.unravel_rows(rows), state
+
+  def apply(messages, state, *, is_byzantine, **knowledge):
+    sent, state = send(messages, state, is_byzantine=is_byzantine, **knowledge)
+    is_byzantine = _message.mask_of('adaptive', messages, is_byzantine)
     return _message.overwrite(messages, sent, is_byzantine), state
 
-  return base.Attack(attack.init, apply, attack.observe)
+  def send_row(messages, state, **knowledge):
+    sent, state = send(messages, state, **knowledge)
+    return jax.tree.map(lambda leaf: leaf[0], sent), state
+
+  return base.Attack(
+    attack.init,
+    apply,
+    attack.observe,
+    None if attack.send is None else send_row,
+    attack.reads_own,
+  )
 
 
-def _scaled(scene, strength):
-  mean = scene.mean[None]
-  moved = mean + strength * (scene.rows - mean)
-  # The attack as it is, bit for bit.
-  moves = scene.is_byzantine[:, None] & (strength != 1)
-  return jnp.where(moves, moved, scene.rows)
+def _trials(aggregator, scene, num_rounds, momentum, batch_size):
+  """The cheapest way to know what strengths do to this rule."""
+  if _damage_in_gram_space.is_possible(aggregator, scene, num_rounds):
+    return _damage_in_gram_space.trials(aggregator, scene, batch_size)
+  damage = _damage.damage_of(
+    aggregator, scene, num_rounds=num_rounds, momentum=momentum
+  )
+  call = _damage.in_batches(
+    lambda strength: damage(_damage.sent_at(scene, strength)), batch_size
+  )
+  if _damage_by_sorting.is_possible(aggregator, scene):
+    return _damage_by_sorting.trials(aggregator, scene, call)
+  stages = _damage_by_mixing.stages_of(aggregator, scene)
+  if stages and _damage.is_one_round(scene, num_rounds):
+    return _damage_by_mixing.trials(stages, scene)
+  return _damage.Trials(call, None)
 
 
-def _trial_in_gram_space(aggregator, scene):
-  gram = _damage.gram_scene(aggregator, scene)
-  n = scene.rows.shape[0]
-  moves = (scene.is_byzantine & gram.mask)[:, None]
-  mean = jnp.zeros_like(gram.identity).at[:, n].set(1)
+def _search(evaluate, grid, num_refinements):
+  """All strengths that were tried, in order, and their damage."""
 
-  def trial(strength):
-    moved = mean + strength * (gram.identity - mean)
-    matrix = jnp.where(moves, moved, gram.identity)
-    return gram.objective(*_damage.grams(gram, matrix))
+  def values_of(grid):
+    values = evaluate(grid)
+    return jnp.where(jnp.isnan(values), -jnp.inf, values)
 
-  return trial
+  count, values = len(grid), values_of(grid)
+  for _ in range(num_refinements):
+    best = jnp.argmax(values)
+    low = grid[jnp.maximum(best - 1, 0)]
+    high = grid[jnp.minimum(best + 1, len(grid) - 1)]
+    fine = jnp.linspace(low, high, count + 2)[1:-1]
+    grid = jnp.concatenate([grid, fine])
+    values = jnp.concatenate([values, values_of(fine)])
+    order = jnp.argsort(grid)
+    grid, values = grid[order], values[order]
+  return grid, values
+
+
+def _keeps_digits(messages, layout):
+  """Whether messages are sent in the dtype that they are computed in."""
+  return all(
+    jnp.result_type(leaf) == layout.dtype for leaf in jax.tree.leaves(messages)
+  )

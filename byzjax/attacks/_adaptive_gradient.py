@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax._src import base, checks, recipes, reductions
-from byzjax.attacks import _ascent, _damage, _message
+from byzjax.attacks import _ascent, _damage, _damage_in_gram_space, _message
 
 
 @recipes.factory
@@ -71,16 +71,7 @@ def adaptive_gradient(
   checks.check_range('adaptive_gradient', 'step_size', step_size, 0)
   checks.check_range('adaptive_gradient', 'jitter', jitter, 0)
 
-  def apply(
-    messages,
-    state,
-    *,
-    is_byzantine,
-    key=None,
-    axis_name=None,
-    aggregator_state=None,
-    **knowledge,
-  ):
+  def apply(messages, state, *, is_byzantine, **knowledge):
     is_byzantine = _message.mask_of('adaptive_gradient', messages, is_byzantine)
     scene, layout, state = _damage.draft_scene(
       'adaptive_gradient',
@@ -89,27 +80,25 @@ def adaptive_gradient(
       messages,
       state,
       is_byzantine=is_byzantine,
-      key=key,
-      axis_name=axis_name,
-      aggregator_state=aggregator_state,
       **knowledge,
     )
-    in_gram_space = _damage.in_gram_space(aggregator, scene, num_rounds)
+    scene = scene._replace(draft=_damage.written(scene, scene.draft))
+    in_gram_space = _damage_in_gram_space.is_possible(
+      aggregator, scene, num_rounds
+    )
+    center = _damage_in_gram_space.center_of(aggregator, scene)
     if in_gram_space:
-      gram = _damage.gram_scene(aggregator, scene)
-      slope, start, movable = (
-        _slope_in_gram_space(gram),
-        gram.identity,
-        gram.mask,
-      )
+      gram = _damage_in_gram_space.of_rows(scene, center)
+      slope = _slope_in_gram_space(aggregator, scene, gram)
+      start, movable = gram.identity, gram.mask
       mean = jnp.zeros_like(start[0]).at[start.shape[0]].set(1)
     else:
       damage = _damage.damage_of(
         aggregator, scene, num_rounds=num_rounds, momentum=momentum
       )
-      slope = _ascent.slope_of(damage, axis_name=axis_name)
-      start, mean = scene.rows, scene.mean
-      movable = reductions.finite_rows(start, axis_name=axis_name)
+      slope = _ascent.slope_of(damage, axis_name=scene.axis_name)
+      start, mean = scene.draft, scene.mean
+      movable = reductions.finite_rows(start, axis_name=scene.axis_name)
     partners = _partners(is_byzantine, movable)
     movable &= is_byzantine
 
@@ -131,11 +120,11 @@ def adaptive_gradient(
       """Of both ascents, and then of the attack that they start from."""
       rows = ends[jnp.minimum(i, 1)]
       if in_gram_space:
-        rows = _damage.messages(gram, rows)
-      return jnp.where(movable[:, None] & (i < 2), rows, scene.rows)
+        rows = _damage_in_gram_space.messages(gram, scene, center, rows)
+      return jnp.where(movable[:, None] & (i < 2), rows, scene.draft)
 
     values = jnp.where(jnp.isnan(values), -jnp.inf, values)
-    rows = _damage.worst_rows(
+    rows = _damage.worst(
       aggregator,
       scene,
       layout,
@@ -148,7 +137,9 @@ def adaptive_gradient(
     sent = layout.unravel_rows(rows)
     return _message.overwrite(messages, sent, is_byzantine), state
 
-  return base.Attack(attack.init, apply, attack.observe)
+  return base.Attack(
+    attack.init, apply, attack.observe, reads_own=attack.reads_own
+  )
 
 
 def _partners(is_byzantine, usable):
@@ -159,7 +150,11 @@ def _partners(is_byzantine, usable):
   return order[rank % jnp.maximum(honest.sum(), 1)]
 
 
-def _slope_in_gram_space(gram: _damage.GramScene) -> _ascent.Slope:
+def _slope_in_gram_space(
+  aggregator: base.Aggregator,
+  scene: _damage.Scene,
+  gram: _damage_in_gram_space.GramScene,
+) -> _ascent.Slope:
   """The gradient of the damage with respect to messages `c + M (z - c)`.
 
   It is a combination of the same vectors: with J a function of the inner
@@ -167,17 +162,20 @@ def _slope_in_gram_space(gram: _damage.GramScene) -> _ascent.Slope:
   `dJ/dx_b = sum_j (dJ/dK_bj + dJ/dK_jb) (x_j - c) + 2 dJ/dq_b x_b`.
   """
   n = gram.mask.shape[0]
+  objective = _damage_in_gram_space.objective(aggregator, scene, gram)
   mean = jnp.zeros((1, n + 2), gram.identity.dtype).at[0, n].set(1)
   origin = jnp.zeros((1, n + 2), gram.identity.dtype).at[0, n + 1].set(1)
 
   def slope(matrix):
-    value, (of_inner, of_norms) = jax.value_and_grad(gram.objective, (0, 1))(
-      *_damage.grams(gram, matrix)
+    value, (of_inner, of_norms) = jax.value_and_grad(objective, (0, 1))(
+      *_damage_in_gram_space.grams(gram, matrix)
     )
     symmetric = (of_inner + of_inner.T)[:n]
     direction = reductions.matmul(symmetric, jnp.concatenate([matrix, mean]))
     direction += 2 * of_norms[:, None] * (matrix - origin)
-    squared = jnp.diagonal(_damage.quadratic(direction, gram.inner))
+    squared = jnp.diagonal(
+      _damage_in_gram_space.quadratic(direction, gram.inner)
+    )
     return value, direction, squared
 
   return slope

@@ -1,8 +1,8 @@
 """How far an attacker would move an aggregate: what adaptive attacks maximise.
 
 The attacker holds the rule and its state, and only looks: nothing here returns
-a new state. Rules that work on a Gram matrix are searched there, at n x n cost
-per trial whatever the number of coordinates.
+a new state. Trials that need no call of the rule stand in files of their own:
+`_damage_in_gram_space`, `_damage_by_sorting`, `_damage_by_mixing`.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, flat, nonfinite, reductions, rules
+from byzjax._src import base, checks, flat, nonfinite, reductions
 
 # Calls of the rule that a search spends on what its trials promised.
 _MAX_CALLS = 8
 # By how much a promise that holds may be higher than what the rule does.
-_ROUNDING = 1e-3
+ROUNDING = 1e-3
+# By how much, relative to the damage and to the messages, a promise must be
+# higher than another one before it counts as higher.
+_LEAST_GAIN, _LEAST_MOVE = 1e-5, 8
+# Numbers of one block of columns: what a core's cache holds.
+_CACHED = 1 << 20
 
-# `(rows [n, d]) -> float[]`
+# `(rows [n or 1, d]) -> float[]`
 Damage = Callable[[jax.Array], jax.Array]
 
 
@@ -26,40 +31,42 @@ class Scene(NamedTuple):
   """What an adaptive attacker knows before choosing its rows.
 
   Attributes:
-    rows: float[n, d], honest messages, and a first draft of the others.
-    mean: float[d], of the finite honest messages.
+    rows: float[n, d], the messages. Of Byzantine workers only what is in
+      `draft` counts.
+    draft: what these would send: float[n, d], or float[1, d] if all of them
+      send the same.
+    mean: float[d], of the usable honest messages.
     is_byzantine: bool[n].
-    spread: float[], root mean square distance of honest messages to the mean.
+    is_honest: bool[n], who is honest and usable.
+    spread: float[], root mean square distance of these to the mean.
     state: of the rule.
     key: for rules that draw; not the one that the server will use.
     axis_name: mesh axes over which the coordinates are split.
   """
 
   rows: jax.Array
+  draft: jax.Array
   mean: jax.Array
   is_byzantine: jax.Array
+  is_honest: jax.Array
   spread: jax.Array
   state: base.State
   key: jax.Array | None
   axis_name: base.AxisName
 
 
-def scene(
-  rows: jax.Array,
-  is_byzantine: jax.Array,
-  state: base.State,
-  *,
-  key: jax.Array | None = None,
-  axis_name: base.AxisName = None,
-) -> Scene:
-  """The scene of one round."""
-  norms = reductions.squared_norms(rows, axis_name=axis_name)
-  honest = ~is_byzantine & nonfinite.usable_norms(norms)
-  mean = reductions.rows_mean(rows, honest)
-  squared = reductions.squared_norms(rows, center=mean, axis_name=axis_name)
-  squared = jnp.where(honest, squared, 0).sum() / jnp.maximum(honest.sum(), 1)
-  spread = reductions.sqrt(squared)
-  return Scene(rows, mean, is_byzantine, spread, state, key, axis_name)
+class Trials(NamedTuple):
+  """How a search finds the damage of many strengths.
+
+  Attributes:
+    evaluate: `strengths float[k] -> float[k]`, what each of them promises.
+    is_sure: `(strength, other, promised) -> bool[]`, whether the rule itself
+      is sure to do what was promised of the first one, and not less than with
+      the other one; None if it never is, and True if it always is.
+  """
+
+  evaluate: Callable[[jax.Array], jax.Array]
+  is_sure: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | bool | None
 
 
 def draft_scene(
@@ -70,14 +77,15 @@ def draft_scene(
   state: base.State,
   *,
   is_byzantine: jax.Array,
-  key: jax.Array | None,
-  axis_name: base.AxisName,
-  aggregator_state: base.State | None,
+  key: jax.Array | None = None,
+  axis_name: base.AxisName = None,
+  aggregator_state: base.State | None = None,
   **knowledge: Any,
 ) -> tuple[Scene, flat.RowLayout, base.State]:
   """The scene after `attack` has made its draft; and the attack's new state."""
   attack_key, rule_key = (None, None) if key is None else jax.random.split(key)
-  messages, state = attack.apply(
+  make = attack.send or attack.apply
+  draft, state = make(
     messages,
     state,
     is_byzantine=is_byzantine,
@@ -87,12 +95,44 @@ def draft_scene(
     **knowledge,
   )
   rows, layout = flat.ravel_rows(name, messages)
+  if attack.send is not None:
+    draft = jax.tree.map(lambda leaf: leaf[None], draft)
+  draft = layout.ravel_rows(draft)
+  if attack.send is None:
+    rows = draft
   if aggregator_state is None:
     aggregator_state = aggregator.init(jnp.zeros_like(rows[0]))
-  drafted = scene(
-    rows, is_byzantine, aggregator_state, key=rule_key, axis_name=axis_name
-  )
+  norms = reductions.squared_norms(rows, axis_name=axis_name)
+  is_honest = ~is_byzantine & nonfinite.usable_norms(norms)
+  mean = reductions.rows_mean(rows, is_honest)
+  squared = reductions.squared_norms(rows, center=mean, axis_name=axis_name)
+  squared = jnp.where(is_honest, squared, 0).sum()
+  spread = reductions.sqrt(squared / jnp.maximum(is_honest.sum(), 1))
+  drafted = Scene(
+    rows, draft, mean, is_byzantine, is_honest, spread,
+    aggregator_state, rule_key, axis_name,
+  )  # fmt: skip
   return drafted, layout, state
+
+
+def sent_at(scene: Scene, strength: jax.Array) -> jax.Array:
+  """`mu + s (a - mu)`, a the draft; at s = 1 the draft, bit for bit."""
+  moved = scene.mean[None] + strength * (scene.draft - scene.mean[None])
+  return jnp.where(strength != 1, moved, scene.draft)
+
+
+def in_batches(
+  trial: Callable[[jax.Array], jax.Array], batch_size: int | None
+) -> Callable[[jax.Array], jax.Array]:
+  """`strengths float[k] -> float[k]` from one trial."""
+  if batch_size is None:
+    return jax.vmap(trial)
+  return lambda grid: jax.lax.map(trial, grid, batch_size=batch_size)
+
+
+def written(scene: Scene, rows: jax.Array) -> jax.Array:
+  """The messages if the Byzantine workers send these rows: float[n, d]."""
+  return jnp.where(scene.is_byzantine[:, None], rows, scene.rows)
 
 
 def check_search(
@@ -117,13 +157,10 @@ def check_search(
   checks.check_range(name, 'momentum', momentum, 0, 1)
 
 
-def in_gram_space(
-  aggregator: base.Aggregator, scene: Scene, num_rounds: int
-) -> bool:
-  """Whether trials need no more than the Gram matrix of the scene."""
-  # A rule without a memory does the same in all the rounds ahead.
-  same_rounds = num_rounds == 1 or not jax.tree.leaves(scene.state)
-  return aggregator.gram_rule is not None and same_rounds
+def is_one_round(scene: Scene, num_rounds: int) -> bool:
+  """Whether the rounds ahead are all like the first."""
+  # A rule without a memory does the same in all of them.
+  return num_rounds == 1 or not jax.tree.leaves(scene.state)
 
 
 def damage_of(
@@ -143,11 +180,19 @@ def damage_of(
   rounds_left = num_rounds - jnp.arange(num_rounds)
   factors = 1 - jnp.asarray(momentum, scene.rows.dtype) ** rounds_left
 
+  takes_row = scene.draft.shape[0] == 1 and aggregator.update.takes_common
+
   def damage(rows):
+    messages, common = scene.rows, {}
+    if takes_row:
+      common['common'] = base.CommonRow(rows[0], scene.is_byzantine)
+    else:
+      messages = written(scene, rows)
+
     def one_round(carry, factor):
       state, total = carry
       aggregate, state = aggregator.update(
-        rows, state, key=scene.key, axis_name=scene.axis_name
+        messages, state, key=scene.key, axis_name=scene.axis_name, **common
       )
       return (state, total + factor * (aggregate - scene.mean)), None
 
@@ -160,7 +205,43 @@ def damage_of(
   return damage
 
 
-def worst_rows(
+def sum_over_blocks(
+  block_fn: Callable[[Callable[[jax.Array], jax.Array], jax.Array], jax.Array],
+  scene: Scene,
+  num_rows: int,
+) -> jax.Array:
+  """Adds up a function of blocks of coordinates, over all devices.
+
+  Args:
+    block_fn: `(take, is_new bool[width]) -> array`; `take` cuts the block's
+      columns out of an array [..., d]. The last block may begin before the one
+      in front of it ends: what is not new must not be counted.
+    scene: has the coordinates.
+    num_rows: how many numbers a column needs.
+  """
+  d = scene.rows.shape[1]
+  width = d
+  if jax.default_backend() == 'cpu':
+    width = min(max(_CACHED // num_rows, 256), d)
+
+  def block(index):
+    start = jnp.minimum(index * width, d - width)
+    is_new = start + jnp.arange(width) >= index * width
+
+    def take(array):
+      return jax.lax.dynamic_slice_in_dim(array, start, width, axis=-1)
+
+    return block_fn(take, is_new)
+
+  count = -(-d // width)
+  if count == 1:
+    total = block_fn(lambda array: array, jnp.ones(d, bool))
+  else:
+    total = jax.lax.map(block, jnp.arange(count)).sum(axis=0)
+  return reductions.psum(total, scene.axis_name)
+
+
+def worst(
   aggregator: base.Aggregator,
   scene: Scene,
   layout: flat.RowLayout,
@@ -168,33 +249,45 @@ def worst_rows(
   promised: jax.Array,
   baseline: int | jax.Array,
   *,
+  is_sure: Callable[[jax.Array], jax.Array] | bool | None = None,
   num_rounds: int = 1,
   momentum: base.Scalar = 0.0,
 ) -> jax.Array:
-  """The candidate that does the most damage, by calls of the rule itself.
+  """The candidate that does the most damage.
 
   What a search promises is not what the rule does where its choice hangs on a
   tie: a trial in Gram space, or in a batch, rounds otherwise and breaks the tie
-  otherwise. So the best promise is tried, and the baseline; and as long as a
-  promise not yet tried is higher than what was found, that one. Where promises
-  hold, this is two calls.
+  otherwise. So unless the search is sure, the rule itself is called: for the
+  best promise, for the baseline, and as long as a promise not yet tried is
+  higher than what was found, for that one. Where promises hold, this is two
+  calls. Promises that differ by no more than rounding are equal, and of these
+  the baseline is taken.
 
   Args:
     aggregator: the rule.
     scene: in which it is attacked.
     layout: of the messages, whose dtypes may have fewer digits than rows.
-    rows_of: `index -> float[n, d]`, the messages of a candidate.
+    rows_of: `index -> float[n or 1, d]`, what a candidate sends.
     promised: float[k], the damage of each by the search, -inf for none.
     baseline: the index of the candidate that must not do more than the result.
+    is_sure: `index -> bool[]`, whether the rule need not be called if that one
+      is the best promise; or the same for all; None for False.
     num_rounds: as in `damage_of`.
     momentum: as in `damage_of`.
 
   Returns:
-    float[n, d].
+    The rows of the candidate, as `rows_of`.
   """
   # A rule without a memory does the same in all the rounds ahead.
-  ahead = num_rounds if jax.tree.leaves(scene.state) else 1
+  ahead = 1 if is_one_round(scene, num_rounds) else num_rounds
   damage = damage_of(aggregator, scene, num_rounds=ahead, momentum=momentum)
+
+  # No derivative goes through a choice, nor could it through a loop.
+  promised = jax.lax.stop_gradient(promised)
+  first = _best(scene, promised, jnp.asarray(baseline, jnp.int32))
+  if is_sure is True:
+    return rows_of(first)
+  sure = is_sure(first) if is_sure else jnp.zeros([], bool)
 
   def as_sent(index):
     return layout.ravel_rows(layout.unravel_rows(rows_of(index)))
@@ -204,7 +297,7 @@ def worst_rows(
     untried = jnp.where(tried, -jnp.inf, promised)
     is_first = ~tried[baseline]
     index = jnp.where(is_first, baseline, jnp.argmax(untried))
-    doubtful = untried.max() > (1 + _ROUNDING) * best
+    doubtful = untried.max() > (1 + ROUNDING) * best
     return index.astype(jnp.int32), is_first | doubtful
 
   # What is tried and what is sent are the same bits, for both are rows that the
@@ -222,21 +315,31 @@ def worst_rows(
     worst = jnp.where(better, index, worst)
     tried = tried.at[index].set(count > 0)
     following, goes_on = choose(tried, best)
-    goes_on &= count < _MAX_CALLS
+    goes_on &= (count < _MAX_CALLS) & ~sure
     index = jnp.where(count > 0, jnp.where(goes_on, following, worst), index)
     rows = jax.lax.stop_gradient(as_sent(index))
     return count + 1, tried, index, goes_on, rows, worst, best
 
-  # No derivative goes through a choice, nor could it through this loop.
-  promised = jax.lax.stop_gradient(promised)
-  first = jnp.argmax(promised).astype(jnp.int32)
   zero, lowest = jnp.zeros([], jnp.int32), jnp.full_like(promised[0], -jnp.inf)
   tried, goes_on = promised != promised, zero == 0
-  carry = (zero, tried, first, goes_on, scene.rows, first, lowest)
+  carry = (zero, tried, first, goes_on, scene.draft, first, lowest)
   *_, rows, index, _ = jax.lax.while_loop(
     lambda carry: carry[3], body, jax.lax.stop_gradient(carry)
   )
   return _with_derivative(rows, rows_of(index))
+
+
+def _best(scene, promised, baseline):
+  """The index of the best promise, and that of the baseline in doubt."""
+  size = reductions.distance(
+    scene.mean, jnp.zeros_like(scene.mean), axis_name=scene.axis_name
+  )
+  least = _LEAST_MOVE * jnp.finfo(scene.mean.dtype).eps * size
+  least = jnp.where(jnp.isfinite(least), least, 0).astype(promised.dtype)
+  best = jnp.argmax(promised).astype(jnp.int32)
+  better = promised[best] > (1 + _LEAST_GAIN) * promised[baseline] + least
+  better |= jnp.isneginf(promised[baseline])
+  return jax.lax.stop_gradient(jnp.where(better, best, baseline))
 
 
 @jax.custom_jvp
@@ -249,75 +352,3 @@ def _with_derivative(value: jax.Array, of: jax.Array) -> jax.Array:
 @_with_derivative.defjvp
 def _(primals, tangents):
   return primals[0], tangents[1]
-
-
-class GramScene(NamedTuple):
-  """A scene in which every vector is a combination of n + 2 known ones.
-
-  The n rows, the honest mean and the origin stand around the centre c of the
-  rule; `c + M (z - c)` are the messages for a matrix M [n, n + 2].
-
-  Attributes:
-    vectors: float[n + 2, d], the z.
-    center: float[d], c.
-    inner: float[n + 2, n + 2], their Gram matrix around c.
-    mask: bool[n], the rows that are usable.
-    identity: float[n, n + 2], the M of the rows as they are.
-    objective: `(inner [n + 1, n + 1] of messages and mean, squared_norms [n])
-      -> float[]`, the distance from aggregate to mean.
-  """
-
-  vectors: jax.Array
-  center: jax.Array
-  inner: jax.Array
-  mask: jax.Array
-  identity: jax.Array
-  objective: Callable[[jax.Array, jax.Array], jax.Array]
-
-
-def grams(scene: GramScene, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The arguments of `objective` for the messages `c + M (z - c)`."""
-  n = scene.mask.shape[0]
-  mean = jnp.zeros((1, n + 2), matrix.dtype).at[0, n].set(1)
-  inner = quadratic(jnp.concatenate([matrix, mean]), scene.inner)
-  from_origin = matrix - jnp.zeros_like(mean).at[0, n + 1].set(1)
-  norms = jnp.diagonal(quadratic(from_origin, scene.inner))
-  return inner, norms
-
-
-def messages(scene: GramScene, matrix: jax.Array) -> jax.Array:
-  """`c + M (z - c)`: float[n, d]; rows of M that are zero give NaN."""
-  usable = jnp.concatenate([scene.mask, jnp.ones(2, bool)])
-  return reductions.mix(matrix, scene.vectors, scene.center, usable)
-
-
-def gram_scene(aggregator: base.Aggregator, scene: Scene) -> GramScene:
-  """The scene for a rule with a `gram_rule`."""
-  rule = aggregator.gram_rule
-  assert rule is not None
-  n = scene.rows.shape[0]
-  center = rule.center(scene.state) if rule.center else scene.mean
-  extra = jnp.stack([scene.mean, jnp.zeros_like(scene.mean)])
-  vectors = jnp.concatenate([scene.rows, extra])
-  gram, center = rules.gram_of(vectors, center, axis_name=scene.axis_name)
-  mask = gram.mask[:n]
-  identity = jnp.where(mask[:, None], jnp.eye(n, n + 2, dtype=vectors.dtype), 0)
-
-  def objective(inner, norms):
-    usable = mask & nonfinite.usable_norms(norms)
-    both = usable[:, None] & usable[None]
-    gram = base.Gram(
-      jnp.where(both, inner[:n, :n], 0), jnp.where(usable, norms, 0), usable
-    )
-    info, _ = rule.weights(gram, scene.state, key=scene.key)
-    assert info.weights is not None
-    weights = jnp.where(usable, info.weights, 0).astype(inner.dtype)
-    toward = jnp.append(weights, -1)
-    return reductions.sqrt(toward @ reductions.matmul(inner, toward))
-
-  return GramScene(vectors, center, gram.inner, mask, identity, objective)
-
-
-def quadratic(a: jax.Array, inner: jax.Array) -> jax.Array:
-  """`A K A^T`."""
-  return reductions.matmul(reductions.matmul(a, inner), a.T)
