@@ -1,11 +1,12 @@
 """The workers of one round, drawn from all: only they compute."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, local
+from byzjax._src import base, checks, local, round_arguments
 from byzjax.rounds._work import Cohort
 
 
@@ -36,10 +37,24 @@ def participation_of(
   return local.Participation(lambda n: (), None, draw, count)
 
 
+def everybody(
+  name: str,
+  byzantine_at: base.ByzantineSchedule,
+  weights_at: Callable[[jax.Array], jax.Array | None],
+  step: jax.Array,
+  num_workers: int,
+) -> Cohort:
+  """All n workers of this step."""
+  is_byzantine = round_arguments.byzantine_of(
+    name, byzantine_at, step, num_workers
+  )
+  return Cohort(jnp.arange(num_workers), is_byzantine, weights_at(step))
+
+
 def step(
   engine_step: Any,
   participation: local.Participation,
-  everybody: Cohort,
+  workers: Cohort,
   state: base.RoundState,
   batch: base.Batch,
   key: jax.Array,
@@ -61,7 +76,7 @@ def step(
   def among_all(rows, new):
     return jax.tree.map(lambda x, y: x.at[ids].set(y), rows, new)
 
-  cohort = Cohort(ids, *of_them(everybody[1:]))
+  cohort = Cohort(ids, *of_them(workers[1:]))
   new_state, info = engine_step(
     state._replace(workers=of_them(state.workers), codec=of_them(state.codec)),
     of_them(batch),

@@ -1,10 +1,9 @@
 """The local round: many steps of every worker between two communications."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh
@@ -22,7 +21,7 @@ from byzjax.rounds import (
   _local_steps,
   _local_work,
 )
-from byzjax.rounds._work import Cohort, Parts
+from byzjax.rounds._work import Parts
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
 from byzjax.transforms import Preconditioner
 
@@ -181,23 +180,9 @@ def local_round(
   round_arguments.check_choice(
     _NAME, 'preconditioner_scope', preconditioner_scope, ('global', 'local')
   )
-  if not isinstance(preconditioner, Preconditioner | None):
-    raise ValueError(
-      f'{_NAME} needs preconditioner to be scale_by_preconditioner(...) or'
-      f' None, got {type(preconditioner).__name__}'
-    )
-  if preconditioner is None and preconditioner_scope == 'local':
-    raise ValueError(
-      f"{_NAME} needs a preconditioner for preconditioner_scope='local', got"
-      ' None'
-    )
-  has_global = preconditioner is not None and preconditioner_scope == 'global'
-  if not (side_aggregator is None or has_global or local_state == 'average'):
-    raise ValueError(
-      f'{_NAME} needs side_aggregator to be None where only messages are'
-      " exchanged: with no preconditioner of scope 'global', and local_state"
-      f" other than 'average'; got {side_aggregator!r}"
-    )
+  has_global = _check_preconditioner(
+    preconditioner, preconditioner_scope, side_aggregator, local_state
+  )
   draws = _cohort.participation_of(_NAME, num_workers, participation)
   cohort_size = draws.num_participants if draws else num_workers
   round_arguments.check_transform(_NAME, 'optimizer', optimizer)
@@ -285,13 +270,35 @@ def local_round(
     round_arguments.check_batch(_NAME, batch, num_workers)
     if sampler is None:
       round_arguments.check_slices(_NAME, batch, longest)
-    everybody = Cohort(
-      jnp.arange(num_workers),
-      round_arguments.byzantine_of(_NAME, schedule, state.step, num_workers),
-      weights_at(state.step),
+    everybody = _cohort.everybody(
+      _NAME, schedule, weights_at, state.step, num_workers
     )
     if draws is None:
       return engine.step(state, batch, key, everybody)
     return _cohort.step(engine.step, draws, everybody, state, batch, key)
 
   return round_arguments.make_round(_NAME, init, step)
+
+
+def _check_preconditioner(
+  preconditioner: Any, scope: str, side_aggregator: Any, local_state: str
+) -> bool:
+  """Whether the preconditioner is that of the server; or a ValueError."""
+  if not isinstance(preconditioner, Preconditioner | None):
+    raise ValueError(
+      f'{_NAME} needs preconditioner to be scale_by_preconditioner(...) or'
+      f' None, got {type(preconditioner).__name__}'
+    )
+  if preconditioner is None and scope == 'local':
+    raise ValueError(
+      f"{_NAME} needs a preconditioner for preconditioner_scope='local', got"
+      ' None'
+    )
+  has_global = preconditioner is not None and scope == 'global'
+  if not (side_aggregator is None or has_global or local_state == 'average'):
+    raise ValueError(
+      f'{_NAME} needs side_aggregator to be None where only messages are'
+      " exchanged: with no preconditioner of scope 'global', and local_state"
+      f" other than 'average'; got {side_aggregator!r}"
+    )
+  return has_global

@@ -13,7 +13,11 @@ from byzjax._src import base, flat, local
 from byzjax.gradients import hutchinson_diagonal
 from byzjax.rounds import _local_steps
 from byzjax.rounds._work import Context, Work, WorkerOutput
-from byzjax.rounds._worker_gradients import only_for, over_workers
+from byzjax.rounds._worker_gradients import (
+  only_for,
+  over_workers,
+  worker_messages,
+)
 from byzjax.transforms import Preconditioner, per_worker
 
 _NAME = 'local_round'
@@ -257,18 +261,6 @@ def worker_update(
     end.optimizer if parts.state == 'average' else (),
     end.aux,
   )
-
-
-def worker_messages(
-  parts: Parts, gradients, state, params, is_byzantine
-) -> tuple[jax.Array, base.State]:
-  """The pseudo-gradients float[k, d] behind the chain of every worker."""
-  chain = per_worker(parts.chain, gradients.shape[0])
-  vector = flat.row_layout(params).ravel(params)
-  messages, state = chain.update(gradients, state, vector)
-  if not parts.byzantine_chain:
-    messages = jnp.where(is_byzantine[:, None], gradients, messages)
-  return messages, state
 
 
 def _over(parts: Parts, context: Context, one_worker: Callable) -> Callable:

@@ -10,8 +10,8 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from byzjax._src import base, checks, flat, local, round_arguments
-from byzjax.rounds import _engine, _local_steps, _work
-from byzjax.rounds._work import Cohort, Context, Work, WorkerOutput
+from byzjax.rounds import _cohort, _engine, _local_steps, _work
+from byzjax.rounds._work import Context, Work, WorkerOutput
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
 
 
@@ -133,10 +133,8 @@ def build(
     round_arguments.check_batch(name, batch, num_workers)
     if sampler is None:
       round_arguments.check_slices(name, batch, num_local_steps)
-    everybody = Cohort(
-      jnp.arange(num_workers),
-      round_arguments.byzantine_of(name, schedule, state.step, num_workers),
-      None,
+    everybody = _cohort.everybody(
+      name, schedule, lambda step: None, state.step, num_workers
     )
     return engine.step(state, batch, key, everybody)
 

@@ -1,26 +1,22 @@
 """The synchronous robust round, as one pure function."""
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from byzjax._src import (
   base,
   checks,
-  flat,
   local,
   round_arguments,
 )
-from byzjax.rounds import _engine
-from byzjax.rounds._work import Cohort, Parts, Work, WorkerOutput
+from byzjax.rounds import _cohort, _engine, _gradient_work
+from byzjax.rounds._work import Parts
 from byzjax.rounds._worker_gradients import (
   LossFn,
   ValueAndGrad,
-  only_for,
-  over_workers,
+  check_worker_map,
 )
-from byzjax.transforms import per_worker
 
 
 def robust_round(
@@ -186,48 +182,22 @@ def robust_round(
     needs_key=needs_key,
     has_aux=has_aux,
   )
-  worker = optax.identity() if worker is None else worker
+  work = _gradient_work.build(
+    _gradient_work.Parts(
+      name,
+      estimator,
+      optax.identity() if worker is None else worker,
+      byzantine_chain,
+      check_worker_map(name, worker_map),
+    )
+  )
   mesh, num_shards = round_arguments.check_mesh(
     name, mesh, axis_name, num_workers
   )
-  lifted = per_worker(worker, num_workers // num_shards)
-
-  def of_worker(shared, batch, key):
-    params, round = shared
-    estimate = local.estimate_once(estimator, params, batch, key, round)
-    # Here, so that workers one after another need no copy of all rows.
-    gradient = flat.row_layout(params).ravel(estimate.gradient)
-    return estimate._replace(gradient=gradient)
-
-  of_all = over_workers(name, of_worker, worker_map)
-
-  def init_rows(params, n):
-    return per_worker(worker, n).init(flat.row_layout(params).ravel(params))
-
-  def run(params, batch, rows, keys, *, context, exchange):
-    del exchange
-    estimate = only_for(context.computes, of_all)(
-      (params, context.step), batch, keys
-    )
-    gradient = estimate.gradient
-    vector = flat.row_layout(params).ravel(params)
-    messages, rows = lifted.update(gradient, rows, vector)
-    if not byzantine_chain:
-      messages = jnp.where(context.is_byzantine[:, None], gradient, messages)
-    return WorkerOutput(
-      estimate.loss,
-      messages,
-      rows,
-      context.shared,
-      context.auxiliary,
-      num_gradients=estimator.count_gradients(1),
-      aux=estimate.aux,
-    )
-
   message_attack, data_attack = round_arguments.split_attack(attack)
   engine = _engine.build(
     Parts(
-      Work(init_rows, run),
+      work,
       aggregator=aggregator,
       optimizer=optax.with_extra_args_support(optimizer),
       num_workers=num_workers,
@@ -247,10 +217,8 @@ def robust_round(
 
   def step(state, batch, key):
     round_arguments.check_batch(name, batch, num_workers)
-    everybody = Cohort(
-      jnp.arange(num_workers),
-      round_arguments.byzantine_of(name, schedule, state.step, num_workers),
-      weights_at(state.step),
+    everybody = _cohort.everybody(
+      name, schedule, weights_at, state.step, num_workers
     )
     return engine.step(state, batch, key, everybody)
 

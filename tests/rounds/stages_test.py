@@ -20,6 +20,7 @@ from byzjax.rounds import (
   _modular_work,
   _parle,
   _replicas,
+  _worker_gradients,
 )
 
 KEY = jax.random.key(0)
@@ -139,7 +140,7 @@ def test_attackers_may_leave_out_the_chain():
       chain=optax.trace(1.0),
       byzantine_chain=byzantine_chain,
     )
-    messages, momentum = _local_work.worker_messages(
+    messages, momentum = _worker_gradients.worker_messages(
       parts,
       jnp.array([[1.0], [2.0]]),
       optax.TraceState(jnp.array([[2.0], [2.0]])),
