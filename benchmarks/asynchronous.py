@@ -39,11 +39,12 @@ class Settings:
   )
   num_events: int = program.option(400, 'Messages of a run.')
   batch_size: int = program.option(32, 'Examples of a gradient.')
+  methods: tuple[str, ...] = program.option((), 'Only these; all by default.')
   repeats: int = program.option(9, 'Repeats of each measurement.')
   seconds: float = program.option(1e9, 'Of repeating, at most.')
 
 
-QUICK = Settings(('digits:8',), 16, 2, repeats=1)
+QUICK = Settings(('digits:8',), 16, 2, ('SGD',), repeats=1)
 
 
 def measure(settings: Settings) -> Iterator[records.Run]:
@@ -61,6 +62,7 @@ def _of_setup(model: str, k: int, settings: Settings) -> records.Run:
   calls = _loops(given, events) | {
     f'asynchronous_round, {name}': _training(given, events, method)
     for name, method in _methods(k, events).items()
+    if not settings.methods or name in settings.methods
   }
   # The loops and the round do the same.
   ends = [calls[name]() for name in (LOOP, 'asynchronous_round, SGD')]

@@ -40,11 +40,12 @@ class Settings:
   small_examples: int = program.option(60, 'n of the second table.')
   most_iterations: int = program.option(20000, 'Of the second table.')
   adam_steps: int = program.option(3000, 'Of the second table.')
+  solver: bool = program.option(True, 'Interior point, if cvxpy is there.')
   repeats: int = program.option(7, 'Repeats of each measurement.')
   seconds: float = program.option(1e9, 'Of repeating, at most.')
 
 
-QUICK = Settings(12, 3, 4, 3, 12, 2000, 5, repeats=1)
+QUICK = Settings(12, 3, 4, 3, 12, 2000, 5, solver=False, repeats=1)
 
 
 def problem(n: int, d: int, num_samples: int):
@@ -197,7 +198,7 @@ def to_the_optimum(settings: Settings) -> records.Run:
   title = f'squared loss, n={len(y)}, d=5, P={len(patterns)}, float64'
   history = run(x, most, 20)[1]
   optimum, solver = float(history.objective[-1]), []
-  if importlib.util.find_spec('cvxpy'):
+  if settings.solver and importlib.util.find_spec('cvxpy'):
     seconds, optimum = interior_point(x, y, patterns, beta)
     solver = [
       records.Figure(

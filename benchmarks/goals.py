@@ -24,12 +24,11 @@ class Row(NamedTuple):
 
 
 class Results:
-  """Records of a folder, read once."""
+  """Records of a folder, read once, without those of toy sizes."""
 
   def __init__(self, folder: pathlib.Path):
-    self._records = {
-      path.stem: records.read(path) for path in folder.glob('*.json')
-    }
+    found = {path.stem: records.read(path) for path in folder.glob('*.json')}
+    self._records = {k: v for k, v in found.items() if not v.quick}
 
   def runs(self, benchmark: str, title: str = '') -> list[records.Run]:
     """Those whose title begins so."""

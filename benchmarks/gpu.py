@@ -42,7 +42,7 @@ def main(argv):
     program.record(name, runs, folder, command=command, quick=given.quick)
 
   if given.quick:
-    part('rules', rules.measure(rules.QUICK_GPU))
+    part('rules', rules.measure(rules.QUICK))
     part('rounds', rounds.measure(rounds.QUICK))
     part('resnet', resnet.measure(resnet.QUICK))
     return
@@ -54,7 +54,7 @@ def main(argv):
   of_rounds = rounds.Settings(worker_map=worker_map, seconds=few)
   part('rounds', rounds.measure(of_rounds))
   left = given.budget - (time.monotonic() - start) - _RESERVE
-  of_resnet = resnet.Settings(given.data_dir, seconds=max(left, 1.0))
+  of_resnet = resnet.Settings(data_dir=given.data_dir, seconds=max(left, 1.0))
   part('resnet', resnet.measure(of_resnet))
 
 

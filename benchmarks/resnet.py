@@ -24,6 +24,7 @@ from byzjax import data, models
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
+  model: str = program.option('resnet20', 'Or cnn or mlp.')
   data_dir: str = program.option(
     '', 'Folder with cifar10 in TFDS format; random images without.'
   )
@@ -40,7 +41,7 @@ class Settings:
   seconds: float = program.option(240.0, 'Of all rules together.')
 
 
-QUICK = Settings('', ('trimmed_mean',), 5, 1, 8, 20, 1, 2)
+QUICK = Settings('cnn', '', ('trimmed_mean',), 5, 1, 8, 20, 1, 2)
 
 
 def measure(settings: Settings) -> Iterator[records.Run]:
@@ -54,7 +55,7 @@ def measure(settings: Settings) -> Iterator[records.Run]:
   real = dataset.name != 'random'
   source = 'CIFAR-10' if real else 'random images: speed only'
   yield records.Run(
-    f'ResNet-20, {source}, n={settings.num_workers} f={f}, batch'
+    f'{settings.model}, {source}, n={settings.num_workers} f={f}, batch'
     f' {settings.batch_size}',
     floor,
     # Rules do not alternate here; repeats of one are its chunks.
@@ -91,7 +92,9 @@ def _trained(
   images = jnp.asarray(dataset.train_images)
   labels = jnp.asarray(dataset.train_labels)
   shape = dataset.train_images.shape[1:]
-  graphdef, params = models.split(models.make('resnet20', shape, 10, seed=0))
+  graphdef, params = models.split(
+    models.make(settings.model, shape, 10, seed=0)
+  )
   on_cpu = jax.default_backend() == 'cpu'
   worker_map = settings.worker_map or ('map' if on_cpu else 'vmap')
   training = byzjax.robust_round(

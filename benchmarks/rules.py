@@ -43,8 +43,7 @@ class Settings:
   seconds: float = program.option(1e9, 'Of repeating, at most.')
 
 
-QUICK = Settings(('15x500',), repeats=1)
-QUICK_GPU = Settings(('5x500',), ('trimmed', 'krum'), False, 1)
+QUICK = Settings(('15x500',), ('trimmed', 'majority'), repeats=1)
 
 
 def rules(n: int) -> dict[str, byzjax.Aggregator]:

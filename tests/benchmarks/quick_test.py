@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import (
@@ -77,6 +79,16 @@ def test_it_measures_at_toy_size(name, tmp_path):
     assert path.stat().st_size > 1000
 
 
+def test_every_rule_takes_the_messages():
+  x = jax.ShapeDtypeStruct((15, 50), jnp.float32)
+  made = rules.rules(15)
+  assert len(made) > 20
+  for rule in made.values():
+    state = jax.eval_shape(rule.init, jax.ShapeDtypeStruct((50,), x.dtype))
+    aggregate, _ = jax.eval_shape(rules.update(rule), x, state)
+    assert aggregate.shape == (50,)
+
+
 def _run(*command: str, **kwargs) -> subprocess.CompletedProcess:
   return subprocess.run(
     command, cwd=records.ROOT, capture_output=True, text=True, **kwargs
@@ -86,30 +98,30 @@ def _run(*command: str, **kwargs) -> subprocess.CompletedProcess:
 def test_all_of_them_run_one_after_the_other(tmp_path):
   done = _run(
     sys.executable,
-    *('-m', 'benchmarks', '--quick', '--only=asynchronous,byzpy_rules'),
+    *('-m', 'benchmarks', '--quick', '--only=growth,byzpy_rules'),
     *(f'--output_dir={tmp_path}', '--peer_python=/bin/false'),
   )
   # One that fails is said to, and costs no other.
   assert done.returncode == 1
   assert 'failed: byzpy_rules (status 1)' in done.stderr
-  record = records.read(tmp_path / 'asynchronous.json')
+  record = records.read(tmp_path / 'growth.json')
   check(record)
   assert record.quick
-  assert record.command == 'python -m benchmarks.asynchronous --quick'
-  assert (tmp_path / 'asynchronous.png').exists()
+  assert record.command == 'python -m benchmarks.growth --quick'
+  assert (tmp_path / 'growth.png').exists()
 
 
 def test_settings_are_flags(tmp_path):
   done = _run(
     sys.executable,
     *('-m', 'benchmarks.rules', '--quick', '--sizes=6x50,7x50'),
-    *('--only=trimmed', '--nonumpy', f'--output_dir={tmp_path}'),
+    *('--only=phocas', '--nonumpy', f'--output_dir={tmp_path}'),
   )
   assert done.returncode == 0, done.stderr
   runs = records.read(tmp_path / 'rules.json').runs
   assert [run.title for run in runs] == ['n=6 d=50 f=1', 'n=7 d=50 f=1']
   names = [figure.name for figure in runs[0].figures]
-  assert names == ['F', 'trimmed_mean', 'mixing + trimmed_mean']
+  assert names == ['F', 'phocas']
 
 
 def test_a_budget_cuts_repeats_and_not_what_is_compiled(tmp_path):

@@ -110,3 +110,7 @@ def test_goals_are_met_missed_or_not_measured(tmp_path):
   # ByzFL in the setting of its threads in which it is faster.
   (over,) = [row for what, row in table.items() if 'Average X' in what]
   assert (over.measured, over.verdict) == ('1.90', 'met')
+  toy = _record('rules', n20)._replace(quick=True)
+  records.write(toy, tmp_path)
+  table = {row.what: row for row in goals.rows(tmp_path)}
+  assert table['mean, n=20, over F'].verdict == 'not measured'

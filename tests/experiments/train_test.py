@@ -193,6 +193,16 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     np.testing.assert_array_equal(x, y)
 
 
+def test_dropout_is_the_same_after_a_stop(tmp_path):
+  small = {**SMALL, 'model': 'dropout_cnn', 'num_seeds': 1, 'rounds': 4}
+  run(tmp_path / 'straight', **small)
+  run(tmp_path / 'stopped', **{**small, 'rounds': 2, 'schedule_rounds': 4})
+  run(tmp_path / 'stopped', **small, resume=True)
+  both = last_state(tmp_path / 'straight'), last_state(tmp_path / 'stopped')
+  for x, y in zip(*both):
+    np.testing.assert_array_equal(x, y)
+
+
 REFUSED = {
   'krum with too few workers': (
     {'aggregator': 'krum', 'num_byzantine': 3},

@@ -30,25 +30,31 @@ def value_and_gradients(conv, x, weights):
 
 @pytest.mark.parametrize('implementation', ['im2col', 'lax'])
 @pytest.mark.parametrize(
-  'height, width, kernel_size, strides',
+  'height, width, kernel_size, strides, padding',
   [
-    (8, 8, (3, 3), 1),
-    (7, 6, (3, 3), 2),
-    (8, 5, (3, 3), (2, 3)),
-    (6, 7, (2, 5), 2),
-    (5, 4, (1, 1), 2),
+    (8, 8, (3, 3), 1, 'SAME'),
+    (7, 6, (3, 3), 2, 'SAME'),
+    (8, 5, (3, 3), (2, 3), 'SAME'),
+    (6, 7, (2, 5), 2, 'VALID'),
+    (5, 4, (1, 1), 2, 'SAME'),
+    (5, 4, (5, 2), 1, 'VALID'),
   ],
 )
-def test_equals_nnx_conv(implementation, height, width, kernel_size, strides):
+def test_equals_nnx_conv(
+  implementation, height, width, kernel_size, strides, padding
+):
   ours = models.Conv(
     3,
     4,
     kernel_size,
     strides=strides,
+    padding=padding,
     implementation=implementation,
     rngs=nnx.Rngs(0),
   )
-  theirs = nnx.Conv(3, 4, kernel_size, strides, rngs=nnx.Rngs(0))
+  theirs = nnx.Conv(
+    3, 4, kernel_size, strides, padding=padding, rngs=nnx.Rngs(0)
+  )
   np.testing.assert_array_equal(ours.kernel[...], theirs.kernel[...])
   ours.bias[...] = theirs.bias[...] = normal(4)
   x = normal(2, height, width, 3)
@@ -60,6 +66,55 @@ def test_equals_nnx_conv(implementation, height, width, kernel_size, strides):
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected)):
     assert a.dtype == b.dtype and a.shape == b.shape
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('implementation', ['im2col', 'lax'])
+def test_the_batch_may_be_innermost(implementation):
+  conv = models.Conv(3, 4, 3, implementation=implementation, rngs=nnx.Rngs(0))
+  conv.bias[...] = normal(4)
+  x = normal(2, 6, 7, 3)
+
+  @jax.jit
+  def run(x):
+    inside = conv.chwb(jnp.swapaxes(x, 0, 3), models.max_pool)
+    return jnp.swapaxes(inside, 0, 3), models.max_pool(conv(x))
+
+  np.testing.assert_allclose(*run(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_vmap_equals_one_after_another(dtype):
+  conv = models.Conv(2, 3, 3, implementation='im2col', rngs=nnx.Rngs(0))
+  graphdef, params = nnx.split(conv, nnx.Param)
+  params = jax.tree.map(lambda p: p.astype(dtype), params)
+  x = normal(3, 2, 5, 4, 2).astype(dtype).at[1, 0, 0, 0].set(jnp.nan)
+
+  def gradient(x):
+    def loss(params):
+      y = nnx.merge(graphdef, params)(x)
+      return (y[1] ** 2).sum(), y
+
+    return jax.grad(loss, has_aux=True)(params)
+
+  at_once, in_turn = jax.jit(
+    lambda x: (jax.vmap(gradient)(x), jax.lax.map(gradient, x))
+  )(x)
+  # A number that is not finite stays in its example.
+  isnan = jnp.isnan(at_once[1]).any((2, 3, 4))
+  assert isnan.tolist() == [[False, False], [True, False], [False, False]]
+  for a, b in zip(jax.tree.leaves(at_once), jax.tree.leaves(in_turn)):
+    assert a.dtype == b.dtype == dtype
+    tolerance = 1e-5 if dtype == 'float32' else 0.05
+    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_what_is_for_vmap_is_not_in_a_program_without_it():
+  conv = models.Conv(2, 3, 3, implementation='im2col', rngs=nnx.Rngs(0))
+  x = jnp.zeros((2, 5, 4, 2))
+  compiled = jax.jit(conv.chwb).lower(x).compile().as_text()
+  assert 'dot(' in compiled or 'dot_general' in compiled
+  assert 'select(' not in compiled
 
 
 def test_implementation_follows_the_backend(monkeypatch):
@@ -84,6 +139,7 @@ def test_without_bias():
     ({'out_features': -1}, 'out_features must be at least 1'),
     ({'kernel_size': (3,)}, r'kernel_size must .* got kernel_size=\(3,\)'),
     ({'strides': 0}, r'strides must be a positive integer .* strides=0'),
+    ({'padding': 'FULL'}, r"padding must be one of .* got padding='FULL'"),
     (
       {'implementation': 'fft'},
       r"implementation must be None or one of \('im2col', 'lax'\), got "
@@ -102,6 +158,22 @@ def test_refuses_a_wrong_input(shape):
   conv = models.Conv(2, 3, 3, rngs=nnx.Rngs(0))
   with pytest.raises(ValueError, match=r'Conv: x must have shape \[B, H, W, 2'):
     conv(jnp.zeros(shape))
+  with pytest.raises(ValueError, match=r'Conv: x must have shape \[2, H, W, B'):
+    conv.chwb(jnp.zeros(shape[::-1]))
+
+
+@pytest.mark.parametrize('implementation', ['im2col', 'lax'])
+def test_refuses_an_image_smaller_than_a_kernel_without_padding(implementation):
+  conv = models.Conv(
+    1,
+    1,
+    (3, 2),
+    padding='VALID',
+    implementation=implementation,
+    rngs=nnx.Rngs(0),
+  )
+  with pytest.raises(ValueError, match=r'at least as large as .*\(3, 2\)'):
+    conv(jnp.zeros((1, 2, 5, 1)))
 
 
 @pytest.mark.parametrize('height, width', [(4, 6), (5, 7), (2, 3)])

@@ -19,7 +19,8 @@ def test_features_and_classifier_compose_to_the_model(name, width):
 
 
 def test_the_classifier_of_each_model_is_one_dense_layer():
-  for name, width in [('cnn', 64), ('mlp', 32), ('resnet20', 64)]:
+  widths = {'cnn': 64, 'dropout_cnn': 128, 'mlp': 32, 'resnet20': 64}
+  for name, width in widths.items():
     model = nnx.eval_shape(
       lambda name=name: models.make(name, (8, 8, 1), 5, seed=0)
     )
@@ -52,7 +53,7 @@ def test_refuses_a_model_that_is_in_one_piece():
 
 
 def test_classifier_weights_are_those_of_the_last_layer():
-  for name in ('cnn', 'mlp', 'resnet20'):
+  for name in ('cnn', 'dropout_cnn', 'mlp', 'resnet20'):
     model = nnx.eval_shape(
       lambda name=name: models.make(name, (8, 8, 1), 5, seed=0)
     )

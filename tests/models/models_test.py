@@ -22,7 +22,7 @@ def abstract(name, image_shape, num_classes=10):
   )
 
 
-@pytest.mark.parametrize('name', ['cnn', 'mlp', 'resnet20'])
+@pytest.mark.parametrize('name', ['cnn', 'dropout_cnn', 'mlp', 'resnet20'])
 @pytest.mark.parametrize('image_shape', SHAPES)
 def test_maps_images_to_logits(name, image_shape):
   graphdef, params = models.split(abstract(name, image_shape, 7))
@@ -99,8 +99,39 @@ def test_cnn_implementations_agree():
   np.testing.assert_allclose(im2col, lax, rtol=1e-5, atol=1e-4)
 
 
-def test_resnet20_treats_each_example_by_itself():
-  weights = numpy_weights(
+@pytest.mark.parametrize('activation', [jax.nn.relu, jnp.sin])
+def test_cnn_follows_its_formula(activation):
+  # Also where pooling before the activation would give something else.
+  graphdef, params = numpy_weights(
+    lambda: models.CNN((9, 8, 2), 4, activation=activation, rngs=nnx.Rngs(0))
+  )
+  x = np.random.default_rng(0).normal(size=(3, 9, 8, 2)).astype(np.float32)
+
+  @jax.jit
+  def both(params, x):
+    cnn = nnx.merge(graphdef, params)
+    h = models.max_pool(activation(cnn.conv1(x)))
+    h = models.max_pool(activation(cnn.conv2(h)))
+    h = activation(cnn.dense1(h.reshape(3, -1)))
+    return cnn(x), cnn.dense2(h)
+
+  np.testing.assert_allclose(*both(params, x), rtol=1e-4, atol=1e-5)
+
+
+def resnet_by_flax(model, x):
+  """The formula of ResNet-20, with the channels last."""
+  x = jax.nn.relu(model.norm(model.conv(x)))
+  for block in model.blocks:
+    y = jax.nn.relu(block.norm1(block.conv1(x)))
+    y = block.norm2(block.conv2(y))
+    x = x[:, :: block.strides, :: block.strides]
+    new = [(0, y.shape[-1] - x.shape[-1])]
+    x = jax.nn.relu(jnp.pad(x, [(0, 0)] * 3 + new) + y)
+  return model.dense(x.mean((1, 2)))
+
+
+def test_resnet20_follows_its_formula_for_each_example_by_itself():
+  graphdef, weights = numpy_weights(
     # The implementation that compiles faster.
     lambda: models.ResNet20(
       (6, 7, 1), 3, implementation='lax', rngs=nnx.Rngs(0)
@@ -108,8 +139,15 @@ def test_resnet20_treats_each_example_by_itself():
   )
   x = np.random.default_rng(0).normal(size=(2, 6, 7, 1)).astype(np.float32)
   changed_x = np.stack([x[0], 100 * x[1] ** 2])
-  logits, changed = [forward(*weights, x) for x in (x, changed_x)]
-  assert jnp.isfinite(logits).all()
+
+  @jax.jit
+  def both(params, x):
+    model = nnx.merge(graphdef, params)
+    return model(x), resnet_by_flax(model, x)
+
+  logits, expected = both(weights, x)
+  changed, _ = both(weights, changed_x)
+  np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
   np.testing.assert_array_equal(changed[0], logits[0])
   assert jnp.abs(changed[1] - logits[1]).max() > 1e-3
 
@@ -127,7 +165,8 @@ def test_make_is_a_function_of_the_seed():
 def test_make_refuses_an_unknown_name():
   with pytest.raises(
     ValueError,
-    match="make: name must be one of cnn, mlp, resnet20, got name='vgg'",
+    match='make: name must be one of cnn, dropout_cnn, mlp, resnet20, got '
+    "name='vgg'",
   ):
     models.make('vgg', (8, 8, 1), 10, seed=0)
 

@@ -81,5 +81,6 @@ def test_the_activation_is_the_one_asked_for(name):
 
   model = nnx.eval_shape(lambda: make(record))
   z = jax.eval_shape(lambda m: m.features(x), model)
-  sizes = {'mlp': [(3, 7)], 'cnn': [(3, 8, 8, 16), (3, 4, 4, 32), (3, 64)]}
+  # The batch is the last axis between convolutions.
+  sizes = {'mlp': [(3, 7)], 'cnn': [(16, 8, 8, 3), (32, 4, 4, 3), (3, 64)]}
   assert seen == sizes[name] and z.shape == seen[-1]
