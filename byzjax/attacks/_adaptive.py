@@ -8,7 +8,6 @@ from byzjax._src import base, checks, recipes
 from byzjax.attacks import (
   _damage,
   _damage_by_mixing,
-  _damage_by_sorting,
   _damage_in_gram_space,
   _message,
 )
@@ -102,13 +101,10 @@ def adaptive(
       **knowledge,
     )
     trials = _trials(aggregator, scene, num_rounds, momentum, batch_size)
-    grid, values = _search(
-      trials.evaluate, strengths.astype(scene.rows.dtype), num_refinements
+    grid, values, is_sure = _search(
+      trials, strengths.astype(scene.rows.dtype), num_refinements
     )
     baseline = jnp.argmin(jnp.abs(grid - 1))
-    is_sure = trials.is_sure
-    if not _keeps_digits(messages, layout):
-      is_sure = None
     rows = _damage.worst(
       aggregator,
       scene,
@@ -116,9 +112,7 @@ def adaptive(
       lambda i: _damage.sent_at(scene, grid[i]),
       values,
       baseline,
-      is_sure=(lambda i: is_sure(grid[i], grid[baseline], values[i]))
-      if callable(is_sure)
-      else is_sure,
+      is_sure=is_sure if _keeps_digits(messages, layout) else None,
       num_rounds=num_rounds,
       momentum=momentum,
     )
@@ -149,35 +143,34 @@ def _trials(aggregator, scene, num_rounds, momentum, batch_size):
   damage = _damage.damage_of(
     aggregator, scene, num_rounds=num_rounds, momentum=momentum
   )
-  call = _damage.in_batches(
-    lambda strength: damage(_damage.sent_at(scene, strength)), batch_size
-  )
-  if _damage_by_sorting.is_possible(aggregator, scene):
-    return _damage_by_sorting.trials(aggregator, scene, call)
   stages = _damage_by_mixing.stages_of(aggregator, scene)
   if stages and _damage.is_one_round(scene, num_rounds):
     return _damage_by_mixing.trials(stages, scene)
-  return _damage.Trials(call, None)
+  return _damage.one_by_one(
+    lambda strength: damage(_damage.sent_at(scene, strength)),
+    aggregator,
+    batch_size,
+  )
 
 
-def _search(evaluate, grid, num_refinements):
-  """All strengths that were tried, in order, and their damage."""
+def _search(trials, grid, num_refinements):
+  """All strengths that were tried, in order, and what the trials told."""
 
-  def values_of(grid):
-    values = evaluate(grid)
-    return jnp.where(jnp.isnan(values), -jnp.inf, values)
+  def told(grid):
+    values, is_sure = trials(grid)
+    return grid, jnp.where(jnp.isnan(values), -jnp.inf, values), is_sure
 
-  count, values = len(grid), values_of(grid)
+  count, tried = len(grid), told(grid)
   for _ in range(num_refinements):
+    grid, values, _ = tried
     best = jnp.argmax(values)
     low = grid[jnp.maximum(best - 1, 0)]
     high = grid[jnp.minimum(best + 1, len(grid) - 1)]
-    fine = jnp.linspace(low, high, count + 2)[1:-1]
-    grid = jnp.concatenate([grid, fine])
-    values = jnp.concatenate([values, values_of(fine)])
-    order = jnp.argsort(grid)
-    grid, values = grid[order], values[order]
-  return grid, values
+    fine = told(jnp.linspace(low, high, count + 2)[1:-1])
+    tried = jax.tree.map(lambda *parts: jnp.concatenate(parts), tried, fine)
+    order = jnp.argsort(tried[0])
+    tried = tuple(column[order] for column in tried)
+  return tried
 
 
 def _keeps_digits(messages, layout):

@@ -2,7 +2,7 @@
 
 The attacker holds the rule and its state, and only looks: nothing here returns
 a new state. Trials that need no call of the rule stand in files of their own:
-`_damage_in_gram_space`, `_damage_by_sorting`, `_damage_by_mixing`.
+`_damage_in_gram_space` and `_damage_by_mixing`.
 """
 
 from collections.abc import Callable
@@ -11,20 +11,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, flat, nonfinite, reductions
+from byzjax._src import base, checks, flat, nonfinite, recipes, reductions
 
 # Calls of the rule that a search spends on what its trials promised.
 _MAX_CALLS = 8
 # By how much a promise that holds may be higher than what the rule does.
-ROUNDING = 1e-3
-# By how much, relative to the damage and to the messages, a promise must be
-# higher than another one before it counts as higher.
-_LEAST_GAIN, _LEAST_MOVE = 1e-5, 8
+_ROUNDING = 1e-3
+# The same for short distances: units of rounding of the messages themselves.
+_UNITS = 8
 # Numbers of one block of columns: what a core's cache holds.
 _CACHED = 1 << 20
 
-# `(rows [n or 1, d]) -> float[]`
+# `rows [n or 1, d] -> float[]`
 Damage = Callable[[jax.Array], jax.Array]
+# `strengths float[k] -> (float[k], bool[k])`: the damage that each promises,
+# and whether the rule is sure to do it, but for rounding.
+Trials = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class Scene(NamedTuple):
@@ -55,18 +57,28 @@ class Scene(NamedTuple):
   axis_name: base.AxisName
 
 
-class Trials(NamedTuple):
-  """How a search finds the damage of many strengths.
+# Rules whose aggregate changes continuously with the messages. Where a trial
+# rounds otherwise than the rule, it finds almost the same.
+_CONTINUOUS = (
+  'centered_clipping',
+  'coordinate_median',
+  'geometric_median',
+  'mean',
+  'trimmed_mean',
+)
 
-  Attributes:
-    evaluate: `strengths float[k] -> float[k]`, what each of them promises.
-    is_sure: `(strength, other, promised) -> bool[]`, whether the rule itself
-      is sure to do what was promised of the first one, and not less than with
-      the other one; None if it never is, and True if it always is.
-  """
 
-  evaluate: Callable[[jax.Array], jax.Array]
-  is_sure: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | bool | None
+def factory_name(rule: base.Aggregator) -> str | None:
+  """Of the factory that made the rule as it is; None if that is not known."""
+  recipe = recipes.recipe_of(rule)
+  return None if recipe is None else recipe.factory.__name__
+
+
+def is_continuous(rule: base.Aggregator) -> bool:
+  """Whether a little change of the messages changes the aggregate a little."""
+  # The medoid is one of the messages, and another one after a little change.
+  starts_anywhere = (rule.config or {}).get('start') != 'medoid'
+  return factory_name(rule) in _CONTINUOUS and starts_anywhere
 
 
 def draft_scene(
@@ -121,13 +133,24 @@ def sent_at(scene: Scene, strength: jax.Array) -> jax.Array:
   return jnp.where(strength != 1, moved, scene.draft)
 
 
-def in_batches(
-  trial: Callable[[jax.Array], jax.Array], batch_size: int | None
-) -> Callable[[jax.Array], jax.Array]:
-  """`strengths float[k] -> float[k]` from one trial."""
-  if batch_size is None:
-    return jax.vmap(trial)
-  return lambda grid: jax.lax.map(trial, grid, batch_size=batch_size)
+def one_by_one(
+  trial: Callable[[jax.Array], jax.Array],
+  rule: base.Aggregator,
+  batch_size: int | None,
+) -> Trials:
+  """Trials of a function of one strength, which rounds otherwise than the rule.
+
+  That is sure of its promises where the rule is continuous.
+  """
+
+  def trials(grid):
+    if batch_size is None:
+      values = jax.vmap(trial)(grid)
+    else:
+      values = jax.lax.map(trial, grid, batch_size=batch_size)
+    return values, jnp.full(len(grid), is_continuous(rule))
+
+  return trials
 
 
 def written(scene: Scene, rows: jax.Array) -> jax.Array:
@@ -249,7 +272,7 @@ def worst(
   promised: jax.Array,
   baseline: int | jax.Array,
   *,
-  is_sure: Callable[[jax.Array], jax.Array] | bool | None = None,
+  is_sure: jax.Array | None = None,
   num_rounds: int = 1,
   momentum: base.Scalar = 0.0,
 ) -> jax.Array:
@@ -260,8 +283,7 @@ def worst(
   otherwise. So unless the search is sure, the rule itself is called: for the
   best promise, for the baseline, and as long as a promise not yet tried is
   higher than what was found, for that one. Where promises hold, this is two
-  calls. Promises that differ by no more than rounding are equal, and of these
-  the baseline is taken.
+  calls.
 
   Args:
     aggregator: the rule.
@@ -270,8 +292,7 @@ def worst(
     rows_of: `index -> float[n or 1, d]`, what a candidate sends.
     promised: float[k], the damage of each by the search, -inf for none.
     baseline: the index of the candidate that must not do more than the result.
-    is_sure: `index -> bool[]`, whether the rule need not be called if that one
-      is the best promise; or the same for all; None for False.
+    is_sure: bool[k], which promises the rule is sure to keep; None for none.
     num_rounds: as in `damage_of`.
     momentum: as in `damage_of`.
 
@@ -282,12 +303,13 @@ def worst(
   ahead = 1 if is_one_round(scene, num_rounds) else num_rounds
   damage = damage_of(aggregator, scene, num_rounds=ahead, momentum=momentum)
 
-  # No derivative goes through a choice, nor could it through a loop.
+  # No derivative goes through a choice, nor could it through this loop.
   promised = jax.lax.stop_gradient(promised)
-  first = _best(scene, promised, jnp.asarray(baseline, jnp.int32))
-  if is_sure is True:
-    return rows_of(first)
-  sure = is_sure(first) if is_sure else jnp.zeros([], bool)
+  first = jnp.argmax(promised).astype(jnp.int32)
+  sure = jnp.zeros([], bool)
+  if is_sure is not None:
+    sure = _is_clear(scene, promised, first, baseline)
+    sure &= is_sure[first] & is_sure[baseline]
 
   def as_sent(index):
     return layout.ravel_rows(layout.unravel_rows(rows_of(index)))
@@ -297,7 +319,7 @@ def worst(
     untried = jnp.where(tried, -jnp.inf, promised)
     is_first = ~tried[baseline]
     index = jnp.where(is_first, baseline, jnp.argmax(untried))
-    doubtful = untried.max() > (1 + ROUNDING) * best
+    doubtful = untried.max() > (1 + _ROUNDING) * best
     return index.astype(jnp.int32), is_first | doubtful
 
   # What is tried and what is sent are the same bits, for both are rows that the
@@ -329,17 +351,14 @@ def worst(
   return _with_derivative(rows, rows_of(index))
 
 
-def _best(scene, promised, baseline):
-  """The index of the best promise, and that of the baseline in doubt."""
+def _is_clear(scene, promised, best, baseline):
+  """Whether the best promise is the baseline's, or higher by a clear margin."""
   size = reductions.distance(
     scene.mean, jnp.zeros_like(scene.mean), axis_name=scene.axis_name
   )
-  least = _LEAST_MOVE * jnp.finfo(scene.mean.dtype).eps * size
-  least = jnp.where(jnp.isfinite(least), least, 0).astype(promised.dtype)
-  best = jnp.argmax(promised).astype(jnp.int32)
-  better = promised[best] > (1 + _LEAST_GAIN) * promised[baseline] + least
-  better |= jnp.isneginf(promised[baseline])
-  return jax.lax.stop_gradient(jnp.where(better, best, baseline))
+  least = (1 + _ROUNDING) * promised[baseline]
+  least += (_UNITS * jnp.finfo(size.dtype).eps * size).astype(least.dtype)
+  return (best == baseline) | (promised[best] > least)
 
 
 @jax.custom_jvp

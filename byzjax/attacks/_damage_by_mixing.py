@@ -10,13 +10,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, recipes, reductions, rules
+from byzjax._src import base, reductions, rules
 from byzjax.attacks import _damage, _damage_in_gram_space
 
-# Rules that look at one column at a time; what they do changes smoothly with
-# what they are given for the first two.
-_CONTINUOUS = ('trimmed_mean', 'coordinate_median')
-_BY_COLUMN = (*_CONTINUOUS, 'mean_around_median', 'phocas', 'from_column')
+# Rules that look at one column at a time.
+_BY_COLUMN = (
+  'coordinate_median',
+  'from_column',
+  'mean_around_median',
+  'phocas',
+  'trimmed_mean',
+)
+# Units of rounding: by how many inner products may differ that are computed
+# around another centre, or in another order; and by how many the messages that
+# they are of.
+_UNITS, _UNITS_OF_ROWS = 64, 4
+# Pairs of opposite perturbations. Of two messages that are equally near, one
+# comes first in the one and the other in the other.
+_NUM_PAIRS = 3
 
 
 class Stages(NamedTuple):
@@ -24,26 +35,23 @@ class Stages(NamedTuple):
 
   mixers: tuple[base.PreAggregator, ...]
   rule: base.Aggregator
-  is_continuous: bool
 
 
 def stages_of(
   aggregator: base.Aggregator, scene: _damage.Scene
 ) -> Stages | None:
   """The stages of such a rule, under an attack of one row; or None."""
-  if scene.draft.shape[0] > 1 or _name(aggregator) != 'pre_aggregate':
+  if (
+    scene.draft.shape[0] > 1
+    or _damage.factory_name(aggregator) != 'pre_aggregate'
+  ):
     return None
-  *mixers, rule = aggregator.config['stages']
-  if _name(rule) not in _BY_COLUMN or not mixers:
+  *mixers, rule = (aggregator.config or {})['stages']
+  if _damage.factory_name(rule) not in _BY_COLUMN or not mixers:
     return None
   if not all(mixer.matrix for mixer in mixers):
     return None
-  return Stages(tuple(mixers), rule, _name(rule) in _CONTINUOUS)
-
-
-def _name(aggregator):
-  recipe = recipes.recipe_of(aggregator)
-  return None if recipe is None else recipe.factory.__name__
+  return Stages(tuple(mixers), rule)
 
 
 def trials(stages: Stages, scene: _damage.Scene) -> _damage.Trials:
@@ -51,13 +59,16 @@ def trials(stages: Stages, scene: _damage.Scene) -> _damage.Trials:
   gram = _damage_in_gram_space.of_one_row(scene, scene.mean)
   *mixer_keys, rule_key = _keys(scene.key, len(scene.state))
 
-  def mixture(strength, noise=None):
+  # A second stage could break ties of its own, which this does not see.
+  smooth = _damage.is_continuous(stages.rule) and len(stages.mixers) == 1
+
+  def mixture(strength, noise):
     """`(float[m, n + 3], bool[m])`: mixed messages, and which there are."""
     matrix = _damage_in_gram_space.matrix_of(gram, scene, strength)
     inner, norms = _damage_in_gram_space.grams(gram, matrix)
     seen = _damage_in_gram_space.as_gram(gram, inner, norms)
-    if noise is not None:
-      seen = _damage_in_gram_space.perturbed(seen, noise, is_centered=False)
+    if smooth:
+      seen = _perturbed(seen, noise)
     product = jnp.where(seen.mask[:, None], matrix, 0)
     for mixer, state, key in zip(stages.mixers, scene.state, mixer_keys):
       assert mixer.matrix is not None
@@ -66,22 +77,49 @@ def trials(stages: Stages, scene: _damage.Scene) -> _damage.Trials:
       product = reductions.matmul(mixing.astype(product.dtype), product)
     return product, seen.mask
 
-  def evaluate(grid):
-    return _distances(stages.rule, scene, rule_key, *jax.vmap(mixture)(grid))
-
-  def is_sure(strength, other, promised):
-    del promised
-    draws = _damage_in_gram_space.noises(len(scene.rows), gram.inner.dtype)
-    pair = jnp.stack([strength, other])
-    expected, exists = jax.vmap(mixture)(pair)
-    mixed, are = jax.vmap(lambda e: jax.vmap(lambda s: mixture(s, e))(pair))(
-      draws
-    )
+  def trials(grid):
+    noises = _noises(len(scene.rows), scene.rows.dtype, _NUM_PAIRS * smooth)
+    mixed, exists = jax.vmap(
+      lambda noise: jax.vmap(lambda strength: mixture(strength, noise))(grid)
+    )(noises)
     # Which of several equal messages is a neighbour does not matter.
-    same = jnp.abs(mixed - expected[None]) <= 1e-5 * jnp.abs(expected).max()
-    return jnp.all(same) & jnp.all(are == exists[None])
+    near = jnp.abs(mixed - mixed[:1]) <= 1e-5 * jnp.abs(mixed[:1]).max()
+    is_sure = jnp.all(near, (0, 2, 3)) & jnp.all(exists == exists[:1], (0, 2))
+    usable = jnp.any(scene.is_byzantine & gram.mask)
+    draft = jnp.where(usable, scene.draft, scene.mean[None])
+    safe = scene._replace(draft=draft)
+    values = _distances(stages.rule, safe, rule_key, mixed[0], exists[0])
+    return values, is_sure & smooth
 
-  return _damage.Trials(evaluate, is_sure if stages.is_continuous else None)
+  return trials
+
+
+def _noises(n, dtype, num_pairs):
+  """None, and then symmetric ones in opposite pairs: float[1 + 2 k, n, n]."""
+  shape = (num_pairs, n, n)
+  noise = jax.random.uniform(jax.random.key(0), shape, dtype, minval=-1)
+  noise = (noise + jnp.swapaxes(noise, 1, 2)) / 2
+  return jnp.concatenate([jnp.zeros((1, n, n), dtype), noise, -noise])
+
+
+def _perturbed(gram, noise):
+  """The Gram matrix as the rule, or a trial, might round it.
+
+  Each of them rounds around its own centre: the message of median norm, and the
+  mean, around which this matrix is.
+  """
+  eps = jnp.finfo(gram.inner.dtype).eps
+  lengths = reductions.sqrt(gram.squared_norms)
+  order = jnp.argsort(jnp.where(gram.mask, lengths, jnp.inf))
+  middle = order[jnp.maximum(gram.mask.sum() - 1, 0) // 2]
+  squared = jnp.diagonal(gram.inner)
+  around_row = squared - 2 * gram.inner[middle] + squared[middle]
+  radii = reductions.sqrt(jnp.maximum(squared, around_row))
+  radii = jnp.where(gram.mask, radii, 0)
+  scale = _UNITS * radii[:, None] * radii[None]
+  of_rows = lengths[:, None] * radii[None]
+  scale += _UNITS_OF_ROWS * (of_rows + of_rows.T)
+  return gram._replace(inner=gram.inner + eps * noise * scale)
 
 
 def _keys(key, count):
@@ -93,20 +131,21 @@ def _distances(rule, scene, key, mixtures, exists):
   """`|rule(M x) - mu|` for mixtures float[k, m, n + 3]: float[k]."""
   k, m, _ = mixtures.shape
   n = len(scene.rows)
-  # The mean is the centre, and the origin is in no mixture.
-  mixtures = jnp.concatenate([mixtures[..., :n], mixtures[..., n + 2 :]], -1)
-  mixtures = jnp.swapaxes(mixtures, 0, 1).reshape(m * k, n + 1)
-  exists = exists.T.reshape(m * k, 1)
+  # The mean is the centre, and the origin is in no mixture. That the product
+  # adds the mean, and makes a NaN of what is missing, leaves the rule a plain
+  # matrix to read: in its kernel both would cost more than all the rest.
+  ones = jnp.ones((k, m, 1), mixtures.dtype)
+  mixtures = [mixtures[..., :n], mixtures[..., n + 2 :], ones]
+  mixtures = jnp.where(exists[..., None], jnp.concatenate(mixtures, 2), jnp.nan)
+  mixtures = jnp.swapaxes(mixtures, 0, 1).reshape(m * k, n + 2)
 
   def block(take, is_new):
     mean = take(scene.mean)[None]
     honest = jnp.where(scene.is_honest[:, None], take(scene.rows) - mean, 0)
-    moved = jnp.concatenate([honest, take(scene.draft) - mean])
-    mixed = reductions.matmul(mixtures, moved) + mean
-    mixed = jnp.where(exists, mixed, jnp.nan).reshape(m, -1)
+    moved = jnp.concatenate([honest, take(scene.draft) - mean, mean])
+    mixed = reductions.matmul(mixtures, moved).reshape(m, -1)
     aggregate, _ = rule.update(mixed, scene.state[-1], key=key)
     y = jnp.where(is_new[None], aggregate.reshape(k, -1) - mean, 0)
     return jnp.einsum('kd,kd->k', y, y, precision=jax.lax.Precision.HIGHEST)
 
-  total = _damage.sum_over_blocks(block, scene, m * k)
-  return jnp.sqrt(total)
+  return jnp.sqrt(_damage.sum_over_blocks(block, scene, m * k))

@@ -14,10 +14,6 @@ from jax import lax
 from byzjax._src import base, nonfinite, reductions, rules
 from byzjax.attacks import _damage
 
-# Inner products are known to so many units of rounding.
-_ROUNDING = 64
-# Pairs of opposite perturbations: each breaks a tie both ways.
-_NUM_PAIRS = 3
 # Columns of one block of a Gram matrix.
 _BLOCK = 1024
 
@@ -157,19 +153,13 @@ def objective(
   aggregator: base.Aggregator,
   scene: _damage.Scene,
   gram: GramScene,
-  noise: jax.Array | None = None,
 ) -> Objective:
-  """`(inner, norms) -> float[]`: how far from the mean the aggregate is.
-
-  With noise float[n, n] the rule sees another rounding of the Gram matrix.
-  """
+  """`(inner, norms) -> float[]`: how far from the mean the aggregate is."""
   rule = aggregator.gram_rule
   assert rule is not None
 
   def distance(inner, norms):
     seen = as_gram(gram, inner, norms)
-    if noise is not None:
-      seen = perturbed(seen, noise, is_centered=rule.center is not None)
     info, _ = rule.weights(seen, scene.state, key=scene.key)
     assert info.weights is not None
     weights = jnp.where(seen.mask, info.weights, 0).astype(inner.dtype)
@@ -177,36 +167,6 @@ def objective(
     return reductions.sqrt(toward @ reductions.matmul(inner, toward))
 
   return distance
-
-
-def perturbed(
-  gram: base.Gram, noise: jax.Array, *, is_centered: bool
-) -> base.Gram:
-  """The Gram matrix as another order of the same sums might round it.
-
-  The rule rounds around its own centre: the message of median norm, unless
-  `is_centered` says that it is the centre of the matrix.
-  """
-  unit = _ROUNDING * jnp.finfo(gram.inner.dtype).eps
-  norms = gram.squared_norms * (1 + unit * jnp.diagonal(noise))
-  squared = jnp.diagonal(gram.inner)
-  if not is_centered:
-    order = jnp.argsort(jnp.where(gram.mask, norms, jnp.inf))
-    middle = order[jnp.maximum(gram.mask.sum() - 1, 0) // 2]
-    row = gram.inner[middle]
-    squared = jnp.maximum(squared - 2 * row + row[middle], 0)
-  radius = jnp.where(gram.mask, reductions.sqrt(squared), 0)
-  inner = gram.inner + unit * noise * radius[:, None] * radius[None]
-  return gram._replace(inner=inner, squared_norms=norms)
-
-
-def noises(n: int, dtype: jnp.dtype) -> jax.Array:
-  """Symmetric perturbations, in opposite pairs: float[k, n, n]."""
-  noise = jax.random.uniform(
-    jax.random.key(0), (_NUM_PAIRS, n, n), dtype, minval=-1
-  )
-  noise = (noise + jnp.swapaxes(noise, 1, 2)) / 2
-  return jnp.concatenate([noise, -noise])
 
 
 def trials(
@@ -217,19 +177,12 @@ def trials(
   one_row = scene.draft.shape[0] == 1
   gram = of_one_row(scene, center) if one_row else of_rows(scene, center)
 
-  def trial(strength, noise=None):
-    damage = objective(aggregator, scene, gram, noise)
+  damage = objective(aggregator, scene, gram)
+
+  def trial(strength):
     return damage(*grams(gram, matrix_of(gram, scene, strength)))
 
-  def is_sure(strength, other, promised):
-    draws = noises(gram.mask.shape[0], gram.inner.dtype)
-    pair = jnp.stack([strength, other])
-    values = jax.vmap(lambda s: jax.vmap(lambda e: trial(s, e))(draws))(pair)
-    least, most = values[0].min(), values[1].max()
-    holds = least >= (1 - _damage.ROUNDING) * promised
-    return holds & ((least >= most) | (strength == other))
-
-  return _damage.Trials(_damage.in_batches(trial, batch_size), is_sure)
+  return _damage.one_by_one(trial, aggregator, batch_size)
 
 
 def quadratic(a: jax.Array, inner: jax.Array) -> jax.Array:
