@@ -60,11 +60,12 @@ class CNN(nnx.Module):
   """ByzFL's `cnn_mnist`, with the weights of one."""
 
   def __init__(self, arrays: Sequence[np.ndarray]):
-    layers: list[models.Conv | nnx.Linear] = []
+    layers: list[Any] = []
     for shape, kernel, bias in zip(KERNELS, arrays[::2], arrays[1::2]):
       # [out, in, height, width] to [height, width, in, out].
       kernel = kernel.reshape(shape).transpose(2, 3, 1, 0)
       rngs, (size, _, inputs, outputs) = nnx.Rngs(0), kernel.shape
+      layer: Any
       if len(layers) < 2:
         layer = models.Conv(inputs, outputs, size, padding='VALID', rngs=rngs)
       else:

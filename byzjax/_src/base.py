@@ -334,7 +334,8 @@ class Attack(NamedTuple):
     apply: `(messages, state, *, is_byzantine bool[n], key=None, axis_name=None,
       **knowledge) -> (messages with the Byzantine rows overwritten, state)`. A
       round's knowledge has `aggregator_state`, the state of the rule before
-      this call, and `num_coordinates`, d without padding.
+      this call; `num_coordinates`, d without padding; `is_finite` bool[n]; and
+      `honest_mean` float[d], if all workers count the same.
     observe: `(state, aggregate) -> state`, after the rule has run; None if the
       attack does not learn from the aggregate.
     send: like `apply`, for attackers that all send the same: `(the one message,
