@@ -61,24 +61,26 @@ class CNN(nnx.Module):
 
   def __init__(self, weights: dict[str, torch.Tensor]):
     arrays = [weight.numpy().copy() for weight in weights.values()]
-    layers: list[models.Conv | nnx.Linear] = []
+    layers: list[Any] = []
     for shape, kernel, bias in zip(KERNELS, arrays[::2], arrays[1::2]):
       # [out, in, height, width] to [height, width, in, out].
       kernel = kernel.reshape(shape).transpose(2, 3, 1, 0)
       rngs, (size, _, inputs, outputs) = nnx.Rngs(0), kernel.shape
       if len(layers) < 2:
-        layer = models.Conv(inputs, outputs, size, padding='VALID', rngs=rngs)
+        layers.append(
+          models.Conv(inputs, outputs, size, padding='VALID', rngs=rngs)
+        )
       else:
         kernel = kernel.reshape(-1, outputs)
-        layer = nnx.Linear(*kernel.shape, rngs=rngs)
-      layer.kernel = nnx.Param(jnp.array(kernel))
-      layer.bias = nnx.Param(jnp.array(bias))
-      layers.append(layer)
+        layers.append(nnx.Linear(*kernel.shape, rngs=rngs))
+      layers[-1].kernel = nnx.Param(jnp.array(kernel))
+      layers[-1].bias = nnx.Param(jnp.array(bias))
     self.layers = nnx.List(layers)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     x = jnp.swapaxes(x, 0, 3)
-    for convolution in self.layers[:2]:
+    convolutions: Any = self.layers[:2]
+    for convolution in convolutions:
       x = jax.nn.relu(convolution.chwb(x, models.max_pool))
     x = jnp.swapaxes(x, 0, 3)
     x = jax.nn.relu(self.layers[2](x.reshape(len(x), -1)))
