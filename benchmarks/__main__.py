@@ -73,7 +73,9 @@ def command(
     return [*line, '--quick']
   # What is compiled takes its time; the rest is cut.
   left = each.seconds * share - (each.seconds - each.repeating)
-  if share < 1 and not each.is_peer:
+  if share < 1 and each.is_peer:
+    line.append(f'--row_seconds={6 * share:.1f}')
+  elif share < 1:
     line.append(f'--seconds={max(left, 1.0):.0f}')
   return line
 

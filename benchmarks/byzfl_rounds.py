@@ -5,7 +5,7 @@ r"""Whole rounds of byzjax and of ByzFL, side by side in one process.
 Both train ByzFL's `cnn_mnist` from the same weights on the same random images:
 worker momentum from zero, attack, rule, SGD. ByzFL runs the round of its own
 benchmark, a Python loop over clients, with the batches at hand as tensors;
-byzjax one `lax.scan`, with the gradients of the Byzantine workers as well.
+byzjax one `lax.scan`. Neither computes gradients that the attack overwrites.
 
 A table for each setting of the threads of ByzFL's torch, `OMP_WAIT_POLICY`
 left alone or passive; a fair ratio is that of the faster one. `x peer` is
@@ -78,7 +78,8 @@ class CNN(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     x = jnp.swapaxes(x, 0, 3)
-    for convolution in self.layers[:2]:
+    convolutions: Any = self.layers[:2]
+    for convolution in convolutions:
       x = jax.nn.relu(convolution.chwb(x, models.max_pool))
     x = jnp.swapaxes(x, 0, 3)
     x = jax.nn.relu(self.layers[2](x.reshape(len(x), -1)))

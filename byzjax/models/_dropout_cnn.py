@@ -1,5 +1,7 @@
 """The convolutional network with dropout of many MNIST experiments."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -27,7 +29,7 @@ def _uniform(fan_in: int) -> nnx.Initializer:
   return init
 
 
-def _inits(fan_in: int) -> dict[str, nnx.Initializer]:
+def _inits(fan_in: int) -> dict[str, Any]:
   """The same for the kernel and the bias, as in PyTorch."""
   return {'kernel_init': _uniform(fan_in), 'bias_init': _uniform(fan_in)}
 

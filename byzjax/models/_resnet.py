@@ -1,5 +1,7 @@
 """The 20-layer residual network for small images."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -16,8 +18,8 @@ _BLOCKS_PER_STAGE = 3
 _NUM_GROUPS = 8
 
 
-def _group_norm(norm: nnx.GroupNorm, x: jax.Array) -> jax.Array:
-  """`norm` of `[C, H, W, B]`, in the steps of flax, which knows `[..., C]`."""
+def _group_norm(norm: Any, x: jax.Array) -> jax.Array:
+  """An `nnx.GroupNorm` of `[C, H, W, B]`, in the steps of flax."""
   x, scale, bias = norm.promote_dtype(
     (x, norm.scale[...], norm.bias[...]), dtype=norm.dtype
   )

@@ -131,6 +131,10 @@ def test_a_budget_cuts_repeats_and_not_what_is_compiled(tmp_path):
   compiling = rules_of.seconds - rules_of.repeating
   assert half[:-1] == whole
   assert half[-1] == f'--seconds={rules_of.seconds / 2 - compiling:.0f}'
+  peer = __main__.command(
+    __main__.BENCHMARKS[-1], tmp_path, 0.5, False, 'python-of-peers'
+  )
+  assert peer[0] == 'python-of-peers' and peer[-1] == '--row_seconds=3.0'
 
 
 def test_the_script_for_a_gpu(tmp_path):

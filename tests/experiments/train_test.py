@@ -143,7 +143,12 @@ def test_devices_agree(tmp_path):
       'redraw_byzantine': True,
       'partition': 'label_sorted',
     },
-    {'model': 'cnn', 'schedule': 'cosine', 'optimizer': 'adam', 'rounds': 2},
+    {
+      'model': 'dropout_cnn',
+      'schedule': 'cosine',
+      'optimizer': 'adam',
+      'rounds': 2,
+    },
   ],
 )
 def test_flags_combine(changed, tmp_path):
@@ -193,6 +198,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_dropout_is_the_same_after_a_stop(tmp_path):
   small = {**SMALL, 'model': 'dropout_cnn', 'num_seeds': 1, 'rounds': 4}
   run(tmp_path / 'straight', **small)
