@@ -140,35 +140,34 @@ def look_at(
   """Who is finite and the honest mean, in as few passes as can be."""
   x, _ = flat.ravel_rows('round', messages)
   axis_name, weights = told.get('axis_name'), told.get('worker_weights')
-  norms = mean = doubtful = None
+  norms = mean = all_finite = None
   if aggregator.update.takes_norms:
     norms = reductions.squared_norms(x, axis_name=axis_name)
     # The square of a large number is not finite either: only then look again.
-    doubtful = ~jnp.all(jnp.isfinite(norms))
+    all_finite = jnp.all(jnp.isfinite(norms))
   if attack is not None and attack.send is not None and weights is None:
     assert is_byzantine is not None
     mean = reductions.rows_mean(x, ~is_byzantine)
-    if doubtful is None:
+    if norms is None:
       # A mean is finite if and only if all of its rows are, as they are divided
       # first; and of the other rows nothing is read.
-      finite = reductions.finite_rows(mean[None], axis_name=axis_name)
-      doubtful = ~finite[0]
-
-  def unless_doubtful(value, otherwise):
-    if value is None or doubtful is None:
-      return otherwise()
-    return lax.cond(doubtful, otherwise, lambda: value)
-
-  is_finite = unless_doubtful(
-    jnp.ones(x.shape[0], bool),
-    lambda: reductions.finite_rows(x, axis_name=axis_name),
-  )
+      all_finite = reductions.finite_rows(mean[None])[0]
+  is_finite = reductions.finite_rows(x, axis_name=axis_name, known=all_finite)
   if is_byzantine is None:
     return Seen(is_finite, None, None, norms)
   counted = ~is_byzantine & is_finite
   if weights is not None:
     counted &= (weights > 0) & jnp.isfinite(weights)
-  mean = unless_doubtful(mean, lambda: reductions.rows_mean(x, counted))
+  if mean is None:
+    mean = reductions.rows_mean(x, counted)
+  else:
+    mean = lax.cond(
+      jnp.all(is_finite),
+      lambda x, mean: mean,
+      lambda x, mean: reductions.rows_mean(x, counted),
+      x,
+      mean,
+    )
   return Seen(is_finite, counted, mean, norms)
 
 

@@ -54,10 +54,26 @@ def squared_norms(
 
 
 def finite_rows(
-  x: jax.Array | Rows, *, axis_name: base.AxisName = None
+  x: jax.Array | Rows,
+  *,
+  axis_name: base.AxisName = None,
+  known: jax.Array | None = None,
 ) -> jax.Array:
-  """Which rows have only finite entries: `[n, d] -> bool[n]`."""
+  """Which rows have only finite entries: `[n, d] -> bool[n]`.
+
+  Where `known`, bool[], is True nothing is read: all that is here is finite.
+  """
   rows = as_rows(x)
+  if known is not None:
+    totals = jnp.zeros(rows.shape[0], rows.dtype)
+    if axis_name is not None:
+      totals = lax.pcast(totals, axis_name, to='varying')
+    totals = lax.cond(known, lambda: totals, lambda: _zero_or_nan(rows))
+    return jnp.isfinite(psum(totals, axis_name))
+  return jnp.isfinite(psum(_zero_or_nan(rows), axis_name))
+
+
+def _zero_or_nan(rows: Rows) -> jax.Array:
   # Zero times a finite number is zero, and NaN otherwise. A dot product runs at
   # the speed of memory, where `all(isfinite(x))` does not.
   zeros = jnp.zeros(rows.shape[1], rows.dtype)
@@ -65,7 +81,7 @@ def finite_rows(
   if rows.common is not None:
     total = matmul(rows.common.row[None], zeros)
     totals = jnp.where(rows.common.mask, total, totals)
-  return jnp.isfinite(psum(totals, axis_name))
+  return totals
 
 
 def finite_tree(tree: base.Params) -> jax.Array:

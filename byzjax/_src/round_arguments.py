@@ -136,16 +136,20 @@ def who_computes(
   num_workers: int,
   attack: base.Attack | None,
   byzantine: Any,
+  *,
+  codec: base.Codec | None,
   mesh: Any,
   has_aux: bool,
 ) -> np.ndarray | None:
   """Whose work has any effect: bool[n], or None if that is everybody's.
 
   That of attackers has none where they are known before tracing, the attack
-  does not read it, and no diagnostics of theirs are returned. On a mesh every
-  device computes for as many workers.
+  does not read it, and nothing of it is reported: no aux, and no bits that a
+  codec would have taken. On a mesh each device computes for as many workers.
   """
-  if attack is None or attack.reads_own or mesh is not None or has_aux:
+  if attack is None or attack.reads_own:
+    return None
+  if codec is not None or mesh is not None or has_aux:
     return None
   if byzantine is None or callable(byzantine):
     return None

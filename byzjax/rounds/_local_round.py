@@ -257,7 +257,12 @@ def local_round(
       computes=None
       if draws
       else round_arguments.who_computes(
-        num_workers, message_attack, byzantine, mesh, estimator.has_aux
+        num_workers,
+        message_attack,
+        byzantine,
+        codec=codec,
+        mesh=mesh,
+        has_aux=estimator.has_aux,
       ),
     )
   )

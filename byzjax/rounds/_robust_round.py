@@ -76,7 +76,7 @@ def robust_round(
       half of the workers (of a schedule this cannot be checked). Must be
       given with an attack; None is nobody. The gradients of an int or a mask
       of attackers are not computed if the attack does not read them
-      (`Attack.reads_own`) and no aux is returned: their rows of
+      (`Attack.reads_own`), on one device, without codec and aux: their rows of
       `state.workers` are then copies of others, and of no meaning.
     byzantine_chain: whether attackers run the worker chain on their gradients
       too, so that their own momentum is what a data attack or `sign_flip(
@@ -210,7 +210,12 @@ def robust_round(
       num_shards=num_shards,
       axis_name=axis_name,
       computes=round_arguments.who_computes(
-        num_workers, message_attack, byzantine, mesh, estimator.has_aux
+        num_workers,
+        message_attack,
+        byzantine,
+        codec=codec,
+        mesh=mesh,
+        has_aux=estimator.has_aux,
       ),
     )
   )
