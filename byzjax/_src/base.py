@@ -147,6 +147,9 @@ class Update:
       messages.
     takes_norms: whether it takes the keyword `squared_norms`, float[n], of the
       messages as they are given, summed over all devices.
+    of_rows: the rule on a matrix of which not all is written, or None: see
+      `calls.from_rows`.
+    by_coordinate: whether it looks at one coordinate at a time.
   """
 
   function: InspectFn | Callable[..., tuple[Aggregate, State]]
@@ -156,6 +159,8 @@ class Update:
   recipe: recipes.Recipe | None = None
   takes_common: bool = False
   takes_norms: bool = False
+  of_rows: Callable[..., Any] | None = None
+  by_coordinate: bool = False
 
   def inspect(self, messages, state, params=None, **extra):
     """`update` with an `AggregationInfo` as third result."""

@@ -66,6 +66,8 @@ def from_messages(
   takes_common: bool = False,
   takes_norms: bool = False,
   inspect_words: Callable | None = None,
+  of_rows: OfRows | None = None,
+  by_coordinate: bool = False,
 ) -> base.Aggregator:
   """A rule from `(messages, state, call) -> (aggregate, state, info)`.
 
@@ -79,6 +81,7 @@ def from_messages(
       written into the messages before.
     takes_norms: whether it may use `call.squared_norms`.
     inspect_words: see `base.Aggregator`.
+    of_rows, by_coordinate: see `base.Update`.
   """
 
   def inspect(
@@ -109,6 +112,8 @@ def from_messages(
     inspect_words,
     takes_common=takes_common,
     takes_norms=takes_norms,
+    of_rows=of_rows,
+    by_coordinate=by_coordinate,
   )
   return base.Aggregator(init, update)
 
@@ -117,7 +122,7 @@ def from_rows(
   name: str,
   aggregate: OfRows,
   *,
-  leaf_by_leaf: bool = False,
+  by_coordinate: bool = False,
   **options: Any,
 ) -> base.Aggregator:
   """A rule from `(rows [n, d], state, call) -> (float[d], state, info)`.
@@ -125,18 +130,14 @@ def from_rows(
   Args:
     name: of the rule, for errors.
     aggregate: the function; rows have the common row in them.
-    leaf_by_leaf: for rules by coordinate and without state: every leaf by
-      itself, which saves the copy into one matrix. The info is left empty.
+    by_coordinate: whether it looks at one coordinate at a time, and has neither
+      state nor info. Then every leaf goes by itself, which saves the copy into
+      one matrix, and rows may be a `reductions.Mixture`.
     **options: of `from_messages`.
   """
 
   def of_tree(messages, state, call):
-    x, layout = flat.ravel_rows(name, messages)
-    common = call.common
-    if common is not None:
-      row = message_rows.in_dtypes_of(messages, common.row)
-      common = base.CommonRow(layout.ravel(row), common.mask)
-    rows = Rows(x, common, call.squared_norms)
+    rows, layout = rows_of(name, messages, call)
     vector, state, info = aggregate(rows, state, call)
     return layout.unravel(vector), state, info
 
@@ -150,10 +151,24 @@ def from_rows(
 
   return from_messages(
     name,
-    of_leaves if leaf_by_leaf else of_tree,
+    of_leaves if by_coordinate else of_tree,
     takes_common=True,
+    of_rows=aggregate,
+    by_coordinate=by_coordinate,
     **options,
   )
+
+
+def rows_of(
+  name: str, messages: base.Messages, call: Call
+) -> tuple[Rows, flat.RowLayout]:
+  """The messages as rows of one matrix, and the way back."""
+  x, layout = flat.ravel_rows(name, messages)
+  common = call.common
+  if common is not None:
+    row = message_rows.in_dtypes_of(messages, common.row)
+    common = base.CommonRow(layout.ravel(row), common.mask)
+  return Rows(x, common, call.squared_norms), layout
 
 
 def relative_weights(

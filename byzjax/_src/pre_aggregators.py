@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from byzjax._src import base, calls, flat, nonfinite, reductions, rules
+from byzjax._src.message_rows import Rows
 
 
 def from_matrix(
@@ -53,9 +54,9 @@ def from_factors(
     return jnp.where(mask, factors, 1).astype(squared_norms.dtype), state
 
   def apply(messages, state, *, key=None, axis_name=None):
-    return scale_rows(
-      factors_with_state, messages, state, key=key, axis_name=axis_name
-    )[:2]
+    x, layout = flat.ravel_rows(name, messages)
+    rows, state, _ = scale(factors_with_state, Rows(x), state, key, axis_name)
+    return layout.unravel_rows(rows.written()), state
 
   return base.PreAggregator(
     optax.init_empty_state,
@@ -66,18 +67,15 @@ def from_factors(
   )
 
 
-def scale_rows(
+def scale(
   factors_fn: Callable[..., tuple[jax.Array, base.State]],
-  messages: base.Messages,
+  rows: Rows,
   state: base.State,
-  *,
-  key: jax.Array | None = None,
-  axis_name: base.AxisName = None,
-) -> tuple[base.Messages, base.State, jax.Array]:
+  key: jax.Array | None,
+  axis_name: base.AxisName,
+) -> tuple[Rows, base.State, jax.Array]:
   """`s_i x_i` for every message, NaN where it is masked; and the factors s."""
-  x, layout = flat.ravel_rows('scaling', messages)
-  norms = reductions.squared_norms(x, axis_name=axis_name)
+  norms = reductions.squared_norms(rows, axis_name=axis_name)
   mask = nonfinite.usable_norms(norms)
   factors, state = factors_fn(norms, mask, state, key=key)
-  scaled = jnp.where(mask[:, None], factors[:, None] * x, jnp.nan)
-  return layout.unravel_rows(scaled), state, factors
+  return rows.scaled(factors, mask), state, factors

@@ -11,6 +11,7 @@ matrix is taken after a centre is subtracted, inside the loop over blocks.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,17 +41,28 @@ def squared_norms(
 ) -> jax.Array:
   """`|x_i - c|^2` for every row: `[n, d] -> [n]`; non-finite rows stay so."""
   rows = as_rows(x)
+  scale, common = rows.scale, rows.common
+  factors = None if scale is None or center is None else scale.factors
 
-  def norms_of(x):
-    y = x if center is None else x - center[None]
+  def norms_of(y, factors):
+    if center is not None:
+      y = (y if factors is None else factors[:, None] * y) - center[None]
     return psum(jnp.einsum('nd,nd->n', y, y, precision=_HIGHEST), axis_name)
 
-  known = rows.norms if center is None else None
-  norms = norms_of(rows.x) if known is None else known
-  if rows.common is None:
-    return norms
-  # XLA:CPU would write the selected rows out before it squares them.
-  return jnp.where(rows.common.mask, norms_of(rows.common.row[None]), norms)
+  # XLA:CPU would write out rows that are selected before they are squared.
+  norms = rows.norms
+  if norms is None or center is not None:
+    norms = norms_of(rows.x, factors)
+  if common is not None:
+    row = common.row[None]
+    if factors is not None:
+      row = jnp.broadcast_to(row, rows.shape)
+    norms = jnp.where(common.mask, norms_of(row, factors), norms)
+  if scale is not None:
+    if center is None:
+      norms *= jnp.square(scale.factors)
+    norms = jnp.where(scale.usable, norms, jnp.nan)
+  return norms
 
 
 def finite_rows(
@@ -64,6 +76,8 @@ def finite_rows(
   Where `known`, bool[], is True nothing is read: all that is here is finite.
   """
   rows = as_rows(x)
+  if rows.scale is not None:
+    return rows.scale.usable & jnp.isfinite(rows.scale.factors)
   if known is not None:
     totals = jnp.zeros(rows.shape[0], rows.dtype)
     if axis_name is not None:
@@ -109,7 +123,8 @@ def centered_gram(
   # Only a CPU's cache wants blocks; an accelerator wants one large kernel.
   size = d
   if jax.default_backend() == 'cpu':
-    size = min(d, max(_BLOCK // n // 128 * 128, _LEAST_COLUMNS))
+    size = max(block_width(n, _BLOCK), _LEAST_COLUMNS)
+    size = min(d, size, max(block_width(8, d), 1024))
 
   def block_gram(start, width):
     y = rows.columns(start, width).written()
@@ -127,6 +142,12 @@ def centered_gram(
     if d % size:
       total += block_gram(d - d % size, d % size)
   return psum(total, axis_name)
+
+
+def block_width(n: int, numbers: int) -> int:
+  """The columns of a block of about so many numbers in n rows."""
+  # Rows of an odd length are several times slower.
+  return max(numbers // n // 256 * 256, 256)
 
 
 def weighted_sum(
@@ -160,14 +181,11 @@ def weighted_sum(
   return lax.fori_loop(1, n, lambda i, total: total + term(i), term(0))
 
 
-def weighted_mean(
-  shares: jax.Array, x: jax.Array | Rows, max_unrolled: int = MAX_UNROLLED
-) -> jax.Array:
+def weighted_mean(shares: jax.Array, x: jax.Array | Rows) -> jax.Array:
   """`sum_i w_i x_i` for w that sum to one: `[n], [n, d] -> [d]`.
 
   Equal values give that value, bit for bit, which the rounding of the products
-  and of their sum does not. More rows than `max_unrolled` are added in a loop,
-  which compiles faster and runs slower.
+  and of their sum does not.
   """
   rows = as_rows(x)
   first = rows.row(jnp.argmax(shares != 0))
@@ -179,7 +197,7 @@ def weighted_mean(
     return total + term, moved + shares[i] * jnp.where(counts, row - first, 0)
 
   n, carry = x.shape[0], (jnp.zeros_like(first), jnp.zeros_like(first))
-  if n <= max_unrolled:
+  if n <= MAX_UNROLLED:
     for i in range(n):
       carry = add(i, carry)
   else:
@@ -205,29 +223,89 @@ def combine(
   return center + weighted_sum(weights, x, lambda row: row - center)
 
 
-def mix(
-  matrix: jax.Array, x: jax.Array | Rows, center: jax.Array, mask: jax.Array
-) -> jax.Array:
-  """`c + M (x - c)`: `[m, n], [n, d] -> [m, d]`; empty rows of M give NaN."""
-  y = jnp.where(mask[:, None], as_rows(x).written() - center[None], 0)
-  mixed = center[None] + jnp.dot(matrix, y, precision=_HIGHEST)
-  return jnp.where(jnp.any(matrix != 0, axis=1)[:, None], mixed, jnp.nan)
-
-
 def select(weights: jax.Array, x: jax.Array | Rows) -> jax.Array:
   """The one row whose weight is not zero, bit for bit; zero for none."""
   row = as_rows(x).row(jnp.argmax(weights))
   return jnp.where(jnp.any(weights > 0), row, 0)
 
 
-def materialized(y: jax.Array, always: jax.Array) -> jax.Array:
-  """The same numbers, written out before anything reads them.
+class Mixture(NamedTuple):
+  """`c + M (x - c)` to be read like `Rows`, of mixed rows not yet written.
 
-  XLA:CPU fuses through everything else, `optimization_barrier` too, and then
-  computes y anew wherever it is used. `always`, bool[], must be True, and
-  depend on data, so that the compiler does not know it (`always`).
+  Attributes:
+    matrix: float[m, n].
+    rows: the n messages.
+    center: float[d].
+    mask: bool[n], False for messages that are not read.
+    exists: bool[m], False for mixed rows of nothing, which are NaN.
   """
-  return lax.cond(always, lambda y: y, jnp.zeros_like, y)
+
+  matrix: jax.Array
+  rows: Rows
+  center: jax.Array
+  mask: jax.Array
+  exists: jax.Array
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    return self.matrix.shape[0], self.rows.shape[1]
+
+  @property
+  def dtype(self) -> jnp.dtype:
+    return self.rows.dtype
+
+  def max_in_kernel(self) -> int:
+    """How many of these rows one kernel may take apart."""
+    # n products to each of n rows: more are for a dot.
+    return 32 if self.rows.shape[0] <= 32 else 0
+
+  def apart(self) -> list[jax.Array]:
+    """The mixed rows, `[d]` each, which one kernel makes in one pass."""
+    moved = [
+      jnp.where(self.mask[i], row - self.center, 0)
+      for i, row in enumerate(self.rows.apart())
+    ]
+
+    def mixed(k):
+      y = self.center
+      for i, row in enumerate(moved):
+        y += self.matrix[k, i] * row
+      return jnp.where(self.exists[k], y, jnp.nan)
+
+    return list(map(mixed, range(self.shape[0])))
+
+  def zeros(self) -> jax.Array:
+    """A row of zeros, that varies over a mesh as the rows do."""
+    return self.rows.zeros()
+
+  def columns(self, start: int | jax.Array, width: int) -> 'Mixture':
+    """A block of columns, `[m, width]`."""
+    return self._replace(
+      rows=self.rows.columns(start, width),
+      center=lax.dynamic_slice_in_dim(self.center, start, width),
+    )
+
+  def written(self) -> jax.Array:
+    """The whole matrix, `[m, d]`."""
+    y = self.rows.written() - self.center[None]
+    y = jnp.where(self.mask[:, None], y, 0)
+    mixed = self.center[None] + matmul(self.matrix, y)
+    return jnp.where(self.exists[:, None], mixed, jnp.nan)
+
+
+def mixture(
+  matrix: jax.Array, x: jax.Array | Rows, center: jax.Array, mask: jax.Array
+) -> Mixture:
+  """`c + M (x - c)`, not yet written; where a row of M is zero it is NaN."""
+  exists = jnp.any(matrix != 0, axis=1)
+  return Mixture(matrix, as_rows(x), center, mask, exists)
+
+
+def mix(
+  matrix: jax.Array, x: jax.Array | Rows, center: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """`c + M (x - c)`: `[m, n], [n, d] -> [m, d]`; empty rows of M give NaN."""
+  return mixture(matrix, x, center, mask).written()
 
 
 def always(x: jax.Array) -> jax.Array:
@@ -258,6 +336,15 @@ def rows_std(
     mask.astype(x.dtype), x, lambda row: jnp.square(row - mean)
   )
   return jnp.sqrt(squares / count)
+
+
+def materialized(y: jax.Array, always: jax.Array) -> jax.Array:
+  """The same numbers, written out before anything reads them.
+
+  XLA:CPU fuses through everything else, `optimization_barrier` too. `always`,
+  bool[], must be True, and depend on data, so that no compiler knows it.
+  """
+  return lax.cond(always, lambda y: y, jnp.zeros_like, y)
 
 
 def sqrt(x: jax.Array) -> jax.Array:

@@ -81,7 +81,7 @@ def from_column(
 
   # One kernel for each leaf, and no copy into a matrix.
   return calls.from_rows(
-    name, aggregate, leaf_by_leaf=True, weighted=weighted_fn is not None
+    name, aggregate, by_coordinate=True, weighted=weighted_fn is not None
   )
 
 

@@ -13,13 +13,14 @@ would need three.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from byzjax._src import message_rows
+from byzjax._src import message_rows, reductions
 
 Column = jax.Array | list[jax.Array]  # n numbers, of each of d columns
 
@@ -31,6 +32,8 @@ MAX_NETWORK = 128
 MAX_WEIGHTED_NETWORK = 54
 # Numbers of one block of columns: what a core's cache holds.
 _CACHED = 1 << 19
+# The same for rows that are made there and then sorted by one kernel.
+_MADE = 1 << 16
 
 
 def comparators(n: int) -> list[tuple[int, int]]:
@@ -68,30 +71,47 @@ def pruned_comparators(labels: tuple[int, ...]) -> list[tuple[int, int]]:
 
 def by_column(
   column_fn: Callable[[Column], jax.Array],
-  x: jax.Array | message_rows.Rows,
+  x: Any,
   max_apart: int = MAX_NETWORK,
 ) -> jax.Array:
   """A function of one column, of all columns of `[n, d]`, with +inf for NaN.
 
   Up to `max_apart` rows are handed over apart, so that what is done to each
   fuses with what is done to all. More are handed over as matrices of as many
-  columns as a core's cache holds: they will be read many times.
+  columns as a core's cache holds: they will be read many times. Rows that are
+  not written yet are made inside the same kernel, or in such blocks where that
+  is too much for one.
+
+  Args:
+    column_fn: the function.
+    x: float[n, d], `Rows` or a `Mixture` of that shape.
+    max_apart: see above.
   """
-  rows, (n, d) = message_rows.as_rows(x), x.shape
-  if n <= max_apart:
-    return column_fn([_without_nan(rows.row(i)) for i in range(n)])
+  rows = x if hasattr(x, 'columns') else message_rows.Rows(x)
+  n, d = rows.shape
+  if n <= min(max_apart, rows.max_in_kernel()):
+    return column_fn([_without_nan(row) for row in rows.apart()])
 
-  width = max(min(_CACHED // n, d), 1) if jax.default_backend() == 'cpu' else d
+  cached = _CACHED if n > max_apart else _MADE
+  width = d
+  if jax.default_backend() == 'cpu':
+    width = min(reductions.block_width(n, cached), d)
 
-  def block(start, width):
-    return column_fn(_without_nan(rows.columns(start, width).written()))
+  def block(start):
+    part = rows.columns(start, width).written()
+    if n > max_apart:
+      return column_fn(_without_nan(part))
+    y = column_fn([_without_nan(row) for row in part])
+    # As part of the update of the result it would not be vectorised.
+    return reductions.materialized(y, start >= 0)
 
-  if width >= d:
-    return block(0, d)
-  blocks = lax.map(lambda i: block(i * width, width), jnp.arange(d // width))
-  return jnp.concatenate(
-    [blocks.ravel(), *([block(d - d % width, d % width)] if d % width else [])]
-  )
+  # All blocks have one width, and so one program: the last begins earlier.
+  def update(i, result):
+    start = jnp.minimum(i * width, d - width)
+    y = block(start).astype(rows.dtype)
+    return lax.dynamic_update_slice_in_dim(result, y, start, axis=0)
+
+  return lax.fori_loop(0, -(-d // width), update, rows.zeros())
 
 
 def _without_nan(x):

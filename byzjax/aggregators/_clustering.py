@@ -96,7 +96,7 @@ def _gram_of_directions(rows, squared_norms, mask, axis_name):
   norms = reductions.sqrt(squared_norms)
   known = mask & (norms > 0)
   scales = jnp.where(known, 1 / jnp.where(known, norms, 1), 0)
-  directions = jnp.where(known[:, None], rows.written() * scales[:, None], 0)
+  directions = rows.scaled(scales, mask)
   unit_norms = known.astype(rows.dtype)
   center = rules.median_norm_row(directions, squared_norms, known)
   inner = reductions.centered_gram(

@@ -63,7 +63,7 @@ def majority_vote(*, zeros: str = 'plus') -> base.Aggregator:
   return calls.from_rows(
     'majority_vote',
     aggregate,
-    leaf_by_leaf=True,
+    by_coordinate=True,
     weighted=True,
     inspect_words=_packed_vote.inspect_words if zeros == 'plus' else None,
   )

@@ -37,13 +37,13 @@ def mean() -> base.Aggregator:
   def aggregate(rows, state, call):
     given, axes = call.worker_weights, call.axis_name
 
-    def mean_of(mask, **options):
+    def mean_of(mask):
       shares = reductions.shares(mask, given).astype(rows.dtype)
-      return reductions.weighted_mean(shares, rows, **options)
+      return reductions.weighted_mean(shares, rows)
 
     def masked(_):
       mask = reductions.finite_rows(rows, axis_name=axes)
-      return mean_of(mask, max_unrolled=1), mask
+      return mean_of(mask), mask
 
     # One pass is enough if it shows that there is nothing to leave out.
     plain = mean_of(jnp.ones(rows.shape[0], bool))

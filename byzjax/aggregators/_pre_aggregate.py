@@ -1,12 +1,15 @@
 """Pre-aggregators and a rule, composed into one rule."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from byzjax._src import (
   base,
   calls,
-  checks,
+  flat,
+  message_rows,
   pre_aggregators,
   recipes,
   reductions,
@@ -108,13 +111,19 @@ def _in_gram_space(mixers, aggregator):
 
 
 def _with_tuple_state(aggregator):
+  update = aggregator.update
+
   def init(params):
     return (aggregator.init(params),)
 
   def aggregate(messages, state, call):
-    result, state, info = aggregator.inspect(
+    result, state, info = update.inspect(
       messages, state[0], call.params, **call.keywords()
     )
+    return result, (state,), info
+
+  def of_rows(rows, state, call):
+    result, state, info = update.of_rows(rows, state[0], call)
     return result, (state,), info
 
   return calls.from_messages(
@@ -122,58 +131,108 @@ def _with_tuple_state(aggregator):
     aggregate,
     init=init,
     weighted=True,  # if not, it says so itself
-    takes_common=aggregator.update.takes_common,
-    takes_norms=aggregator.update.takes_norms,
+    takes_common=update.takes_common,
+    takes_norms=update.takes_norms,
+    of_rows=update.of_rows and of_rows,
+    by_coordinate=update.by_coordinate,
   )
 
 
 def _one_by_one(mixers, tail):
-  """A rule, its state a tuple, behind stages that are not linear."""
+  """A rule, its state a tuple, behind stages that are not in Gram space."""
+  name = _name(mixers, tail)
 
   def init(params):
     return (*(mixer.init(params) for mixer in mixers), *tail.init(params))
 
   def aggregate(messages, state, call):
     keys = _keys(call.key, len(mixers) + 1)
-    weights = call.worker_weights
+    view = _View(messages, *calls.rows_of(name, messages, call))
     new_states: list[base.State] = []
-    factors: jax.Array | None = jnp.ones(
-      checks.num_workers('messages', messages)
-    )
     for mixer, mixer_state, mixer_key in zip(mixers, state, keys):
-      options = {'key': mixer_key, 'axis_name': call.axis_name}
-      if weights is not None and not mixer.weighted:
+      if call.worker_weights is not None and not mixer.weighted:
         raise ValueError(f'{mixer.name} has no version with worker_weights')
-      if mixer.factors:
-        messages, mixer_state, factor = pre_aggregators.scale_rows(
-          mixer.factors, messages, mixer_state, **options
-        )
-        factors = None if factors is None else factors * factor
-      else:
-        if weights is not None:
-          options['worker_weights'] = weights
-        messages, mixer_state = mixer.apply(messages, mixer_state, **options)
-        factors = None  # from here on, rows are mixtures and not workers
+      view, mixer_state = _after(
+        mixer, view, mixer_state, call._replace(key=mixer_key)
+      )
       new_states.append(mixer_state)
-    result, tail_state, info = tail.inspect(
-      messages,
-      state[len(mixers) :],
-      call.params,
-      **call._replace(key=keys[-1]).keywords(),
+    result, tail_state, info = _aggregated(
+      tail, view, state[len(mixers) :], call._replace(key=keys[-1])
     )
-    if factors is None:
+    if view.factors is None:
       info = base.AggregationInfo()
     else:
-      scaled = None if info.weights is None else info.weights * factors
-      info = info._replace(weights=scaled, factors=factors)
+      weights = None if info.weights is None else info.weights * view.factors
+      info = info._replace(weights=weights, factors=view.factors)
     return result, (*new_states, *tail_state), info
 
   return calls.from_messages(
-    _name(mixers, tail),
+    name,
     aggregate,
     init=init,
     weighted=True,  # if not, the stages say so themselves
+    takes_common=True,
+    takes_norms=True,
   )
+
+
+class _View(NamedTuple):
+  """The messages between two stages.
+
+  Attributes:
+    messages: leaves `[n, *shape]`, or None where they are not written.
+    rows: the same as one matrix, `Rows` or a `Mixture`.
+    layout: the way back from there.
+    factors: float[n], what the messages of workers have been multiplied by, or
+      None once they are mixtures.
+  """
+
+  messages: base.Messages | None
+  rows: Any
+  layout: flat.RowLayout
+  factors: jax.Array | float | None = 1.0
+
+
+def _after(mixer, view, state, call):
+  """The messages behind one stage, and its state."""
+  axes = call.axis_name
+  if mixer.factors:
+    rows, state, factors = pre_aggregators.scale(
+      mixer.factors, message_rows.as_rows(view.rows), state, call.key, axes
+    )
+    factors = None if view.factors is None else view.factors * factors
+    return _View(None, rows, view.layout, factors), state
+  if mixer.matrix:
+    rows = message_rows.as_rows(view.rows)
+    gram, center = rules.gram_of(rows, axis_name=axes)
+    gram = rules.weighted_gram(gram, call.worker_weights)
+    matrix, state = mixer.matrix(gram, state, key=call.key)
+    mixed = reductions.mixture(matrix, rows, center, gram.mask)
+    return _View(None, mixed, view.layout, None), state
+  options = {'key': call.key, 'axis_name': axes}
+  if call.worker_weights is not None:
+    options['worker_weights'] = call.worker_weights
+  messages, state = mixer.apply(_written(view), state, **options)
+  rows, layout = calls.rows_of(mixer.name, messages, calls.Call())
+  return _View(messages, rows, layout, None), state
+
+
+def _aggregated(tail, view, state, call):
+  """What the rule makes of the messages behind all stages."""
+  call = call._replace(common=None, squared_norms=None)
+  if view.messages is not None or tail.update.of_rows is None:
+    return tail.inspect(_written(view), state, call.params, **call.keywords())
+  rows = view.rows
+  if not tail.update.by_coordinate:
+    rows = message_rows.as_rows(rows)
+  vector, state, info = tail.update.of_rows(rows, state, call)
+  return view.layout.unravel(vector), state, info
+
+
+def _written(view):
+  if view.messages is not None and view.rows.common is None:
+    return view.messages
+  return view.layout.unravel_rows(view.rows.written())
 
 
 def _keys(key, count):
