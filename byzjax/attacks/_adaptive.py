@@ -40,13 +40,19 @@ def adaptive(
   promise too much or too little. So the rule itself is called for the best
   strength, for the one nearest to 1, and then, as long as a trial promises more
   than the rule was seen to do, for that one: two calls where there are no ties,
-  and eight at most. What is sent does no less than the attack as it is.
+  and eight at most. None is needed where rounding cannot change a choice: for
+  rules that change continuously (the median, the trimmed mean, centered
+  clipping, the geometric median from `start='zeros'` or `'mean'`), and behind
+  `nearest_neighbor_mixing` as long as no two distances are that close. What is
+  sent does no less than the attack as it is.
 
   The attacker simulates the rule, from the state that the round tells it
   (`aggregator_state`; a fresh one where nobody does), and moves no state but
   its own. Of random rules it knows the distribution and not the draw. For rules
-  that work on a Gram matrix a trial costs n x n numbers; for others it is a
-  call of the rule, and the whole batch is in memory at once.
+  that work on a Gram matrix a trial costs n x n numbers. Where all attackers
+  send the same, linear pre-aggregators in front of a coordinate rule mix for
+  all strengths in one pass over the messages. For other rules a trial is a call
+  of the rule, and the whole batch is in memory at once.
 
   ByzFL searches one factor upwards, 20 calls of the rule one after another.
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from byzjax._src import base, reductions, rules
+from byzjax._src import base, reductions, rules, sorting
 from byzjax.attacks import _damage, _damage_in_gram_space
 
 # Rules that look at one column at a time.
@@ -41,10 +42,10 @@ def stages_of(
   aggregator: base.Aggregator, scene: _damage.Scene
 ) -> Stages | None:
   """The stages of such a rule, under an attack of one row; or None."""
-  if (
-    scene.draft.shape[0] > 1
-    or _damage.factory_name(aggregator) != 'pre_aggregate'
-  ):
+  is_one_row = scene.draft.shape[0] == 1
+  if not is_one_row or len(scene.rows) > sorting.MAX_NETWORK:
+    return None
+  if _damage.factory_name(aggregator) != 'pre_aggregate':
     return None
   *mixers, rule = (aggregator.config or {})['stages']
   if _damage.factory_name(rule) not in _BY_COLUMN or not mixers:
@@ -96,10 +97,11 @@ def trials(stages: Stages, scene: _damage.Scene) -> _damage.Trials:
 
 def _noises(n, dtype, num_pairs):
   """None, and then symmetric ones in opposite pairs: float[1 + 2 k, n, n]."""
-  shape = (num_pairs, n, n)
-  noise = jax.random.uniform(jax.random.key(0), shape, dtype, minval=-1)
-  noise = (noise + jnp.swapaxes(noise, 1, 2)) / 2
-  return jnp.concatenate([jnp.zeros((1, n, n), dtype), noise, -noise])
+  # By NumPy: compiling a generator takes as long as all the rest here.
+  noise = np.random.default_rng(0).uniform(-1, 1, (num_pairs, n, n))
+  noise = (noise + np.swapaxes(noise, 1, 2)) / 2
+  noises = np.concatenate([np.zeros((1, n, n)), noise, -noise])
+  return jnp.asarray(noises, dtype)
 
 
 def _perturbed(gram, noise):
@@ -110,8 +112,12 @@ def _perturbed(gram, noise):
   """
   eps = jnp.finfo(gram.inner.dtype).eps
   lengths = reductions.sqrt(gram.squared_norms)
-  order = jnp.argsort(jnp.where(gram.mask, lengths, jnp.inf))
-  middle = order[jnp.maximum(gram.mask.sum() - 1, 0) // 2]
+  order = jnp.where(gram.mask, lengths, jnp.inf)
+  ranks = (order[None] < order[:, None]).sum(axis=1)
+  # Any of several equal lengths, and of no others.
+  middle = jnp.argmax(
+    jnp.where(ranks <= jnp.maximum(gram.mask.sum() - 1, 0) // 2, ranks, -1)
+  )
   squared = jnp.diagonal(gram.inner)
   around_row = squared - 2 * gram.inner[middle] + squared[middle]
   radii = reductions.sqrt(jnp.maximum(squared, around_row))

@@ -210,6 +210,7 @@ def test_looking_ahead_does_more_harm_in_the_end_and_less_at_once():
   'make, name',
   [
     (byzjax.adaptive, 'krum'),
+    (byzjax.adaptive, 'nnm_coordinate_median'),
     (byzjax.adaptive_gradient, 'coordinate_median'),
   ],
 )
