@@ -136,7 +136,10 @@ def from_weights(
 
 def gram_rule_of(
   weights_fn: Callable[[base.Gram], jax.Array | base.AggregationInfo],
-  **flags: bool,
+  *,
+  selects: bool = False,
+  selects_one: bool = False,
+  weighted: bool = False,
 ) -> base.GramRule:
   """A Gram rule without state from a function of the Gram matrix."""
 
@@ -147,7 +150,13 @@ def gram_rule_of(
       info = base.AggregationInfo(info)
     return info, state
 
-  return base.GramRule(optax.init_empty_state, weights, **flags)
+  return base.GramRule(
+    optax.init_empty_state,
+    weights,
+    selects=selects,
+    selects_one=selects_one,
+    weighted=weighted,
+  )
 
 
 def from_gram_rule(rule: base.GramRule, name: str) -> base.Aggregator:

@@ -197,10 +197,10 @@ def _after(mixer, view, state, call):
   """The messages behind one stage, and its state."""
   axes = call.axis_name
   if mixer.factors:
-    rows, state, factors = pre_aggregators.scale(
+    rows, state, scale = pre_aggregators.scale(
       mixer.factors, message_rows.as_rows(view.rows), state, call.key, axes
     )
-    factors = None if view.factors is None else view.factors * factors
+    factors = None if view.factors is None else view.factors * scale
     return _View(None, rows, view.layout, factors), state
   if mixer.matrix:
     rows = message_rows.as_rows(view.rows)

@@ -51,9 +51,10 @@ def test_eight_devices_compute_what_one_does(name):
   one, infos = run(local(**arguments), batches)
   many, sharded = run(local(**arguments, mesh=problem.mesh(8)), batches)
   chex.assert_trees_all_close(many.params, one.params, rtol=3e-5, atol=3e-5)
-  for kept in ('workers', 'shared'):
-    pair = getattr(many, kept), getattr(one, kept)
-    chex.assert_trees_all_close(*pair, rtol=3e-4, atol=3e-4)
+  # One device does not compute what the attackers keep.
+  honest = [jax.tree.map(lambda x: x[3:], s.workers) for s in (many, one)]
+  chex.assert_trees_all_close(*honest, rtol=3e-4, atol=3e-4)
+  chex.assert_trees_all_close(many.shared, one.shared, rtol=3e-4, atol=3e-4)
   for a, b in zip(infos, sharded):
     np.testing.assert_allclose(a.loss, b.loss, 1e-4)
     np.testing.assert_array_equal(a.bits_up, b.bits_up)
