@@ -15,8 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byzjax._src import checks, codec_type, recipes, round_types
+from byzjax._src import (
+  aggregation_types,
+  checks,
+  codec_type,
+  recipes,
+  round_types,
+)
 
+AggregationInfo = aggregation_types.AggregationInfo
+CommonRow = aggregation_types.CommonRow
+Gram = aggregation_types.Gram
+GramRule = aggregation_types.GramRule
 Codec = codec_type.Codec
 Round = round_types.Round
 RoundInfo = round_types.RoundInfo
@@ -33,91 +43,6 @@ AxisName = str | tuple[str, ...] | None
 ByzantineSchedule = Callable[[jax.Array], jax.Array]  # step -> bool[n]
 WeightSchedule = Callable[[jax.Array], jax.Array]  # step -> float[n]
 Payload = codec_type.Payload  # what goes over the wire
-
-
-class AggregationInfo(NamedTuple):
-  """What a rule saw and did in one call; diagnostics, never carried.
-
-  None stands for what a rule does not have; `diagnose` fills in what can be
-  said of every rule.
-
-  Attributes:
-    weights: float[n], the weight of each message in the aggregate, or None for
-      rules that have no single weight per worker.
-    mask: bool[n], False for the messages left out as non-finite, or None for
-      rules that treat entries and not rows.
-    error: float[], distance from the aggregate to the mean of the honest
-      messages, where it is known who is honest.
-    kept: bool[n], the messages that a rule selected.
-    scores: float[n], by which it selected them: low is good, and +inf is
-      masked.
-    factors: float[n], by which messages were clipped: 1 is not at all.
-  """
-
-  weights: jax.Array | None = None
-  mask: jax.Array | None = None
-  error: jax.Array | None = None
-  kept: jax.Array | None = None
-  scores: jax.Array | None = None
-  factors: jax.Array | None = None
-
-
-class CommonRow(NamedTuple):
-  """What all Byzantine workers send, not yet written into the messages.
-
-  Attributes:
-    row: leaves [*param_shape], one message.
-    mask: bool[n], the messages that it stands for.
-  """
-
-  row: Aggregate
-  mask: jax.Array
-
-
-class Gram(NamedTuple):
-  """Inner products of the messages after a common centre is subtracted.
-
-  Attributes:
-    inner: float[n, n], `inner[i, j] = (x_i - c) . (x_j - c)`; the rows and
-      columns of masked messages are zero.
-    squared_norms: float[n], `|x_i|^2` without the centre; zero when masked.
-    mask: bool[n], False for the messages that must get no weight.
-    worker_weights: float[n], what each worker counts relative to the others
-      (zero when masked), or None if all count the same. Only rules that say
-      that they are `weighted` ever see it.
-  """
-
-  inner: jax.Array
-  squared_norms: jax.Array
-  mask: jax.Array
-  worker_weights: jax.Array | None = None
-
-
-class GramRule(NamedTuple):
-  """A rule `c + sum_i w_i (x_i - c)` whose w come from a Gram matrix.
-
-  Attributes:
-    init: `params -> state`.
-    weights: `(gram, state, *, key) -> (AggregationInfo, state)`; the info has
-      `weights`, and whatever else the rule knows.
-    center: `state -> aggregate`, the centre c; None for the finite message of
-      median norm.
-    remember: `(state, aggregate float[d]) -> state`, after the aggregate is
-      known.
-    selects: whether the weights average a few whole messages; those are
-      combined without a centre, so that one selected message is returned
-      bit for bit.
-    weighted: whether the rule heeds `gram.worker_weights`.
-    selects_one: whether, at most, one message has a weight, which is 1.
-  """
-
-  init: Callable[[Params], State]
-  weights: Callable[..., tuple[AggregationInfo, State]]
-  center: Callable[[State], Aggregate] | None = None
-  remember: Callable[[State, jax.Array], State] = lambda state, aggregate: state
-  selects: bool = False
-  weighted: bool = False
-  selects_one: bool = False
 
 
 class InspectFn(Protocol):
