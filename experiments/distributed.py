@@ -192,8 +192,13 @@ def make_mesh(num_devices: int) -> jax.sharding.Mesh | None:
 
 
 def replicate(tree: Any, mesh: jax.sharding.Mesh | None) -> Any:
-  """The same arrays on all devices of all processes."""
-  if mesh is None:
+  """The same arrays on all devices of all processes.
+
+  One process hands its own on as they are: jit puts them where they are needed,
+  and a sampler that holds them inside a `shard_map` could not take them with
+  the mesh in their type.
+  """
+  if mesh is None or jax.process_count() == 1:
     return tree
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 

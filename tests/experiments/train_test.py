@@ -119,9 +119,11 @@ def test_seeds_in_one_program_equal_seeds_alone(tmp_path):
     np.testing.assert_allclose(x[1], y[0], rtol=1e-5, atol=1e-6)
 
 
-def test_devices_agree(tmp_path):
+@pytest.mark.parametrize('num_local_steps', [1, 2])
+def test_devices_agree(tmp_path, num_local_steps):
+  changed = {**SMALL, 'num_local_steps': num_local_steps}
   for num_devices in (1, 8):
-    run(tmp_path / str(num_devices), **SMALL, num_devices=num_devices)
+    run(tmp_path / str(num_devices), **changed, num_devices=num_devices)
   one, eight = (
     np.loadtxt(
       tmp_path / name / 'metrics.csv', delimiter=',', skiprows=3, usecols=2
