@@ -11,7 +11,7 @@ matrix is taken after a centre is subtracted, inside the loop over blocks.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -165,11 +165,14 @@ def weighted_sum(
   return lax.fori_loop(1, n, lambda i, total: total + term(i), term(0))
 
 
-def weighted_mean(shares: jax.Array, x: jax.Array | Rows) -> jax.Array:
+def weighted_mean(
+  shares: jax.Array, x: jax.Array | Rows, max_unrolled: int = MAX_UNROLLED
+) -> jax.Array:
   """`sum_i w_i x_i` for w that sum to one: `[n], [n, d] -> [d]`.
 
   Equal values give that value, bit for bit, which the rounding of the products
-  and of their sum does not.
+  and of their sum does not. More rows than `max_unrolled` are added in a loop,
+  which compiles faster and runs slower.
   """
   rows = as_rows(x)
   first = rows.row(jnp.argmax(shares != 0))
@@ -181,7 +184,7 @@ def weighted_mean(shares: jax.Array, x: jax.Array | Rows) -> jax.Array:
     return total + term, moved + shares[i] * jnp.where(counts, row - first, 0)
 
   n, carry = x.shape[0], (jnp.zeros_like(first), jnp.zeros_like(first))
-  if n <= MAX_UNROLLED:
+  if n <= max_unrolled:
     for i in range(n):
       carry = add(i, carry)
   else:
@@ -239,24 +242,10 @@ class Mixture(NamedTuple):
     return self.rows.dtype
 
   def max_in_kernel(self) -> int:
-    """How many of these rows one kernel may take apart."""
-    # n products to each of n rows: more are for a dot.
-    return 32 if self.rows.shape[0] <= 32 else 0
-
-  def apart(self) -> list[jax.Array]:
-    """The mixed rows, `[d]` each, which one kernel makes in one pass."""
-    moved = [
-      jnp.where(self.mask[i], row - self.center, 0)
-      for i, row in enumerate(self.rows.apart())
-    ]
-
-    def mixed(k):
-      y = self.center
-      for i, row in enumerate(moved):
-        y += self.matrix[k, i] * row
-      return jnp.where(self.exists[k], y, jnp.nan)
-
-    return list(map(mixed, range(self.shape[0])))
+    """How many of these rows one kernel may take apart: none."""
+    # Mixing inside the kernel of a sorting network takes half as long for few
+    # rows, but its derivative takes minutes to compile.
+    return 0
 
   def zeros(self) -> jax.Array:
     """A row of zeros, that varies over a mesh as the rows do."""
@@ -316,13 +305,15 @@ def rows_std(
   return jnp.sqrt(squares / count)
 
 
-def materialized(y: jax.Array, always: jax.Array) -> jax.Array:
-  """The same numbers, written out before anything reads them.
+def materialized(y: Any, always: jax.Array) -> Any:
+  """The same arrays, written out before anything reads them.
 
   XLA:CPU fuses through everything else, `optimization_barrier` too. `always`,
   bool[], must be True, and depend on data, so that no compiler knows it.
   """
-  return lax.cond(always, lambda y: y, jnp.zeros_like, y)
+  return lax.cond(
+    always, lambda y: y, lambda y: jax.tree.map(jnp.zeros_like, y), y
+  )
 
 
 def sqrt(x: jax.Array) -> jax.Array:

@@ -89,6 +89,8 @@ def by_column(
   """
   rows = x if hasattr(x, 'columns') else message_rows.Rows(x)
   n, d = rows.shape
+  if not d:
+    return rows.zeros()
   if n <= min(max_apart, rows.max_in_kernel()):
     return column_fn([_without_nan(row) for row in rows.apart()])
 
@@ -104,6 +106,9 @@ def by_column(
     y = column_fn([_without_nan(row) for row in part])
     # As part of the update of the result it would not be vectorised.
     return reductions.materialized(y, start >= 0)
+
+  if width == d:
+    return block(0)
 
   # All blocks have one width, and so one program: the last begins earlier.
   def update(i, result):

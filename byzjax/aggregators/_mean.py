@@ -6,6 +6,10 @@ import optax
 
 from byzjax._src import base, calls, recipes, reductions
 
+# Messages of which the mean without some is compiled as one kernel, beside the
+# kernel for all: more take a loop, which adds less to the time of compiling.
+_MAX_UNROLLED = 32
+
 
 @recipes.factory
 def mean() -> base.Aggregator:
@@ -37,13 +41,13 @@ def mean() -> base.Aggregator:
   def aggregate(rows, state, call):
     given, axes = call.worker_weights, call.axis_name
 
-    def mean_of(mask):
+    def mean_of(mask, **options):
       shares = reductions.shares(mask, given).astype(rows.dtype)
-      return reductions.weighted_mean(shares, rows)
+      return reductions.weighted_mean(shares, rows, **options)
 
     def masked(_):
       mask = reductions.finite_rows(rows, axis_name=axes)
-      return mean_of(mask), mask
+      return mean_of(mask, max_unrolled=_MAX_UNROLLED), mask
 
     # One pass is enough if it shows that there is nothing to leave out.
     plain = mean_of(jnp.ones(rows.shape[0], bool))

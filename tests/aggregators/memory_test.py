@@ -44,7 +44,7 @@ def _clipped(rule):
     (_clipped(byzjax.krum(num_byzantine=4)), 20, 0.05),
     (_clipped(byzjax.centered_clipping(radius=1.0)), 20, 0.05),
     # One row, which is kept until it is known to be finite.
-    (_clipped(byzjax.mean()), 40, 0.05),
+    (_clipped(byzjax.mean()), 24, 0.05),
   ],
   ids=str,
 )
