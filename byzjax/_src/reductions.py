@@ -258,24 +258,10 @@ class Mixture(NamedTuple):
     return self.rows.dtype
 
   def max_in_kernel(self) -> int:
-    """How many of these rows one kernel may take apart."""
-    # n products to each of n rows: more are for a dot.
-    return 32 if self.rows.shape[0] <= 32 else 0
-
-  def apart(self) -> list[jax.Array]:
-    """The mixed rows, `[d]` each, which one kernel makes in one pass."""
-    moved = [
-      jnp.where(self.mask[i], row - self.center, 0)
-      for i, row in enumerate(self.rows.apart())
-    ]
-
-    def mixed(k):
-      y = self.center
-      for i, row in enumerate(moved):
-        y += self.matrix[k, i] * row
-      return jnp.where(self.exists[k], y, jnp.nan)
-
-    return list(map(mixed, range(self.shape[0])))
+    """How many of these rows one kernel may take apart: none."""
+    # Mixing inside the kernel of a sorting network takes half as long for few
+    # rows, but its derivative takes minutes to compile.
+    return 0
 
   def zeros(self) -> jax.Array:
     """A row of zeros, that varies over a mesh as the rows do."""

@@ -67,17 +67,21 @@ def from_column(
     checks.check_function(name, 'weighted_fn', weighted_fn)
 
   def aggregate(rows, state, call):
-    weights = call.worker_weights
-    if weights is None or weighted_fn is None:
-      y = sorting.by_column(column_fn, rows)
-    else:
+    weights, of_column = call.worker_weights, column_fn
+    max_apart = sorting.MAX_NETWORK
+    if weights is not None and weighted_fn is not None:
+      max_apart = sorting.MAX_WEIGHTED_NETWORK
       p = weights.astype(rows.dtype)
-      y = sorting.by_column(
-        lambda column: weighted_fn(column, p),
-        rows,
-        sorting.MAX_WEIGHTED_NETWORK,
-      )
-    return jnp.where(jnp.isfinite(y), y, 0), state, base.AggregationInfo()
+
+      def of_column(column):
+        return weighted_fn(column, p)
+
+    def finite(column):
+      y = of_column(column)
+      return jnp.where(jnp.isfinite(y), y, 0)
+
+    y = sorting.by_column(finite, rows, max_apart)
+    return y, state, base.AggregationInfo()
 
   # One kernel for each leaf, and no copy into a matrix.
   return calls.from_rows(
