@@ -7,6 +7,7 @@ aggregator.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -140,7 +141,7 @@ def from_weights(
 
 def gram_rule_of(
   weights_fn: Callable[[base.Gram], jax.Array | base.AggregationInfo],
-  **flags: bool,
+  **flags: Any,
 ) -> base.GramRule:
   """A Gram rule without state from a function of the Gram matrix."""
 
@@ -215,9 +216,14 @@ def median_norm_row(
   x: jax.Array | Rows, squared_norms: jax.Array, mask: jax.Array
 ) -> jax.Array:
   """The usable row of (lower) median norm, a centre that no minority moves."""
+  row = as_rows(x).row(median_norm_index(squared_norms, mask))
+  return jnp.where(jnp.any(mask), row, 0)
+
+
+def median_norm_index(squared_norms: jax.Array, mask: jax.Array) -> jax.Array:
+  """The index of that row: int32[]."""
   order = jnp.argsort(jnp.where(mask, squared_norms, jnp.inf))
-  middle = order[jnp.maximum(mask.sum() - 1, 0) // 2]
-  return jnp.where(jnp.any(mask), as_rows(x).row(middle), 0)
+  return order[jnp.maximum(mask.sum() - 1, 0) // 2]
 
 
 def squared_distances(gram: base.Gram) -> jax.Array:
