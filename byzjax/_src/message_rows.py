@@ -69,12 +69,8 @@ class Rows(NamedTuple):
       row = jnp.where(_index(self.scale.usable, i), scaled, jnp.nan)
     return row
 
-  def apart(self) -> list[jax.Array]:
-    """All rows, `[d]` each."""
-    return [self.row(i) for i in range(self.shape[0])]
-
-  def zeros(self) -> jax.Array:
-    """A row of zeros, that varies over a mesh as the rows do."""
+  def blank(self) -> jax.Array:
+    """A row `[d]` to be overwritten, that varies over a mesh as the rows do."""
     return jnp.zeros_like(self.x[0])
 
   def columns(self, start: int | jax.Array, width: int) -> 'Rows':

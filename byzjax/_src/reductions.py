@@ -238,7 +238,7 @@ class Mixture(NamedTuple):
   Attributes:
     matrix: float[m, n].
     rows: the n messages.
-    center: float[d].
+    center: int32[], the index of the message c, which costs no row of memory.
     mask: bool[n], False for messages that are not read.
     exists: bool[m], False for mixed rows of nothing, which are NaN.
   """
@@ -263,38 +263,33 @@ class Mixture(NamedTuple):
     # rows, but its derivative takes minutes to compile.
     return 0
 
-  def zeros(self) -> jax.Array:
-    """A row of zeros, that varies over a mesh as the rows do."""
-    return self.rows.zeros()
+  def blank(self) -> jax.Array:
+    """A row `[d]` to be overwritten, that varies over a mesh as the rows do."""
+    # Of the matrix: while that is not known, nothing has to be kept.
+    return self.rows.blank() + self.matrix[0, 0]
 
   def columns(self, start: int | jax.Array, width: int) -> 'Mixture':
     """A block of columns, `[m, width]`."""
-    return self._replace(
-      rows=self.rows.columns(start, width),
-      center=lax.dynamic_slice_in_dim(self.center, start, width),
-    )
+    return self._replace(rows=self.rows.columns(start, width))
 
   def written(self) -> jax.Array:
     """The whole matrix, `[m, d]`."""
-    y = self.rows.written() - self.center[None]
-    y = jnp.where(self.mask[:, None], y, 0)
-    mixed = self.center[None] + matmul(self.matrix, y)
-    return jnp.where(self.exists[:, None], mixed, jnp.nan)
-
-
-def mixture(
-  matrix: jax.Array, x: jax.Array | Rows, center: jax.Array, mask: jax.Array
-) -> Mixture:
-  """`c + M (x - c)`, not yet written; where a row of M is zero it is NaN."""
-  exists = jnp.any(matrix != 0, axis=1)
-  return Mixture(matrix, as_rows(x), center, mask, exists)
+    center = self.rows.row(self.center)
+    return _mixed(self.matrix, self.rows, center, self.mask, self.exists)
 
 
 def mix(
   matrix: jax.Array, x: jax.Array | Rows, center: jax.Array, mask: jax.Array
 ) -> jax.Array:
   """`c + M (x - c)`: `[m, n], [n, d] -> [m, d]`; empty rows of M give NaN."""
-  return mixture(matrix, x, center, mask).written()
+  exists = jnp.any(matrix != 0, axis=1)
+  return _mixed(matrix, as_rows(x), center, mask, exists)
+
+
+def _mixed(matrix, rows, center, mask, exists):
+  y = jnp.where(mask[:, None], rows.written() - center[None], 0)
+  mixed = center[None] + matmul(matrix, y)
+  return jnp.where(exists[:, None], mixed, jnp.nan)
 
 
 def always(x: jax.Array) -> jax.Array:

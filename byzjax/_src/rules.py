@@ -224,9 +224,14 @@ def median_norm_row(
   x: jax.Array | Rows, squared_norms: jax.Array, mask: jax.Array
 ) -> jax.Array:
   """The usable row of (lower) median norm, a centre that no minority moves."""
+  row = as_rows(x).row(median_norm_index(squared_norms, mask))
+  return jnp.where(jnp.any(mask), row, 0)
+
+
+def median_norm_index(squared_norms: jax.Array, mask: jax.Array) -> jax.Array:
+  """The index of that row: int32[]."""
   order = jnp.argsort(jnp.where(mask, squared_norms, jnp.inf))
-  middle = order[jnp.maximum(mask.sum() - 1, 0) // 2]
-  return jnp.where(jnp.any(mask), as_rows(x).row(middle), 0)
+  return order[jnp.maximum(mask.sum() - 1, 0) // 2]
 
 
 def squared_distances(gram: base.Gram) -> jax.Array:

@@ -90,9 +90,9 @@ def by_column(
   rows = x if hasattr(x, 'columns') else message_rows.Rows(x)
   n, d = rows.shape
   if not d:
-    return rows.zeros()
+    return rows.blank()
   if n <= min(max_apart, rows.max_in_kernel()):
-    return column_fn([_without_nan(row) for row in rows.apart()])
+    return column_fn([_without_nan(rows.row(i)) for i in range(n)])
 
   cached = _CACHED if n > max_apart else _MADE
   width = d
@@ -116,7 +116,7 @@ def by_column(
     y = block(start).astype(rows.dtype)
     return lax.dynamic_update_slice_in_dim(result, y, start, axis=0)
 
-  return lax.fori_loop(0, -(-d // width), update, rows.zeros())
+  return lax.fori_loop(0, -(-d // width), update, rows.blank())
 
 
 def _without_nan(x):

@@ -204,10 +204,16 @@ def _after(mixer, view, state, call):
     return _View(None, rows, view.layout, factors), state
   if mixer.matrix:
     rows = message_rows.as_rows(view.rows)
-    gram, center = rules.gram_of(rows, axis_name=axes)
+    gram, _ = rules.gram_of(rows, axis_name=axes)
     gram = rules.weighted_gram(gram, call.worker_weights)
     matrix, state = mixer.matrix(gram, state, key=call.key)
-    mixed = reductions.mixture(matrix, rows, center, gram.mask)
+    mixed = reductions.Mixture(
+      matrix,
+      rows,
+      rules.median_norm_index(gram.squared_norms, gram.mask),
+      gram.mask,
+      jnp.any(matrix != 0, axis=1),
+    )
     return _View(None, mixed, view.layout, None), state
   options = {'key': call.key, 'axis_name': axes}
   if call.worker_weights is not None:
