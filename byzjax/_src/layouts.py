@@ -58,11 +58,13 @@ class Sent(NamedTuple):
     messages: leaves [n, ...], without what stands in `common`.
     common: the one row that all Byzantine workers send, or None.
     is_finite: bool[n].
+    squared_norms: float[n], of `messages`; None if they are not known.
   """
 
   messages: base.Messages
   common: base.CommonRow | None
   is_finite: jax.Array
+  squared_norms: jax.Array | None
 
 
 def attacked(
@@ -104,14 +106,15 @@ def attacked(
       (None, None) if key is None else jax.random.split(key)
     )
     seen = look_at(aggregator, attack, messages, is_byzantine, told)
-    sent, attack_state = Sent(messages, None, seen.is_finite), state.attack
+    sent = Sent(messages, None, seen.is_finite, seen.squared_norms)
+    attack_state = state.attack
     if attack is not None:
       sent, attack_state = byzantine_message(
         attack, codec, messages, seen, state, attack_key, is_byzantine, columns,
         told,
       )  # fmt: skip
     aggregate, rule_state, info = aggregate_sent(
-      aggregator, sent, seen, state.aggregator, params, rule_key, told
+      aggregator, sent, state.aggregator, params, rule_key, told
     )
     if columns is not None:
       # A vote on nothing is +1.
@@ -216,14 +219,14 @@ def byzantine_message(
       x = jnp.where(is_byzantine[:, None], as_carried(x), messages)
     rows, _ = flat.ravel_rows('attack', x)
     is_finite = reductions.finite_rows(rows, axis_name=axis_name)
-    return Sent(x, None, is_finite), attack_state
+    return Sent(x, None, is_finite, None), attack_state
   row, attack_state = attack.send(messages, state.attack, **knowledge)
   rows, layout = flat.ravel_rows('attack', jax.tree.map(_as_rows, row))
   rows = as_carried(rows)
   is_finite = reductions.finite_rows(rows, axis_name=axis_name)
   is_finite = jnp.where(is_byzantine, is_finite, seen.is_finite)
   common = base.CommonRow(layout.unravel(rows[0]), is_byzantine)
-  return Sent(messages, common, is_finite), attack_state
+  return Sent(messages, common, is_finite, seen.squared_norms), attack_state
 
 
 def written(messages: base.Messages, common: base.CommonRow) -> base.Messages:
@@ -237,7 +240,6 @@ def written(messages: base.Messages, common: base.CommonRow) -> base.Messages:
 def aggregate_sent(
   aggregator: base.Aggregator,
   sent: Sent,
-  seen: Seen,
   state: base.State,
   params: base.Params | None,
   key: jax.Array | None,
@@ -249,8 +251,8 @@ def aggregate_sent(
     told = dict(told, common=sent.common)
   elif sent.common is not None:
     messages = written(messages, sent.common)
-  if messages is sent.messages and seen.squared_norms is not None:
-    told = dict(told, squared_norms=seen.squared_norms)
+  if messages is sent.messages and sent.squared_norms is not None:
+    told = dict(told, squared_norms=sent.squared_norms)
   return aggregator.inspect(messages, state, params, key=key, **told)
 
 
