@@ -2,11 +2,13 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, message_rows
+import byzjax
+from byzjax._src import base, layouts, message_rows
 from tests import tables
 from tests.aggregators import running
 
@@ -53,3 +55,37 @@ def test_a_common_row_is_as_good_as_written(rule):
         result,
         written,
       )
+
+
+def _each_its_own(messages, state, *, is_byzantine, **knowledge):
+  """The first attacker sends NaN, the second 1e30, all others twice theirs."""
+  del knowledge
+  rank = jnp.cumsum(is_byzantine) * is_byzantine
+  x = jnp.where((rank > 2)[:, None], 2 * messages, messages)
+  x = jnp.where((rank == 2)[:, None], 1e30, x)
+  return jnp.where((rank == 1)[:, None], jnp.nan, x), state
+
+
+@running.all_rules
+def test_behind_an_attack_of_rows_the_rule_sees_these(rule):
+  aggregator = running.make(rule)
+  attack = byzjax.Attack(lambda params: (), _each_its_own)
+  server = layouts.attacked(aggregator, attack)
+  x, mask = np.float32(tables.random_messages(3)), jnp.asarray(MASK)
+
+  @jax.jit
+  def both(x):
+    start = server.init(x[0])
+    start = start._replace(aggregator=aggregator.init(x[0]))
+    _, rule_key = jax.random.split(running.KEY)
+    sent, _ = attack.apply(x, (), is_byzantine=mask)
+    told = {'num_coordinates': x.shape[1]}
+    expected = aggregator.update(sent, start.aggregator, key=rule_key, **told)
+    result, state, info = server.inspect(
+      x, start, key=running.KEY, is_byzantine=mask
+    )
+    return (result, state.aggregator), expected, info.mask
+
+  result, expected, is_finite = both(x)
+  chex.assert_trees_all_close(result, expected, rtol=1e-6, atol=1e-7)
+  assert list(np.flatnonzero(~is_finite)) == [np.flatnonzero(MASK)[0]]
