@@ -124,7 +124,7 @@ def _of_peers(results: Results) -> Iterator[Row]:
   slowest = min(cheap, key=lambda name: cheap[name], default=None)
   said = 'none' if slowest is None else slowest
   yield _at_least(
-    f'rounds over ByzFL, its faster threads; the least of {len(cheap)} rows:'
+    f'rounds over ByzFL, {_threads(results)}; the least of {len(cheap)} rows:'
     f' {said}',
     None if slowest is None else cheap[slowest],
     1.4,
@@ -142,6 +142,18 @@ def _of_peers(results: Results) -> Iterator[Row]:
     found = results.figures('byzpy_rules', '', name)
     value = found[0].values.get('peer_ratio') if found else None
     yield _at_least(f'{said} over ByzPy', value, goal)
+
+
+def _threads(results: Results) -> str:
+  """Of which setting of ByzFL's threads the ratios are."""
+  settings = [
+    run.title.rsplit(' ', 1)[-1] for run in results.runs('byzfl_rounds')
+  ]
+  return (
+    f'threads {settings[0]} only'
+    if len(settings) == 1
+    else 'its faster threads'
+  )
 
 
 def faster_setting(results: Results) -> dict[str, float]:
