@@ -126,8 +126,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
   'num_devices',
   1,
-  'Devices to split the workers over, of all processes. A CPU is made into so'
-  ' many; benchmarks/README.md says what rounds gain by that.',
+  'Devices to split the workers over, of all processes; a CPU is split.',
   1,
 )
 flags.DEFINE_string(
@@ -171,6 +170,7 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
   images = jnp.asarray(dataset.train_images)
   labels = jnp.asarray(dataset.train_labels)
   mesh = distributed.make_mesh(FLAGS.num_devices)
+
   # --- Model: one initialisation per seed.
   image_shape = (images.shape[1], images.shape[2], images.shape[3])
   networks = [
@@ -277,8 +277,7 @@ def make_run(rule: str, dataset: data.Dataset) -> Run:
   first_round = training_under(FLAGS.num_byzantine, images, labels)
   states = byzjax.stack([first_round.init(params) for _, params in networks])
   arrays = distributed.replicate((partitions, images, labels), mesh)
-  # Traced here, so that a rule that cannot take these messages says so before
-  # anything has run or been written.
+  # So a rule that refuses these messages says so before anything is written.
   jax.eval_shape(lambda s: chunk(s, *arrays, FLAGS.eval_every), states)
   test = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
   test = distributed.replicate(test, mesh)
