@@ -176,6 +176,22 @@ def test_an_honest_nan_is_as_if_the_worker_were_not_there(name):
   np.testing.assert_array_equal(sent, expected)
 
 
+@pytest.mark.parametrize(
+  'name', [k for k, attack in ATTACKS.items() if not attack.reads_own]
+)
+def test_what_attackers_would_have_sent_is_not_read(name):
+  x = messages(3)
+  expected, _ = _run(ATTACKS[name], x)
+  for garbage in (np.nan, -np.inf, 3e38):
+    x[:, BAD] = garbage
+    sent, _ = _run(ATTACKS[name], x)
+    np.testing.assert_array_equal(sent, expected)
+
+
+def test_only_replays_of_ones_own_messages_read_them():
+  assert [k for k, a in ATTACKS.items() if a.reads_own] == ['replay_own']
+
+
 @pytest.mark.parametrize('name', ['mimic', 'min_max', 'min_sum', 'fang'])
 def test_equal_messages_and_zeros_give_no_nan(name):
   for value in (0.0, 3.0):
