@@ -115,9 +115,13 @@ def centered_gram(
   center: jax.Array,
   mask: jax.Array,
   *,
+  beside: jax.Array | None = None,
   axis_name: base.AxisName = None,
 ) -> jax.Array:
-  """`(x_i - c) . (x_j - c)`: `[n, d] -> [n, n]`, masked rows are zero."""
+  """`(x_i - c) . (x_j - c)`: `[n, d] -> [n, n]`, masked rows are zero.
+
+  The rows of `beside` [k, d] come behind these as they are: `[n + k, n + k]`.
+  """
 
   rows, (n, d) = as_rows(x), x.shape
   # Only a CPU's cache wants blocks; an accelerator wants one large kernel.
@@ -130,6 +134,9 @@ def centered_gram(
     y = rows.columns(start, width).written()
     y -= lax.dynamic_slice_in_dim(center, start, width)[None]
     y = jnp.where(mask[:, None], y, 0)
+    if beside is not None:
+      more = lax.dynamic_slice_in_dim(beside, start, width, axis=1)
+      y = jnp.concatenate([y, more])
     return lax.dot_general(y, y, (((1,), (1,)), ((), ())), precision=_HIGHEST)
 
   # The first block stands outside of the loop: under shard_map the carry then

@@ -9,13 +9,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from byzjax._src import base, nonfinite, reductions, rules
 from byzjax.attacks import _damage
-
-# Columns of one block of a Gram matrix.
-_BLOCK = 1024
 
 
 def is_possible(
@@ -83,32 +79,19 @@ def messages(
 
 def of_one_row(scene: _damage.Scene, center: jax.Array) -> GramScene:
   """The scene of attackers who all send the same."""
-  n, d = scene.rows.shape
+  n = len(scene.rows)
   direction = scene.draft[0] - scene.mean
   norm = reductions.squared_norms(direction[None], axis_name=scene.axis_name)[0]
   usable = nonfinite.usable_norms(norm)
   direction = jnp.where(usable, direction, 0)
   extra = jnp.stack([scene.mean - center, -center, direction])
-  size = min(d, _BLOCK) if jax.default_backend() == 'cpu' else d
-
-  def block_gram(start, width):
-    y = lax.dynamic_slice_in_dim(scene.rows, start, width, axis=1)
-    y -= lax.dynamic_slice_in_dim(center, start, width)[None]
-    y = jnp.where(scene.is_honest[:, None], y, 0)
-    y = jnp.concatenate(
-      [y, lax.dynamic_slice_in_dim(extra, start, width, axis=1)]
-    )
-    return reductions.matmul(y, y.T)
-
-  # The first block stands outside of the loop, as in `centered_gram`.
-  inner = block_gram(0, size)
-  if d > size:
-    inner = lax.fori_loop(
-      1, d // size, lambda i, inner: inner + block_gram(i * size, size), inner
-    )
-    if d % size:
-      inner += block_gram(d - d % size, d % size)
-  inner = reductions.psum(inner, scene.axis_name)
+  inner = reductions.centered_gram(
+    scene.rows,
+    center,
+    scene.is_honest,
+    beside=extra,
+    axis_name=scene.axis_name,
+  )
   identity = jnp.eye(n, n + 3, dtype=inner.dtype)
   identity = jnp.where(scene.is_honest[:, None], identity, 0)
   mask = scene.is_honest | (scene.is_byzantine & usable)
