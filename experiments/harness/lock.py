@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import jax
 
-from experiments import output
+from experiments.harness import output
 
 _TRIES = 10
 

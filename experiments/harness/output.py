@@ -11,7 +11,7 @@ import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -202,25 +202,6 @@ def read_whole_rows(path: pathlib.Path) -> tuple[list[dict], bool]:
   return rows, torn
 
 
-def metric_rows(
-  done: int, seeds: Sequence[int], metrics: Any, info: Any
-) -> list[dict]:
-  """A row of `metrics.csv` for each seed; NaN where there is no info yet."""
-
-  def row(i, seed):
-    row = {'round': done, 'seed': seed}
-    row |= {k: float(v[i]) for k, v in metrics._asdict().items()}
-    for column, field in (
-      ('train_loss', 'loss'),
-      ('aggregation_error', 'aggregation_error'),
-      ('num_nonfinite', 'num_nonfinite'),
-    ):
-      row[column] = float(getattr(info, field)[i]) if info else math.nan
-    return row
-
-  return [row(i, seed) for i, seed in enumerate(seeds)]
-
-
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """The name to write a file to, which then takes its place in one step."""
@@ -242,31 +223,36 @@ def write_text(path: pathlib.Path, text: str) -> None:
     temporary.write_text(text)
 
 
-def write_metrics(folder: pathlib.Path, rows: Sequence[dict]) -> None:
-  """All rows so far as `metrics.csv`, in one atomic step."""
-  write_rows(folder / 'metrics.csv', rows)
-
-
-def read_metrics(
-  folder: pathlib.Path, rounds: Sequence[int], seeds: Sequence[int]
+def rows_up_to(
+  path: pathlib.Path, stops: Sequence[int], num_runs: int
 ) -> list[dict]:
-  """The rows of `metrics.csv` of the first of these rounds, as written.
+  """The rows of the first of these rounds, as written.
 
-  All that are whole: of a round, those of all seeds, or none.
+  All that are whole: of a round, those of all runs, or none.
 
   Raises:
     ValueError: if the file is damaged.
   """
-  path = folder / 'metrics.csv'
   rows = read_whole_rows(path)[0] if path.exists() else []
   whole: list[dict] = []
-  for done in rounds:
-    of_round = rows[len(whole) : len(whole) + len(seeds)]
-    names = [(row.get('round'), row.get('seed')) for row in of_round]
-    if names != [(str(done), str(seed)) for seed in seeds]:
+  for stop in stops:
+    of_round = rows[len(whole) : len(whole) + num_runs]
+    if [row.get('round') for row in of_round] != [str(stop)] * num_runs:
       break
     whole += of_round
-  return whole
+  return numbers(whole)
+
+
+def numbers(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+  """Rows of a csv file, with numbers where something is one."""
+
+  def number(text):
+    try:
+      return int(text) if text.lstrip('-').isdigit() else float(text)
+    except ValueError:
+      return text
+
+  return [{k: number(v) for k, v in row.items()} for row in rows]
 
 
 def save_checkpoint(folder: pathlib.Path, step: int, state: Any) -> None:

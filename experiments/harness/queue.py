@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import tqdm
 
-from experiments import distributed, output, report
+from experiments.harness import distributed, output
+from experiments.harness.cells import Rows
 
 
 class Job(NamedTuple):
@@ -30,12 +31,12 @@ class Job(NamedTuple):
   name: str
   key: Mapping[str, Any]
   size: int
-  run: Callable[[pathlib.Path, Callable[[int], Any]], report.Rows]
+  run: Callable[[pathlib.Path, Callable[[int], Any]], Rows]
 
 
 def work(
   jobs: Sequence[Job], folder: pathlib.Path, unit: str = 'jobs'
-) -> report.Rows:
+) -> Rows:
   """All rows: those in `results.csv`, and those of the jobs that it lacks.
 
   The time left that the bar shows is at the average rate of this call. Of
@@ -89,7 +90,7 @@ def _read(
   jobs: Sequence[Job],
   folder: pathlib.Path,
   paths: Sequence[pathlib.Path] | None = None,
-) -> dict[int, report.Rows]:
+) -> dict[int, Rows]:
   """The rows of each job in the files; of all, without paths.
 
   A job has the rows from one with its key up to the next job. Those before
@@ -97,17 +98,17 @@ def _read(
   has none.
   """
   place = {tuple(map(str, job.key.values())): i for i, job in enumerate(jobs)}
-  by_job: dict[int, report.Rows] = {}
+  by_job: dict[int, Rows] = {}
   for path in paths or [folder / 'results.csv', *_parts(folder)]:
     if not path.exists():
       continue
-    here: dict[int, report.Rows] = {}
+    here: dict[int, Rows] = {}
     i = -1
     try:
       whole, torn = output.read_whole_rows(path)
     except ValueError as error:
       sys.exit(f'--resume: {error}')
-    for row in numbers(whole):
+    for row in output.numbers(whole):
       i = place.get(tuple(str(row[k]) for k in jobs[0].key), i)
       here.setdefault(i, []).append(row)
     if torn and i == -1 and whole:
@@ -122,17 +123,5 @@ def _read(
   return by_job
 
 
-def _in_order(rows: Mapping[int, report.Rows]) -> report.Rows:
+def _in_order(rows: Mapping[int, Rows]) -> Rows:
   return [row for i in sorted(rows) for row in rows[i]]
-
-
-def numbers(rows: Sequence[Mapping[str, str]]) -> report.Rows:
-  """Rows of a csv file, with numbers where something is one."""
-
-  def number(text):
-    try:
-      return int(text) if text.lstrip('-').isdigit() else float(text)
-    except ValueError:
-      return text
-
-  return [{k: number(v) for k, v in row.items()} for row in rows]

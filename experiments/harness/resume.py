@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import output
+from experiments.harness import output
 
 FLAGS = flags.FLAGS
 
@@ -33,11 +33,15 @@ def adopt(folder: pathlib.Path, program: str, names: Iterable[str]) -> None:
 
 
 def restore(
-  folder: pathlib.Path, like: Any, rounds: Sequence[int], seeds: Sequence[int]
+  folder: pathlib.Path,
+  like: Any,
+  stops: Sequence[int],
+  num_runs: int,
+  file: str,
 ) -> tuple[int, Any, list[dict]] | None:
   """The newest checkpoint as `(round, states, rows up to it)`, if there is one.
 
-  `rounds` are those that the run is evaluated in. What is of another round,
+  `stops` are the rounds that the run is evaluated in. What is of another round,
   the last of a run that was shorter, does not count, and neither does one whose
   rows were lost.
 
@@ -45,13 +49,13 @@ def restore(
     ValueError: if a checkpoint is there and its rows are not, or if one of them
       is damaged.
   """
-  rows = output.read_metrics(folder, rounds, seeds)
-  last = rounds[len(rows) // len(seeds) - 1] if rows else -1
-  steps = [step for step in output.steps(folder) if step in rounds]
+  rows = output.rows_up_to(folder / file, stops, num_runs)
+  last = rows[-1]['round'] if rows else -1
+  steps = [step for step in output.steps(folder) if step in stops]
   if steps and steps[0] > last:
     raise ValueError(
       f'--resume: there is a checkpoint of round {steps[0]}, but'
-      f' {folder / "metrics.csv"} has no rows of it; to begin anew, delete'
+      f' {folder / file} has no rows of it; to begin anew, delete'
       f' {folder / "checkpoints"}'
     )
   restored = output.restore_checkpoint(
@@ -60,7 +64,7 @@ def restore(
   if restored is None:
     return None
   done, states = restored
-  return done, states, rows[: (rounds.index(done) + 1) * len(seeds)]
+  return done, states, rows[: (stops.index(done) + 1) * num_runs]
 
 
 def check(configs: Mapping[pathlib.Path, dict[str, Any]]) -> None:

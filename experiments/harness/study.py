@@ -1,168 +1,173 @@
-"""What the studies share: a cell as one program, results that resume, claims.
+"""How a study runs: from its settings to its rows, and what they say.
 
-A *cell* is one row of a study's table: an attack, a rule, whatever changes the
-program. Its runs, for all seeds and all values of what may be traced (learning
-rates, momenta, radii), are one program and several rows of `results.csv`.
+A study is a module `experiments.studies.<name>.study` with
+
+  Settings               a frozen dataclass, whose options are its flags
+  define(settings)       its cells
+  summarise(rows, settings)  what its rows say, a `Summary`
+
+and, if it wants them,
+
+  keep(rows, settings)   the rows that are committed; `tables.keep` by default
+  QUICK, QUICK_CELLS     options and parts of names of cells of a run of
+                         seconds, for --quick; its summary is of those cells
+  VARIANTS               {name: options}, runs on other data beside the default
 """
 
+import dataclasses
+import importlib
 import pathlib
-import sys
-from collections.abc import Callable, Sequence
+import pkgutil
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
-import jax
-from absl import flags, logging
-
-from byzjax import data, models
-from experiments import distributed, lock, output, queue, report, resume
-from experiments.cell import (
-  Cell,
-  Options,
-  Setting,
-  check_cell,
-  num_runs,
-  run_cell,
-)
-
-__all__ = [
-  'Cell',
-  'Setting',
-  'claim',
-  'finish',
-  'floats',
-  'num_parameters',
-  'run',
-]
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string(
-  'dataset', 'digits', 'digits, or an image set of --data_dir such as mnist.'
-)
-flags.DEFINE_string('data_dir', None, 'Folder with data sets in TFDS format.')
-flags.DEFINE_enum('model', 'mlp', ['cnn', 'mlp', 'resnet20'], 'The network.')
-flags.DEFINE_bool('augment', False, 'Random crops and mirror images.')
-flags.DEFINE_integer('num_seeds', 3, 'Seeds 0, 1, ... in one program.', 1)
-flags.DEFINE_string('output_dir', None, 'Where results go; runs/STUDY if none.')
-flags.DEFINE_string('only', '', 'Only the cells whose name contains this.')
-flags.DEFINE_bool(
-  'resume',
-  False,
-  'Continue the study in --output_dir with its flags; those given must agree.',
-)
-flags.DEFINE_float(
-  'checkpoint_seconds', 60.0, 'Between checkpoints inside a cell.', 0.0
-)
-flags.DEFINE_bool('check', False, 'Fail unless the claims of the study hold.')
-
-# What may differ between a study and its continuation.
-_NOT_CONFIG = (
-  'check',
-  'checkpoint_seconds',
-  'only',
-  'output_dir',
-  'resume',
-)
+from byzjax import data
+from experiments import studies
+from experiments.harness import loop, output, programs, queue, settings
+from experiments.harness.cells import Cell, OwnCell, Program, Rows
+from experiments.reporting import summary, tables
 
 
-def floats(flag: str) -> list[float]:
-  """The numbers of a flag that is a list."""
-  texts: list[str] = getattr(FLAGS, flag)
-  return [float(text) for text in texts]
+def names() -> list[str]:
+  """All studies."""
+  folders = pkgutil.iter_modules(studies.__path__)
+  return sorted(module.name for module in folders if module.ispkg)
 
 
-def run(
-  study: str,
-  make_cells: Callable[[], Sequence[Any]],
-  run_one: Callable[[Any, Sequence[int]], report.Rows] | None = None,
-) -> tuple[pathlib.Path, report.Rows]:
-  """Runs the cells that `results.csv` lacks; returns the folder and all rows.
+def load(name: str) -> ModuleType:
+  """The study of a name.
 
-  A study that is not on images has cells of its own, with `name` and `labels`,
-  and gives `(cell, seeds) -> rows`.
-
-  Exits with the message of a ValueError, from making the cells or from a rule
-  that refuses its arguments, before anything has run.
+  Raises:
+    ValueError: if there is none; says which there are.
   """
-  logging.set_verbosity(logging.WARNING)  # Checkpointing is talkative.
-  folder = pathlib.Path(FLAGS.output_dir or f'runs/{study}')
-  shared = FLAGS.get_key_flags_for_module(sys.modules[__name__])
-  own = FLAGS.get_key_flags_for_module(sys.argv[0])
-  names = {flag.name for flag in (*shared, *own)} - {*_NOT_CONFIG}
-  try:
-    if FLAGS.resume:
-      resume.adopt(folder, study, names)
-    config = {'program': study, **{k: FLAGS[k].value for k in sorted(names)}}
-    cells = [cell for cell in make_cells() if FLAGS.only in cell.name]
-    if not cells:
-      raise ValueError(f'--only={FLAGS.only} matches no cell')
-    goes_on = distributed.joins(folder) or FLAGS.resume
-    output.check_root(folder, resume=goes_on)
-    if run_one is None:
-      jobs, unit = _on_images(cells), 'rounds'
-    else:
-      jobs, unit = _on_own_data(cells, run_one), 'cells'
-    # To the end of the program, for tables and pictures come last.
-    lock.take(folder, share=distributed.share(), resume=goes_on)
-    output.open_folder(folder, config)
-  except (OSError, ValueError) as error:
-    sys.exit(f'{study}: {error}')
-  return folder, queue.work(jobs, folder, unit)
+  if name not in names():
+    raise ValueError(f'no study {name!r}; there are {", ".join(names())}')
+  return importlib.import_module(f'experiments.studies.{name}.study')
 
 
-def _on_images(cells: Sequence[Cell]) -> list[queue.Job]:
-  """On the data of the flags; all cells are checked."""
-  dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
-  options = Options(
-    FLAGS.model,
-    range(FLAGS.num_seeds),
-    FLAGS.augment,
-    FLAGS.checkpoint_seconds,
-  )
+def folder_of(study: ModuleType) -> pathlib.Path:
+  """Where its page and its committed results are."""
+  return pathlib.Path(str(study.__file__)).parent
+
+
+def name_of(study: ModuleType) -> str:
+  return folder_of(study).name
+
+
+def quick(study: ModuleType, config: Any) -> tuple[Any, list[Cell | OwnCell]]:
+  """Settings and cells of a run of seconds: nothing can be learned from it."""
+  config = dataclasses.replace(config, **{'num_seeds': 1, **study.QUICK})
+  return config, [
+    cell
+    for cell in study.define(config)
+    if any(part in cell.name for part in study.QUICK_CELLS)
+  ]
+
+
+def variant(study: ModuleType, name: str) -> Any:
+  """The settings of a variant; of the study itself without a name.
+
+  Raises:
+    ValueError: if there is no such variant.
+  """
+  known = {'': {}, **getattr(study, 'VARIANTS', {})}
+  if name not in known:
+    raise ValueError(f'--variant={name}: known are {", ".join(known)[2:]}')
+  return study.Settings(**known[name])
+
+
+def variants(study: ModuleType) -> list[str]:
+  """The names of what is committed; the first is ''."""
+  return ['', *getattr(study, 'VARIANTS', {})]
+
+
+def program_of(
+  cell: Cell | OwnCell, config: Any, dataset: data.Dataset | None
+) -> Program | None:
+  """The program of a cell; None if it only makes rows."""
+  if isinstance(cell, OwnCell):
+    return cell.make_program and cell.make_program(config.seeds)
+  options = programs.Options(config.model, config.seeds, config.augment)
+  return programs.of_images(cell, dataset, options)
+
+
+def dataset_of(cells: Sequence[Cell | OwnCell], config: Any):
+  """The images of the cells, if one is on images."""
+  if any(isinstance(cell, Cell) for cell in cells):
+    return data.load(config.dataset, config.data_dir)
+  return None
+
+
+def check(cells: Sequence[Cell | OwnCell], config: Any) -> None:
+  """Traces all cells, so that what refuses its arguments does so up front.
+
+  Raises:
+    ValueError: if a rule or a round refuses its arguments; names the cell.
+  """
+  dataset = dataset_of(cells, config)
   for cell in cells:
-    check_cell(cell, dataset, options)
+    try:
+      if program := program_of(cell, config, dataset):
+        loop.trace(program)
+    except ValueError as error:
+      raise ValueError(f'{cell.name}: {error}') from error
 
-  def job_of(cell):
-    def run_job(folder, advance):
-      return run_cell(cell, dataset, folder, options, advance)
 
-    size = cell.rounds * num_runs(cell, options)
-    return queue.Job(cell.name, cell.labels, size, run_job)
+def jobs(
+  cells: Sequence[Cell | OwnCell], config: Any, checkpoint_seconds: float
+) -> list[queue.Job]:
+  """A job of the queue for every cell; its arrays are made when it runs."""
+  dataset = dataset_of(cells, config)
+
+  def job_of(cell) -> queue.Job:
+    def run(folder, advance):
+      program = program_of(cell, config, dataset)
+      if program is None:
+        return cell.make_rows(config.seeds)
+      size = len(program.runs)
+      return loop.run(
+        program,
+        folder,
+        save_seconds=checkpoint_seconds,
+        advance=lambda rounds, rows: advance(rounds * size),
+      )
+
+    size = cell.rounds
+    if isinstance(cell, Cell):
+      size *= len(cell.partitions) * len(cell.values) * config.num_seeds
+    return queue.Job(cell.name, cell.labels, size, run)
 
   return [job_of(cell) for cell in cells]
 
 
-def _on_own_data(cells: Sequence[Any], run_one) -> list[queue.Job]:
-  seeds = range(FLAGS.num_seeds)
-
-  def job_of(cell):
-    def run_job(folder, advance):
-      del folder, advance
-      return run_one(cell, seeds)
-
-    return queue.Job(cell.name, cell.labels, 1, run_job)
-
-  return [job_of(cell) for cell in cells]
+def kept(study: ModuleType, rows: Rows, config: Any) -> Rows:
+  """The rows that its summary is made of, and that are committed."""
+  keep = getattr(study, 'keep', lambda rows, config: tables.keep(rows))
+  return tables.rounded(keep(rows, config))
 
 
-def num_parameters() -> int:
-  """Of the model of the flags."""
-  dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
-  shape = dataset.train_images.shape[1:]
-  _, params = models.split(
-    models.make(FLAGS.model, shape, dataset.num_classes, seed=0)
+def committed(study: ModuleType, name: str = '') -> Rows:
+  """The rows that lie beside its page."""
+  path = folder_of(study) / f'{name or "results"}.csv'
+  return output.numbers(output.read_rows(path))
+
+
+def publish(study: ModuleType, rows: Rows, config: Any, name: str = '') -> None:
+  """Writes rows, page and pictures of a study into its folder."""
+  folder = folder_of(study)
+  output.write_rows(folder / f'{name or "results"}.csv', rows)
+  said = study.summarise(rows, config)
+  summary.draw(said, folder)
+  page = folder / 'README.md'
+  page.write_text(summary.page(page.read_text(), said, name))
+
+
+def command(study: ModuleType, config: Any, cell: Cell | OwnCell) -> str:
+  """The line that runs a cell alone."""
+  return summary.command(
+    'experiments.studies',
+    name_of(study),
+    *settings.arguments(config),
+    f'--only={cell.name}',
   )
-  return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def claim(text: str, value: float, needed: float) -> bool:
-  """Prints whether a measured number is at least what is needed."""
-  holds = bool(value >= needed)
-  verdict = 'holds' if holds else 'FELL SHORT'
-  print(f'{verdict:10} {text}: {value:.1f}, needs {needed:g}')
-  return holds
-
-
-def finish(claims: Sequence[bool]) -> None:
-  """Exits with an error on `--check` unless all claims hold."""
-  if FLAGS.check and not all(claims):
-    sys.exit(f'--check: {claims.count(False)} of {len(claims)} fell short')

@@ -1,79 +1,31 @@
-"""Tables and pictures of results; as a program, a page about folders of them.
+"""From rows to numbers and tables: functions without side effects.
 
-  python -m experiments.report runs/krum runs/wafl --output=report.html
-
-`experiments/html_report.py` says what it finds there.
+The columns of a row up to `round` say what the run is; those behind it are
+what was measured.
 """
 
-import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-from absl import app, flags
-from matplotlib import pyplot as plt
-
-from experiments import output
 
 Rows = list[dict[str, Any]]
+Pivot = Mapping[tuple[str, str], np.ndarray]
 
-matplotlib.use('agg')  # Files only: a server has no screen.
+
+class Cells(dict[Any, Any]):
+  """A table by keys; what is not there is not a number.
+
+  So that a summary can be made of some of the cells of a study.
+  """
+
+  def __missing__(self, key):
+    return np.array([np.nan])
 
 
-def column(rows: list[dict], name: str) -> np.ndarray:
-  """One column of `metrics.csv` as floats."""
+def column(rows: Rows, name: str) -> np.ndarray:
+  """One column as floats."""
   return np.array([float(row[name]) for row in rows])
-
-
-def table(results: dict[str, list[dict]], num_seeds: int) -> str:
-  """Test accuracy at the end: mean over seeds, and from worst to best."""
-  width = max(map(len, results))
-  heads = ['test accuracy (%)', 'class-balanced (%)']
-  lines = ['  '.join([f'{"rule":{width}}', *(f'{h:>20}' for h in heads)])]
-  for rule, rows in results.items():
-    cells = [f'{rule:{width}}']
-    for name in ('accuracy', 'balanced_accuracy'):
-      last = 100 * column(rows[-num_seeds:], name)
-      span = f'({last.min():.1f} to {last.max():.1f})'
-      cells.append(f'{last.mean():5.1f} {span:>14}')
-    lines.append('  '.join(cells))
-  return '\n'.join(lines)
-
-
-def picture(
-  results: dict[str, list[dict]],
-  num_seeds: int,
-  title: str,
-  path: pathlib.Path,
-) -> None:
-  """Accuracy over rounds: a line per rule, a band from worst to best seed."""
-  figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
-  for rule, rows in results.items():
-    accuracy = 100 * column(rows, 'accuracy').reshape(-1, num_seeds)
-    rounds = column(rows, 'round')[::num_seeds]
-    (line,) = axes.plot(rounds, accuracy.mean(axis=1), label=rule)
-    low, high = accuracy.min(axis=1), accuracy.max(axis=1)
-    axes.fill_between(rounds, low, high, alpha=0.2, color=line.get_color())
-  axes.set(xlabel='round', ylabel='test accuracy (%)', ylim=(0, 100))
-  axes.set_title(title)
-  axes.grid(alpha=0.3)
-  axes.legend(loc='best')
-  save(figure, path, dpi=150)
-  plt.close(figure)
-
-
-def save(figure: plt.Figure, path: pathlib.Path, dpi: int) -> None:
-  """The whole picture in one step."""
-  with output.replacing(path) as temporary:
-    figure.savefig(temporary, dpi=dpi, format=path.suffix[1:])
-
-
-def final(rows: Rows, column: str = 'accuracy', tail: int = 3) -> np.ndarray:
-  """Per seed, the mean of a column over the last evaluations."""
-  seeds = sorted({row['seed'] for row in rows})
-  per_seed = [[r[column] for r in rows if r['seed'] == s] for s in seeds]
-  return np.array([np.mean(values[-tail:]) for values in per_seed])
 
 
 def select(rows: Rows, **labels: Any) -> Rows:
@@ -85,78 +37,147 @@ def select(rows: Rows, **labels: Any) -> Rows:
   ]
 
 
-def tuned(rows: Rows, name: str) -> Rows:
-  """The rows of the value of a grid that is best on the validation split."""
-  values = dict.fromkeys(row[name] for row in rows)
-  by_value = {value: select(rows, **{name: value}) for value in values}
-  best = max(
-    values, key=lambda v: final(by_value[v], 'validation_accuracy').mean()
-  )
-  return by_value[best]
+def values_of(rows: Rows, name: str) -> list[Any]:
+  """The different values of a column, in order."""
+  return list(dict.fromkeys(row[name] for row in rows))
 
 
-def pivot(cells: Mapping[tuple[str, str], np.ndarray], digits: int = 1) -> str:
+def split(rows: Rows, name: str) -> dict[Any, Rows]:
+  """The rows by the value of a column."""
+  return {v: select(rows, **{name: v}) for v in values_of(rows, name)}
+
+
+def split_by(rows: Rows, *names: str) -> list[tuple[tuple, Rows]]:
+  """The rows by the values of several columns."""
+  groups: dict[tuple, Rows] = {}
+  for row in rows:
+    groups.setdefault(tuple(row[name] for name in names), []).append(row)
+  return list(groups.items())
+
+
+def identity(row: Mapping[str, Any]) -> tuple:
+  """What tells a run from others: its columns up to `round`."""
+  names = list(row)
+  return tuple(row[name] for name in names[: names.index('round')])
+
+
+def runs(rows: Rows) -> dict[tuple, Rows]:
+  """The rows of every run."""
+  by_run: dict[tuple, Rows] = {}
+  for row in rows:
+    by_run.setdefault(identity(row), []).append(row)
+  return by_run
+
+
+def keep(
+  rows: Rows,
+  *,
+  tail: int = 3,
+  metrics: Sequence[str] | None = None,
+  curves: Callable[[dict[str, Any]], bool] = lambda row: False,
+) -> Rows:
+  """Of every run its last row, and those before it that pictures need.
+
+  The last row has the mean over the last `tail` evaluations.
+
+  Args:
+    rows: all rows of a study.
+    tail: evaluations that are averaged.
+    metrics: columns behind `round` to keep; all by default.
+    curves: whether a row before the last is kept.
+  """
+  kept = []
+  for run in runs(rows).values():
+    names = list(run[0])
+    behind = names[names.index('round') + 1 :]
+    wanted = [name for name in behind if metrics is None or name in metrics]
+    about = names[: names.index('round') + 1]
+    last = {name: run[-1][name] for name in about}
+    last |= {k: float(np.mean(column(run[-tail:], k))) for k in wanted}
+    before = [row for row in run[:-1] if curves(row)]
+    kept += [{k: row[k] for k in (*about, *wanted)} for row in before]
+    kept.append(last)
+  return kept
+
+
+def rounded(rows: Rows, digits: int = 6) -> Rows:
+  """Floats with so many significant digits, as they are committed."""
+
+  def short(value):
+    return float(f'{value:.{digits}g}') if isinstance(value, float) else value
+
+  return [{k: short(v) for k, v in row.items()} for row in rows]
+
+
+def final(rows: Rows, name: str = 'accuracy') -> np.ndarray:
+  """Per seed, a column of the last row; not a number without rows."""
+  last = [of_seed[-1][name] for of_seed in split(rows, 'seed').values()]
+  return np.array(last or [np.nan])
+
+
+def percent(rows: Rows, name: str = 'accuracy') -> np.ndarray:
+  """`final`, a share as a percentage."""
+  return 100 * final(rows, name)
+
+
+def tuned(
+  rows: Rows, *names: str, by: str = 'validation_accuracy', least: bool = False
+) -> Rows:
+  """The rows of the values of a grid that are best on the validation split.
+
+  The mean over seeds of the last row counts; the first of several that are
+  equal. With `least` the smallest is best, as for a loss; what is not a number
+  is worst.
+  """
+  choices: dict[tuple, Rows] = {}
+  if not rows:
+    return []
+  for row in rows:
+    choices.setdefault(tuple(row[name] for name in names), []).append(row)
+  sign = -1 if least else 1
+
+  def score(choice):
+    return np.nan_to_num(sign * final(choices[choice], by).mean(), nan=-np.inf)
+
+  return choices[max(choices, key=score)]
+
+
+def pivot(cells: Pivot, digits: int = 1) -> str:
   """A table of mean and standard deviation over seeds, by (row, column)."""
-  rows, columns = _axes(cells)
+  rows, columns = axes(cells)
   width = max(map(len, rows))
   lines = ['  '.join([' ' * width, *(f'{c:>12}' for c in columns)])]
   for row in rows:
     line = [f'{row:{width}}']
-    for column in columns:
-      cell = cells.get((row, column))
-      text = (
-        '-'
-        if cell is None
-        else f'{cell.mean():.{digits}f} ± {cell.std():.{digits}f}'
-      )
-      line.append(f'{text:>12}')
+    for name in columns:
+      cell = cells.get((row, name))
+      text = '-'
+      if cell is not None:
+        mean, deviation = np.mean(cell), np.std(cell)
+        text = f'{mean:.{digits}f}'
+        if np.size(cell) > 1:
+          text += f' ± {deviation:.{digits}f}'
+      line.append(f'{text:>{max(12, len(name))}}')
     lines.append('  '.join(line))
-  return '\n'.join(lines)
+  return '\n'.join(line.rstrip() for line in lines)
 
 
-def heatmap(
-  cells: Mapping[tuple[str, str], np.ndarray],
-  title: str,
-  path: pathlib.Path,
-  notes: Mapping[tuple[str, str], str] | None = None,
-) -> None:
-  """The means of a table from 0 to 100, as colours; notes stand below them."""
-  rows, columns = _axes(cells)
-  # Inches: labels of rows lie, those of columns nearly lie.
-  margin = max(2, 1.2 + 0.08 * max(map(len, rows)))
-  notes = notes or {}
-  each = max(0.9, 0.07 * max(map(len, notes.values()), default=0))
-  height = 1.2 + 0.4 * len(rows) + 0.03 * max(map(len, columns))
-  size = (margin + each * len(columns), height)
-  figure, axes = plt.subplots(figsize=size, layout='constrained')
-  nothing = np.array(np.nan)
-  means = np.array(
-    [[cells.get((r, c), nothing).mean() for c in columns] for r in rows]
+def axes(cells: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
+  """The names of rows and of columns, in order."""
+  pairs = list(cells)
+  rows = list(dict.fromkeys(row for row, _ in pairs))
+  return rows, list(dict.fromkeys(name for _, name in pairs))
+
+
+def plain(rows: Rows) -> str:
+  """Rows as they are, under their names."""
+  names = list(rows[0])
+  lines = [names] + [
+    [f'{v:.6g}' if isinstance(v, float) else str(v) for v in row.values()]
+    for row in rows
+  ]
+  widths = [max(map(len, entries)) for entries in zip(*lines)]
+  return '\n'.join(
+    '  '.join(f'{text:>{width}}' for text, width in zip(line, widths))
+    for line in lines
   )
-  image = axes.imshow(means, vmin=0, vmax=100, cmap='viridis', aspect='auto')
-  axes.set_xticks(range(len(columns)), columns, rotation=20, ha='right')
-  axes.set_yticks(range(len(rows)), rows)
-  for (i, j), value in np.ndenumerate(means):
-    if not np.isnan(value):
-      color = 'black' if value > 60 else 'white'
-      note = notes.get((rows[i], columns[j]), '')
-      style: dict = {'ha': 'center', 'color': color}
-      place = 'bottom' if note else 'center'
-      axes.text(j, i, f'{value:.0f}', va=place, **style)
-      axes.text(j, i, note, va='top', fontsize=7, **style)
-  axes.set_title(title)
-  figure.colorbar(image, label='test accuracy (%)')
-  save(figure, path, dpi=120)
-  plt.close(figure)
-
-
-def _axes(cells):
-  rows = list(dict.fromkeys(row for row, _ in cells))
-  return rows, list(dict.fromkeys(column for _, column in cells))
-
-
-if __name__ == '__main__':
-  from experiments import html_report  # Its flags are not for studies.
-
-  flags.adopt_module_key_flags(html_report)
-  app.run(html_report.main)

@@ -1,7 +1,4 @@
-"""The studies as a user starts them, each in a process of its own.
-
-Flags of the studies share names, so that no two can be in one process.
-"""
+"""Every study: it traces, its page is what its committed rows say, it runs."""
 
 import csv
 import subprocess
@@ -10,95 +7,76 @@ import time
 
 import pytest
 
-# A cell of every study, small.
-CELLS = {
-  'learning_from_history': (
-    '--parts=radius',
-    '--only=radius, iid, ipm 5, centered',
-    '--rounds=3',
-    '--radii=1,10',
-  ),
-  'batch_size': (
-    '--only=alie, 3, krum, nm, 2',
-    '--batch_sizes=2',
-    '--num_gradients=560',
-  ),
-  'detox': ('--parts=training', '--only=alie, worst, bulyan, D', '--rounds=3'),
-  'sign_majority': ('--only=vote, omniscient, 3', '--rounds=3'),
-  'magnitude_sign': (
-    '--only=local steps',
-    '--rounds=3',
-    '--batch_size=2',
-    '--num_workers=10',
-    '--alpha=10',
-    '--participation=0.5',
-  ),
-  'fedbr': (
-    '--only=attacks, 0.1, fedbr, alie, nnm',
-    '--rounds=3',
-    '--local_steps=2',
-    '--learning_rates=0.3',
-    '--pseudo_weights=0.1',
-  ),
-  'entropy_sgd': (
-    '--only=methods, entropy 5',
-    '--gradients=20',
-    '--entropy_rates=1',
-  ),
-  'noisy_softmax': (
-    '--only=attacks, annealed, alie',
-    '--rounds=3',
-    '--attacked_squares=0.1',
-    '--examples=5',
-  ),
-  'wafl': (
-    '--only=attacks, wafl, alie, nnm',
-    '--rounds=3',
-    '--local_steps=2',
-    '--ascent_steps=2',
-    '--learning_rates=0.3',
-  ),
-  'qsr': (
-    '--only=qsr 2.12, alie, centered',
-    '--total_steps=40',
-    '--radii=0.1',
-  ),
-  'delta_sgd': ('--only=delta-sgd, D', '--rounds=3', '--local_steps=2'),
-  'savic': (
-    '--only=ill, adam, global, messages',
-    '--rounds=3',
-    '--local_steps=2',
-    '--lower_bounds=0.1',
-  ),
-  'async_byzantine': (
-    '--only=fast attackers, alie, places, clipping',
-    '--seconds=4',
-    '--learning_rates=0.1',
-  ),
-  'gossip': (
-    '--only=bridge, share 0.25, clipped',
-    '--rounds=3',
-    '--learning_rates=0.1',
-  ),
-  'curriculum': (
-    '--parts=clients',
-    '--only=claims, pool 4f',
-    '--rounds=3',
-    '--local_steps=2',
-    '--learning_rates=0.03',
-  ),
-  'tpsgd': (
-    '--only=mlp 2, l2, alie, nnm',
-    '--attacked_rounds=3',
-    '--learning_rates=0.1',
-    '--shares=0.1',
-  ),
-}
+from experiments.harness import loop, settings, study
+from experiments.reporting import summary
+
+NAMES = study.names()
+# Of one shape of cell each; the others are in the slow tier.
+QUICK = ('sign_majority', 'wafl', 'ordered_momentum', 'convex')
 
 
-def study(name, *arguments):
+def variants():
+  return [
+    (name, variant)
+    for name in NAMES
+    for variant in study.variants(study.load(name))
+  ]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_cell_traces(name):
+  of = study.load(name)
+  config = of.Settings(num_seeds=1)
+  cells = of.define(config)
+  names = [cell.name for cell in cells]
+  assert len(set(names)) == len(names)
+  dataset = study.dataset_of(cells, config)
+  for cell in cells:
+    program = study.program_of(cell, config, dataset)
+    if program is None:
+      continue
+    metrics = loop.trace(program)
+    assert metrics
+    assert all(x.size == len(program.runs) for x in metrics.values()), cell.name
+
+
+@pytest.mark.parametrize(('name', 'variant'), variants())
+def test_the_page_is_what_the_committed_rows_say(name, variant):
+  of = study.load(name)
+  config = study.variant(of, variant)
+  said = of.summarise(study.committed(of, variant), config)
+  page = (study.folder_of(of) / 'README.md').read_text()
+  assert summary.page(page, said, variant) == page
+  assert said.claims and said.tables
+  for claim in said.claims:
+    assert claim.verdict in (
+      summary.REPRODUCED,
+      summary.PARTLY,
+      summary.NOT_REPRODUCED,
+      summary.NOT_TESTED,
+    )
+    assert not claim.evidence or claim.evidence in summary.EVIDENCE
+    for check in claim.checks:
+      assert check.value == check.value, check.prediction
+      assert (check.at_least is None) != (check.at_most is None)
+  for name in said.figures:
+    assert (study.folder_of(of) / name).exists()
+    assert f']({name})' in page
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_flags_are_the_settings(name):
+  of = study.load(name)
+  values = settings.flags.FlagValues()
+  settings.define(of.Settings, values)
+  changed = of.Settings(num_seeds=7)
+  values(['program', *settings.arguments(changed)])
+  assert settings.read(of.Settings, values) == changed
+
+
+def run(name, *arguments):
   return subprocess.run(
-    [sys.executable, '-m', f'experiments.{name}.run', *arguments],
+    [sys.executable, '-m', 'experiments.studies', name, *arguments],
     capture_output=True,
     text=True,
     timeout=600,
@@ -111,113 +89,24 @@ def results(folder):
     return list(csv.DictReader(file))
 
 
-# Those whose cells are no images: a loss in every row.
-TEXTS_AND_MIXTURES = {
-  'ordered_momentum': (
-    '--only=16, equal; none; naive',
-    '--num_messages=160',
-    '--num_evals=2',
-    '--rates=0.01',
-  ),
-  'sharpness': (
-    '--only=along, transformer, sgd',
-    '--steps=2,3',
-    '--fractions=0,.1',
-    '--width=8',
-  ),
-  'landscape': (
-    '--only=local, 1, mean-field, 60, own',
-    '--worker_width=60',
-    '--local_steps=2',
-    '--num_workers=4',
-    '--partition=iid',
-    '--points=2',
-  ),
-  'async_local': (
-    '--tasks=mixture',
-    '--only=very, DN + DyLU',
-    '--mixture_phases=2',
-    '--rates=0.7',
-    '--num_evals=2',
-  ),
-  'dipaco': (
-    '--only=paths, DiPaCo, discriminative',
-    '--text=sonnets',
-    '--num_documents=120',
-    '--few_documents=20,40,60',
-    '--pretraining_steps=20',
-    '--rounds=2',
-    '--num_local_steps=2',
-    '--num_evals=2',
-    '--learning_rates=0.01',
-    '--width=8',
-  ),
-}
-
-
-# Together the others use all that studies share.
-SLOW = {
-  'async_local', 'batch_size', 'curriculum', 'delta_sgd', 'detox', 'dipaco',
-  'entropy_sgd', 'fedbr', 'gossip', 'landscape', 'learning_from_history',
-  'magnitude_sign', 'noisy_softmax',
-  'qsr', 'savic', 'sharpness', 'tpsgd', 'wafl',
-}  # fmt: skip
-
-
-def named(cells):
-  return [
-    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
-    for name in cells
-  ]
-
-
-@pytest.mark.parametrize('name', named(CELLS))
-def test_a_cell_runs(name, tmp_path):
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in NAMES
+  ],
+)
+def test_a_quick_run_gets_to_its_picture(name, tmp_path):
   folder = tmp_path / 'out'
-  found = study(name, *CELLS[name], '--num_seeds=2', f'--output_dir={folder}')
+  found = run(name, '--quick', f'--output_dir={folder}')
   assert found.returncode == 0, found.stderr
+  of = study.load(name)
+  config, cells = study.quick(of, of.Settings())
   rows = results(folder)
-  assert {row['seed'] for row in rows} == {'0', '1'}
-  for row in rows:
-    assert 0 <= float(row['accuracy']) <= 1
-    assert float(row['bits_up']) > 0
-  if name == 'sign_majority':
-    # 64-32-10: every worker sends a bit for each of 2410 coordinates.
-    assert {float(row['bits_up']) for row in rows} == {7.0 * 2410}
-
-
-@pytest.mark.parametrize('name', named(TEXTS_AND_MIXTURES))
-def test_a_cell_without_images_runs(name, tmp_path):
-  folder = tmp_path / 'out'
-  found = study(
-    name,
-    *TEXTS_AND_MIXTURES[name],
-    '--num_seeds=2',
-    f'--output_dir={folder}',
-  )
-  assert found.returncode == 0, found.stderr
-  rows = results(folder)
-  assert {row['seed'] for row in rows} == {'0', '1'}
-  assert all(0 < float(row['loss']) < 100 for row in rows)
-
-
-@pytest.mark.slow
-def test_a_cell_of_the_convex_study_runs(tmp_path):
-  folder = tmp_path / 'out'
-  found = study(
-    'convex',
-    '--only=box, convex',
-    '--num_examples=40',
-    '--num_samples=8',
-    '--num_iterations=200',
-    '--num_seeds=2',
-    f'--output_dir={folder}',
-  )
-  assert found.returncode == 0, found.stderr
-  rows = results(folder)
-  assert {row['method'] for row in rows} == {'convex', 'convex robust'}
-  for row in rows:
-    assert 0 <= float(row['pgd']) <= float(row['clean']) <= 100
+  assert {row['seed'] for row in rows} == {'0'}
+  assert rows and len(cells) >= 1
+  for picture in of.summarise(study.committed(of), of.Settings()).figures:
+    assert (folder / picture).stat().st_size > 0
 
 
 def test_a_study_that_was_cut_off_goes_on_to_the_same_numbers(tmp_path):
@@ -225,11 +114,11 @@ def test_a_study_that_was_cut_off_goes_on_to_the_same_numbers(tmp_path):
   whole = (*small, '--only=vote, invert')
   cut = tmp_path / 'cut'
   one = (*small, '--only=vote, invert, 1', f'--output_dir={cut}')
-  assert study('sign_majority', *one).returncode == 0
-  again = study('sign_majority', *whole, f'--output_dir={cut}')
+  assert run('sign_majority', *one).returncode == 0
+  again = run('sign_majority', *whole, f'--output_dir={cut}')
   assert again.returncode != 0
   assert 'is not empty' in again.stderr
-  other = study(
+  other = run(
     'sign_majority', *whole, f'--output_dir={cut}', '--resume', '--momentum=0.5'
   )
   assert other.returncode != 0
@@ -237,13 +126,13 @@ def test_a_study_that_was_cut_off_goes_on_to_the_same_numbers(tmp_path):
   # A row that was torn costs its cell, and no flag is given again.
   text = (cut / 'results.csv').read_text()
   (cut / 'results.csv').write_text(text[:-3])
-  resumed = study(
+  resumed = run(
     'sign_majority', '--only=vote, invert', f'--output_dir={cut}', '--resume'
   )
   assert resumed.returncode == 0, resumed.stderr
   straight = tmp_path / 'straight'
   assert (
-    study('sign_majority', *whole, f'--output_dir={straight}').returncode == 0
+    run('sign_majority', *whole, f'--output_dir={straight}').returncode == 0
   )
 
   def sorted_rows(folder):
@@ -261,10 +150,10 @@ def test_a_killed_cell_goes_on_to_the_same_bits(tmp_path):
     '--checkpoint_seconds=0',
   )
   straight, killed = tmp_path / 'straight', tmp_path / 'killed'
-  found = study('sign_majority', *cell, f'--output_dir={straight}')
+  found = run('sign_majority', *cell, f'--output_dir={straight}')
   assert found.returncode == 0, found.stderr
-  command = [sys.executable, '-m', 'experiments.sign_majority.run', *cell]
-  with subprocess.Popen([*command, f'--output_dir={killed}']) as process:
+  command = [sys.executable, '-m', 'experiments.studies', 'sign_majority']
+  with subprocess.Popen([*command, *cell, f'--output_dir={killed}']) as process:
     deadline = time.monotonic() + 300
     checkpoints = 'unfinished/*/checkpoints/00000040'
     while not [*killed.glob(checkpoints)] and time.monotonic() < deadline:
@@ -275,9 +164,7 @@ def test_a_killed_cell_goes_on_to_the_same_bits(tmp_path):
   # The rows of the newest checkpoint are torn: the one before it counts.
   (torn,) = killed.glob('unfinished/*/rows.csv')
   torn.write_text(torn.read_text()[:-3])
-  resumed = study(
-    'sign_majority', cell[0], f'--output_dir={killed}', '--resume'
-  )
+  resumed = run('sign_majority', cell[0], f'--output_dir={killed}', '--resume')
   assert resumed.returncode == 0, resumed.stderr
   assert results(killed) == results(straight)
   assert len(results(killed)) == 20
@@ -294,7 +181,13 @@ def test_a_killed_cell_goes_on_to_the_same_bits(tmp_path):
 )
 def test_refuses_up_front(name, arguments, message, tmp_path):
   folder = tmp_path / 'out'
-  found = study(name, *arguments, f'--output_dir={folder}')
+  found = run(name, *arguments, f'--output_dir={folder}')
   assert found.returncode != 0
   assert message in found.stdout + found.stderr
   assert not folder.exists()
+
+
+def test_says_which_studies_there_are():
+  found = run('nothing')
+  assert found.returncode != 0
+  assert 'sign_majority' in found.stderr

@@ -1,0 +1,50 @@
+"""One colour for every rule and method, in all pictures and pages."""
+
+import zlib
+
+# Okabe and Ito's eight first: they can be told apart by the colour-blind.
+_COLOURS = (
+  '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000',
+  '#882255', '#44AA99', '#117733', '#AA4499', '#999933', '#6699CC', '#661100',
+  '#888888', '#DDCC77',
+)  # fmt: skip
+# Those that are met most often have the colours that differ most.
+_FIXED = {
+  name: _COLOURS[i]
+  for i, names in enumerate(
+    (
+      ('mean',),
+      ('krum', 'multi_krum', 'multi-Krum'),
+      ('centered_clipping', 'centered clipping', 'clipping'),
+      ('coordinate_median', 'median', 'coordinate median'),
+      ('trimmed_mean', 'trimmed mean'),
+      ('geometric_median', 'geometric median'),
+      ('majority_vote', 'vote', 'majority vote'),
+      ('bulyan',),
+    )
+  )
+  for name in names
+}
+
+
+def colour(name: str) -> str:
+  """The colour of a rule, a method or anything else that has a name.
+
+  Hyper-parameters do not count: `centered_clipping(radius=1)` has the colour
+  of `centered_clipping`.
+  """
+  bare = name.split('(')[0].strip()
+  if bare in _FIXED:
+    return _FIXED[bare]
+  rest = _COLOURS[len(set(_FIXED.values())) :]
+  return rest[zlib.crc32(name.encode()) % len(rest)]
+
+
+def colours(names: list[str]) -> dict[str, str]:
+  """Colours of the series of one picture, none of them twice if possible."""
+  taken: dict[str, str] = {}
+  for name in names:
+    first = colour(name)
+    free = [c for c in (first, *_COLOURS) if c not in taken.values()]
+    taken[name] = free[0] if free else first
+  return taken
