@@ -29,12 +29,15 @@ class Program(NamedTuple):
       rounds more, and what is measured at their end. Arrays have as many
       entries as there are runs, in their order.
     stops: the rounds at which runs are measured; 0 may be one of them.
+    trace: `() -> metrics by their shapes`: what refuses its arguments does so
+      here, before anything is compiled.
   """
 
   runs: Sequence[Mapping[str, Any]]
   start: Callable[[], Any]
   stretch: Callable[[Any, int, int], tuple[Any, dict[str, jax.Array]]]
   stops: Sequence[int]
+  trace: Callable[[], dict[str, Any]]
 
 
 class Task(NamedTuple):

@@ -87,16 +87,3 @@ def rows_of(program: Program, stop: int, metrics) -> Rows:
     }
     for i, labels in enumerate(program.runs)
   ]
-
-
-def trace(program: Program) -> dict[str, jax.ShapeDtypeStruct]:
-  """The metrics of a program by their shapes, without running or compiling it.
-
-  Raises:
-    ValueError: whatever a rule or a round says of arguments that do not fit.
-  """
-  states = jax.eval_shape(program.start)
-  first = next(stop for stop in program.stops if stop)
-  return jax.eval_shape(
-    lambda states, done: program.stretch(states, done, first)[1], states, 0
-  )

@@ -33,6 +33,13 @@ def split_validation(dataset: data.Dataset) -> tuple[data.Dataset, Any, Any]:
   return rest, images[:count], labels[:count]
 
 
+# Of its own, so that all cells of a study share what is slow to compile; less
+# optimised it compiles in a fifth of the time. Integers stay exact.
+@functools.partial(
+  jax.jit,
+  static_argnames=('length', 'batch_size'),
+  compiler_options={'xla_backend_optimization_level': 1},
+)
 def _choose(partitions, keys, labels, done, length, batch_size):
   """The examples of the next rounds: int32 [num_starts, length, n, B]."""
   numbers = jnp.arange(len(labels))
@@ -46,15 +53,6 @@ def _choose(partitions, keys, labels, done, length, batch_size):
 
   of_start = jax.vmap(of_round, (None, None, 0))
   return jax.vmap(of_start, (0, 0, None))(partitions, keys, jnp.arange(length))
-
-
-# Of its own, so that all cells of a study share what is slow to compile; less
-# optimised it compiles in a fifth of the time. Integers stay exact.
-_choose_fast = jax.jit(
-  _choose,
-  static_argnames=('length', 'batch_size'),
-  compiler_options={'xla_backend_optimization_level': 1},
-)
 
 
 def num_runs(cell: Cell, options: Options) -> int:
@@ -129,57 +127,86 @@ def of_images(
     )
     return over_runs(one_run, by_start)(tiled, partitions, keys, images)
 
+  def one_round(state, partition, key, value, chosen, images, labels):
+    _, crop_key, round_key, byzantine_key = jax.random.split(key, 4)
+    batch = partition
+    if not cell.is_local:
+      pixels = images[chosen].astype(jnp.float32) / dataset.scale
+      if options.augment:
+        crop = jax.random.fold_in(crop_key, state.step)
+        pixels = data.random_crop_and_flip(pixels, crop)
+      batch = cell.make_batch((pixels, labels[chosen]))
+    task = task_of(partition, images, labels)
+    step = cell.make_round(task, byzantine_key, **value).step
+    state, info = step(state, batch, round_key)
+    metrics = cell.metrics(state, info)
+    return state, {k: jnp.float32(v) for k, v in metrics.items()}
+
+  def evaluated(state, partition, key, value, images, sets, labels):
+    del value
+    round_key = jax.random.split(key, 4)[2]
+    task = task_of(partition, images, labels)
+    return _evaluated(cell, task, state.params, sets, round_key)
+
+  chosen_axis = None if cell.is_local else 0
+
   @functools.partial(jax.jit, donate_argnums=0)
-  def stretch(states, length, chosen, partitions, labels, images, sets):
-    def one_run(state, partition, key, value, chosen, images, sets):
-      _, crop_key, round_key, byzantine_key = jax.random.split(key, 4)
-      task = task_of(partition, images, labels)
-      step = cell.make_round(task, byzantine_key, **value).step
+  def stretch(states, length, chosen, partitions, images, labels, sets):
+    rounds = over_runs(one_round, chosen_axis, image_axes[0], None)
 
-      def one_round(i, state):
-        batch = partition
-        if not cell.is_local:
-          pixels = images[chosen[i]].astype(jnp.float32) / dataset.scale
-          if options.augment:
-            crop = jax.random.fold_in(crop_key, state.step)
-            pixels = data.random_crop_and_flip(pixels, crop)
-          batch = cell.make_batch((pixels, labels[chosen[i]]))
-        state, info = step(state, batch, round_key)
-        metrics = cell.metrics(state, info)
-        return state, {k: jnp.float32(v) for k, v in metrics.items()}
+    def add(i, carry):
+      states, total = carry
+      now = None if chosen is None else chosen[:, i]
+      states, metrics = rounds(states, partitions, keys, now, images, labels)
+      return states, jax.tree.map(jnp.add, total, metrics)
 
-      def add(i, carry):
-        state, total = carry
-        state, metrics = one_round(i, state)
-        return state, jax.tree.map(jnp.add, total, metrics)
-
-      shapes = jax.eval_shape(lambda state: one_round(0, state)[1], state)
-      carry = state, {k: jnp.float32(0) for k in shapes}
-      # A traced length: stretches of all lengths are one executable.
-      state, total = jax.lax.fori_loop(0, length, add, carry)
-      metrics = {k: v / length for k, v in total.items()}
-      metrics |= _evaluated(cell, task, state.params, sets, round_key)
-      return state, metrics
-
-    chosen_axis = None if cell.is_local else 0
-    return over_runs(one_run, chosen_axis, *image_axes)(
-      states, partitions, keys, chosen, images, sets
+    first = None if chosen is None else chosen[:, 0]
+    _, shapes = jax.eval_shape(
+      rounds, states, partitions, keys, first, images, labels
     )
+    zeros = {k: jnp.zeros(x.shape, x.dtype) for k, x in shapes.items()}
+    # A traced length: stretches of all lengths are one executable.
+    states, total = jax.lax.fori_loop(0, length, add, (states, zeros))
+    metrics = {k: v / length for k, v in total.items()}
+    measured = over_runs(evaluated, *image_axes, None)(
+      states, partitions, keys, images, sets, labels
+    )
+    return states, {**metrics, **measured}
 
   def next_stretch(states, done, length):
     partitions, images, labels, sets = arrays
     chosen = None
     if not cell.is_local:
-      # A program with options of its own cannot be traced inside another.
-      choose = _choose if isinstance(done, jax.core.Tracer) else _choose_fast
-      chosen = choose(partitions, keys, labels, done, longest, cell.batch_size)
-    return stretch(states, length, chosen, partitions, labels, images, sets)
+      chosen = _choose(partitions, keys, labels, done, longest, cell.batch_size)
+    return stretch(states, length, chosen, partitions, images, labels, sets)
+
+  def trace():
+    """One round and one evaluation of one run."""
+    partitions, images, labels, sets = arrays
+    at = jax.tree.map(lambda x: x[0], (params, partitions, keys, grid))
+    if by_start is not None:
+      images = images[0]
+      sets = {k: (x[0], y) for k, (x, y) in sets.items()}
+    chosen = jnp.zeros((cell.num_workers, cell.batch_size), jnp.int32)
+
+    def run(params, partition, key, value, images, labels, sets):
+      params = cell.make_params(params, key)
+      task = task_of(partition, images, labels)
+      state = cell.make_round(task, key, **value).init(params)
+      state, metrics = one_round(
+        state, partition, key, value, chosen, images, labels
+      )
+      measured = evaluated(state, partition, key, value, images, sets, labels)
+      return {**metrics, **measured}
+
+    return jax.eval_shape(run, *at, images, labels, sets)
 
   return Program(
     _runs(cell, starts),
     lambda: start(params, arrays.partitions, arrays.images, arrays.labels),
     next_stretch,
     stops,
+    trace,
   )
 
 

@@ -34,9 +34,7 @@ class Job(NamedTuple):
   run: Callable[[pathlib.Path, Callable[[int], Any]], Rows]
 
 
-def work(
-  jobs: Sequence[Job], folder: pathlib.Path, unit: str = 'jobs'
-) -> Rows:
+def work(jobs: Sequence[Job], folder: pathlib.Path, unit: str = 'jobs') -> Rows:
   """All rows: those in `results.csv`, and those of the jobs that it lacks.
 
   The time left that the bar shows is at the average rate of this call. Of

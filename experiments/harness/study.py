@@ -17,7 +17,6 @@ and, if it wants them,
 import dataclasses
 import importlib
 import pathlib
-import pkgutil
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -31,8 +30,8 @@ from experiments.reporting import summary, tables
 
 def names() -> list[str]:
   """All studies."""
-  folders = pkgutil.iter_modules(studies.__path__)
-  return sorted(module.name for module in folders if module.ispkg)
+  (root,) = map(pathlib.Path, studies.__path__)
+  return sorted(path.parent.name for path in root.glob('*/study.py'))
 
 
 def load(name: str) -> ModuleType:
@@ -109,7 +108,7 @@ def check(cells: Sequence[Cell | OwnCell], config: Any) -> None:
   for cell in cells:
     try:
       if program := program_of(cell, config, dataset):
-        loop.trace(program)
+        program.trace()
     except ValueError as error:
       raise ValueError(f'{cell.name}: {error}') from error
 

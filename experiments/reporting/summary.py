@@ -19,11 +19,11 @@ NOT_REPRODUCED = 'not reproduced'
 NOT_TESTED = 'not tested here'
 # How well a published number is known, by letter.
 EVIDENCE = {
-  'L': 'recomputed from the authors\' run logs',
+  'L': "recomputed from the authors' run logs",
   'P': 'read in the paper',
   'A': 'read in the abstract',
-  'K': 'read in the authors\' code',
-  'N': 'read in the authors\' notebooks',
+  'K': "read in the authors' code",
+  'N': "read in the authors' notebooks",
   'C': 'exact, needs no training',
   'T': 'quoted by a third party',
 }
@@ -60,7 +60,9 @@ class Check(NamedTuple):
       needed = f'at most {self.at_most:g}'
     verdict = 'holds' if self.holds else '**FELL SHORT**'
     why = f' ({self.why})' if self.why and not self.holds else ''
-    value = f'{self.value:.3g}' if abs(self.value) < 100 else f'{self.value:.0f}'
+    value = (
+      f'{self.value:.3g}' if abs(self.value) < 100 else f'{self.value:.0f}'
+    )
     return f'{self.prediction}: {value}, predicted {needed}: {verdict}{why}'
 
 

@@ -6,8 +6,9 @@ import sys
 import time
 
 import pytest
+from absl import flags
 
-from experiments.harness import loop, settings, study
+from experiments.harness import settings, study
 from experiments.reporting import summary
 
 NAMES = study.names()
@@ -35,9 +36,9 @@ def test_every_cell_traces(name):
     program = study.program_of(cell, config, dataset)
     if program is None:
       continue
-    metrics = loop.trace(program)
-    assert metrics
-    assert all(x.size == len(program.runs) for x in metrics.values()), cell.name
+    metrics = program.trace()
+    assert metrics, cell.name
+    assert all(x.shape == () for x in metrics.values()), cell.name
 
 
 @pytest.mark.parametrize(('name', 'variant'), variants())
@@ -67,7 +68,7 @@ def test_the_page_is_what_the_committed_rows_say(name, variant):
 @pytest.mark.parametrize('name', NAMES)
 def test_flags_are_the_settings(name):
   of = study.load(name)
-  values = settings.flags.FlagValues()
+  values = flags.FlagValues()
   settings.define(of.Settings, values)
   changed = of.Settings(num_seeds=7)
   values(['program', *settings.arguments(changed)])
