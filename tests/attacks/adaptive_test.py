@@ -18,8 +18,19 @@ KEY = jax.random.key(5)
 STRENGTHS = tuple(2.0 ** np.arange(-3, 5))
 RULES = [rule for rule in tables.RULES if rule.num_byzantine >= 2]
 
+# One of each kind of search; the others are in the slow tier.
+KINDS = (
+  'coordinate_median', 'krum', 'geometric_median', 'nnm_coordinate_median',
+  'minimum_diameter_averaging', 'divide_and_conquer_sampled',
+)  # fmt: skip
 every_rule = pytest.mark.parametrize(
-  'rule', RULES, ids=[rule.name for rule in RULES]
+  'rule',
+  [
+    pytest.param(
+      rule, id=rule.name, marks=() if rule.name in KINDS else pytest.mark.slow
+    )
+    for rule in RULES
+  ],
 )
 
 
