@@ -50,7 +50,7 @@ COLOURS = {
   summary.NOT_TESTED: '#bbbbbb',
 }
 (ROOT,) = map(pathlib.Path, experiments.__path__)
-_UNTESTED = Claim('', '-', '-', '-', published='-')
+_UNTESTED = Claim('', '-', '', '-', published='-')
 
 
 class Entry(NamedTuple):
@@ -127,20 +127,17 @@ def page() -> str:
   lines = []
   for entry in entries():
     claim = entry.claim
-    command = summary.command('experiments.studies', entry.study, '--check')
     lines.append(
       [
-        _linked(entry, 'studies'),
-        claim.paper,
+        f'{_linked(entry, "studies")}<br>{claim.paper}',
         claim.says,
         claim.published + (f' [{claim.evidence}]' if claim.evidence else ''),
         '<br>'.join(map(str, claim.checks)) or '-',
-        claim.data,
         f'**{claim.verdict}**',
-        f'`{command}`' if entry.study else '-',
+        entry.study and f'`{entry.study}`',
       ]
     )
-  heads = 'method paper claim published ours data verdict command'.split()
+  heads = ['method and paper', 'claim', 'published', 'ours', 'verdict', 'study']
   letters = sorted({entry.claim.evidence for entry in entries()} - {''})
   return '\n'.join(
     [
@@ -155,6 +152,7 @@ def page() -> str:
       'run: *reproduced* if all of them hold, *partly* if some do, *not',
       'reproduced* if none does. The page of a study says why one fell short,',
       'what was different from the paper, and what became of its other claims.',
+      '`python -m experiments.studies STUDY --check` runs the study of a line.',
       '',
       *summary.markdown(heads, lines),
       '',

@@ -115,8 +115,10 @@ def chart(metric: str, x: str, lines: Mapping[str, Line]) -> dict[str, Any]:
 
 def _groups(table: Table) -> list[dict[str, Any]]:
   """The groups of charts of a table: title, colours of lines, charts."""
-  groups = []
-  for title, names in facets(table).items() if table.x else ():
+  groups: list[dict[str, Any]] = []
+  if table.x is None:
+    return groups
+  for title, names in facets(table).items():
     charts = []
     for metric in table.metrics:
       lines = {

@@ -27,6 +27,8 @@ _FIXED = {
   for name in names
 }
 
+_REST = _COLOURS[len(set(_FIXED.values())) :]
+
 
 def colour(name: str) -> str:
   """The colour of a rule, a method or anything else that has a name.
@@ -39,18 +41,17 @@ def colour(name: str) -> str:
     bare = re.split(r'\(|_[a-z]+=', part)[0].strip()
     if bare in _FIXED:
       return _FIXED[bare]
-  rest = _COLOURS[len(set(_FIXED.values())) :]
-  return rest[zlib.crc32(name.encode()) % len(rest)]
+  return _REST[zlib.crc32(name.encode()) % len(_REST)]
 
 
 def colours(names: list[str]) -> dict[str, str]:
   """Colours of the series of one picture, none of them twice if possible.
 
   The first of several that want one has it; nobody is given what another one
-  wants.
+  wants, and those of rules are the last to be given.
   """
   first = {colour(name): name for name in reversed(names)}
-  free = [c for c in _COLOURS if c not in first]
+  free = [c for c in (*_REST, *_COLOURS[: -len(_REST)]) if c not in first]
   taken = {}
   for name in names:
     own = colour(name)

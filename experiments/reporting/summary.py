@@ -50,7 +50,7 @@ class Check(NamedTuple):
     """Not for a value that is not a number."""
     if self.at_least is not None:
       return bool(self.value >= self.at_least)
-    return bool(self.value <= self.at_most)
+    return self.at_most is not None and bool(self.value <= self.at_most)
 
   def __str__(self) -> str:
     if self.at_least is not None:

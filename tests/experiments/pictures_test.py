@@ -32,6 +32,9 @@ def test_no_two_series_share_a_colour_and_none_loses_its_own():
   assert len(set(found.values())) == len(names)
   assert found['krum, alie'] == palette.colour('krum')
   assert found['mean, none'] == palette.colour('mean')
+  # Nor does one that is no rule look like one while there are others.
+  rates = [f'rate {i}' for i in range(8)]
+  assert palette.colour('mean') not in palette.colours(rates).values()
   # More series than colours still have one each.
   many = palette.colours([f'series {i}' for i in range(40)])
   assert len(many) == 40 and len(set(many.values())) == 16
