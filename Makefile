@@ -39,4 +39,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) dist docs/_build docs/studies
+	rm -rf $(VENV) dist docs/_build docs/experiments

@@ -46,36 +46,36 @@ myst_enable_extensions = ['dollarmath']
 myst_heading_anchors = 3
 
 
-def copy_studies() -> None:
-  """The studies' own pages, from `experiments` to `docs/studies`."""
-  source, target = HERE.parent / 'experiments', HERE / 'studies'
+def copy_pages() -> None:
+  """Pages of `experiments` with what they show, to `docs/experiments`."""
+  source, target = HERE.parent / 'experiments', HERE / 'experiments'
   kept = set()
-  for file in [source / 'README.md', *source.glob('*/*')]:
-    is_page = file.name == 'README.md'
-    if not is_page and file.suffix not in ('.png', '.csv'):
-      continue
-    content = file.read_bytes()
-    if file.suffix == '.md':
-      content = content.replace(b'](../README.md)', b'](../index.md)')
-    copy = target / file.relative_to(source)
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    copy.write_bytes(content)
-    kept.add(copy)
-  for file in target.glob('**/*.*'):
+  for file in source.rglob('*.*'):
+    is_page = file.name in ('README.md', 'SCORECARD.md')
+    if is_page or file.suffix in ('.png', '.csv'):
+      content = file.read_bytes()
+      if is_page:
+        content = content.replace(b'](../README.md)', b'](../index.md)')
+        content = re.sub(rb'\]\((?:\.\./)+docs/', b'](/', content)
+      copy = target / file.relative_to(source)
+      copy.parent.mkdir(parents=True, exist_ok=True)
+      copy.write_bytes(content)
+      kept.add(copy)
+  for file in target.rglob('*.*'):
     if file not in kept:
       file.unlink()
 
 
-def link_studies(app, docname, source) -> None:
+def link_pages(app, docname, source) -> None:
   """Links to `experiments`, which work in the repository, to the copies."""
   del app
   up = '../' * docname.count('/')
   source[0] = re.sub(
-    r'\]\((?:\.\./)+experiments/', f']({up}studies/', source[0]
+    r'\]\((?:\.\./)+experiments/', f']({up}experiments/', source[0]
   )
 
 
 def setup(app) -> None:
   """Called by Sphinx."""
-  copy_studies()
-  app.connect('source-read', link_studies)
+  copy_pages()
+  app.connect('source-read', link_pages)

@@ -5,6 +5,7 @@ import importlib.util
 _MISSING = [
   package
   for module, package in {
+    'bokeh': 'bokeh',
     'matplotlib': 'matplotlib',
     'orbax': 'orbax-checkpoint',
     'sklearn': 'scikit-learn',

@@ -4,7 +4,8 @@ import math
 import pathlib
 from collections.abc import Sequence
 
-from experiments import folders, output
+from experiments.harness import output
+from experiments.reporting import folders
 
 
 def write(tables: Sequence[folders.Table], folder: pathlib.Path) -> None:

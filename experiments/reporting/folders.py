@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import output, queue
+from experiments.harness import output
 
 Rows = list[dict[str, Any]]
 
@@ -57,25 +57,26 @@ def find(folders: Sequence[str | pathlib.Path]) -> Found:
         f'{folder} holds no metrics.csv, results.csv, config.json or picture'
       )
     paths = {**below, **paths}
-  files = sorted(paths.values())
-  runs = [path for path in files if path.name == 'metrics.csv']
-  names = _short_names([path.parent for path in runs])
+  files = _by_short_name(sorted(paths.values()))
   of_runs = [
-    {'run': name, **row}
-    for name, path in zip(names, runs, strict=True)
+    {'run': str(name.parent), **row}
+    for name, path in files.items()
+    if path.name == 'metrics.csv'
     for row in _read_rows(path)
   ]
   tables = [make_table('training runs', of_runs)] if of_runs else []
-  for path in files:
-    if path.suffix != '.csv' or path in runs:
-      continue
-    if rows := _read_rows(path):
-      tables.append(make_table(str(path), rows))
-  configs = [path for path in files if path.name == 'config.json']
+  for name, path in files.items():
+    if path.suffix == '.csv' and path.name != 'metrics.csv':
+      if rows := _read_rows(path):
+        tables.append(make_table(str(name), rows))
   return Found(
     tables,
-    {str(path.parent): _read_config(path) for path in configs},
-    {str(p): p.read_bytes() for p in files if p.suffix == '.png'},
+    {
+      str(name.parent): _read_config(path)
+      for name, path in files.items()
+      if path.name == 'config.json'
+    },
+    {str(n): p.read_bytes() for n, p in files.items() if p.suffix == '.png'},
   )
 
 
@@ -88,13 +89,18 @@ def _wanted(path: pathlib.Path) -> bool:
   return path.suffix in ('.csv', '.png') or path.name == 'config.json'
 
 
-def _short_names(folders: Sequence[pathlib.Path]) -> list[str]:
-  if not folders:
-    return []
-  if len(folders) == 1:
-    return [folders[0].resolve().name]
-  common = os.path.commonpath([folder.resolve() for folder in folders])
-  return [os.path.relpath(folder.resolve(), common) for folder in folders]
+def _by_short_name(
+  files: Sequence[pathlib.Path],
+) -> dict[pathlib.PurePath, pathlib.Path]:
+  """The files by their names below the folder that all are in.
+
+  That folder's own name is kept where a file lies in it: no name is empty.
+  """
+  places = [path.resolve() for path in files]
+  common = pathlib.Path(os.path.commonpath([p.parent for p in places]))
+  if any(place.parent == common for place in places):
+    common = common.parent
+  return {p.relative_to(common): path for p, path in zip(places, files)}
 
 
 def _read_rows(path: pathlib.Path) -> Rows:
@@ -104,7 +110,7 @@ def _read_rows(path: pathlib.Path) -> Rows:
       raise ValueError('a row is not as long as the first')
   except Exception as error:
     raise ValueError(f'{path} is damaged: {error}') from error
-  return queue.numbers(rows)
+  return output.numbers(rows)
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
@@ -147,7 +153,9 @@ def make_table(title: str, rows: Rows) -> Table:
   x = None
   if any(len(run) > 1 for run in runs):
     x = next((c for c in metrics if all(_rises(r, c) for r in runs)), None)
-  metrics = [c for c in metrics if c != x and _says_something(rows, c)]
+  metrics = [
+    c for c in metrics if c not in (x, 'round') and _says_something(rows, c)
+  ]
   metrics.sort(key=lambda c: _FIRST.index(c) if c in _FIRST else len(_FIRST))
   return Table(title, labels, x, metrics, series, [])
 

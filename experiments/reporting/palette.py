@@ -1,5 +1,6 @@
 """One colour for every rule and method, in all pictures and pages."""
 
+import re
 import zlib
 
 # Okabe and Ito's eight first: they can be told apart by the colour-blind.
@@ -26,25 +27,33 @@ _FIXED = {
   for name in names
 }
 
+_REST = _COLOURS[len(set(_FIXED.values())) :]
+
 
 def colour(name: str) -> str:
   """The colour of a rule, a method or anything else that has a name.
 
   Hyper-parameters do not count: `centered_clipping(radius=1)` has the colour
-  of `centered_clipping`.
+  of `centered_clipping`, and so has a folder of it, `runs/krum`, or a series
+  that says more, `krum, alie`.
   """
-  bare = name.split('(')[0].strip()
-  if bare in _FIXED:
-    return _FIXED[bare]
-  rest = _COLOURS[len(set(_FIXED.values())) :]
-  return rest[zlib.crc32(name.encode()) % len(rest)]
+  for part in re.split(', |/', name):
+    bare = re.split(r'\(|_[a-z]+=', part)[0].strip()
+    if bare in _FIXED:
+      return _FIXED[bare]
+  return _REST[zlib.crc32(name.encode()) % len(_REST)]
 
 
 def colours(names: list[str]) -> dict[str, str]:
-  """Colours of the series of one picture, none of them twice if possible."""
-  taken: dict[str, str] = {}
+  """Colours of the series of one picture, none of them twice if possible.
+
+  The first of several that want one has it; nobody is given what another one
+  wants, and those of rules are the last to be given.
+  """
+  first = {colour(name): name for name in reversed(names)}
+  free = [c for c in (*_REST, *_COLOURS[: -len(_REST)]) if c not in first]
+  taken = {}
   for name in names:
-    first = colour(name)
-    free = [c for c in (first, *_COLOURS) if c not in taken.values()]
-    taken[name] = free[0] if free else first
+    own = colour(name)
+    taken[name] = own if first[own] == name or not free else free.pop(0)
   return taken

@@ -6,7 +6,6 @@ what was then measured. Verdicts follow from the checks alone.
 """
 
 import pathlib
-import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -51,7 +50,7 @@ class Check(NamedTuple):
     """Not for a value that is not a number."""
     if self.at_least is not None:
       return bool(self.value >= self.at_least)
-    return bool(self.value <= self.at_most)
+    return self.at_most is not None and bool(self.value <= self.at_most)
 
   def __str__(self) -> str:
     if self.at_least is not None:
@@ -119,7 +118,7 @@ class Summary(NamedTuple):
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
   """The lines of a table."""
   return [
-    '| ' + ' | '.join(line) + ' |'
+    '| ' + ' | '.join(text.replace('|', r'\|') for text in line) + ' |'
     for line in [head, ['---'] * len(head), *lines]
   ]
 
@@ -155,19 +154,32 @@ def page(text: str, summary: Summary, variant: str = '') -> str:
   Raises:
     ValueError: if a mark is missing.
   """
-  blocks = {'claims': claims_block(summary), 'tables': tables_block(summary)}
   missing = []
-  for kind, block in blocks.items():
-    name = f'{kind} {variant}'.strip()
-    begin, end = f'<!-- {name} -->', f'<!-- end of {name} -->'
-    pattern = re.compile(f'{re.escape(begin)}.*?{re.escape(end)}', re.DOTALL)
-    if not pattern.search(text):
-      missing.append(f'{begin} ... {end}')
-    whole = f'{begin}\n\n{block}\n\n{end}'
-    text = pattern.sub(lambda _, whole=whole: whole, text, count=1)
+  for kind, block in (
+    ('claims', claims_block(summary)),
+    ('tables', tables_block(summary)),
+  ):
+    try:
+      text = put(text, f'{kind} {variant}'.strip(), block)
+    except ValueError as error:
+      missing.append(str(error))
   if len(missing) > bool(variant):
-    raise ValueError(f'the page has no {" and no ".join(missing)}')
+    raise ValueError('; '.join(missing))
   return text
+
+
+def put(text: str, name: str, block: str) -> str:
+  """The text with the block between the marks of a name.
+
+  Raises:
+    ValueError: if there are no such marks.
+  """
+  begin, end = f'<!-- {name} -->', f'<!-- end of {name} -->'
+  before, found, rest = text.partition(begin)
+  _, closed, after = rest.partition(end)
+  if not (found and closed):
+    raise ValueError(f'the page has no {begin} ... {end}')
+  return f'{before}{begin}\n\n{block}\n\n{end}{after}'
 
 
 def draw(summary: Summary, folder: pathlib.Path) -> None:

@@ -12,9 +12,12 @@ from html import parser
 import numpy as np
 import pytest
 from absl.testing import flagsaver
+from bokeh import resources
 from PIL import Image
 
-from experiments import event_files, folders, html_report, output, svg
+from experiments import report
+from experiments.harness import output
+from experiments.reporting import event_files, folders, html_report, palette
 
 CHROMIUM = next(
   filter(
@@ -28,7 +31,7 @@ NASTY = '<script>alert("&")</script>'
 
 def curve(seed, good, rounds=(0, 10, 20)):
   return [
-    {'round': t, 'seed': seed, 'loss': 2.0 - t / 20, 'accuracy': good + t / 100}
+    {'seed': seed, 'round': t, 'loss': 2.0 - t / 20, 'accuracy': good + t / 100}
     for t in rounds
   ]
 
@@ -41,7 +44,7 @@ def folder(tmp_path):
     rows.sort(key=lambda row: row['round'])
     run = tmp_path / 'train' / rule
     output.open_folder(run, {'rule': rule, 'rounds': 20})
-    output.write_metrics(run, rows)
+    output.write_rows(run / 'metrics.csv', rows)
   study = tmp_path / 'study'
   output.open_folder(study, {'note': NASTY})
   rows = [
@@ -51,17 +54,12 @@ def folder(tmp_path):
     for seed in (0, 1, 2)
     for row in curve(seed, rate)
   ]
-  output.write_rows(study / 'results.csv', [_seed_first(row) for row in rows])
+  output.write_rows(study / 'results.csv', rows)
   Image.new('RGB', (3, 2)).save(study / 'curve.png')
   (study / 'unfinished').mkdir()
   (study / 'unfinished' / 'rows.csv').write_text('not,to be\nread')
   (study / 'results.1.csv').write_text('not,to be\nread')
   return tmp_path
-
-
-def _seed_first(row):
-  first = {key: row[key] for key in ('attack', 'rate', 'seed', 'round')}
-  return first | row
 
 
 def page_of(*paths):
@@ -86,28 +84,38 @@ class _Check(parser.HTMLParser):
     assert self.open.pop() == tag
 
 
+def charts_of(text):
+  found = re.findall(r'<script type="application/json">(.*?)</script>', text)
+  return [json.loads(chart) for chart in found]
+
+
 def test_page_is_well_formed_escaped_and_needs_no_other_file(folder):
   text = page_of(folder)
+  bokeh = resources.Resources('inline', components=['bokeh', 'bokeh-api'])
+  for script in bokeh.js_raw:
+    text = text.replace(script, '')
   check = _Check(text)
   assert check.open == []
-  assert check.counts['script'] == 1
   assert NASTY not in text
   assert all(link.startswith(('#', 'data:image/png;')) for link in check.links)
   assert check.counts['img'] == 1
   assert not re.search(r'https?:|url\(|@import', text)
+  assert len(page_of(folder)) < 2e6
   # Two metrics of two runs, and of four cells.
-  assert text.count('class="line ') == 2 * (2 + 4)
+  assert sum(len(chart['lines']) for chart in charts_of(text)) == 2 * (2 + 4)
 
 
 def test_find_tells_runs_studies_and_their_columns(folder):
   found = folders.find([folder, folder / 'train'])
   study, runs = sorted(found.tables, key=lambda table: len(table.series))[::-1]
   assert runs.labels == ['run']
-  assert set(runs.series) == {('krum',), ('mean',)}
+  assert set(runs.series) == {('train/krum',), ('train/mean',)}
+  assert study.title == 'study/results.csv'
+  assert set(found.pictures) == {'study/curve.png'}
+  assert set(found.configs) == {'study', 'train/krum', 'train/mean'}
   assert study.labels == ['attack', 'rate']
   assert study.x == runs.x == 'round'
   assert study.metrics == runs.metrics == ['accuracy', 'loss']
-  assert len(found.configs) == 3
   assert {len(seeds) for seeds in study.series.values()} == {3}
 
 
@@ -125,7 +133,7 @@ def test_line_counts_seeds_where_they_have_been():
   seeds = {0: curve(0, 0.1), 1: curve(1, 0.5, rounds=(0, 10))}
   seeds[0][0]['accuracy'] = float('nan')
   seeds[0][1]['accuracy'] = float('inf')
-  line = html_report.line('a', seeds, 'round', 'accuracy')
+  line = html_report.line(seeds, 'round', 'accuracy')
   np.testing.assert_array_equal(line.x, [0, 10, 20])
   np.testing.assert_allclose(line.mean, [np.nan, np.inf, 0.3])
   np.testing.assert_allclose(line.low, [np.nan, 0.6, 0.3])
@@ -147,7 +155,7 @@ def test_columns_without_a_round():
   table = folders.make_table('t', short)
   assert (table.x, table.metrics) == (None, ['loss', 'count'])
   assert html_report.summary(table)[1] == ['a', 'x', '4 ± 1', '1 ± 0']
-  assert 'class="line ' not in html_report.page(folders.Found([table], {}, {}))
+  assert charts_of(html_report.page(folders.Found([table], {}, {}))) == []
   # Runs need not have the same metrics.
   table = folders.make_table(
     't', [{'seed': 0, 'loss': 1}, {'seed': 1, 'loss': 3, 'more': 2}]
@@ -157,6 +165,33 @@ def test_columns_without_a_round():
   table = folders.make_table('t', [{'rule': 'krum', 'alie': '9'}])
   text = html_report.page(folders.Found([table], {}, {}))
   assert '<td class="number">krum</td>' in text
+
+
+def test_no_name_is_empty_and_the_order_of_columns_does_not_count(tmp_path):
+  for place, columns in (('', 'round,seed'), ('below', 'seed,round')):
+    (tmp_path / 'run' / place).mkdir()
+    path = tmp_path / 'run' / place / 'metrics.csv'
+    path.write_text(f'{columns},loss\n' + '0,0,1\n')
+  (table,) = folders.find([tmp_path / 'run']).tables
+  assert (table.labels, table.metrics) == (['run'], ['loss'])
+  assert set(table.series) == {('run',), ('run/below',)}
+  (table,) = folders.find([tmp_path / 'run' / 'below']).tables
+  assert list(table.series) == [('below',)]
+
+
+def test_rows_that_a_study_keeps_are_a_table_without_curves(tmp_path):
+  rows = [
+    {'rule': rule, 'seed': seed, 'round': 20, 'accuracy': good + seed}
+    for rule, good in (('krum', 0.5), ('mean', 0.1))
+    for seed in (0, 1)
+  ]
+  output.write_rows(tmp_path / 'kept.csv', rows)
+  (table,) = folders.find([tmp_path]).tables
+  assert (table.x, table.metrics) == (None, ['accuracy'])
+  assert html_report.summary(table)[1:] == [
+    ['krum', '1 ± 0.5'],
+    ['mean', '0.6 ± 0.5'],
+  ]
 
 
 def test_charts_are_divided_by_labels_from_the_left():
@@ -184,47 +219,42 @@ def test_no_series_is_lost_to_a_name():
   assert set(names.values()) == {('x', '-'), ('-', 'x'), ('nan', '-')}
 
 
-def _heights(text):
-  """The points of the curves of a chart, as (points, 2)."""
-  (path,) = re.findall(r'class="curve" d="M([^"]*)"', text)
-  return np.array([p.split() for p in path.split('L')], float)
-
-
-def _chart(title, values):
+def _chart(metric, values):
   y = np.array(values)
-  one = svg.Line('a', np.arange(len(y)), y, y, y)
-  return svg.chart(title, 'round', [one])
+  x = np.arange(len(y), dtype=float)
+  return html_report.chart(metric, 'round', {'a': html_report.Line(x, y, y, y)})
 
 
 def test_chart_scales():
-  # 0 and 1 are the ends of every accuracy; x runs from edge to edge.
-  points = _heights(_chart('accuracy', [0.0, 0.5, 1.0]))
-  np.testing.assert_allclose(points, [[48, 194], [218, 109], [388, 24]])
-  half = _heights(_chart('accuracy', [0.5, 0.5]))
-  np.testing.assert_allclose(half[:, 1], [109, 109])
-  # Three decades: equal factors are equal steps.
-  steps = np.diff(_heights(_chart('loss', [1e-4, 1e-2, 1.0]))[:, 1])
-  np.testing.assert_allclose(steps, [-85, -85])
-  texts = re.findall('class="end"[^>]*>([^<]*)<', _chart('x', [1e5, 1e5 + 1]))
-  assert len(set(texts)) == len(texts) > 2
-  for extreme in ([5e-324, 1.7e308], [0.0, 1e-300], [-5.0, -5.0]):
-    assert np.isfinite(_heights(_chart('loss', extreme))).all()
-  # Neither a constant nor one point breaks it.
-  assert _heights(_chart('loss', [3.0, 3.0])).shape == (2, 2)
-  assert _chart('loss', [3.0]).count('<circle') == 1
+  # 0 and 1 are the ends of every accuracy.
+  chart = _chart('accuracy', [0.001, 0.5, 1.0])
+  assert (chart['axis'], chart['range']) == ('linear', [0, 1])
+  assert chart['lines']['a']['x'] == [0, 1, 2]
+  assert _chart('validation_accuracy', [0.5, 0.6])['range'] == [0, 1]
+  assert _chart('accuracy', [50.0, 60.0])['range'] is None
+  # Three decades are a logarithm, unless something is not positive.
+  assert _chart('loss', [1e-4, 1.0])['axis'] == 'log'
+  assert _chart('loss', [1e-2, 1.0])['axis'] == 'linear'
+  assert _chart('loss', [0.0, 1e4])['axis'] == 'linear'
+  # One evaluation is no curve.
+  assert _chart('loss', [3.0]) == {}
 
 
 def test_chart_has_gaps_where_a_run_diverged():
-  text = _chart('loss', [1.0, 2.0, np.nan, 3.0, np.inf, 2.0, 1.0])
-  assert text.count('class="curve"') == 2
-  assert text.count('<circle') == 1
-  assert not re.search(r'\b(nan|inf)\b', text)
-  assert _chart('loss', [np.nan, np.inf]) == ''
+  chart = _chart('loss', [1.0, 2.0, np.nan, 3.0, np.inf, 1 / 3])
+  assert chart['lines']['a']['mean'] == [1, 2, None, 3, None, 0.33333]
+  assert _chart('loss', [np.nan, np.inf]) == {}
+
+
+def test_a_rule_has_its_colour_in_every_chart(folder):
+  text = page_of(folder / 'train')
+  for rule in ('krum', 'mean'):
+    assert f'data-colour="{palette.colour(rule)}"' in text
 
 
 def test_configurations_mark_what_differs(folder):
   text = page_of(folder / 'train')
-  marked = re.findall(r'<tr class=differs><th>(\w+) ≠</th>', text)
+  marked = re.findall(r'<tr class="differs"><th>(\w+) ≠</th>', text)
   assert marked == ['rule']
   assert '<tr><th>rounds</th>' in text
 
@@ -259,14 +289,14 @@ def test_command(folder, tmp_path):
     [*command, f'--output={path}', '--title=Mine'],
     capture_output=True,
     text=True,
-    cwd=pathlib.Path(html_report.__file__).parents[1],
+    cwd=pathlib.Path(report.__file__).parents[1],
   )
   assert done.returncode == 0, done.stderr
   assert '<h1>Mine</h1>' in path.read_text()
 
 
 def test_command_exits_with_what_is_wrong(folder):
-  html_report.FLAGS.mark_as_parsed()
+  report.FLAGS.mark_as_parsed()
   for name, value, argument, message in (
     ('output', 'a.html', folder / 'nothing', 'report: there is no folder'),
     ('output', 'results.csv', folder, 'report: --output=.* must end in .html'),
@@ -276,7 +306,7 @@ def test_command_exits_with_what_is_wrong(folder):
       flagsaver.flagsaver(**{name: value}),
       pytest.raises(SystemExit, match=message),
     ):
-      html_report.main(['report', str(argument)])
+      report.main(['report', str(argument)])
 
 
 def test_event_files_hold_the_curves(folder, tmp_path):
@@ -301,41 +331,47 @@ def test_event_files_hold_the_curves(folder, tmp_path):
     event_files.write([runs], root)
 
 
-# Before the page: all that goes wrong in it. After it: a click on a line of the
-# first legend and, where there is one, on another twice.
+# Before the page: all that goes wrong in it. After it, when all charts are
+# there: a click on a line of the first legend, and two on another.
 BEFORE = """<script>
 window.wrong = [];
 addEventListener('error', e => wrong.push(String(e.message)), true);
+addEventListener('unhandledrejection', e => wrong.push(String(e.reason)));
 addEventListener('securitypolicyviolation', e => wrong.push(e.blockedURI));
 </script>"""
 AFTER = """<script>
-const buttons = document.querySelectorAll('.facet button');
-buttons[0].click(); buttons[1].click(); buttons[1].click();
-const lines = [...document.querySelectorAll('.line')];
-const shown = line => getComputedStyle(line).display !== 'none';
-const curves = [...document.querySelectorAll('.line .curve')];
-const report = {
-  wrong, lines: lines.length, counted: +document.documentElement.dataset.lines,
-  hidden: lines.filter(line => !shown(line)).map(line => line.dataset.line),
-  pressed: [...buttons].map(b => b.getAttribute('aria-pressed')),
-  pictures: [...document.images].map(i => i.naturalWidth),
-  drawn: curves.filter(c => c.getTotalLength() > 100).length,
-  overflow: document.documentElement.scrollWidth - innerWidth,
-};
-document.title = JSON.stringify(report);
+const charts = [...document.querySelectorAll('.chart')];
+const timer = setInterval(() => {
+  if (charts.some(c => !c.querySelector('.bk-Figure'))) return;
+  clearInterval(timer);
+  const buttons = document.querySelectorAll('.legend button');
+  buttons[0].click(); buttons[1].click(); buttons[1].click();
+  const lines = [...figures.values()].flatMap(plot => plot.renderers);
+  document.title = JSON.stringify({
+    wrong, lines: lines.length / 3,
+    hidden: lines.filter(line => !line.visible).map(line => line.name),
+    points: lines.map(line => line.data_source.get_length()),
+    pressed: [...buttons].map(b => b.getAttribute('aria-pressed')),
+    pictures: [...document.images].map(i => i.naturalWidth),
+    narrow: charts.filter(c => c.querySelector('.bk-Figure').clientWidth < 200),
+    overflow: Math.max(document.documentElement.scrollWidth - innerWidth, 0),
+  });
+}, 100);
 </script>"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason='no chromium or chrome on PATH')
-def test_page_in_a_browser(folder, tmp_path):
+@pytest.mark.parametrize('width', [500, 1280])
+def test_page_in_a_browser(folder, tmp_path, width):
   text = page_of(folder)
   text = text.replace('<head>', f'<head>{BEFORE}', 1)
   path = tmp_path / 'page.html'
-  path.write_text(text.replace('</body>', f'{AFTER}</body>'))
+  begin, end = text.rsplit('</body>', 1)
+  path.write_text(f'{begin}{AFTER}</body>{end}')
   flags = (
     'headless no-sandbox disable-gpu disable-quic no-first-run'
     ' disable-background-networking disable-component-update disable-sync'
-    ' dump-dom virtual-time-budget=2000 window-size=900,900'
+    f' dump-dom virtual-time-budget=20000 window-size={width},3000'
   )
   done = subprocess.run(
     [
@@ -350,16 +386,14 @@ def test_page_in_a_browser(folder, tmp_path):
   )
   assert done.returncode == 0, done.stderr
   (title,) = re.findall('<title>({.*})</title>', done.stdout)
-  found = json.loads(title)
-  assert found == {
+  assert json.loads(title) == {
     'wrong': [],
     'lines': 12,
-    'counted': 12,
-    # The first line in both charts of the first legend, and nothing else.
-    'hidden': ['0', '0'],
+    # Curve, band and points of a line in both charts of the first legend.
+    'hidden': ['train/krum'] * 6,
+    'points': [3] * 36,
     'pressed': ['false', *['true'] * 5],
     'pictures': [3],
-    'drawn': 12,
-    'overflow': found['overflow'],
+    'narrow': [],
+    'overflow': 0,
   }
-  assert found['overflow'] <= 0
