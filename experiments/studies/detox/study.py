@@ -35,8 +35,8 @@ LOUD = ('-100 mean', 'constant -100')
 KEYS = ('attack', 'placement', 'rule', 'groups')
 DRAWS = 20_000
 PAPER = 'Rajput, Wang, Charles, Papailiopoulos 2019, arXiv:1907.12205'
-QUICK = {'rounds': 4, 'learning_rates': (0.2,)}
-QUICK_CELLS = ('none, random, median_of_means, D',)
+QUICK = {'num_workers': 9, 'num_byzantine': 1, 'rounds': 4}
+QUICK_CELLS = ('none, random, mean, D',)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
