@@ -96,15 +96,14 @@ def cell(
   r = settings.group_size
 
   def make_round(task, key, learning_rate):
-    placed = {
-      'random': lambda: byzjax.random_byzantine(n, f, key),
-      'worst': lambda: byzjax.worst_case_byzantine(n, f, r),
-    }
+    worst = placement == 'worst'
     return byzjax.robust_round(
       task.loss_fn,
       num_workers=n,
       attack=ATTACKS[attack](settings.z),
-      byzantine=placed[placement](),
+      byzantine=byzjax.worst_case_byzantine(n, f, r)
+      if worst
+      else byzjax.random_byzantine(n, f, key),
       aggregator=redundant(name, n, f, r) if groups else plain(name, n, f),
       optimizer=optax.sgd(learning_rate, settings.momentum),
     )

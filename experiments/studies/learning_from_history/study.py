@@ -15,6 +15,7 @@ then those of sums.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -296,13 +297,8 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
       if table
     ],
     figures={
-      f'{part}.png': lambda title=title, table=table: pictures.heatmap(
-        table, title
-      )
-      for part, title, table in (
-        ('attacks', 'Attack, momentum', drawn),
-        ('radius', 'Attack, momentum', radius),
-      )
+      name: functools.partial(pictures.heatmap, table, 'Attack, momentum')
+      for name, table in (('attacks.png', drawn), ('radius.png', radius))
       if table
     },
   )
