@@ -1,37 +1,30 @@
-r"""Training without a server, and with liars among the neighbours.
+r"""Training without a server, and with Byzantine nodes among the neighbours.
 
-  python -m experiments.gossip.run --check                         # digits
-  python -m experiments.gossip.run --dataset=mnist --data_dir=FOLDER
+  python -m experiments.studies gossip --check                     # digits
+  python -m experiments.studies gossip --dataset=mnist --data_dir=FOLDER
 
 Three questions. How fast do nodes agree, and does it matter for training how
 well the graph is connected (Swenson et al., Metropolis weights)? Does D-SGD
 leave saddle points, and do its agents agree as fast as the theory says? And
-which rules of gossip survive liars, at the bridge of a dumbbell and on a denser
-graph (He et al.)?
+which rules of gossip survive attackers, at the bridge of a dumbbell and on a
+denser graph (He et al.)?
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+import optax
+from matplotlib import pyplot as plt
 
 import byzjax
 from byzjax import gossip, models, topology
-from experiments import output, report, study
-from experiments.gossip import measure
-from experiments.gossip.picture import picture
-
-FLAGS = flags.FLAGS
-flags.DEFINE_integer('rounds', 200, 'Rounds of training.', 1)
-flags.DEFINE_integer('batch_size', 16, 'Examples per node and round.', 1)
-flags.DEFINE_list('learning_rates', ['0.03', '0.1', '0.3'], 'To choose from.')
-flags.DEFINE_integer('clique_size', 5, 'Honest nodes of half a dumbbell.', 2)
-flags.DEFINE_integer('steps', 10000, 'Of D-SGD, for its rates.', 2000)
-flags.DEFINE_integer('num_runs', 64, 'Runs near the saddle, for a seed.', 1)
-flags.DEFINE_string('partition', 'label_sorted', 'Labels of honest nodes.')
-flags.DEFINE_string(
-  'dense_partition', 'dirichlet_by_worker(alpha=1.0)', 'On the denser graph.'
-)
+from experiments.harness.cells import Cell, OwnCell, Rows, even_stops
+from experiments.harness.settings import ImageSettings, option
+from experiments.reporting import palette, pictures, tables
+from experiments.reporting.summary import Check, Claim, Summary, Table
+from experiments.studies.gossip import measure
 
 GRAPHS = {
   'complete': topology.complete(16),
@@ -42,95 +35,137 @@ GRAPHS = {
   'ring': topology.ring(16),
   'chain': topology.chain(16),
 }
-# Three liars, of whom no honest node has more than two among its seven
-# neighbours; checked below.
-LIARS = (0, 5, 10)
-# What a liar weighs at the bridge, as a share of what the bridge weighs.
+# On the denser graph; no honest node has more than two of them among its seven
+# neighbours.
+BYZANTINE = (0, 5, 10)
+# What an attacker weighs at the bridge, as a share of what the bridge weighs.
 SHARES = (1.0, 0.5, 0.25)
-
-
-def bridge(share: float) -> topology.Topology:
-  """A dumbbell with a liar at each end of its bridge; 0 for none."""
-  graph = topology.dumbbell(FLAGS.clique_size, num_byzantine=int(share > 0))
-  if not share:
-    return graph
-  mixing, honest = graph.mixing.copy(), 2 * FLAGS.clique_size
-  for liar, end in ((honest, 0), (honest + 1, honest - 1)):
-    weight = share * mixing[0, honest - 1]
-    mixing[liar, end] = mixing[end, liar] = weight
-  np.fill_diagonal(mixing, 0)
-  np.fill_diagonal(mixing, 1 - mixing.sum(axis=1))
-  return graph._replace(mixing=mixing)
-
-
-def rules(f: int):
-  return {
-    'plain': gossip.plain(),
-    'clipped': gossip.clipped(num_byzantine=f),
-    'nearest neighbors': gossip.nearest_neighbor_averaging(num_byzantine=f),
-    'trimmed': gossip.trimmed(num_byzantine=f),
-  }
-
-
-def bridge_rules(share: float) -> list[str]:
-  """Those that ignore the weights of the graph are run once with liars."""
-  names = list(rules(1))
-  return names[:2] if share in SHARES[:-1] else names
-
-
+RULES = {
+  'plain': lambda f: gossip.plain(),
+  'clipped': lambda f: gossip.clipped(num_byzantine=f),
+  'nearest neighbors': lambda f: gossip.nearest_neighbor_averaging(
+    num_byzantine=f
+  ),
+  'trimmed': lambda f: gossip.trimmed(num_byzantine=f),
+}
 ATTACKS = {
   'none': None,
   'dissensus': gossip.dissensus(epsilon=1.0),
   'sign flip': byzjax.sign_flip(scale=1.0),
   'alie': byzjax.alie(z=1.5),
 }
-DENSE = ('none', 'sign flip', 'alie')
+SADDLE = ('left', 'to_the_right', 'value', 'disagreement')
+QUICK = {'rounds': 2, 'learning_rates': (0.1,), 'num_runs': 2}
+QUICK_CELLS = ('bridge, share 0.25, clipped', 'rate, ring')
 
 
-def cell(part, graph_name, graph, rule, attack, liars, partition):
-  """Nodes of a graph, of whom some lie; the data is that of the others."""
-  honest = np.setdiff1d(np.arange(graph.num_nodes), liars)
-  # Liars need a batch, though nothing comes of it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(ImageSettings):
+  rounds: int = option(200, 'Rounds of training.', low=1)
+  batch_size: int = option(16, 'Examples per node and round.', low=1)
+  learning_rates: tuple[float, ...] = option(
+    (0.03, 0.1, 0.3), 'To choose from.'
+  )
+  clique_size: int = option(5, 'Honest nodes of half a dumbbell.', low=2)
+  steps: int = option(10000, 'Of D-SGD, for its rates.', low=2000)
+  num_runs: int = option(64, 'Runs near the saddle, for a seed.', low=1)
+  partition: str = option('label_sorted', 'Labels of honest nodes.')
+  dense_partition: str = option(
+    'dirichlet_by_worker(alpha=1.0)', 'On the denser graph.'
+  )
+
+
+def define(settings: Settings) -> list[Cell | OwnCell]:
+  q, dense = settings.clique_size, GRAPHS['exponential']
+  cells: list[Cell | OwnCell] = [
+    cell(settings, 'gap', name, graph, 'plain')
+    for name, graph in GRAPHS.items()
+  ]
+  for share in (0.0, *SHARES):
+    graph, name = bridge(q, share), f'share {share:g}'
+    attack = ('dissensus', (2 * q, 2 * q + 1)) if share else ()
+    cells += [
+      cell(settings, 'bridge', name, graph, rule, *attack)
+      for rule in bridge_rules(share)
+    ]
+  cells += [
+    cell(settings, 'dense', 'exponential', dense, rule, attack, BYZANTINE)
+    for attack in ('none', 'sign flip', 'alie')
+    for rule in RULES
+  ]
+  # What they lack stands behind what the cells on images have.
+  return cells + measure.cells(GRAPHS, settings.steps, settings.num_runs)
+
+
+def bridge(clique_size: int, share: float) -> topology.Topology:
+  """A dumbbell with an attacker at each end of its bridge; 0 for none."""
+  graph = topology.dumbbell(clique_size, num_byzantine=int(share > 0))
+  if not share:
+    return graph
+  mixing, honest = graph.mixing.copy(), 2 * clique_size
+  for attacker, end in ((honest, 0), (honest + 1, honest - 1)):
+    weight = share * mixing[0, honest - 1]
+    mixing[attacker, end] = mixing[end, attacker] = weight
+  np.fill_diagonal(mixing, 0)
+  np.fill_diagonal(mixing, 1 - mixing.sum(axis=1))
+  return graph._replace(mixing=mixing)
+
+
+def bridge_rules(share: float) -> list[str]:
+  """Those that ignore the weights of the graph are attacked once."""
+  return list(RULES)[:2] if share in SHARES[:-1] else list(RULES)
+
+
+def cell(
+  settings: Settings, part, graph_name, graph, rule, attack='none', byzantine=()
+) -> Cell:
+  """Nodes of a graph, some Byzantine; the data is that of the others."""
+  nodes = np.arange(graph.num_nodes)
+  honest = np.setdiff1d(nodes, byzantine)
+  # Attackers need a batch, though nothing comes of it.
   source = np.zeros(graph.num_nodes, int)
   source[honest] = np.arange(len(honest))
   momentum = 0.0 if part == 'gap' else 0.9
 
-  def make_round(loss_fn, key, learning_rate):
+  def make_round(task, key, learning_rate):
     del key
     return byzjax.gossip_round(
-      loss_fn,
+      task.loss_fn,
       topology=graph,
-      rule=rules(1 if part == 'bridge' else 2)[rule],
-      optimizer=measure.learning_rates(momentum)(learning_rate),
+      rule=RULES[rule](1 if part == 'bridge' else 2),
+      optimizer=optax.chain(
+        byzjax.worker_momentum(momentum), optax.sgd(learning_rate)
+      ),
       attack=ATTACKS[attack],
-      byzantine=jnp.isin(jnp.arange(graph.num_nodes), jnp.array(liars, int)),
+      byzantine=jnp.isin(jnp.array(nodes), jnp.array(byzantine, int)),
     )
 
-  def of_nodes(setting, params, images, labels):
+  def of_nodes(task, params, images, labels):
     """Every honest node with its own model."""
 
     def accuracy(params):
       return models.evaluate(
-        setting.graphdef,
+        task.graphdef,
         params,
         images,
         labels,
-        num_classes=setting.num_classes,
-        scale=setting.scale,
+        num_classes=task.num_classes,
+        scale=task.scale,
       ).accuracy
 
-    mine = jax.tree.map(lambda x: x[honest], params)
-    accuracies = jax.vmap(accuracy)(mine)
+    own = jax.tree.map(lambda x: x[honest], params)
+    accuracies = jax.vmap(accuracy)(own)
     return {'accuracy': accuracies.mean(), 'worst_node': accuracies.min()}
 
-  return study.Cell(
-    make_round,
-    {'part': part, 'graph': graph_name, 'rule': rule, 'attack': attack},
-    {'learning_rate': study.floats('learning_rates')},
-    len(honest),
-    FLAGS.rounds,
-    FLAGS.batch_size,
-    partition,
+  dense = part == 'dense'
+  return Cell(
+    labels={'part': part, 'graph': graph_name, 'rule': rule, 'attack': attack},
+    make_round=make_round,
+    grid={'learning_rate': settings.learning_rates},
+    num_workers=len(honest),
+    rounds=settings.rounds,
+    batch_size=settings.batch_size,
+    partition=settings.dense_partition if dense else settings.partition,
     make_batch=lambda batch: jax.tree.map(lambda x: x[source], batch),
     model_of=lambda params: jax.tree.map(
       lambda x: x[honest].mean(axis=0), params
@@ -139,227 +174,227 @@ def cell(part, graph_name, graph, rule, attack, liars, partition):
   )
 
 
-def cells() -> list[study.Cell]:
-  queue = [
-    cell('gap', name, graph, 'plain', 'none', (), FLAGS.partition)
-    for name, graph in GRAPHS.items()
-  ]
-  q = FLAGS.clique_size
-  for share in (0.0, *SHARES):
-    attack = 'dissensus' if share else 'none'
-    liars = (2 * q, 2 * q + 1) if share else ()
-    for rule in bridge_rules(share):
-      graph = bridge(share)
-      name = f'share {share:g}'
-      queue.append(
-        cell('bridge', name, graph, rule, attack, liars, FLAGS.partition)
-      )
-  dense = GRAPHS['exponential']
-  honest = np.setdiff1d(np.arange(16), LIARS)
-  assert dense.adjacency[honest][:, LIARS].sum(axis=1).max() <= 2
-  for attack in DENSE:
-    for rule in rules(2):
-      queue.append(
-        cell(
-          'dense',
-          'exponential',
-          dense,
-          rule,
-          attack,
-          LIARS,
-          FLAGS.dense_partition,
-        )
-      )
-  return queue
+def early(settings: Settings) -> int:
+  """The evaluation nearest to a quarter of the rounds."""
+  length = even_stops(settings.rounds, 20)[0]
+  return max(settings.rounds // 4 // length, 1) * length
 
 
-def rank_correlation(x, y) -> float:
-  """Of Spearman."""
-  x, y = (np.argsort(np.argsort(v)) for v in (x, y))
-  return float(np.corrcoef(x, y)[0, 1])
+def keep(rows: Rows, settings: Settings) -> Rows:
+  metrics = (
+    'accuracy', 'worst_node', 'aggregation_error', 'validation_accuracy',
+    'expected', 'rate', *SADDLE,
+  )  # fmt: skip
+  # Errors of D-SGD are a curve of one seed, of which no mean is taken.
+  errors = tables.select(rows, part='exponent')
+  return tables.keep(
+    [row for row in rows if row['part'] != 'exponent'],
+    metrics=metrics,
+    curves=lambda row: row['part'] == 'gap' and row['round'] == early(settings),
+  ) + [r for r in errors if r['seed'] == 0 or r['round'] == settings.steps]
 
 
-def main(argv):
-  del argv
-  folder, rows = study.run('gossip', cells)
-  if FLAGS.only:
-    return  # Tables and claims are about all cells.
-  seeds = FLAGS.num_seeds
-  rates = measure.consensus_rates(GRAPHS, seeds)
-  slopes = measure.consensus_slopes(seeds, FLAGS.steps)
-  saddles = measure.saddle(seeds, FLAGS.num_runs, 1500)
-  for name, records in (
-    ('rates', rates),
-    ('slopes', slopes),
-    ('saddle', saddles),
+def accuracies(rows: Rows, part: str, by: str) -> tables.Cells:
+  """In percent, by rule and another column, at the best learning rates."""
+  table = tables.Cells()
+  for (rule, of), runs in tables.split_by(
+    tables.select(rows, part=part), 'rule', by
   ):
-    output.write_rows(folder / f'{name}.csv', records)
+    best = tables.tuned(runs, 'learning_rate')
+    table[rule, of] = tables.percent(best)
+    table[rule, f'{of}, worst'] = tables.percent(best, 'worst_node')
+  return table
 
-  gaps = {name: topology.spectral_gap(graph) for name, graph in GRAPHS.items()}
-  table, deviation = {}, 0.0
-  for name in GRAPHS:
-    rate = np.array([r['rate'] for r in report.select(rates, graph=name)])
-    table[name, 'gap'] = np.full(seeds, gaps[name])
-    table[name, '1 - gap'] = np.full(seeds, 1 - gaps[name])
-    table[name, 'measured'] = rate
-    deviation = max(deviation, np.abs(rate - 1 + gaps[name]).max())
-  print('What plain gossip multiplies the distance to the mean by, 16 nodes')
-  print(report.pivot(table, 4))
 
-  def tuned(tail=3, **labels):
-    best = report.tuned(report.select(rows, **labels), 'learning_rate')
+def of_training(rows: Rows, first: int) -> tables.Cells:
+  """What nodes of a graph have learned, and how far they are apart."""
+  table = tables.Cells()
+  graphs = tables.split(tables.select(rows, part='gap'), 'graph')
+  for name, runs in graphs.items():
+    best = tables.tuned(runs, 'learning_rate')
+    at_first = tables.select(best, round=first)
+    table[name, 'nodes'] = tables.percent(best)
+    table[name, 'worst node'] = tables.percent(best, 'worst_node')
+    table[name, f'nodes, {first} rounds'] = tables.percent(at_first)
+    table[name, 'learning rate'] = tables.final(best, 'learning_rate')
+    table[name, 'distance'] = tables.final(best, 'aggregation_error')
+  return table
 
-    def last(column):
-      return report.final(best, column, tail)
 
-    return 100 * last('accuracy'), 100 * last('worst_node'), best, last
-
-  accuracy, errors, chosen = {}, {}, {}
-  for name in GRAPHS:
-    mean, worst, best, last = tuned(part='gap', graph=name)
-    accuracy[name, 'nodes'], accuracy[name, 'worst node'] = mean, worst
-    early = np.array([r['accuracy'] for r in best if r['round'] == _early()])
-    accuracy[name, f'nodes, {_early()} rounds'] = 100 * early
-    errors[name, 'consensus distance'] = last('aggregation_error')
-    chosen[name] = best[0]['learning_rate']
-  print(f'\nTraining, {FLAGS.partition}: test accuracy (%)')
-  print(report.pivot(accuracy))
-  print(report.pivot(errors, 3))
-  print('learning rates:', chosen)
-
-  slope_table = {}
-  for tau_a, tau_b in measure.DECAYS:
-    fits = report.select(slopes, tau_a=tau_a, tau_b=tau_b)
-    name = f'{tau_a:g}, {tau_b:g}'
-    slope_table[name, 'theory'] = np.array([r['expected'] for r in fits])
-    slope_table[name, 'measured'] = np.array([r['slope'] for r in fits])
-  print('\nD-SGD: exponent of the consensus error, by the decays of both')
-  print(report.pivot(slope_table, 3))
-  saddle_table = {}
-  for noise in measure.NOISES:
-    runs = report.select(saddles, noise=noise)
-    for key, factor in (('left', 100), ('to_the_right', 100), ('value', 1)):
-      values = np.array([r[key] for r in runs])
-      saddle_table[f'noise {noise:g}', key] = factor * values
-    saddle_table[f'noise {noise:g}', 'disagreement'] = np.array(
-      [r['disagreement'] for r in runs]
-    )
-  print('\nD-SGD at a saddle of value 0, with minima of value -0.25:')
-  print('runs that left it (%), for the right-hand minimum (%), mean value,')
-  print('and the largest difference of values between the agents of a run')
-  print(report.pivot(saddle_table, 3))
-
-  bridges, bridge_worst = {}, {}
-  for share in (0.0, *SHARES):
-    column = f'share {share:g}' if share else 'no liars'
-    for rule in bridge_rules(share):
-      bridges[rule, column], bridge_worst[rule, column], *_ = tuned(
-        part='bridge', graph=f'share {share:g}', rule=rule
-      )
-  print('\nDumbbell, dissensus at both ends of the bridge: test accuracy (%),')
-  print('by what a liar weighs there, as a share of what the bridge weighs')
-  print(report.pivot(bridges))
-  print('worst node')
-  print(report.pivot(bridge_worst))
-  dense, dense_worst = {}, {}
-  for attack in DENSE:
-    for rule in rules(2):
-      dense[rule, attack], dense_worst[rule, attack], *_ = tuned(
-        part='dense', rule=rule, attack=attack
-      )
-  print('\nExponential graph, 3 of 16 nodes lie: test accuracy (%)')
-  print(report.pivot(dense))
-  print('worst node')
-  print(report.pivot(dense_worst))
-  picture(gaps, accuracy, errors, slopes, bridges, folder / 'gossip.png')
-
-  order = [gaps[name] for name in GRAPHS]
-  over = {
-    attack: [
-      (dense[rule, attack] - dense['plain', attack]).mean()
-      for rule in rules(2)
-      if rule != 'plain'
-    ]
-    for attack in DENSE
-  }
-  study.finish(
-    [
-      study.claim(
-        'rate of consensus, largest distance to 1 - gap in thousandths,'
-        ' negative',
-        -1000 * deviation,
-        -5,
-      ),
-      study.claim(
-        'gap and accuracy, rank correlation (%)',
-        100
-        * rank_correlation(
-          order, [accuracy[n, 'nodes'].mean() for n in GRAPHS]
-        ),
-        80,
-      ),
-      study.claim(
-        'gap and consensus distance, rank correlation (%), negative',
-        -100
-        * rank_correlation(
-          order, [errors[n, 'consensus distance'].mean() for n in GRAPHS]
-        ),
-        80,
-      ),
-      study.claim(
-        'accuracy, complete graph over chain',
-        (accuracy['complete', 'nodes'] - accuracy['chain', 'nodes']).mean(),
-        2,
-      ),
-      study.claim(
-        'exponents, largest distance to theory in hundredths, negative',
-        -100 * max(abs(r['slope'] - r['expected']) for r in slopes),
-        -5,
-      ),
-      study.claim(
-        'saddle, runs that stay there without noise (%)',
-        100 - saddle_table['noise 0', 'left'].mean(),
-        100,
-      ),
-      study.claim(
-        'saddle, runs that leave it with noise, fewest (%)',
-        min(
-          saddle_table[f'noise {x:g}', 'left'].mean()
-          for x in measure.NOISES[1:]
-        ),
-        95,
-      ),
-      study.claim(
-        'bridge without liars, plain over trimmed',
-        (bridges['plain', 'no liars'] - bridges['trimmed', 'no liars']).mean(),
-        20,
-      ),
-      study.claim(
-        'bridge, share 0.25: clipped over plain',
-        (
-          bridges['clipped', 'share 0.25'] - bridges['plain', 'share 0.25']
-        ).mean(),
-        20,
-      ),
-      study.claim(
-        'denser graph, sign flip: the worst robust rule over plain',
-        min(over['sign flip']),
-        30,
-      ),
-      study.claim(
-        'denser graph, alie: the best robust rule over plain',
-        max(over['alie']),
-        0,
-      ),
-    ]
+def of_own(rows: Rows, part: str, by: str, *columns: str) -> tables.Cells:
+  """What was measured without images."""
+  runs = tables.split(tables.select(rows, part=part), by)
+  return tables.Cells(
+    ((name, column), tables.final(runs[name], column))
+    for name in runs
+    for column in columns
   )
 
 
-def _early() -> int:
-  """A quarter of the rounds, rounded to an evaluation."""
-  length = max(FLAGS.rounds // 20, 1)
-  return max(FLAGS.rounds // 4 // length, 1) * length
+def apart(table: tables.Cells) -> float:
+  """The largest distance of a rate to theory, over rows and seeds."""
+  distances = [
+    np.abs(table[name, 'expected'] - table[name, 'rate']).max()
+    for name in dict.fromkeys(name for name, _ in table)
+  ]
+  return max(distances, default=np.nan)
 
 
-if __name__ == '__main__':
-  app.run(main)
+def rank_correlation(x, y) -> float:
+  """Of Spearman, in percent."""
+  x, y = (np.argsort(np.argsort([np.mean(v) for v in z])) for z in (x, y))
+  return float(100 * np.corrcoef(x, y)[0, 1])
+
+
+def picture(agreement, training, errors: Rows, bridges) -> plt.Figure:
+  """Agreement by gap, the error of D-SGD, and rules at the bridge."""
+  figure, axes = pictures.panels(1, 3, figsize=(14, 4.2))
+  left, middle, right = axes[0]
+  twin = left.twinx()
+  for name, colour in palette.colours(list(GRAPHS)).items():
+    gap = 1 - agreement[name, 'expected'].mean()
+    y, accuracy = training[name, 'distance'], training[name, 'nodes'].mean()
+    style: dict = {'color': colour, 'label': name}
+    left.errorbar(gap, y.mean(), y.std(), fmt='o', **style)
+    twin.plot(gap, accuracy, 'x', color=colour)
+  left.set(xscale='log', xlabel='spectral gap')
+  left.set_ylabel('consensus distance at the end (dots)')
+  twin.set_ylabel('mean test accuracy of nodes (%, crosses)')
+  of_decays = tables.split(tables.select(errors, seed=0), 'rule')
+  pictures.curves(middle, of_decays, y='aggregation_error')
+  middle.set(xscale='log', xlabel='step', yscale='log')
+  middle.set(ylabel='consensus error of D-SGD')
+  shares = [f'share {share:g}' for share in (0.0, *SHARES)]
+  of_rule = {rule: [bridges[rule, name] for name in shares] for rule in RULES}
+  pictures.spread_over(right, range(len(shares)), of_rule)
+  right.set_xticks(range(len(shares)), shares, fontsize=8)
+  right.set(ylabel='mean test accuracy of nodes (%)', ylim=(0, 100))
+  right.set_title('dumbbell, dissensus at both ends', fontsize=10)
+  for each in (left, middle, right):
+    each.legend(fontsize=7)
+  return figure
+
+
+def summarise(rows: Rows, settings: Settings) -> Summary:
+  agreement = of_own(rows, 'rate', 'graph', 'expected', 'rate')
+  training = of_training(rows, early(settings))
+  bridges = accuracies(rows, 'bridge', 'graph')
+  dense = accuracies(rows, 'dense', 'attack')
+  exponents = of_own(rows, 'exponent', 'rule', 'expected', 'rate')
+  saddles = of_own(rows, 'saddle', 'rule', *SADDLE)
+  errors = tables.select(rows, part='exponent')
+
+  def over_plain(table, rule: str, column: str) -> float:
+    return (table[rule, column] - table['plain', column]).mean()
+
+  def correlation(name: str) -> float:
+    gaps = [-agreement[graph, 'expected'] for graph in GRAPHS]
+    return rank_correlation(gaps, [training[graph, name] for graph in GRAPHS])
+
+  robust = [rule for rule in RULES if rule != 'plain']
+  worst = {
+    attack: min(over_plain(dense, rule, attack) for rule in robust)
+    for attack in ('sign flip', 'alie')
+  }
+  noisy = [saddles[f'noise {x:g}', 'left'].mean() for x in measure.NOISES[1:]]
+  stay = 100 - 100 * saddles['noise 0', 'left'].mean()
+  ends = training['complete', 'nodes'] - training['chain', 'nodes']
+  clipped = over_plain(bridges, 'clipped', 'share 0.25')
+  trimmed = over_plain(bridges, 'trimmed', 'share 0')
+  quiet = (
+    'ALIE hardly hurts plain gossip here, and the trimmed mean is below it'
+  )
+  swenson = 'Swenson, Murray, Poor, Kar 2022, arXiv:2003.02818'
+  he = 'He, Karimireddy, Jaggi 2022, arXiv:2202.01545'
+  on = settings.dataset
+  return Summary(
+    claims=[
+      Claim(
+        'D-SGD', 'noise takes D-SGD away from saddle points', swenson,
+        'a saddle in the plane',
+        [
+          Check('runs that stay without noise (%)', stay, 100),
+          Check('runs that leave with noise (%)', 100 * min(noisy), 95),
+        ],
+      ),
+      Claim(
+        'D-SGD', 'agents agree as fast as steps fall over consensus weights',
+        swenson, 'quadratics',
+        [
+          Check('largest distance to theory', apart(exponents), at_most=0.05)
+        ],
+      ),
+      Claim(
+        '', 'a round of gossip leaves 1 - gap of the distance to the mean',
+        'linear algebra', 'vectors',
+        [
+          Check('largest distance to 1 - gap', apart(agreement), at_most=0.005)
+        ],
+        published='1 - gap', evidence='C',
+      ),
+      Claim(
+        '', 'the gap orders training on heterogeneous data', swenson, on,
+        [
+          Check('rank correlation with accuracy (%)', correlation('nodes'), 80),
+          Check(
+            'rank correlation with the consensus distance (%)',
+            correlation('distance'), at_most=-80,
+          ),
+          Check('points of the complete graph over the chain', ends.mean(), 2),
+        ],
+      ),
+      Claim(
+        '', 'clipped gossip survives dissensus at a bridge, plain does not', he,
+        on, [Check('points of clipped over plain, share 0.25', clipped, 20)],
+      ),
+      Claim(
+        '', 'rules that ignore weights lose a bridge without any attacker', he,
+        on, [Check('points of plain over trimmed, share 0', -trimmed, 20)],
+      ),
+      Claim(
+        '', 'on a denser graph robust rules survive attackers', he, on,
+        [
+          Check(
+            f'points of the worst robust rule over plain, {attack}',
+            worst[attack], least, why=why,
+          )
+          for attack, least, why in (('sign flip', 30, ''), ('alie', 0, quiet))
+        ],
+      ),
+    ],
+    tables=[
+      Table(title, tables.pivot(table, digits))
+      for title, table, digits in (
+        (
+          'What a round of gossip multiplies the distance to the mean by, and'
+          ' 1 - gap', agreement, 4,
+        ),
+        (
+          'Training on graphs: test accuracy (%), the learning rate that was'
+          ' chosen, distance between nodes', training, 2,
+        ),
+        (
+          'D-SGD: exponent of the consensus error, by decays of steps and of'
+          ' consensus', exponents, 3,
+        ),
+        (
+          'D-SGD at a saddle of value 0 with minima of value -0.25: share of'
+          ' runs that leave it, that end to the right, mean value, largest'
+          ' difference of values between agents', saddles, 3,
+        ),
+        (
+          'Dumbbell, dissensus at both ends of the bridge: test accuracy (%)'
+          ' by what an attacker weighs there, as a share of the bridge',
+          bridges, 1,
+        ),
+        (
+          f'Exponential graph, {len(BYZANTINE)} of 16 nodes attack: test'
+          ' accuracy (%)', dense, 1,
+        ),
+      )
+      if table
+    ],
+    figures={
+      'gossip.png': lambda: picture(agreement, training, errors, bridges)
+    },
+  )  # fmt: skip
