@@ -272,12 +272,13 @@ def boxed(settings, part: str, method: str, seed: int) -> dict:
     )  # fmt: skip
     network = convex.recover_network(state.blocks)
   hidden, output = network
-  used = jnp.linalg.norm(hidden, axis=0) * jnp.abs(output) > 0
-  bent = used & ~(x @ hidden > 0).all(axis=0)
+  weight = jnp.linalg.norm(hidden, axis=0) * jnp.abs(output)
+  bent = (weight > 0) & ~(x @ hidden > 0).all(axis=0)
   found = attacked_accuracies(network, *test, epsilon)
-  found |= {'units': used.sum(), 'bent': bent.sum()}
-  if part == 'toy' and seed == 0:
-    found['drawn'] = jnp.vstack([hidden, output])[:, used].T
+  found |= {'units': (weight > 0).sum(), 'bent': bent.sum()}
+  if part == 'toy' and seed == 0:  # Units that can be seen in a picture.
+    drawn = weight > 0.01 * weight.max()
+    found['drawn'] = jnp.vstack([hidden, output])[:, drawn].T
   return found
 
 

@@ -100,7 +100,9 @@ def cell(settings: Settings, part: str, method: str, attack: str) -> OwnCell:
 
 def keep(rows: Rows, settings: Settings) -> Rows:
   del settings
-  return rows
+  units = tables.select(rows, part='units')
+  rest = [row for row in rows if row['part'] != 'units']
+  return rest + tables.rounded(units, 3)
 
 
 def results(rows: Rows, names, **labels) -> tables.Cells:
