@@ -259,14 +259,14 @@ def boxed(settings, part: str, method: str, seed: int) -> dict:
       epsilon=epsilon if method.endswith('pgd') else 0.0,
     )  # fmt: skip
   else:
-    drawn = patterns(
+    active = patterns(
       x, settings.num_samples // 2, key, epsilon=sides(x, epsilon),
       num_perturbations=1,
     )  # fmt: skip
     held = epsilon if method.endswith('robust') else 0.0
     num_iterations = settings.num_iterations // 2
     state, _ = convex.robust_admm(
-      x, y, drawn, beta=settings.hinge_beta, rho=0.003, dual_ratio=1.6,
+      x, y, active, beta=settings.hinge_beta, rho=0.003, dual_ratio=1.6,
       epsilon=sides(x, held), num_iterations=num_iterations,
       record_every=num_iterations,
     )  # fmt: skip

@@ -73,12 +73,10 @@ class Problem(NamedTuple):
     def one_round(_, state):
       batch = data.sample_batch(
         jnp.asarray(self.dataset.train_images),
-        jnp.asarray(self.dataset.train_labels),
-        partition,
-        jax.random.fold_in(key, state.step),
-        batch_size,
+        jnp.asarray(self.dataset.train_labels), partition,
+        jax.random.fold_in(key, state.step), batch_size,
         scale=self.dataset.scale,
-      )
+      )  # fmt: skip
       return training.step(state, batch, key)[0]
 
     return jax.lax.fori_loop(0, rounds, one_round, training.init(start)).params
@@ -93,18 +91,18 @@ class Problem(NamedTuple):
     batch = self.whole()
     matched = analysis.permute_units(b, analysis.match_permutation(a, b))
     keep = analysis.draw_units(key, a)
+    paths = {
+      'constructed': analysis.dropout_path(a, b, keep=keep),
+      'straight': analysis.linear_path(a, b),
+      'matched': analysis.linear_path(a, matched),
+    }
     return {
       name: analysis.loss_along_path(
-        path,
-        lambda layers: self.loss(layers, batch),
+        path, lambda layers: self.loss(layers, batch),
         points_per_segment=self.settings.points,
       )
-      for name, path in {
-        'constructed': analysis.dropout_path(a, b, keep=keep),
-        'straight': analysis.linear_path(a, b),
-        'matched': analysis.linear_path(a, matched),
-      }.items()
-    }
+      for name, path in paths.items()
+    }  # fmt: skip
 
 
 def problem_of(settings, depth: int, scaling: str, width: int) -> Problem:
@@ -142,13 +140,9 @@ def of_width(problem: Problem, seeds):
 
     def solution(key):
       return problem.train(
-        problem.start(key),
-        everything,
-        jax.random.fold_in(key, 0),
-        settings.rounds,
-        settings.batch_size,
-        aggregator=byzjax.mean(),
-      )
+        problem.start(key), everything, jax.random.fold_in(key, 0),
+        settings.rounds, settings.batch_size, aggregator=byzjax.mean(),
+      )  # fmt: skip
 
     a, b = map(solution, two)
     paths = problem.paths(a, b, path_key)
@@ -158,12 +152,9 @@ def of_width(problem: Problem, seeds):
     for kept in sorted({half, *KEPT}):
       if kept < problem.width:
         stability = analysis.dropout_stability(
-          lambda layers: problem.loss(layers, batch),
-          a,
-          num_kept=kept,
-          num_draws=settings.num_draws,
-          key=drop_key,
-        )
+          lambda layers: problem.loss(layers, batch), a, num_kept=kept,
+          num_draws=settings.num_draws, key=drop_key,
+        )  # fmt: skip
         found[f'{kept} kept'] = stability.mean
     found['half kept'] = found[f'{half} kept']
     return found, paths
@@ -188,24 +179,16 @@ def of_attack(problem: Problem, seeds, variant: str):
 
     def train(start_key, **options):
       return problem.train(
-        problem.start(start_key),
-        partition,
-        key,
-        settings.rounds,
+        problem.start(start_key), partition, key, settings.rounds,
         settings.worker_batch_size,
-        worker=byzjax.worker_momentum(settings.momentum),
-        **options,
-      )
+        worker=byzjax.worker_momentum(settings.momentum), **options,
+      )  # fmt: skip
 
     free = train(start_keys[0], aggregator=byzjax.mean())
 
     def robust(start_key):
-      layers = train(
-        start_key,
-        aggregator=rule,
-        attack=attack,
-        byzantine=f if attack else 0,
-      )
+      many = f if attack else 0
+      layers = train(start_key, aggregator=rule, attack=attack, byzantine=many)
       paths = problem.paths(free, layers, key)
       loss = {'trained': problem.loss(layers, batch)}
       return loss | rises(paths) | excess(paths['constructed'])
@@ -224,14 +207,11 @@ def of_local(problem: Problem, seeds, variant: str):
     shards = jax.tree.map(lambda x: x[:, None], partition)
 
     def local(shard, worker_key):
+      start = problem.start(key if variant == 'same' else worker_key)
       return problem.train(
-        problem.start(key if variant == 'same' else worker_key),
-        shard,
-        jax.random.fold_in(worker_key, 0),
-        num_steps,
-        settings.worker_batch_size,
-        aggregator=byzjax.mean(),
-      )
+        start, shard, jax.random.fold_in(worker_key, 0), num_steps,
+        settings.worker_batch_size, aggregator=byzjax.mean(),
+      )  # fmt: skip
 
     locals_ = jax.vmap(local)(shards, keys)
     pairs = len(keys) // 2

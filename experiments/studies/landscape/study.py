@@ -69,13 +69,8 @@ def define(settings: Settings) -> list[OwnCell]:
 
 
 def cell(settings: Settings, part, depth, scaling, width, variant) -> OwnCell:
-  labels = {
-    'part': part,
-    'depth': depth,
-    'scaling': scaling,
-    'width': width,
-    'variant': variant,
-  }
+  names = ('part', 'depth', 'scaling', 'width', 'variant')
+  labels = dict(zip(names, (part, depth, scaling, width, variant)))
 
   is_drawn = (depth, scaling) == (1, 'mean-field') and (
     width in settings.widths[::2]
