@@ -1,7 +1,6 @@
 """Data and networks of the study: trained, attacked and measured."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,23 +23,19 @@ RULES = {
     byzjax.nearest_neighbor_mixing(num_byzantine=f), byzjax.geometric_median()
   ),
 }
+Examples = tuple[jax.Array, jax.Array]
 EARLY = (10, 40, 100)  # iterations after which a network is tested
 AFTER = tuple(f'after {k}' for k in (*EARLY, 'end'))
 
 
-class Split(NamedTuple):
-  """Two classes, as -1 and 1; pixels are from 0 to 1, then a column of ones."""
-
-  x: jax.Array
-  y: jax.Array
-  test_x: jax.Array
-  test_y: jax.Array
-
-
 def two_classes(
   dataset: data.Dataset, classes: tuple[int, int], size: int, pool: int
-) -> Split:
-  """The first examples of both classes, pixels averaged over squares."""
+) -> tuple[Examples, Examples]:
+  """The first examples of both classes, for training; and all for testing.
+
+  Pixels are averaged over squares, and from 0 to 1, before a column of ones;
+  classes are -1 and 1.
+  """
 
   def prepare(images, labels, limit):
     chosen = np.flatnonzero(np.isin(labels, classes))[:limit]
@@ -51,9 +46,9 @@ def two_classes(
     ones = np.ones((n, 1))
     return jnp.array(np.c_[x.reshape(n, -1), ones]), jnp.array(y)
 
-  return Split(
-    *prepare(dataset.train_images, dataset.train_labels, size),
-    *prepare(dataset.test_images, dataset.test_labels, None),
+  return (
+    prepare(dataset.train_images, dataset.train_labels, size),
+    prepare(dataset.test_images, dataset.test_labels, None),
   )
 
 
@@ -182,7 +177,7 @@ def by_gradients(
 
 
 @functools.cache
-def split(settings) -> Split:
+def split(settings) -> tuple[Examples, Examples]:
   return two_classes(
     data.load(settings.dataset, settings.data_dir),
     settings.classes,
@@ -196,11 +191,11 @@ def train(settings, part: str, method: str, seed: int) -> dict:
   key, more, beta = jax.random.key(seed), {}, settings.beta
   num_samples, num_iterations = settings.num_samples, settings.num_iterations
   if part == 'plane':
-    x, y = toy(20, jax.random.key(0))
-    test, beta = (x, y), settings.plane_beta
+    x, y = test = toy(20, jax.random.key(0))
+    beta = settings.plane_beta
     num_samples, num_iterations = settings.plane_samples, 3 * num_iterations
   else:
-    x, y, *test = split(settings)
+    (x, y), test = split(settings)
   descend = functools.partial(
     descended, x, y, seed, loss='squared', beta=beta,
     num_units=2 * settings.num_samples, num_steps=settings.num_steps,
@@ -249,7 +244,7 @@ def boxed(settings, part: str, method: str, seed: int) -> dict:
     test = toy(400, jax.random.fold_in(key, 1))
     epsilon = settings.toy_epsilon
   else:
-    x, y, *test = split(settings)
+    (x, y), test = split(settings)
     epsilon = settings.epsilon
   if method.startswith('sgd'):
     network = descended(
@@ -285,10 +280,10 @@ def boxed(settings, part: str, method: str, seed: int) -> dict:
 @functools.cache
 def of_workers(settings, seed: int):
   """Examples of workers, directions of units, the value at the optimum."""
-  s, n = split(settings), settings.num_workers
-  order = jax.random.permutation(jax.random.key(seed), len(s.y))
+  ((x, y), _), n = split(settings), settings.num_workers
+  order = jax.random.permutation(jax.random.key(seed), len(y))
   order = order[: len(order) // n * n].reshape(n, -1)
-  x, y = s.x[order], s.y[order]
+  x, y = x[order], y[order]
   flat_x, flat_y = x.reshape(-1, x.shape[-1]), y.reshape(-1)
   vectors = jax.random.normal(
     jax.random.key(seed), (settings.num_samples // 4, x.shape[-1])
@@ -321,9 +316,9 @@ def share(settings, rule: str, attack: str, seed: int) -> dict:
     aggregator=RULES[rule](settings.num_byzantine), attack=ATTACKS[attack],
     byzantine=settings.num_byzantine if ATTACKS[attack] else 0,
   )  # fmt: skip
-  network, s = convex.recover_network(state.blocks), split(settings)
+  network = convex.recover_network(state.blocks)
   return {
-    'accuracy': accuracy(network, s.test_x, s.test_y),
+    'accuracy': accuracy(network, *split(settings)[1]),
     'excess': 100 * (value(network) / least - 1),
     'residual': history.primal_residual[-1],
   }
