@@ -167,9 +167,12 @@ def slug(text: str) -> str:
 
 
 def write_rows(path: pathlib.Path, rows: Sequence[dict]) -> None:
-  """All rows so far, with the columns of the first, in one atomic step."""
+  """All rows so far, in one atomic step; what a row lacks is `nan`."""
   text = io.StringIO()
-  writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
+  columns = dict.fromkeys(name for row in rows for name in row)
+  writer = csv.DictWriter(
+    text, list(columns), restval='nan', lineterminator='\n'
+  )
   writer.writeheader()
   writer.writerows(rows)
   write_text(path, text.getvalue())
