@@ -33,15 +33,10 @@ from experiments.studies import opponents
 METHODS = ('bp', 'l2', 'l1', 'drtp', 'frozen')
 ATTACKED = 'mlp 2'
 ROBUST = 'nnm, median'
-ATTACKS = opponents.ATTACKS | {
-  'sign flip': lambda: byzjax.sign_flip(scale=10.0)
-}
-QUICK = {
-  'rounds': 4,
-  'attacked_rounds': 4,
-  'learning_rates': (0.1,),
-  'shares': (1.0,),
-}
+LOUD = {'sign flip': lambda: byzjax.sign_flip(scale=10.0)}
+ATTACKS = opponents.ATTACKS | LOUD
+LABELS = 'part', 'network', 'method', 'attack', 'rule'
+QUICK = {'rounds': 4, 'attacked_rounds': 4, 'shares': (1.0,)}
 QUICK_CELLS = ('mlp 1, l2', 'rnn, l1', 'l2, sign flip, nnm')
 
 
@@ -127,14 +122,9 @@ def cell(
       byzantine=0 if attack == 'none' else f,
     )
 
+  part = 'attacks' if attack else 'networks'
   return Cell(
-    labels={
-      'part': 'attacks' if attack else 'networks',
-      'network': name,
-      'method': method,
-      'attack': attack or 'none',
-      'rule': rule,
-    },
+    labels=dict(zip(LABELS, (part, name, method, attack or 'none', rule))),
     make_round=make_round,
     grid={
       'learning_rate': settings.learning_rates,
@@ -147,14 +137,11 @@ def cell(
   )
 
 
-def networks(settings: Settings) -> list[str]:
-  return [*(f'mlp {depth}' for depth in settings.depths), 'cnn', 'rnn']
-
-
 def define(settings: Settings) -> list[Cell]:
+  perceptrons = [f'mlp {depth}' for depth in settings.depths]
   return [
     cell(settings, name, method)
-    for name in networks(settings)
+    for name in (*perceptrons, 'cnn', 'rnn')
     for method in METHODS
   ] + [
     cell(settings, ATTACKED, method, attack, rule)
@@ -168,148 +155,106 @@ def define(settings: Settings) -> list[Cell]:
 def keep(rows: Rows, settings: Settings) -> Rows:
   """Of every cell its best rates."""
   del settings
-  labels = 'part', 'network', 'method', 'attack', 'rule'
   finals = tables.keep(rows, metrics=('accuracy', 'validation_accuracy'))
   return [
     row
-    for _, part in tables.split_by(finals, *labels)
+    for _, part in tables.split_by(finals, *LABELS)
     for row in tables.tuned(part, 'learning_rate', 'share')
   ]
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
-  calm = tables.select(rows, part='networks')
-  accuracy = tables.Cells(
-    (key, tables.percent(part))
-    for key, part in tables.split_by(calm, 'network', 'method')
-  )
-  rates = {
-    (name, f'{method} {of}'): np.array(part[0][column])
-    for (name, method), part in tables.split_by(calm, 'network', 'method')
-    for of, column in (('rate', 'learning_rate'), ('share', 'share'))
-  }
-  attacks = tables.Cells(
-    ((f'{attack}, {rule}', method), tables.percent(part))
-    for (attack, rule, method), part in tables.split_by(
-      tables.select(rows, part='attacks'), 'attack', 'rule', 'method'
-    )
-  )
+  shallow, *_, deep = (f'mlp {depth}' for depth in settings.depths)
+  accuracy, attacks, rates = tables.Cells(), tables.Cells(), {}
+  for (name, method, attack, rule), part in tables.split_by(rows, *LABELS[1:]):
+    if part[0]['part'] == 'attacks':
+      attacks[f'{attack}, {rule}', method] = tables.percent(part)
+      continue
+    accuracy[name, method] = tables.percent(part)
+    rates[name, f'{method} rate'] = part[0]['learning_rate']
+    rates[name, f'{method} share'] = part[0]['share']
 
   def over(name, method, other='bp'):
     """Points, paired by seed."""
-    return accuracy[name, method] - accuracy[name, other]
+    return (accuracy[name, method] - accuracy[name, other]).mean()
 
-  behind = {
-    (name, f'{method} - bp'): over(name, method)
-    for name in networks(settings)
-    for method in METHODS[1:-1]
-  }
-  shallow, *_, deep = (f'mlp {depth}' for depth in settings.depths)
-
-  def ahead(name, method, other='bp'):
-    return over(name, method, other).mean()
-
-  def under(attack, method, other, rule=ROBUST):
+  def under(method, attack, other):
     """Points behind the robust rule, over another cell."""
     robust = attacks[f'{attack}, {ROBUST}', method]
-    return (robust - attacks[f'{other}, {rule}', method]).mean()
+    return (robust - attacks[other, method]).mean()
 
   why = {
+    shallow: '',
+    deep: '',
     'cnn': 'an artefact: a target for every pixel, before pooling',
     'rnn': 'likely an artefact: a target at every time step',
   }
-  about = {
-    'method': 'tpSGD',
-    'paper': 'Lomnitz, Daniels, Zhang, Piacentino 2022, arXiv:2208.08503',
-    'data': settings.dataset,
-  }
-  both = ('l2', 'l1')
+  ours = 'within the spread over seeds, and the rates of drtp are ours'
+  near = [
+    Check(f'{name}: {m} over bp', over(name, m), -5, why=w)
+    for name, w in why.items()
+    for m in ('l2', 'l1')
+    if name != deep
+  ]
+  deeper = [
+    Check(
+      f'{m}: gap, {deep} over {shallow}', over(shallow, m) - over(deep, m), 0
+    )
+    for m in ('l2', 'l1')
+  ]
+  apart = abs(over(shallow, 'l1', 'l2'))
+  drtp = over(shallow, 'l2', 'drtp')
+  frozen = [
+    Check(f'{name}: l2 over frozen', over(name, 'l2', 'frozen'), 0, why=w)
+    for name, w in why.items()
+  ]
+  robust = [
+    Check(
+      f'{m}, {attack}: {ROBUST}, over {other}', under(m, attack, other), low
+    )
+    for other, low in ((f'none, {ROBUST}', -5), ('sign flip, mean', 20))
+    for attack in ('sign flip', 'alie')
+    for m in ('l2', 'l1')
+    if (attack, low) != ('alie', 20)
+  ]
+  source = 'Lomnitz, Daniels, Zhang, Piacentino 2022, arXiv:2208.08503'
+  about = {'method': 'tpSGD', 'paper': source, 'data': settings.dataset}
+  own = {'method': '', 'paper': 'not in the paper', 'data': settings.dataset}
   return Summary(
     claims=[
       Claim(
         says='within 5 points of backpropagation on shallow networks',
         published='within 5 %',
         evidence='A',
-        checks=[
-          Check(
-            f'{name}: points of {m} over bp',
-            ahead(name, m),
-            at_least=-5,
-            why=why.get(name, ''),
-          )
-          for name in (shallow, 'cnn', 'rnn')
-          for m in both
-        ],
+        checks=near,
         **about,
       ),
       Claim(
-        says='the gap to backpropagation grows with depth, and l1 is near l2',
-        checks=[
-          *[
-            Check(
-              f'{m}: gap at {deep} over gap at {shallow}',
-              ahead(shallow, m) - ahead(deep, m),
-              at_least=0,
-            )
-            for m in both
-          ],
-          Check(
-            f'{shallow}: distance of l1 and l2',
-            abs(ahead(shallow, 'l1', 'l2')),
-            at_most=3,
-          ),
-        ],
+        says='the gap (points) grows with depth, and l1 is near l2',
+        checks=[*deeper, Check(f'{shallow}: l1 to l2', apart, at_most=3)],
         **about,
       ),
       Claim(
-        says='better than DRTP, and than layers that do not learn',
-        checks=[
-          Check(
-            f'{shallow}: points of l2 over drtp',
-            ahead(shallow, 'l2', 'drtp'),
-            at_least=0,
-            why='less than the spread over seeds; the rates of drtp are ours',
-          ),
-          *[
-            Check(
-              f'{name}: points of l2 over frozen',
-              ahead(name, 'l2', 'frozen'),
-              at_least=0,
-              why=why.get(name, ''),
-            )
-            for name in (shallow, deep, 'cnn', 'rnn')
-          ],
-        ],
+        says='points better than DRTP, and than layers that do not learn',
+        checks=[Check(f'{shallow}: l2 over drtp', drtp, 0, why=ours), *frozen],
         **about,
       ),
       Claim(
-        says='in a round with attackers it behaves like a gradient',
-        checks=[
-          *[
-            Check(
-              f'{m}, {attack}: points over no attack, {ROBUST}',
-              under(attack, m, 'none'),
-              at_least=-5,
-            )
-            for attack in ('sign flip', 'alie')
-            for m in both
-          ],
-          *[
-            Check(
-              f'{m}, sign flip: points of {ROBUST} over the mean',
-              under('sign flip', m, 'sign flip', 'mean'),
-              at_least=20,
-            )
-            for m in both
-          ],
-        ],
-        **about | {'method': '', 'paper': 'not in the paper'},
+        says='points kept under attack by a robust rule, as with a gradient',
+        checks=robust,
+        **own,
       ),
     ],
     tables=[
+      Table('Test accuracy (%)', tables.pivot(accuracy)),
       Table(
-        'Test accuracy (%), and points over backpropagation, paired by seed',
-        tables.pivot(accuracy | behind),
+        'Points over backpropagation, paired by seed',
+        tables.pivot(
+          {
+            (name, method): accuracy[name, method] - accuracy[name, 'bp']
+            for name, method in accuracy
+          }
+        ),
       ),
       Table(
         'Chosen rates of the last layer, and share of them for hidden layers',
