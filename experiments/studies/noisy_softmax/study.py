@@ -34,6 +34,10 @@ KINDS: dict[str, tuple[Any, Any]] = {  # amplitude and direction of noise
   'raise': ('annealed', 'raise'),
 }
 ROBUST = 'nnm, median'
+KEPT = (
+  *('accuracy', 'deviation', 'train_loss'),
+  *('target_probability', 'early_probability'),
+)
 QUICK = {'rounds': 4, 'squares': (0.0, 0.1), 'attacked_squares': (0.0, 0.1)}
 QUICK_CELLS = ('annealed, none, mean', 'norms')
 
@@ -165,22 +169,17 @@ def keep(rows: Rows, settings: Settings) -> Rows:
       'deviation': np.mean(tables.column(run, 'deviation')),
     }
 
-  def wanted(kind, attack, rule):
+  def metrics_of(kind, attack, rule):
     if kind != 'annealed':
-      return ('accuracy',)
-    if (attack, rule) != ('none', 'mean'):
-      return ('accuracy', 'deviation')
-    return (
-      *('accuracy', 'deviation', 'train_loss'),
-      *('target_probability', 'early_probability'),
-    )
+      return KEPT[:1]
+    return KEPT if (attack, rule) == ('none', 'mean') else KEPT[:2]
 
   return [
     row
     for labels, part in tables.split_by(
       tables.added(rows, of_run), 'kind', 'attack', 'rule'
     )
-    for row in tables.keep(part, metrics=wanted(*labels))
+    for row in tables.keep(part, metrics=metrics_of(*labels))
   ]
 
 

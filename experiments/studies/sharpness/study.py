@@ -276,7 +276,7 @@ def picture(settings: Settings, ratio, points, by_rate):
   for base in BASES:
     shown = [np.median(ratio(base, p, 'p = 0')) for p in points]
     middle.plot(percent, shown, '.-', label=', '.join(base))
-  left.set(xscale='log', yscale='log', xlabel='step', title='text, sgd')
+  left.set(yscale='log', xlabel='step', title='text, sgd')
   left.set_ylabel('sharpness over that of SGD')
   middle.set_xscale('symlog', linthresh=0.1)
   middle.set(xlabel='clipped coordinates of the gradient (%)', ylim=(0, None))
