@@ -204,20 +204,20 @@ def keep(rows: Rows, settings: Settings) -> Rows:
     more = {name: tables.column(run, name).mean() for name in cosines}
     return {'rises': np.maximum(rise, 0).sum(), **more}
 
-  kept = []
-  for labels, part in tables.split_by(rows, 'method', 'attack', 'rule'):
+  def of_cell(attack, rule, part):
     best = tables.tuned(tables.keep(part), 'learning_rate')
     part = tables.select(part, learning_rate=best[0]['learning_rate'])
-    if labels[1:] != ('none', 'mean'):
-      kept += tables.keep(part, metrics=('accuracy',))
-      continue
+    if (attack, rule) != ('none', 'mean'):
+      return tables.keep(part, metrics=('accuracy',))
     every = 2 * part[0]['round']
-    kept += tables.keep(
+    return tables.keep(
       tables.added(part, of_run),
       metrics=('accuracy', 'full_loss', 'loss', 'rises', *COSINES),
-      curves=lambda row, every=every: row['round'] % every == 0,
+      curves=lambda row: row['round'] % every == 0,
     )
-  return kept
+
+  cells = tables.split_by(rows, 'method', 'attack', 'rule')
+  return [row for labels, part in cells for row in of_cell(*labels[1:], part)]
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:

@@ -133,12 +133,10 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     for method, rates in RATES.items()
     for rate in rates
   }
-  best = {
-    method: min(
-      rates, key=lambda r, m=method: losses['training', m, 'mean', r].mean()
-    )
-    for method, rates in RATES.items()
-  }
+  best = {}
+  for method, rates in RATES.items():
+    means = [losses['training', method, 'mean', r].mean() for r in rates]
+    best[method] = rates[int(np.argmin(means))]
   attacked = {
     (method, rule): losses['attack', method, rule, ATTACKED_RATE]
     for method in ('sgd', 'sgd, clip 10%')
