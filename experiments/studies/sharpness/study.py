@@ -89,8 +89,8 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
   )
 
   def of(base, column):
-    """[seeds, steps]."""
-    if base not in trajectories:
+    """[seeds, steps]; not a number if it was not measured."""
+    if base not in trajectories or column not in trajectories[base][0]:
       return np.full([1, 1], np.nan)
     seeds = tables.split(trajectories[base], 'seed').values()
     return np.stack([tables.column(part, column) for part in seeds])
