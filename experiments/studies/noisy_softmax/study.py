@@ -259,7 +259,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
         **about,
       ),
       Claim(
-        says='annealed noise is best, and raising the logit worse than none',
+        says='annealed noise is level with the best kind, raising is worst',
         published='annealed > constant, norms > none > raise',
         evidence='T',
         checks=[
