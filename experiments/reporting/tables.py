@@ -100,6 +100,16 @@ def keep(
   return kept
 
 
+def added(rows: Rows, of_run: Callable[[Rows], dict[str, Any]]) -> Rows:
+  """Rows with columns more, which are made of all rows of their run."""
+  return [
+    row | more
+    for run in runs(rows).values()
+    for more in [of_run(run)]
+    for row in run
+  ]
+
+
 def rounded(rows: Rows, digits: int = 6) -> Rows:
   """Floats with so many significant digits, as they are committed."""
 
@@ -170,11 +180,11 @@ def axes(cells: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
 
 
 def plain(rows: Rows) -> str:
-  """Rows as they are, under their names."""
-  names = list(rows[0])
+  """Rows as they are, under their names; a row may lack some."""
+  names = list(dict.fromkeys(name for row in rows for name in row))
   lines = [names] + [
-    [f'{v:.6g}' if isinstance(v, float) else str(v) for v in row.values()]
-    for row in rows
+    [f'{v:.6g}' if isinstance(v, float) else str(v) for v in values]
+    for values in ([row.get(name, '-') for name in names] for row in rows)
   ]
   widths = [max(map(len, entries)) for entries in zip(*lines)]
   return '\n'.join(

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import output
+from experiments.harness import output
 
 
 @pytest.mark.parametrize('text', ['1,0.25\n2,0.', '1,0.25\n2', '1,0.25\n2\n'])
@@ -35,6 +36,17 @@ def test_a_row_that_is_broken_before_the_last_is_damage(tmp_path):
   (tmp_path / 'rows.csv').write_text('round,loss\n1\n2,0.5\n')
   with pytest.raises(ValueError, match=r'rows\.csv is damaged'):
     output.read_whole_rows(tmp_path / 'rows.csv')
+
+
+def test_a_column_that_a_row_lacks_is_not_a_number(tmp_path):
+  path = tmp_path / 'rows.csv'
+  output.write_rows(
+    path, [{'cell': 'a', 'loss': 0.5}, {'cell': 'b', 'cosine': 0.25}]
+  )
+  assert path.read_text() == 'cell,loss,cosine\na,0.5,nan\nb,nan,0.25\n'
+  first, second = output.numbers(output.read_rows(path))
+  assert first['loss'] == 0.5 and math.isnan(first['cosine'])
+  assert second['cosine'] == 0.25 and math.isnan(second['loss'])
 
 
 def test_rounds_that_lack_a_seed_do_not_count(tmp_path):

@@ -1,33 +1,95 @@
 """The runs of the study: sharpness along a trajectory, and training."""
 
-from typing import NamedTuple
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import flags
 from jax import flatten_util
 
 import byzjax
-from byzjax import analysis
-from experiments import report
-from experiments.sharpness import tasks
+from byzjax import analysis, data, models
+from experiments.harness.cells import Program
+from experiments.harness.settings import Settings as Base
+from experiments.harness.settings import option
+from experiments.studies import language, opponents
 
-FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(tasks)
-flags.DEFINE_integer('batch_size', 16, 'Documents or images of a step.', 1)
-flags.DEFINE_list('steps', '28,70,140', 'Where sharpness is measured.')
-flags.DEFINE_list('fractions', '0,.001,.01,.05,.1,.25,.5', 'p, clipped.')
-flags.DEFINE_integer('num_steps', 140, 'Of training.', 1)
-flags.DEFINE_integer('attacked_steps', 70, 'Of training under attack.', 1)
-flags.DEFINE_integer('num_workers', 10, 'n, under attack.', 1)
-flags.DEFINE_integer('worker_batch_size', 4, 'Documents of a worker.', 1)
-flags.DEFINE_integer('num_byzantine', 2, 'f, under attack.', 1)
-flags.DEFINE_integer('num_evals', 7, 'Evaluations of a run.', 1)
 
-MOMENTUM = byzjax.worker_momentum(0.9)
-SIGN = optax.stateless(lambda u, _: jax.tree.map(jnp.sign, u))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(Base):
+  text: str = option('sonnets', 'sonnets, or a text of --data_dir.')
+  data_dir: str | None = option(None, 'Folder with texts.')
+  width: int = option(32, 'Of the transformer.', low=1)
+  batch_size: int = option(16, 'Documents or images of a step.', low=1)
+  steps: tuple[int, ...] = option((28, 70, 140), 'Where sharpness is measured.')
+  fractions: tuple[float, ...] = option(
+    (0.0, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5), 'p, clipped.'
+  )
+  num_steps: int = option(140, 'Of training.', low=1)
+  attacked_steps: int = option(70, 'Of training under attack.', low=1)
+  num_workers: int = option(10, 'n, under attack.', low=1)
+  worker_batch_size: int = option(4, 'Documents of a worker.', low=1)
+  num_byzantine: int = option(2, 'f, under attack.', low=1)
+
+
+class Task(NamedTuple):
+  """What is learned."""
+
+  params: Callable[[int], Any]  # of a seed
+  loss_fn: Callable
+  examples: Any  # leaves [N, ...], to train on
+  seen: Any  # some of them, where the training loss is measured
+  held_out: Any  # where sharpness is measured
+
+  def batch(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
+    """Random examples, leaves `[*shape, ...]`."""
+    count = len(jax.tree.leaves(self.examples)[0])
+    chosen = jax.random.randint(key, shape, 0, count)
+    return jax.tree.map(lambda x: x[chosen], self.examples)
+
+
+@functools.cache
+def text(name: str, data_dir: str | None, width: int) -> Task:
+  """The next character, in contexts of 32."""
+  task = language.language(name, data_dir, length=32, width=width)
+  documents = jnp.asarray(task.documents)
+  params = functools.cache(task.params)
+  held_out = task.held_out[:64]
+  return Task(params, task.loss_fn, documents, documents[::2], held_out)
+
+
+@functools.cache
+def digits() -> Task:
+  dataset = data.load('digits')
+  shape = dataset.train_images.shape[1:]
+
+  @functools.cache
+  def model(seed):
+    return models.split(
+      models.make('cnn', shape, dataset.num_classes, seed=seed)
+    )
+
+  def of(images, labels):
+    return jnp.asarray(images / dataset.scale, jnp.float32), jnp.asarray(labels)
+
+  examples = of(dataset.train_images, dataset.train_labels)
+  return Task(
+    lambda seed: model(seed)[1],
+    models.cross_entropy_loss(model(0)[0]),
+    examples,
+    jax.tree.map(lambda x: x[:256], examples),
+    of(dataset.test_images[:64], dataset.test_labels[:64]),
+  )
+
+
+def task_of(settings: Settings, name: str) -> Task:
+  if name == 'cnn':
+    return digits()
+  return text(settings.text, settings.data_dir, settings.width)
 
 
 @optax.stateless
@@ -40,6 +102,8 @@ def normalize_leaves(updates, params):
   )
 
 
+MOMENTUM = byzjax.worker_momentum(0.9)
+SIGN = optax.stateless(lambda u, _: jax.tree.map(jnp.sign, u))
 METHODS = {
   'sgd': MOMENTUM,
   'sgd, clip 10%': optax.chain(byzjax.clip_coordinates(fraction=0.1), MOMENTUM),
@@ -49,79 +113,24 @@ METHODS = {
   'normalised': optax.chain(normalize_leaves, MOMENTUM),
 }
 DISTANCES = np.geomspace(0.003, 10, 10)
-# Of what is not measured in a cell.
-NOTHING = {'candidate': '', 'sharpness': np.nan, 'gain': np.nan, 'held': np.nan}
 
 
-class Cell(NamedTuple):
-  """Of the tables: all seeds, and rates where there are several."""
-
-  part: str
-  task: str
-  method: str
-  rates: list[float]
-  attack: str = 'none'
-  rule: str = 'mean'
-
-  @property
-  def labels(self):
-    rates = ' '.join(f'{rate:g}' for rate in self.rates)
-    return {**self._asdict(), 'rates': rates}
-
-  @property
-  def name(self):
-    return ', '.join(self.labels.values())
+def cuts(settings: Settings) -> list[str]:
+  """The names of the clipped gradients."""
+  return [f'p = {p:g}' for p in settings.fractions]
 
 
-def move(params, update, rate):
-  return jax.tree.map(lambda p, u: p - rate * u, params, update)
-
-
-# Sharpness along a trajectory.
-
-
-def cuts() -> dict[str, float]:
-  """The clipped gradients by name."""
-  return {f'p = {p}': float(p) for p in FLAGS.fractions}
-
-
-def names() -> list[str]:
-  """Of the directions: steps of methods, and clipped gradients."""
-  return [*METHODS, *cuts()]
-
-
-def advance(gradient, states, params):
-  """The updates of all methods on this gradient, and their new states."""
-  pairs = {
-    name: tx.update(gradient, states[name], params)
-    for name, tx in METHODS.items()
-  }
-  return tuple({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
-
-
-def directions(gradient, updates):
-  """Of all names, leaves [k, ...]."""
+def measured(settings: Settings, task: Task, params, gradient, updates):
+  """Columns of the next steps, on examples that nothing is trained on."""
 
   def clipped(p):
     return byzjax.clip_coordinates(fraction=p).update(gradient, ())[0]
 
-  return jax.tree.map(
+  vectors = jax.tree.map(
     lambda cut, *u: jnp.concatenate([jnp.stack(u), cut]),
-    jax.vmap(clipped)(jnp.array([*cuts().values()])),
+    jax.vmap(clipped)(jnp.array(settings.fractions)),
     *updates.values(),
   )
-
-
-def held_by_largest(gradient) -> jax.Array:
-  """The share of |g|^2 that the `floor(p D)` largest coordinates hold."""
-  flat, _ = flatten_util.ravel_pytree(gradient)
-  squares = jnp.sort(flat**2, descending=True)
-  counts = [int(p * flat.size) for p in cuts().values()]
-  return jnp.stack([squares[:n].sum() for n in counts]) / squares.sum()
-
-
-def measure(task, params, gradient, vectors) -> dict[str, jax.Array]:
-  """Columns float[k], on examples that nothing is trained on."""
   sharpness = jax.vmap(
     analysis.directional_sharpness(task.loss_fn), (None, None, 0)
   )(params, task.held_out, vectors)
@@ -129,129 +138,127 @@ def measure(task, params, gradient, vectors) -> dict[str, jax.Array]:
   losses = jax.vmap(
     analysis.loss_along_direction(task.loss_fn), (None, None, 0, None)
   )(params, task.held_out, steps, jnp.asarray(DISTANCES))
-  here = task.loss_fn(params, task.held_out)
-  return {
-    'loss': jnp.full(len(names()), here),
-    'sharpness': sharpness,
-    # Each is measured for some of the directions.
-    'gain': jnp.pad(
-      here - losses.min(axis=1),
-      (0, len(cuts())),
-      constant_values=jnp.nan,
-    ),
-    'held': jnp.pad(
-      held_by_largest(gradient), (len(METHODS), 0), constant_values=jnp.nan
-    ),
+  loss = task.loss_fn(params, task.held_out)
+  # The share of |g|^2 that the `floor(p D)` largest coordinates hold.
+  flat, _ = flatten_util.ravel_pytree(gradient)
+  squares = jnp.sort(flat**2, descending=True)
+  counts = [int(p * flat.size) for p in settings.fractions]
+  held = jnp.stack([squares[:n].sum() for n in counts]) / squares.sum()
+  columns = {
+    'sharpness': ([*METHODS, *cuts(settings)], sharpness),
+    'gain': (METHODS, loss - losses.min(axis=1)),
+    'held': (cuts(settings), held),
+  }
+  return {'loss': loss} | {
+    f'{kind} {name}': value
+    for kind, (names, values) in columns.items()
+    for name, value in zip(names, values)
   }
 
 
-def run_along(cell: Cell, seeds) -> report.Rows:
-  """A row for every seed, step and direction."""
-  task, (rate,) = tasks.task_of(cell.task), cell.rates
-  stops = np.array([int(step) for step in FLAGS.steps])
+def program(runs, stops, task: Task, seeds, rates, begin, run) -> Program:
+  """Of all seeds and rates: `begin(params)`, `run(state, key, rate, from, to)`.
 
-  def run(params, key):
+  The latter returns the state and what is measured.
+  """
+  keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+  over = jax.vmap(run, (0, None, 0, None, None))
+  over = jax.jit(jax.vmap(over, (0, 0, None, None, None)))
+
+  def start():
+    params = byzjax.stack([task.params(seed) for seed in seeds])
+    return jax.tree.map(
+      lambda x: jnp.repeat(x[:, None], len(rates), axis=1),
+      jax.vmap(begin)(params),
+    )
+
+  def trace():
+    def one(params):
+      return run(begin(params), keys[0], rates[0], 0, 1)[1]
+
+    return jax.eval_shape(one, task.params(seeds[0]))
+
+  return Program(
+    runs,
+    start,
+    lambda states, done, length: over(
+      states, keys, jnp.array(rates), done, done + length
+    ),
+    stops,
+    trace,
+  )
+
+
+def runs_of(labels, seeds, rates) -> list[dict[str, Any]]:
+  return [
+    {**labels, 'rate': rate, 'seed': seed} for seed in seeds for rate in rates
+  ]
+
+
+def along(
+  settings: Settings, labels, rates: Sequence[float], seeds: Sequence[int]
+) -> Program:
+  """All methods see the gradients of a trajectory, and keep their states."""
+  task = task_of(settings, labels['task'])
+
+  def run(carry, key, rate, begin, end):
     def next_of(i, params, states):
-      batch = task.batch(jax.random.fold_in(key, i), (FLAGS.batch_size,))
+      batch = task.batch(jax.random.fold_in(key, i), (settings.batch_size,))
       gradient = jax.grad(task.loss_fn)(params, batch)
-      return gradient, *advance(gradient, states, params)
+      pairs = {
+        name: tx.update(gradient, states[name], params)
+        for name, tx in METHODS.items()
+      }
+      updates = {name: pair[0] for name, pair in pairs.items()}
+      return gradient, updates, {name: pair[1] for name, pair in pairs.items()}
 
     def step(i, carry):
       _, updates, states = next_of(i, *carry)
-      return move(carry[0], updates[cell.method], rate), states
+      return jax.tree.map(
+        lambda p, u: p - rate * u, carry[0], updates[labels['method']]
+      ), states
 
-    def stretch(carry, ends):
-      carry = jax.lax.fori_loop(ends[0], ends[1], step, carry)
-      # Of the step that comes next.
-      gradient, updates, _ = next_of(ends[1], *carry)
-      vectors = directions(gradient, updates)
-      return carry, measure(task, carry[0], gradient, vectors)
+    params, states = jax.lax.fori_loop(begin, end, step, carry)
+    # Of the step that comes next.
+    gradient, updates, _ = next_of(end, params, states)
+    metrics = measured(settings, task, params, gradient, updates)
+    return (params, states), metrics
 
-    start = {name: tx.init(params) for name, tx in METHODS.items()}
-    ends = np.stack([np.append(0, stops[:-1]), stops], axis=1)
-    return jax.lax.scan(stretch, (params, start), jnp.asarray(ends))[1]
+  def begin(params):
+    return params, {name: tx.init(params) for name, tx in METHODS.items()}
 
-  columns = jax.jit(jax.vmap(run))(*starts(task, seeds))
-  return [
-    {
-      **cell.labels,
-      'rate': rate,
-      'seed': seed,
-      'step': int(stop),
-      'candidate': name,
-      **{key: float(x[s, t, k]) for key, x in columns.items()},
-    }
-    for s, seed in enumerate(seeds)
-    for t, stop in enumerate(stops)
-    for k, name in enumerate(names())
-  ]
+  runs = runs_of(labels, seeds, rates)
+  return program(runs, settings.steps, task, seeds, rates, begin, run)
 
 
-# Training.
+def training(
+  settings: Settings, labels, rates: Sequence[float], seeds: Sequence[int]
+) -> Program:
+  """A method by itself, at several rates."""
+  task, attacked = task_of(settings, labels['task']), labels['part'] == 'attack'
+  n = settings.num_workers if attacked else 1
+  f = settings.num_byzantine if attacked else 0
+  size = settings.worker_batch_size if attacked else settings.batch_size
 
-
-def starts(task: tasks.Task, seeds):
-  params = jax.tree.map(lambda *x: jnp.stack(x), *map(task.params, seeds))
-  return params, jax.vmap(jax.random.key)(jnp.array(seeds))
-
-
-def run_training(cell: Cell, seeds) -> report.Rows:
-  """A row for every evaluation of every seed and rate: one program."""
-  task, tx = tasks.task_of(cell.task), METHODS[cell.method]
-  attacked = cell.part == 'attack'
-  length = FLAGS.attacked_steps if attacked else FLAGS.num_steps
-  stops = np.linspace(0, length, FLAGS.num_evals + 1).astype(int)
-  size = FLAGS.worker_batch_size if attacked else FLAGS.batch_size
-  f, n = FLAGS.num_byzantine, FLAGS.num_workers if attacked else 1
-  rule = byzjax.mean()
-  if cell.rule != 'mean':
-    rule = byzjax.pre_aggregate(
-      byzjax.nearest_neighbor_mixing(num_byzantine=f),
-      byzjax.coordinate_median(),
-    )
-
-  def run(params, key, rate):
-    training = byzjax.robust_round(
+  def of_rate(rate):
+    return byzjax.robust_round(
       task.loss_fn,
       num_workers=n,
-      worker=tx,
-      aggregator=rule,
+      worker=METHODS[labels['method']],
+      aggregator=opponents.RULES[labels['rule']](f),
       optimizer=optax.sgd(rate),
-      attack=None if cell.attack == 'none' else byzjax.sign_flip(scale=5.0),
-      byzantine=0 if cell.attack == 'none' else f,
+      attack=byzjax.sign_flip(scale=5.0) if attacked else None,
+      byzantine=f,
     )
 
+  def run(state, key, rate, begin, end):
     def step(_, state):
-      key_t = jax.random.fold_in(key, state.step)
-      batch = task.batch(key_t, (n, size))
-      return training.step(state, batch, key)[0]
+      batch = task.batch(jax.random.fold_in(key, state.step), (n, size))
+      return of_rate(rate).step(state, batch, key)[0]
 
-    def stretch(state, ends):
-      state = jax.lax.fori_loop(ends[0], ends[1], step, state)
-      return state, task.loss_fn(state.params, task.seen)
+    state = jax.lax.fori_loop(begin, end, step, state)
+    return state, {'loss': task.loss_fn(state.params, task.seen)}
 
-    ends = jnp.asarray(np.stack([stops[:-1], stops[1:]], axis=1))
-    return jax.lax.scan(stretch, training.init(params), ends)[1]
-
-  over_rates = jax.vmap(run, (None, None, 0))
-  losses = jax.jit(jax.vmap(over_rates, (0, 0, None)))(
-    *starts(task, seeds), jnp.array(cell.rates)
-  )
-  return [
-    {
-      **cell.labels,
-      'rate': rate,
-      'seed': seed,
-      'step': int(stop),
-      **NOTHING,
-      'loss': float(losses[s, r, t]),
-    }
-    for s, seed in enumerate(seeds)
-    for r, rate in enumerate(cell.rates)
-    for t, stop in enumerate(stops[1:])
-  ]
-
-
-def run_cell(cell: Cell, seeds) -> report.Rows:
-  """The rows of a cell."""
-  return (run_along if cell.part == 'along' else run_training)(cell, seeds)
+  stop = settings.attacked_steps if attacked else settings.num_steps
+  runs = runs_of(labels, seeds, rates)
+  return program(runs, [stop], task, seeds, rates, of_rate(1.0).init, run)

@@ -1,0 +1,294 @@
+r"""tpSGD: layers that learn from local targets (Lomnitz et al.).
+
+  python -m experiments.studies tpsgd --check                      # digits
+  python -m experiments.studies tpsgd --dataset=mnist --data_dir=FOLDER
+
+Networks with tanh learn by backpropagation (bp), by target projection with the
+residuals l2 and l1, and by direct random target projection (drtp), all by SGD
+with momentum; or only their last layer learns (frozen). First perceptrons of
+several depths, a convolutional and a recurrent network, each with one worker.
+Then two of ten workers attack, before the mean or a robust rule. The learning
+rate, and what hidden layers have of it, are the best of a few on a validation
+split, for every network and method, and under every attack.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import byzjax
+from byzjax import models
+from experiments.harness.cells import Cell, Rows, Task
+from experiments.harness.settings import ImageSettings, option
+from experiments.reporting import palette, pictures, tables
+from experiments.reporting.summary import Check, Claim, Summary, Table
+from experiments.studies import opponents
+
+METHODS = ('bp', 'l2', 'l1', 'drtp', 'frozen')
+ATTACKED = 'mlp 2'
+ROBUST = 'nnm, median'
+LOUD = {'sign flip': lambda: byzjax.sign_flip(scale=10.0)}
+ATTACKS = opponents.ATTACKS | LOUD
+LABELS = 'part', 'network', 'method', 'attack', 'rule'
+QUICK = {'rounds': 4, 'attacked_rounds': 4, 'shares': (1.0,)}
+QUICK_CELLS = ('mlp 1, l2', 'rnn, l1', 'l2, sign flip, nnm')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(ImageSettings):
+  depths: tuple[int, ...] = option(
+    (1, 2, 4, 8), 'Hidden layers of the perceptrons.'
+  )
+  width: int = option(64, 'Of hidden layers.', low=1)
+  rounds: int = option(400, 'Steps of training, of one worker.', low=1)
+  batch_size: int = option(64, 'Examples per step, of one worker.', low=1)
+  learning_rates: tuple[float, ...] = option((0.1, 0.3, 1.0), 'To choose from.')
+  shares: tuple[float, ...] = option(
+    (0.01, 0.1, 1.0), 'Of them, for hidden layers.'
+  )
+  momentum: float = option(0.9, 'Decay of the momentum of a worker.')
+  scale: float = option(0.5, 'Of the random signs of l2 and l1.', low=0)
+  num_workers: int = option(10, 'n, in the second part.', low=1)
+  num_byzantine: int = option(2, 'f, in the second part.', low=1)
+  attacked_rounds: int = option(200, 'Of training, in the second part.', low=1)
+  attacked_batch_size: int = option(16, 'In the second part.', low=1)
+
+
+def network(
+  settings: Settings, name: str, shape, num_classes: int, seed: int
+) -> nnx.Module:
+  kind, *depth = name.split()
+  rngs, width = nnx.Rngs(seed), settings.width
+  if kind == 'cnn':
+    return models.CNN(shape, num_classes, activation=jnp.tanh, rngs=rngs)
+  if kind == 'rnn':
+    steps = math.prod(shape[1:])  # A row of the image.
+    return models.RNN((steps, width, width, num_classes), rngs=rngs)
+  sizes = (math.prod(shape), *[width] * int(depth[0]), num_classes)
+  return models.MLP(sizes, activation=jnp.tanh, rngs=rngs)
+
+
+def estimator(settings: Settings, method: str, task: Task):
+  """What stands for the gradient; None is the gradient."""
+  if method in ('bp', 'frozen'):
+    return None
+  is_drtp = method == 'drtp'
+  return byzjax.target_projection(
+    models.stages(task.graphdef),
+    num_classes=task.num_classes,
+    projection_key=jax.random.key(0),
+    residual=method,
+    projection='he_uniform' if is_drtp else 'signs',
+    scale=1.0 if is_drtp else settings.scale,
+  )
+
+
+def optimizer(task: Task, learning_rate, share) -> optax.GradientTransformation:
+  """SGD with a rate of its own for the last layer."""
+  last = models.stages(task.graphdef)[-1]
+
+  def labels(params):
+    leaves, treedef = jax.tree.flatten(params)
+    places = jax.tree.unflatten(treedef, range(len(leaves)))
+    outer = jax.tree.leaves(last.owns(places))
+    names = ['last' if i in outer else 'hidden' for i in range(len(leaves))]
+    return jax.tree.unflatten(treedef, names)
+
+  rates = {'last': learning_rate, 'hidden': share * learning_rate}
+  return optax.partition({k: optax.sgd(v) for k, v in rates.items()}, labels)
+
+
+def cell(
+  settings: Settings, name: str, method: str, attack='', rule='mean'
+) -> Cell:
+  n, f = (settings.num_workers, settings.num_byzantine) if attack else (1, 0)
+
+  def make_round(task, key, learning_rate, share):
+    del key
+    return byzjax.robust_round(
+      task.loss_fn,
+      value_and_grad=estimator(settings, method, task),
+      num_workers=n,
+      worker=byzjax.worker_momentum(settings.momentum),
+      aggregator=opponents.RULES[rule](f),
+      optimizer=optimizer(task, learning_rate, share),
+      attack=ATTACKS[attack or 'none'](),
+      byzantine=0 if attack == 'none' else f,
+    )
+
+  part = 'attacks' if attack else 'networks'
+  return Cell(
+    labels=dict(zip(LABELS, (part, name, method, attack or 'none', rule))),
+    make_round=make_round,
+    grid={
+      'learning_rate': settings.learning_rates,
+      'share': (0.0,) if method == 'frozen' else settings.shares,
+    },
+    num_workers=n,
+    rounds=settings.attacked_rounds if attack else settings.rounds,
+    batch_size=settings.attacked_batch_size if attack else settings.batch_size,
+    make_model=functools.partial(network, settings, name),
+  )
+
+
+def define(settings: Settings) -> list[Cell]:
+  perceptrons = [f'mlp {depth}' for depth in settings.depths]
+  return [
+    cell(settings, name, method)
+    for name in (*perceptrons, 'cnn', 'rnn')
+    for method in METHODS
+  ] + [
+    cell(settings, ATTACKED, method, attack, rule)
+    for method in METHODS[:3]
+    for attack in ATTACKS
+    for rule in opponents.RULES
+    if (attack, rule) != ('none', 'mean')
+  ]
+
+
+def keep(rows: Rows, settings: Settings) -> Rows:
+  """Of every cell its best rates."""
+  del settings
+  finals = tables.keep(rows, metrics=('accuracy', 'validation_accuracy'))
+  return [
+    row
+    for _, part in tables.split_by(finals, *LABELS)
+    for row in tables.tuned(part, 'learning_rate', 'share')
+  ]
+
+
+def summarise(rows: Rows, settings: Settings) -> Summary:
+  shallow, *_, deep = (f'mlp {depth}' for depth in settings.depths)
+  accuracy, attacks, rates = tables.Cells(), tables.Cells(), {}
+  for (name, method, attack, rule), part in tables.split_by(rows, *LABELS[1:]):
+    if part[0]['part'] == 'attacks':
+      attacks[f'{attack}, {rule}', method] = tables.percent(part)
+      continue
+    accuracy[name, method] = tables.percent(part)
+    rates[name, f'{method} rate'] = part[0]['learning_rate']
+    rates[name, f'{method} share'] = part[0]['share']
+
+  def over(name, method, other='bp'):
+    """Points, paired by seed."""
+    return (accuracy[name, method] - accuracy[name, other]).mean()
+
+  def under(method, attack, other):
+    """Points behind the robust rule, over another cell."""
+    robust = attacks[f'{attack}, {ROBUST}', method]
+    return (robust - attacks[other, method]).mean()
+
+  why = {
+    shallow: '',
+    deep: '',
+    'cnn': 'an artefact: a target for every pixel, before pooling',
+    'rnn': 'likely an artefact: a target at every time step',
+  }
+  ours = 'within the spread over seeds, and the rates of drtp are ours'
+  near = [
+    Check(f'{name}: {m} over bp', over(name, m), -5, why=w)
+    for name, w in why.items()
+    for m in ('l2', 'l1')
+    if name != deep
+  ]
+  deeper = [
+    Check(
+      f'{m}: gap, {deep} over {shallow}', over(shallow, m) - over(deep, m), 0
+    )
+    for m in ('l2', 'l1')
+  ]
+  apart = abs(over(shallow, 'l1', 'l2'))
+  drtp = over(shallow, 'l2', 'drtp')
+  frozen = [
+    Check(f'{name}: l2 over frozen', over(name, 'l2', 'frozen'), 0, why=w)
+    for name, w in why.items()
+  ]
+  robust = [
+    Check(
+      f'{m}, {attack}: {ROBUST}, over {other}', under(m, attack, other), low
+    )
+    for other, low in ((f'none, {ROBUST}', -5), ('sign flip, mean', 20))
+    for attack in ('sign flip', 'alie')
+    for m in ('l2', 'l1')
+    if (attack, low) != ('alie', 20)
+  ]
+  source = 'Lomnitz, Daniels, Zhang, Piacentino 2022, arXiv:2208.08503'
+  about = {'method': 'tpSGD', 'paper': source, 'data': settings.dataset}
+  own = {'method': '', 'paper': 'not in the paper', 'data': settings.dataset}
+  return Summary(
+    claims=[
+      Claim(
+        says='within 5 points of backpropagation on shallow networks',
+        published='within 5 %',
+        evidence='A',
+        checks=near,
+        **about,
+      ),
+      Claim(
+        says='the gap (points) grows with depth, and l1 is near l2',
+        checks=[*deeper, Check(f'{shallow}: l1 to l2', apart, at_most=3)],
+        **about,
+      ),
+      Claim(
+        says='points better than DRTP, and than layers that do not learn',
+        checks=[Check(f'{shallow}: l2 over drtp', drtp, 0, why=ours), *frozen],
+        **about,
+      ),
+      Claim(
+        says='points kept under attack by a robust rule, as with a gradient',
+        checks=robust,
+        **own,
+      ),
+    ],
+    tables=[
+      Table('Test accuracy (%)', tables.pivot(accuracy)),
+      Table(
+        'Points over backpropagation, paired by seed',
+        tables.pivot(
+          {
+            (name, method): accuracy[name, method] - accuracy[name, 'bp']
+            for name, method in accuracy
+          }
+        ),
+      ),
+      Table(
+        'Chosen rates of the last layer, and share of them for hidden layers',
+        tables.pivot(rates, 2),
+      ),
+      Table(
+        f'Test accuracy (%), {settings.num_byzantine} of'
+        f' {settings.num_workers} attack, {ATTACKED}',
+        tables.pivot(attacks),
+      ),
+    ],
+    figures={'accuracy.png': lambda: picture(settings, accuracy, attacks)},
+  )
+
+
+def picture(settings: Settings, accuracy, attacks):
+  """Accuracy by depth, and under attacks."""
+  figure, ((left, right),) = pictures.panels(1, 2, figsize=(11, 4))
+  at_depths = {
+    method: [accuracy[f'mlp {depth}', method] for depth in settings.depths]
+    for method in METHODS
+  }
+  pictures.spread_over(left, settings.depths, at_depths)
+  left.set(xlabel='hidden layers', ylabel='test accuracy (%)')
+  left.set_xticks(settings.depths)
+  colours = palette.colours([*METHODS])
+  names = tables.axes(attacks)[0]
+  for i, method in enumerate(METHODS[:3]):
+    heights = [attacks[name, method].mean() for name in names]
+    places = np.arange(len(names)) + (i - 1) / 4
+    right.bar(places, heights, 0.25, label=method, color=colours[method])
+  right.set(ylabel='test accuracy (%)', ylim=(0, 100))
+  short = [name.replace('nnm, median', 'nnm') for name in names]
+  right.set_xticks(range(len(names)), short, rotation=15)
+  for axes in (left, right):
+    axes.legend(fontsize=8, loc='lower left')
+  return figure
