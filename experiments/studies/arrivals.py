@@ -57,18 +57,36 @@ def program(
     told = {name: values[done + length - 1] for name, values in at.items()}
     return state, told | measure(state.params)
 
+  def init(params, rate):
+    return make_round(rate).init(params)
+
+  @functools.cache
+  def axes():
+    """And so do the workers' counts of steps."""
+    like = jax.eval_shape(init, params(seeds[0]), all_rates[0])
+    return like._replace(
+      **dict.fromkeys(like._fields, 0)
+      | {
+        'workers': jax.tree.map(
+          lambda x: None if jnp.issubdtype(x.dtype, jnp.integer) else 0,
+          like.workers,
+        )
+      },
+    )
+
   @jax.jit
   def start(params):
-    of_seed = jax.vmap(lambda p, r: make_round(r).init(p), (None, 0))
-    return jax.vmap(of_seed, (0, None))(params, all_rates)
+    of_seed = jax.vmap(init, (None, 0), axes())
+    return jax.vmap(of_seed, (0, None), axes())(params, all_rates)
 
   @functools.partial(jax.jit, donate_argnums=0)
   def stretch(states, done, length):
     def of_run(state, key, rate):
       return go_on(make_round(rate), state, key, done, length)
 
-    of_seed = jax.vmap(of_run, (0, None, 0))
-    return jax.vmap(of_seed, (0, 0, None))(states, keys, all_rates)
+    of_seed = jax.vmap(of_run, (axes(), None, 0), (axes(), 0))
+    over_seeds = jax.vmap(of_seed, (axes(), 0, None), (axes(), 0))
+    return over_seeds(states, keys, all_rates)
 
   def trace():
     def one_run(params, key, rate):
@@ -121,9 +139,9 @@ def seconds_until(run: Rows, loss: float) -> float:
   return min((r['time'] for r in run if r['loss'] <= loss), default=math.inf)
 
 
-def lowest_loss(rows: Rows) -> np.ndarray:
-  """The loss at the end, per seed; of the rate with the lowest of them."""
-  return tables.final(tables.tuned(rows, 'rate', by='loss', least=True), 'loss')
+def reached(seconds: tables.Pivot) -> dict[tuple[str, str], np.ndarray]:
+  """A table less what not all seeds reached."""
+  return {key: x for key, x in seconds.items() if np.isfinite(x).all()}
 
 
 def with_clock(rows: Rows, events: asynchrony.Events) -> Rows:

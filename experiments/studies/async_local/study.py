@@ -169,7 +169,8 @@ def cell(
     )
 
   labels = {'method': name, 'task': task, 'level': level}
-  size = settings.num_workers * tasks.phases(settings, task)
+  messages = settings.num_workers * tasks.phases(settings, task)
+  size = messages * len(rates) * settings.num_seeds
   return OwnCell(labels=labels, rounds=size, make_program=make_program)
 
 
@@ -300,7 +301,7 @@ def of_task(
           'the same, until the loss is as low, at best rates',
           ratio('best rate, as low'),
           at_least=3,
-          why='whole runs differ by 3.3, so nearly nothing may be lost per step',
+          why='whole runs differ by 3.3: nearly nothing may be lost per step',
         ),
       ],
       **about,
