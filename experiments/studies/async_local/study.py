@@ -11,11 +11,11 @@ take the same local steps; the clock is simulated.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
-import numpy as np
 import optax
 
 import byzjax
@@ -31,6 +31,7 @@ from experiments.studies.async_local import tasks
 COMPARED = ('DN', 'DN + DyLU')  # At all levels of heterogeneity.
 RATE = 0.7  # Of DiLoCo: what the levels are compared at.
 MOMENTUM = 0.9
+BEST = 'best rate, as low'
 NEAR = 0.05  # A loss so much above another is as low on the clock.
 Level = Literal['no', 'slight', 'moderate', 'very']
 VARIANTS = {'language': {'tasks': ('language',), 'text': 'tiny_shakespeare'}}
@@ -229,36 +230,23 @@ def lowest(rows: Rows) -> Rows:
   return tables.tuned(rows, 'rate', by='loss', least=True)
 
 
-def of_task(
-  rows: Rows, settings: Settings, task: str
-) -> tuple[list[Table], list[Claim]]:
-  """What is said of a task."""
+def tables_of(rows: Rows, settings: Settings, task: str):
+  """Losses by rate and seconds, by method, where workers differ most."""
+  losses, clock = tables.Cells(), tables.Cells()
   very = tables.select(rows, task=task, level='very')
-  table, clock, gaps = tables.Cells(), tables.Cells(), tables.Cells()
-  for name in methods(settings, task):
-    mine = tables.select(very, method=name)
-    if not mine:
-      continue
+  for name, mine in tables.split(very, 'method').items():
     fixed, best = tables.select(mine, rate=RATE), lowest(mine)
     for rate in rates_of(settings, task):
       of_rate = tables.select(mine, rate=rate)
-      table[name, f'rate {rate:g}'] = tables.final(of_rate, 'loss')
-    table[name, f'mean of run, {RATE:g}'] = tables.final(fixed, 'mean_loss')
-    gaps[name, 'best'] = tables.final(best, 'loss')
+      losses[name, f'rate {rate:g}'] = tables.final(of_rate, 'loss')
+    losses[name, f'mean of run, {RATE:g}'] = tables.final(fixed, 'mean_loss')
     clock[name, 'all'] = events_of(settings, name, task, 'very').time[-1:]
     clock[name, f'rate {RATE:g}, as low'] = tables.final(fixed, 'seconds')
-    clock[name, 'best rate, as low'] = tables.final(best, 'best_seconds')
-  # What not all seeds reached is left out of the table.
-  reached = {key: x for key, x in clock.items() if np.isfinite(x).all()}
-  shown = [
-    ('test loss at the end, the most different speeds', table, 3),
-    (
-      f'simulated seconds of a run, and until the loss is at most {NEAR} above'
-      ' the last one of synchronous',
-      reached,
-      0,
-    ),
-  ]
+    clock[name, BEST] = tables.final(best, 'best_seconds')
+  return losses, clock
+
+
+def claims_of(task: str, data: str, losses, clock) -> list[Claim]:
   at = f'rate {RATE:g}'
 
   def ratio(column):
@@ -266,67 +254,50 @@ def of_task(
     return float((pair[0] / pair[1]).mean())
 
   def less(one, other):
-    return float(100 * (table[one, at] - table[other, at]).mean())
+    return float(100 * (losses[one, at] - losses[other, at]).mean())
 
-  source = 'Liu et al. 2024, arXiv:2401.09135'
-  about = {
-    'method': 'asynchronous Local-SGD',
-    'paper': source,
-    'data': 'mixture' if task == 'mixture' else settings.text,
-  }
-  claims = [
-    Claim(
-      says='Delayed Nesterov with dynamic local updates is as good per step',
-      published='perplexity 41.13 to 41.27, synchronous 41.35',
+  def claim(says, *checks, **more):
+    source = 'Liu et al. 2024, arXiv:2401.09135'
+    return Claim('asynchronous Local-SGD', says, source, data, checks, **more)
+
+  return [
+    claim(
+      'Delayed Nesterov with dynamic local updates is as good per step',
+      Check(
+        f'loss of synchronous less that of DN + DyLU, hundredths, {at}',
+        less('synchronous', 'DN + DyLU'),
+        -2,
+        why=WHY.get((task, 'gap'), ''),
+      ),
+      published='perplexity 41.09 to 41.27, synchronous 41.35',
       evidence='P',
-      checks=[
-        Check(
-          f'loss of synchronous less that of DN + DyLU, hundredths, {at}',
-          less('synchronous', 'DN + DyLU'),
-          at_least=-2,
-          why=WHY.get((task, 'gap'), ''),
-        )
-      ],
-      **about,
     ),
-    Claim(
-      says='it needs a fraction of the time',
-      checks=[
-        Check(
-          'seconds of synchronous over those of DN + DyLU, whole runs',
-          ratio('all'),
-          at_least=3,
-        ),
-        Check(
-          'the same, until the loss is as low, at best rates',
-          ratio('best rate, as low'),
-          at_least=3,
-          why='whole runs differ by 3.3: nearly nothing may be lost per step',
-        ),
-      ],
-      **about,
+    claim(
+      'it needs a fraction of the time',
+      Check(
+        'seconds of synchronous over those of DN + DyLU, whole runs',
+        ratio('all'),
+        3,
+      ),
+      Check(
+        'the same, until the loss is as low, at best rates',
+        ratio(BEST),
+        3,
+        why='whole runs differ by 3.3: nearly nothing may be lost per step',
+      ),
     ),
-    Claim(
-      says='a Nesterov step for every message is worse',
+    claim(
+      'a Nesterov step for every message is worse',
+      Check(
+        f'loss of Nesterov less that of DN, hundredths, {at}',
+        less('Nesterov', 'DN'),
+        2,
+        why=WHY.get((task, 'end'), ''),
+      ),
       published='perplexity 44.27, synchronous 41.35',
       evidence='P',
-      checks=[
-        Check(
-          f'loss of Nesterov for every message less that of DN, hundredths,'
-          f' {at}',
-          less('Nesterov', 'DN'),
-          at_least=2,
-          why=WHY.get((task, 'end'), ''),
-        )
-      ],
-      **about,
     ),
   ]
-  return [
-    Table(f'{task}: {title}', tables.pivot(cells, digits))
-    for title, cells, digits in shown
-    if cells
-  ], claims
 
 
 def draw(rows: Rows, settings: Settings, task: str):
@@ -352,23 +323,33 @@ def draw(rows: Rows, settings: Settings, task: str):
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
-  said = [of_task(rows, settings, task) for task in settings.tasks]
+  claims, shown = [], []
+  for task in settings.tasks:
+    losses, clock = tables_of(rows, settings, task)
+    data = task if task == 'mixture' else settings.text
+    claims += claims_of(task, data, losses, clock)
+    shown += [
+      (f'{task}: test loss at the end, where speeds differ most', losses, 3),
+      (
+        f'{task}: simulated seconds of a run, and until the loss is at most'
+        f' {NEAR} above the last one of synchronous',
+        arrivals.reached(clock),
+        0,
+      ),
+    ]
+  mixture = tables.select(rows, task='mixture', rate=RATE)
   levels = {
     (name, level): tables.final(mine, 'loss')
-    for (name, level), mine in tables.split_by(
-      tables.select(rows, task='mixture', rate=RATE), 'method', 'level'
-    )
+    for (name, level), mine in tables.split_by(mixture, 'method', 'level')
     if name in COMPARED
   }
-  more = []
-  if levels:
-    title = f'mixture: test loss at rate {RATE:g} by how much speeds differ'
-    more = [Table(title, tables.pivot(levels, digits=3))]
+  title = f'mixture: test loss at rate {RATE:g} by how much speeds differ'
+  shown.append((title, levels, 3))
   return Summary(
-    claims=[claim for _, claims in said for claim in claims],
-    tables=[table for shown, _ in said for table in shown] + more,
-    figures={
-      f'{task}.png': lambda task=task: draw(rows, settings, task)
+    claims,
+    [Table(title, tables.pivot(x, digits)) for title, x, digits in shown if x],
+    {
+      f'{task}.png': functools.partial(draw, rows, settings, task)
       for task in settings.tasks
     },
   )

@@ -11,7 +11,7 @@ count. All take the same number of gradients; the clock is simulated.
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -78,13 +78,9 @@ class Settings(Shared):
   num_evals: int = option(25, 'Evaluations of a run.', low=1)
 
 
-def methods_of(settings: Settings, k: int) -> dict[str, Any]:
-  return methods(k, settings.momentum, settings.norms)
-
-
 def names(settings: Settings) -> tuple[list[str], list[str]]:
   """Of the methods that are compared, and of the robust ones."""
-  every = list(methods_of(settings, 1))
+  every = list(methods(1, settings.momentum, settings.norms))
   return every[:NUM_COMPARED], every[NUM_COMPARED:]
 
 
@@ -158,7 +154,8 @@ def make_round(
 ) -> byzjax.Round:
   """The rate falls to a tenth at half of the messages, again at 3/4."""
   count = len(events.worker)
-  arguments = methods_of(settings, events.num_workers)[method](
+  known = methods(events.num_workers, settings.momentum, settings.norms)
+  arguments = known[method](
     optax.piecewise_constant_schedule(
       rate, {count // 2: 0.1, 3 * count // 4: 0.1}
     )
@@ -251,23 +248,6 @@ def compare(rows: Rows, settings: Settings, schedule: str) -> Compared:
   return found
 
 
-def tables_of(schedule: str, found: Compared) -> list[Table]:
-  shown = [
-    (f'test loss; same rate: {found.rate:g}', found.losses, 4),
-    ('test loss by rate', found.by_rate, 3),
-    (
-      f'seconds until {NEAR:g} above the loss of {BARRIER}',
-      arrivals.reached(found.clock),
-      0,
-    ),
-  ]
-  return [
-    Table(f'{schedule}: {title}', tables.pivot(cells, digits))
-    for title, cells, digits in shown
-    if cells
-  ]
-
-
 def schedules(settings: Settings) -> Table:
   lines = []
   for schedule in SCHEDULES:
@@ -344,6 +324,16 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     about = {'method': 'OrMo', 'paper': source, 'data': 'mixture of Gaussians'}
     return Claim(says=says, checks=checks, **{**about, **more})
 
+  shown = []
+  for x, found in compared.items():
+    clock = arrivals.reached(found.clock)
+    shown += [
+      (f'{x}: test loss; same rate: {found.rate:g}', found.losses, 4),
+      (f'{x}: test loss by rate', found.by_rate, 3),
+      (f'{x}: seconds until {NEAR:g} above the loss of {BARRIER}', clock, 0),
+    ]
+  title = f'{settings.num_byzantine} attackers: test loss, own rates'
+  shown.append((f'{ATTACKED}, {title}', attacked, 4))
   at = f'thousandths, at the rate of {BARRIER}'
   gain = attacked['OrMo', 'sign flip']
   gain = gain - attacked['OrMo, places, median', 'sign flip']
@@ -402,11 +392,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     ],
     tables=[
       schedules(settings),
-      *(t for x, found in compared.items() for t in tables_of(x, found)),
-      Table(
-        f'{ATTACKED}, {settings.num_byzantine} attackers: test loss, own rates',
-        tables.pivot(attacked, digits=4) if attacked else '-',
-      ),
+      *(Table(x, tables.pivot(y, digits)) for x, y, digits in shown if y),
       Table('Test loss of the Bayes rule', f'{mixture.bayes_loss():.4f}'),
     ],
     figures={'ordered_momentum.png': lambda: draw(rows, settings, compared)},
