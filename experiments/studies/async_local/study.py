@@ -318,6 +318,7 @@ def draw(rows: Rows, settings: Settings, task: str):
     pictures.curves(axes, curves, x, 'loss')
     axes.set(xlabel=label, ylabel=f'{task}: test loss, seed 0')
     axes.set_ylim(low - 0.02, low + 0.5)
+    axes.locator_params(axis='x', nbins=5)
   panels[0, 1].legend(fontsize='small')
   return figure
 

@@ -63,13 +63,9 @@ class Settings(Shared):
   num_messages: int = option(8000, 'Gradients of a run.', low=1)
   batch_size: int = option(16, 'Examples of a gradient.', low=1)
   momentum: float = option(0.9, 'Of all methods that have one.')
-  rates: tuple[float, ...] = option(
-    (0.003, 0.01, 0.02, 0.04, 0.08), 'Of a gradient.'
-  )
+  rates: tuple[float, ...] = option((0.003, 0.01, 0.02, 0.04, 0.08), 'Steps.')
   more_rates: tuple[float, ...] = option((0.2, 0.4), 'Of ASGD, beside these.')
-  less_rates: tuple[float, ...] = option(
-    (0.0003, 0.001), 'Beside them, if attacked.'
-  )
+  less_rates: tuple[float, ...] = option((0.0003, 0.001), 'If attacked, too.')
   slowdown: float = option(10.0, 'Seconds of a slow worker for a job.', low=0)
   num_byzantine: int = option(3, 'f of 16, the first ones.', low=1)
   norms: tuple[float, ...] = option(
@@ -295,6 +291,8 @@ def draw(rows: Rows, settings: Settings, compared: dict[str, Compared]):
     below.set(title=f'rate {found.rate:g}, seed 0', xlabel='simulated seconds')
     for axes in (above, below):
       axes.set(xscale='log', ylabel='test loss', ylim=(1.05, 1.5))
+      axes.tick_params(axis='x', which='minor', labelbottom=False)
+    above.set_xticks(settings.rates, settings.rates)
   figure.legend(*panels[0, 0].get_legend_handles_labels(), loc='outside right')
   panels[1, 0].legend()
   return figure
