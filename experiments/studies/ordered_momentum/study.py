@@ -32,6 +32,7 @@ from experiments.studies.ordered_momentum.methods import (
   methods,
 )
 
+RATES = (0.003, 0.01, 0.02, 0.04, 0.08)
 WIDTH = 64  # Of the network.
 SCHEDULES = {  # K and how many of them are slow
   '16, equal': (16, 0),
@@ -63,9 +64,9 @@ class Settings(Shared):
   num_messages: int = option(8000, 'Gradients of a run.', low=1)
   batch_size: int = option(16, 'Examples of a gradient.', low=1)
   momentum: float = option(0.9, 'Of all methods that have one.')
-  rates: tuple[float, ...] = option((0.003, 0.01, 0.02, 0.04, 0.08), 'Steps.')
+  rates: tuple[float, ...] = option(RATES, 'Of a gradient.')
   more_rates: tuple[float, ...] = option((0.2, 0.4), 'Of ASGD, beside these.')
-  less_rates: tuple[float, ...] = option((0.0003, 0.001), 'If attacked, too.')
+  less_rates: tuple[float, ...] = option((0.0003, 0.001), 'More, if attacked.')
   slowdown: float = option(10.0, 'Seconds of a slow worker for a job.', low=0)
   num_byzantine: int = option(3, 'f of 16, the first ones.', low=1)
   norms: tuple[float, ...] = option(
