@@ -1,30 +1,27 @@
-"""A cell of the study: all its runs, from the dense model to perplexities."""
+"""The program of a cell: from the dense model to perplexities of paths."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from flax import nnx
 
 import byzjax
 from byzjax import data, models
-from experiments import report
-from experiments.dipaco import languages, paths
+from experiments.harness.cells import Program
+from experiments.studies.dipaco import languages, paths
 
-FLAGS = flags.FLAGS
 GRID = (2, 2)
 DILOCO = (0.7, 0.9)
+SETS = ('train', 'router', 'test')
 
 
-class Cell(NamedTuple):
-  """A line of a table."""
+class Kind(NamedTuple):
+  """What a cell does."""
 
-  labels: dict[str, Any]
   paths: tuple[tuple[int, ...], ...]
   routing: str  # none, k-means, product, discriminative
   num_documents: int
@@ -36,244 +33,299 @@ class Cell(NamedTuple):
   num_preempted: int = 0
   workers_per_path: int = 1
 
-  @property
-  def name(self) -> str:
-    return ', '.join(str(label) for label in self.labels.values())
-
 
 class Start(NamedTuple):
   """Where all methods begin: leaves `[seeds, ...]`."""
 
-  graphdef: nnx.GraphDef
-  corpora: list[languages.Corpus]
   params: Any
   features: dict[str, np.ndarray]  # of the sets of documents
 
 
 class Runs(NamedTuple):
-  """The runs of a cell, in one program."""
+  """What the runs of a cell are; leaves `[runs, ...]`."""
 
-  cell: Cell
   of_runs: list[tuple[int, float]]  # seeds by number, and rates
   which: np.ndarray  # int[runs], the seeds
   shape: paths.Shape
   schedule: paths.Schedule
   documents: jax.Array
-  routers: list[data.Router | None]
   keys: jax.Array
-  state: byzjax.RoundState
 
 
-def corpus_of(seed: int) -> languages.Corpus:
-  size = (FLAGS.num_documents, FLAGS.length)
-  if FLAGS.text == 'languages':
-    return languages.of_languages(4, 4, *size, FLAGS.prefix, seed)
-  text = data.load_text(FLAGS.text, FLAGS.data_dir)
-  return languages.of_text(text, *size, seed)
+class States(NamedTuple):
+  """Of all runs."""
 
-
-def shape_of(cell: Cell, graphdef: nnx.GraphDef) -> paths.Shape:
-  return paths.Shape(
-    tuple(path for path in cell.paths for _ in range(cell.workers_per_path)),
-    cell.rule,
-    graphdef,
-    FLAGS.batch_size,
-    FLAGS.num_local_steps,
-    FLAGS.prefix,
-    cell.outer,
-  )
-
-
-def stacked(corpora: Sequence[languages.Corpus], name: str) -> jax.Array:
-  return jnp.asarray(np.stack([getattr(c, name) for c in corpora]))
+  training: byzjax.RoundState
+  best: models.BestPaths
+  routes: dict[str, jax.Array]  # the path of each document of a set
 
 
 @functools.cache
-def start(seeds: tuple[int, ...]) -> Start:
-  """The corpora, and the dense model after its first steps on all of them."""
-  corpora = [corpus_of(seed) for seed in seeds]
-  networks = [
-    models.split(
-      models.Transformer(
-        corpora[0].vocabulary_size,
-        num_layers=2,
-        width=FLAGS.width,
-        num_heads=2,
-        length=FLAGS.length,
-        rngs=nnx.Rngs(seed),
-      )
+def corpus_of(settings, seed: int) -> languages.Corpus:
+  size = (settings.num_documents, settings.length)
+  if settings.text == 'languages':
+    return languages.of_languages(4, 4, *size, settings.prefix, seed)
+  text = data.load_text(settings.text, settings.data_dir)
+  return languages.of_text(text, *size, seed)
+
+
+@functools.cache
+def network(settings, seed: int) -> tuple[nnx.GraphDef, Any]:
+  return models.split(
+    models.Transformer(
+      corpus_of(settings, seed).vocabulary_size,
+      num_layers=2,
+      width=settings.width,
+      num_heads=2,
+      length=settings.length,
+      rngs=nnx.Rngs(seed),
     )
-    for seed in seeds
-  ]
-  graphdef = networks[0][0]
-  params = jax.tree.map(lambda *x: jnp.stack(x), *(p for _, p in networks))
-  count = len(corpora[0].train)
-  dense = Cell({}, ((0, 0),), 'none', count, (FLAGS.first_rate,), (1.0, 0.0))
-  begin = Start(graphdef, corpora, params, {})
-  # A tenth of the way down its own schedule.
-  runs = make_runs(dense, begin, 10 * FLAGS.pretraining_steps, stream=0)
-  rounds = FLAGS.pretraining_steps // FLAGS.num_local_steps
-  state, _ = stretch(runs, begin, runs.state, rounds)
-  alone = jax.tree.map(lambda x: x[:, 0], state.params)
-  params = jax.vmap(models.join_levels)(alone)
-  find = paths.featurizer(graphdef, FLAGS.prefix)
-  features = {
-    name: np.asarray(find(params, stacked(corpora, name)))
-    for name in ('train', 'router', 'test')
-  }
-  return Start(graphdef, corpora, params, features)
-
-
-def make_runs(cell: Cell, begin: Start, total: int, stream: int) -> Runs:
-  """All seeds and rates of a cell: leaves `[runs, ...]`."""
-  of_runs = [
-    (seed, rate) for seed in range(len(begin.corpora)) for rate in cell.rates
-  ]
-  which = np.array([seed for seed, _ in of_runs])
-  # A text may be short.
-  available = len(begin.corpora[0].train)
-  cell = cell._replace(num_documents=min(cell.num_documents, available))
-  shape = shape_of(cell, begin.graphdef)
-  num_paths = len(shape.paths)
-  rng = np.random.default_rng(0)
-  ranks = rng.random((len(of_runs), FLAGS.rounds, num_paths)).argsort(axis=-1)
-  schedule = paths.Schedule(
-    jnp.array([rate for _, rate in of_runs], jnp.float32),
-    jnp.full(len(of_runs), max(total, 1), jnp.float32),
-    jnp.asarray(ranks >= cell.num_preempted, jnp.float32),
-    jnp.tile(
-      jnp.isin(jnp.arange(num_paths), np.array(cell.liars, int)),
-      (len(of_runs), 1),
-    ),
   )
-  params = jax.tree.map(lambda x: x[which], begin.params)
-  documents = stacked(begin.corpora, 'train')[which]
-  programs = paths.programs(shape)
-  routers = [first_router(cell, begin, seed) for seed in which]
-  return Runs(
-    cell, of_runs, which, shape, schedule, documents, routers,
-    jax.vmap(jax.random.key)(jnp.asarray(2 * which + stream)),
-    programs[0](params, documents, schedule),
-  )  # fmt: skip
 
 
-def first_router(cell: Cell, begin: Start, seed: int) -> data.Router | None:
-  if cell.routing == 'none':
-    return None
-  features = begin.features['train'][seed][: cell.num_documents]
-  if cell.routing == 'product':
-    return data.product_cluster_documents(features, GRID)
-  return data.cluster_documents(features, len(cell.paths))
+def stacked(settings, seeds: Sequence[int], name: str) -> jax.Array:
+  """A set of documents of all seeds."""
+  every = [getattr(corpus_of(settings, seed), name) for seed in seeds]
+  return jnp.asarray(np.stack(every))
 
 
-def routed(cell: Cell, begin: Start, router, name: str, seed: int):
-  """The path of each document of a set."""
-  if router is None:
-    return np.zeros(len(getattr(begin.corpora[seed], name)), int)
-  return data.route(router, begin.features[name][seed])
-
-
-def shards_of(runs: Runs, begin: Start) -> data.Partition:
-  """The documents of every worker, in all runs."""
-  cell, partitions = runs.cell, []
-  for router, seed in zip(runs.routers, runs.which):
-    workers = len(runs.shape.paths)
-    if router is None:
-      labels = np.zeros(cell.num_documents, int)
-      shards = data.random_shards(labels, workers, seed=int(seed))
-    else:
-      chosen = routed(cell, begin, router, 'train', seed)[: cell.num_documents]
-      # Workers of one path take turns.
-      turn = np.arange(cell.num_documents) % cell.workers_per_path
-      chosen = chosen * cell.workers_per_path + turn
-      # A worker with none of the documents takes them all.
-      idle = np.setdiff1d(np.arange(workers), chosen)
-      chosen = np.column_stack([chosen, np.tile(idle, (chosen.size, 1))])
-      shards = data.routed_shards(chosen, workers)
-    partitions.append(paths.padded(shards, FLAGS.num_documents))
-  return jax.tree.map(lambda *x: jnp.stack(x), *partitions)
-
-
-def stretch(runs: Runs, begin: Start, state, rounds: int):
-  run = paths.programs(runs.shape)[1]
-  return run(
-    state,
+@functools.cache
+def begin(settings, seeds: tuple[int, ...]) -> Start:
+  """The dense model after its first steps on all documents, for all seeds."""
+  params = byzjax.stack([network(settings, seed)[1] for seed in seeds])
+  count = len(corpus_of(settings, seeds[0]).train)
+  dense = Kind(((0, 0),), 'none', count, (settings.first_rate,), (1.0, 0.0))
+  # A tenth of the way down its own schedule.
+  total = 10 * settings.pretraining_steps
+  runs = runs_of(settings, dense, seeds, total, stream=0)
+  init, stretch, _ = paths.programs(runs.shape)
+  rounds = settings.pretraining_steps // settings.num_local_steps
+  state, _ = stretch(
+    init(params, runs.documents, runs.schedule),
     runs.documents,
-    shards_of(runs, begin),
+    shards_of(settings, dense, runs, {}),
     runs.schedule,
     runs.keys,
     rounds,
   )
+  alone = jax.tree.map(lambda x: x[:, 0], state.params)
+  params = jax.vmap(models.join_levels)(alone)
+  find = paths.featurizer(runs.shape.graphdef, settings.prefix)
+  return Start(
+    params,
+    {
+      name: np.asarray(find(params, stacked(settings, seeds, name)))
+      for name in SETS
+    },
+  )
+
+
+def runs_of(
+  settings, kind: Kind, seeds: Sequence[int], total: int, stream: int
+) -> Runs:
+  """All seeds and rates of a cell."""
+  of_runs = [(i, rate) for i in range(len(seeds)) for rate in kind.rates]
+  which = np.array([i for i, _ in of_runs])
+  shape = paths.Shape(
+    tuple(path for path in kind.paths for _ in range(kind.workers_per_path)),
+    kind.rule,
+    network(settings, seeds[0])[0],
+    settings.batch_size,
+    settings.num_local_steps,
+    settings.prefix,
+    kind.outer,
+  )
+  num_paths = len(shape.paths)
+  rng = np.random.default_rng(0)
+  ranks = rng.random((len(of_runs), settings.rounds, num_paths))
+  schedule = paths.Schedule(
+    jnp.array([rate for _, rate in of_runs], jnp.float32),
+    jnp.full(len(of_runs), max(total, 1), jnp.float32),
+    jnp.asarray(ranks.argsort(axis=-1) >= kind.num_preempted, jnp.float32),
+    jnp.tile(
+      jnp.isin(jnp.arange(num_paths), np.array(kind.liars, int)),
+      (len(of_runs), 1),
+    ),
+  )
+  return Runs(
+    of_runs,
+    which,
+    shape,
+    schedule,
+    stacked(settings, seeds, 'train')[which],
+    jax.vmap(jax.random.key)(jnp.asarray(2 * which + stream)),
+  )
+
+
+def first_router(kind: Kind, features: np.ndarray) -> data.Router | None:
+  """Of the features of documents for training."""
+  if kind.routing == 'none':
+    return None
+  features = features[: kind.num_documents]
+  if kind.routing == 'product':
+    return data.product_cluster_documents(features, GRID)
+  return data.cluster_documents(features, len(kind.paths))
+
+
+def routes_of(
+  routers: Sequence[data.Router | None], features, which
+) -> dict[str, jax.Array]:
+  """The path of each document of all sets, in all runs."""
+
+  def of_set(name):
+    found = [
+      np.zeros(len(features[name][i]), np.int32)
+      if router is None
+      else data.route(router, features[name][i])
+      for router, i in zip(routers, which)
+    ]
+    return jnp.asarray(np.stack(found))
+
+  return {name: of_set(name) for name in SETS}
+
+
+def shards_of(settings, kind: Kind, runs: Runs, routes) -> data.Partition:
+  """The documents of every worker, in all runs."""
+  workers, partitions = len(runs.shape.paths), []
+  for run, i in enumerate(runs.which):
+    if kind.routing == 'none':
+      labels = np.zeros(kind.num_documents, int)
+      shards = data.random_shards(labels, workers, seed=int(i))
+    else:
+      chosen = np.asarray(routes['train'][run])[: kind.num_documents]
+      # Workers of one path take turns.
+      turn = np.arange(kind.num_documents) % kind.workers_per_path
+      chosen = chosen * kind.workers_per_path + turn
+      # A worker with none of the documents takes them all.
+      idle = np.setdiff1d(np.arange(workers), chosen)
+      chosen = np.column_stack([chosen, np.tile(idle, (chosen.size, 1))])
+      shards = data.routed_shards(chosen, workers)
+    partitions.append(paths.padded(shards, settings.num_documents))
+  return jax.tree.map(lambda *x: jnp.stack(x), *partitions)
 
 
 def perplexity(losses: np.ndarray, chosen: np.ndarray) -> float:
   """Of documents that are read by one path each; losses are `[P, N]`."""
-  return math.exp(losses[chosen, np.arange(losses.shape[1])].mean())
+  return np.exp(losses[chosen, np.arange(losses.shape[1])].mean())
 
 
-def run_cell(cell: Cell, seeds: Sequence[int]) -> report.Rows:
-  """A row for every evaluation of every seed and rate."""
-  begin = start(tuple(seeds))
-  rounds = int(FLAGS.rounds * cell.rounds_factor)
-  runs = make_runs(cell, begin, rounds * FLAGS.num_local_steps, stream=1)
-  score = paths.programs(runs.shape)[2]
-  sets = {
-    name: stacked(begin.corpora, name)[runs.which]
-    for name in ('router', 'test')
-  }
-  take = jax.jit(
-    jax.vmap(lambda p: models.select_path(p, np.array(cell.paths)))
-  )
-  state, rows, best = runs.state, [], None
-  for e in range(1, FLAGS.num_evals + 1):
-    length = rounds * e // FLAGS.num_evals - rounds * (e - 1) // FLAGS.num_evals
-    state, train_loss = stretch(runs, begin, state, length)
-    path_params = take(state.params)
-    losses = {k: np.asarray(score(path_params, x)) for k, x in sets.items()}
-    own = own_losses(runs, begin, losses['router'])
-    keep = jax.vmap(models.keep_best)
-    best = keep(
-      best or jax.vmap(models.best_paths)(path_params), path_params, own
-    )
-    stopped = np.asarray(score(best.params, sets['test']))
-    for i, (seed, rate) in enumerate(runs.of_runs):
-      routes = {
-        name: routed(cell, begin, runs.routers[i], name, seed)
-        for name in ('router', 'test')
-      }
-
-      rows.append(
-        cell.labels
-        | {
-          'rate': rate,
-          'seed': seeds[seed],
-          'round': rounds * e // FLAGS.num_evals,
-          'train_loss': float(train_loss[i]),
-          'loss': math.log(perplexity(losses['test'][i], routes['test'])),
-          'validation': perplexity(losses['router'][i], routes['router']),
-          'perplexity': perplexity(losses['test'][i], routes['test']),
-          'stopped': perplexity(stopped[i], routes['test']),
-          'oracle': math.exp(losses['test'][i].min(axis=0).mean()),
-          'lowest': math.exp(begin.corpora[seed].entropy),
-        }
-      )
-    if cell.routing == 'discriminative' and 2 * e == FLAGS.num_evals:
-      runs = runs._replace(
-        routers=[
-          data.discriminative_router(begin.features['router'][seed], -scores.T)
-          for seed, scores in zip(runs.which, losses['router'])
-        ]
-      )
-  return rows
-
-
-def own_losses(runs: Runs, begin: Start, losses: np.ndarray) -> jax.Array:
+def own_losses(routes: np.ndarray, losses: np.ndarray) -> jax.Array:
   """`[runs, P]`: of each path on held-out documents that are routed to it."""
   means = []
-  for router, seed, loss in zip(runs.routers, runs.which, losses):
-    chosen = routed(runs.cell, begin, router, 'router', seed)
+  for chosen, loss in zip(routes, losses):
     mine = chosen[None] == np.arange(loss.shape[0])[:, None]
     # A path with none of them takes all.
     mine |= ~mine.any(axis=1, keepdims=True)
     means.append((loss * mine).sum(axis=1) / mine.sum(axis=1))
   return jnp.asarray(np.stack(means), jnp.float32)
+
+
+def program(settings, labels, kind: Kind, seeds: Sequence[int]) -> Program:
+  """All seeds and rates of a cell."""
+  seeds = tuple(seeds)
+  # A text may be short.
+  available = len(corpus_of(settings, seeds[0]).train)
+  kind = kind._replace(num_documents=min(kind.num_documents, available))
+  rounds = int(settings.rounds * kind.rounds_factor)
+  total = rounds * settings.num_local_steps
+  runs = runs_of(settings, kind, seeds, total, stream=1)
+  init, go_on, score = paths.programs(runs.shape)
+  num_evals = settings.num_evals
+  stops = [rounds * e // num_evals for e in range(1, num_evals + 1)]
+  take = jax.jit(
+    jax.vmap(lambda p: models.select_path(p, np.array(kind.paths)))
+  )
+
+  def start():
+    begun = begin(settings, seeds)
+    features = begun.features
+    routers = [first_router(kind, features['train'][i]) for i in runs.which]
+    params = jax.tree.map(lambda x: x[runs.which], begun.params)
+    training = init(params, runs.documents, runs.schedule)
+    best = jax.vmap(models.best_paths)(take(training.params))
+    return States(training, best, routes_of(routers, features, runs.which))
+
+  def stretch(states, done, length):
+    training, train_loss = go_on(
+      states.training,
+      runs.documents,
+      shards_of(settings, kind, runs, states.routes),
+      runs.schedule,
+      runs.keys,
+      length,
+    )
+    path_params = take(training.params)
+    sets = {
+      name: stacked(settings, seeds, name)[runs.which]
+      for name in ('router', 'test')
+    }
+    losses = {k: np.asarray(score(path_params, x)) for k, x in sets.items()}
+    routes = {k: np.asarray(x) for k, x in states.routes.items()}
+    best = jax.vmap(models.keep_best)(
+      states.best, path_params, own_losses(routes['router'], losses['router'])
+    )
+    stopped = np.asarray(score(best.params, sets['test']))
+
+    def read(losses, name):
+      return np.array([perplexity(*x) for x in zip(losses, routes[name])])
+
+    chosen = read(losses['test'], 'test')
+    metrics = {
+      'train_loss': train_loss,
+      'loss': np.log(chosen),
+      'validation': read(losses['router'], 'router'),
+      'perplexity': chosen,
+      'stopped': read(stopped, 'test'),
+      'oracle': np.exp(losses['test'].min(axis=1).mean(axis=1)),
+      'lowest': np.exp(
+        [corpus_of(settings, seeds[i]).entropy for i in runs.which]
+      ),
+    }
+    states = States(training, best, states.routes)
+    half = stops[num_evals // 2 - 1]
+    if kind.routing == 'discriminative' and done + length == half:
+      features = begin(settings, seeds).features
+      routers = [
+        data.discriminative_router(features['router'][i], -scores.T)
+        for i, scores in zip(runs.which, losses['router'])
+      ]
+      new = routes_of(routers, features, runs.which)
+      states = states._replace(routes=new)
+    return states, metrics
+
+  return Program(
+    [{**labels, 'rate': rate, 'seed': seeds[i]} for i, rate in runs.of_runs],
+    start,
+    stretch,
+    stops,
+    lambda: traced(settings, seeds[0], runs.shape),
+  )
+
+
+@functools.cache
+def traced(settings, seed: int, shape: paths.Shape):
+  """A round of one run, and what its paths make of documents, by shapes.
+
+  Cells of one shape are one program.
+  """
+  documents = corpus_of(settings, seed).train
+  workers = len(shape.paths)
+  shards = data.Partition(
+    np.zeros((workers, settings.num_documents), int), np.ones(workers, int)
+  )
+  schedule = paths.Schedule(
+    jnp.ones([]),
+    jnp.ones([]),
+    jnp.ones([settings.rounds, workers]),
+    jnp.zeros(workers, bool),
+  )
+
+  def one_run(params, key):
+    training = paths.training(shape, jnp.asarray(documents), schedule)
+    state = training.init(paths.modules(shape, params))
+    state, info = training.step(state, shards, key)
+    found = models.select_path(state.params, np.array(shape.paths))
+    losses = paths.losses(shape, found, documents)
+    return {'train_loss': info.loss, 'loss': losses.mean()}
+
+  return jax.eval_shape(one_run, network(settings, seed)[1], jax.random.key(0))

@@ -65,18 +65,28 @@ def training(
   )
 
 
+def modules(shape: Shape, params: Any) -> Any:
+  """The network as a modular one, whose modules of a level start equal."""
+  counts = (np.array(shape.paths).max(axis=0) + 1).tolist()
+  return models.repeat_modules(models.split_levels(params, len(counts)), counts)
+
+
+def losses(shape: Shape, path_params: Any, documents: jax.Array) -> jax.Array:
+  """The loss of every document under every path, `[P, N]`."""
+  of = models.document_losses(shape.graphdef, num_prefix=shape.prefix)
+  return jax.lax.map(
+    lambda path: of(models.join_levels(path), documents), path_params
+  )
+
+
 @functools.cache
 def programs(shape: Shape) -> tuple[Any, Any, Any]:
   """`init`, `stretch` and `score`, over runs: leaves `[runs, ...]`."""
 
-  counts = (np.array(shape.paths).max(axis=0) + 1).tolist()
-
   @jax.jit
   @jax.vmap
   def init(params, documents, schedule):
-    levels = models.split_levels(params, len(counts))
-    modules = models.repeat_modules(levels, counts)
-    return training(shape, documents, schedule).init(modules)
+    return training(shape, documents, schedule).init(modules(shape, params))
 
   @functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, 0, None))
   def stretch(state, documents, shards, schedule, key, length):
@@ -90,17 +100,8 @@ def programs(shape: Shape) -> tuple[Any, Any, Any]:
     state, total = jax.lax.fori_loop(0, length, one_round, (state, 0.0))
     return state, total / length
 
-  losses = models.document_losses(shape.graphdef, num_prefix=shape.prefix)
-
-  @jax.jit
-  @jax.vmap
-  def score(path_params, documents):
-    """The loss of every document under every path, `[P, N]`."""
-    return jax.lax.map(
-      lambda path: losses(models.join_levels(path), documents), path_params
-    )
-
-  return init, jax.jit(stretch, donate_argnums=0), score
+  score = jax.vmap(functools.partial(losses, shape))
+  return init, jax.jit(stretch, donate_argnums=0), jax.jit(score)
 
 
 @functools.cache

@@ -9,9 +9,10 @@ import numpy as np
 import optax
 from flax import nnx
 
+import byzjax
 from byzjax import models
 
-CLASSES, DIMENSION, CENTERS, WIDTH = 4, 64, 32, 64
+CLASSES, DIMENSION, CENTERS = 4, 64, 32
 NOISE = 0.5
 
 
@@ -30,9 +31,20 @@ def examples(key, count):
   return jnp.asarray(centers())[center] + x, center % CLASSES
 
 
-def model(seed):
+@functools.cache
+def model(seed: int, width: int):
   return models.split(
-    models.MLP((DIMENSION, WIDTH, CLASSES), rngs=nnx.Rngs(seed))
+    models.MLP((DIMENSION, width, CLASSES), rngs=nnx.Rngs(seed))
+  )
+
+
+def sampler(batch_size: int) -> byzjax.LocalSampler:
+  """Fresh examples at every step."""
+  return byzjax.LocalSampler(
+    init=lambda params: (),
+    start=lambda state, params, data, key: (),
+    draw=lambda plan, data, step, key: (examples(key, batch_size), plan),
+    finish=lambda state, params: state,
   )
 
 

@@ -1,0 +1,157 @@
+"""Training in messages in place of rounds: all seeds and rates of a server."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import byzjax
+from byzjax import asynchrony
+from experiments.harness.cells import Program, Rows
+from experiments.reporting import tables
+
+
+def program(
+  labels: Mapping[str, Any],
+  rates: Sequence[float],
+  seeds: Sequence[int],
+  *,
+  events: asynchrony.Events,
+  num_evals: int,
+  params: Callable[[int], Any],
+  make_round: Callable[[jax.Array], byzjax.Round],
+  batch: Any,
+  measure: Callable[[Any], dict[str, jax.Array]],
+) -> Program:
+  """A run for every seed and rate; the column `round` counts messages.
+
+  Args:
+    labels: what all runs are.
+    rates: learning rates, each a run.
+    seeds: of parameters and draws, each a run.
+    events: the messages, the same for all runs.
+    num_evals: rows of a run, evenly spaced.
+    params: of a seed.
+    make_round: of a rate.
+    batch: what the round is given; the same for all runs.
+    measure: of parameters, at every evaluation.
+  """
+  stops = np.linspace(0, len(events.worker), num_evals + 1).astype(int)[1:]
+  at = {
+    'time': jnp.asarray(events.time, jnp.float32),
+    'local_steps': jnp.asarray(np.cumsum(events.num_local_steps)),
+  }
+  keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+  all_rates = jnp.array(rates)
+
+  def go_on(training, state, key, done, length):
+    # The schedule is the same for all, and stays out of what is batched.
+    state = state._replace(step=jnp.asarray(done, jnp.int32))
+    state = jax.lax.fori_loop(
+      0, length, lambda _, state: training.step(state, batch, key)[0], state
+    )
+    told = {name: values[done + length - 1] for name, values in at.items()}
+    return state, told | measure(state.params)
+
+  def init(params, rate):
+    return make_round(rate).init(params)
+
+  @functools.cache
+  def axes():
+    """And so do the workers' counts of steps."""
+    like = jax.eval_shape(init, params(seeds[0]), all_rates[0])
+    return like._replace(
+      **dict.fromkeys(like._fields, 0)
+      | {
+        'workers': jax.tree.map(
+          lambda x: None if jnp.issubdtype(x.dtype, jnp.integer) else 0,
+          like.workers,
+        )
+      },
+    )
+
+  @jax.jit
+  def start(params):
+    of_seed = jax.vmap(init, (None, 0), axes())
+    return jax.vmap(of_seed, (0, None), axes())(params, all_rates)
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def stretch(states, done, length):
+    def of_run(state, key, rate):
+      return go_on(make_round(rate), state, key, done, length)
+
+    of_seed = jax.vmap(of_run, (axes(), None, 0), (axes(), 0))
+    over_seeds = jax.vmap(of_seed, (axes(), 0, None), (axes(), 0))
+    return over_seeds(states, keys, all_rates)
+
+  def trace():
+    def one_run(params, key, rate):
+      training = make_round(rate)
+      return go_on(training, training.init(params), key, 0, 1)[1]
+
+    return jax.eval_shape(one_run, params(seeds[0]), keys[0], all_rates[0])
+
+  return Program(
+    [{**labels, 'rate': r, 'seed': seed} for seed in seeds for r in rates],
+    lambda: start(byzjax.stack([*map(params, seeds)])),
+    stretch,
+    stops.tolist(),
+    trace,
+  )
+
+
+@functools.cache
+def simulate(seconds: tuple[float, ...], **options: Any) -> asynchrony.Events:
+  """As `asynchrony.simulate`; many cells have the same messages."""
+  return asynchrony.simulate(seconds, **options)
+
+
+def keep(
+  rows: Rows,
+  more: Callable[[Rows], dict[str, float]],
+  curves: Callable[[dict[str, Any]], bool],
+  every: int = 1,
+) -> Rows:
+  """Of every run its last row with more columns, and rows for pictures.
+
+  Those are every so many-th. The clock is left out: it follows from the
+  schedule.
+  """
+  kept = []
+  for run in tables.runs(rows).values():
+    derived = more(run)
+    nothing = dict.fromkeys(derived, math.nan)
+    before = run[every - 1 : -1 : every]
+    kept += [row | nothing for row in before if curves(row)]
+    kept.append(run[-1] | derived)
+  return [
+    {k: v for k, v in row.items() if k not in ('time', 'local_steps')}
+    for row in kept
+  ]
+
+
+def seconds_until(run: Rows, loss: float) -> float:
+  """When the loss of a run is first so low, on the clock; inf if never."""
+  return min((r['time'] for r in run if r['loss'] <= loss), default=math.inf)
+
+
+def reached(seconds: tables.Pivot) -> dict[tuple[str, str], np.ndarray]:
+  """A table less what not all seeds reached."""
+  return {key: x for key, x in seconds.items() if np.isfinite(x).all()}
+
+
+def with_clock(rows: Rows, events: asynchrony.Events) -> Rows:
+  """The rows with what `keep` left out."""
+  steps = np.cumsum(events.num_local_steps)
+  return [
+    row
+    | {
+      'time': events.time[row['round'] - 1],
+      'local_steps': steps[row['round'] - 1],
+    }
+    for row in rows
+  ]

@@ -1,0 +1,268 @@
+r"""DiPaCo: paths through shared modules, each for its own documents.
+
+  python -m experiments.studies dipaco --check
+  python -m experiments.studies dipaco --text=tiny_shakespeare --data_dir=FOLDER
+
+A small transformer is trained for a while on all documents and then goes on in
+several ways, each path for as many steps of AdamW: as it is (dense), with its
+average over four workers (DiLoCo), as four paths through two levels of two
+modules (DiPaCo), and as four networks (flat mixture). Documents are in 16
+languages of 4 families. Paths get theirs by k-means on hidden states, or by a
+router that has learned which path does best; at the end a document is read by
+the one path it is routed to. `data` changes how many documents there are, and
+`attacks` has three workers on each path; on two paths one of them lies.
+"""
+
+import dataclasses
+import functools
+import itertools
+
+import numpy as np
+
+from byzjax import models
+from experiments.harness.cells import OwnCell, Rows
+from experiments.harness.settings import Settings as Shared
+from experiments.harness.settings import option
+from experiments.reporting import pictures, tables
+from experiments.reporting.summary import Check, Claim, Summary, Table
+from experiments.studies.dipaco import measure, paths
+
+TITLES = {
+  'paths': 'Test perplexity after the prefix, and how much less than dense',
+  'data': 'Test perplexity by number of documents',
+  'attacks': (
+    'Test loss (nats) with lying workers, one of the six on each module'
+  ),
+}
+COMPARED = (
+  'dense',
+  'DiLoCo',
+  'DiPaCo, k-means',
+  'DiPaCo, discriminative',
+  'DiPaCo, pre-empted',
+  'flat mixture',
+)
+KEPT = ('loss', 'lowest', 'oracle', 'perplexity', 'stopped', 'validation')
+QUICK = {
+  'num_documents': 64,
+  'pretraining_steps': 2,
+  'rounds': 2,
+  'num_local_steps': 1,
+  'num_evals': 2,
+  'learning_rates': (0.01,),
+}
+QUICK_CELLS = ('paths, dense, 64', 'paths, DiPaCo, k-means, 64')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(Shared):
+  parts: tuple[str, ...] = option(('paths', 'data', 'attacks'), 'Parts.')
+  text: str = option('languages', 'languages, sonnets, or one of --data_dir.')
+  data_dir: str | None = option(None, 'Folder with texts.')
+  num_documents: int = option(8192, 'For training.', low=16)
+  few_documents: tuple[int, ...] = option((256, 1024, 4096), 'Of data.')
+  length: int = option(40, 'Letters of a document.', low=2)
+  prefix: int = option(16, 'Letters that routers see.', low=1)
+  width: int = option(16, 'Of the transformer.', low=2)
+  pretraining_steps: int = option(400, 'Of the dense model.', low=0)
+  first_rate: float = option(0.01, 'Of AdamW in pretraining.', low=0)
+  rounds: int = option(30, 'Of each path.', low=2)
+  num_local_steps: int = option(20, 'H.', low=1)
+  batch_size: int = option(8, 'Documents.', low=1)
+  learning_rates: tuple[float, ...] = option((0.005, 0.01), 'Of AdamW; a grid.')
+  num_evals: int = option(4, 'Evaluations of a run; even.', low=2)
+
+
+def as_tuple(table: np.ndarray) -> tuple[tuple[int, ...], ...]:
+  return tuple(map(tuple, table.tolist()))
+
+
+def define(settings: Settings) -> list[OwnCell]:
+  """All cells.
+
+  Raises:
+    ValueError: if there are not three numbers of documents, or an odd one of
+      evaluations.
+  """
+  if len(set(settings.few_documents)) != 3 or settings.num_evals % 2:
+    raise ValueError(
+      '--few_documents must be three numbers and --num_evals even, got'
+      f' {settings.few_documents} and {settings.num_evals}'
+    )
+  grid = as_tuple(models.grid_paths(measure.GRID))
+  one, alike = ((0, 0),), ((0, 0),) * 4
+  flat = tuple((i, i) for i in range(4))
+  rates = settings.learning_rates
+  everything = settings.num_documents
+  alone = {'outer': (1.0, 0.0)}
+
+  def cell(part, method, routes, routing, count=everything, **more):
+    labels = {'part': part, 'method': method, 'documents': count}
+    given = rates if part == 'paths' else rates[-1:]
+    kind = measure.Kind(routes, routing, count, given, **more)
+    return OwnCell(
+      labels=labels,
+      rounds=int(settings.rounds * kind.rounds_factor)
+      * len(given)
+      * settings.num_seeds,
+      make_program=functools.partial(measure.program, settings, labels, kind),
+    )
+
+  cells = [
+    cell('paths', 'dense', one, 'none', **alone),
+    cell('paths', 'dense, 4 x steps', one, 'none', rounds_factor=4, **alone),
+    cell('paths', 'DiLoCo', alike, 'none'),
+    cell('paths', 'DiPaCo, k-means', grid, 'k-means'),
+    cell('paths', 'DiPaCo, product k-means', grid, 'product'),
+    cell('paths', 'DiPaCo, discriminative', grid, 'discriminative'),
+    cell('paths', 'DiPaCo, pre-empted', grid, 'k-means', num_preempted=1),
+    cell('paths', 'flat mixture', flat, 'k-means'),
+  ]
+  for count in settings.few_documents:
+    cells += [
+      cell('data', 'dense', one, 'none', count, **alone),
+      cell('data', 'DiPaCo, k-means', grid, 'k-means', count),
+    ]
+  for rule, liars in itertools.product(paths.RULES, ((), (0, 9))):
+    more = {'rule': rule, 'liars': liars}
+    more |= {'workers_per_path': 3, 'rounds_factor': 0.5}
+    name = f'{rule}, {len(liars)} of 12'
+    cells.append(cell('attacks', name, grid, 'k-means', **more))
+  return [cell for cell in cells if cell.labels['part'] in settings.parts]
+
+
+def keep(rows: Rows, settings: Settings) -> Rows:
+  del settings
+  return tables.keep(rows, tail=1, metrics=KEPT)
+
+
+def final(rows: Rows, column: str = 'perplexity') -> np.ndarray:
+  """At the end, by seed; of the rate that is best on held-out documents."""
+  best = tables.tuned(rows, 'rate', by='validation', least=True)
+  return tables.final(best, column)
+
+
+def less(one: np.ndarray, other: np.ndarray) -> float:
+  """By how much the second perplexity is lower, in %, over seeds."""
+  return float(100 * (1 - other / one).mean())
+
+
+def summarise(rows: Rows, settings: Settings) -> Summary:
+  parts = tables.split_by(rows, 'part', 'method', 'documents')
+  ends = tables.Cells((key, final(of)) for key, of in parts)
+  shown = {part: tables.Cells() for part in TITLES}
+  dense, diloco, kmeans, routed, preempted, flat = (
+    ends['paths', name, settings.num_documents] for name in COMPARED
+  )
+  for (part, method, count), of in parts:
+    end, table = ends[part, method, count], shown[part]
+    if part == 'paths':
+      table[method, 'perplexity'] = end
+      table[method, 'early stopped'] = final(of, 'stopped')
+      table[method, 'best path'] = final(of, 'oracle')
+      table[method, 'less (%)'] = 100 * (1 - end / dense)
+    elif part == 'data':
+      table[method, str(count)] = end
+      table[f'{method}, early stopped', str(count)] = final(of, 'stopped')
+    else:
+      rule, liars = method.split(', ')
+      table[rule, liars] = final(of, 'loss')
+  few, more, many = settings.few_documents
+  gains = [
+    less(ends['data', 'dense', count], ends['data', 'DiPaCo, k-means', count])
+    for count in settings.few_documents
+  ]
+  losses = shown['attacks']
+
+  def cost(rule):
+    added = losses[rule, '2 of 12'] - losses['mean', '0 of 12']
+    return float(100 * np.expm1(added).mean())
+
+  def claim(says, *checks, **options):
+    source = 'Douillard et al. 2024, arXiv:2403.10616'
+    about = {'method': 'DiPaCo', 'paper': source, 'data': settings.text}
+    return Claim(says=says, checks=checks, **{**about, **options})
+
+  return Summary(
+    claims=[
+      claim(
+        'paths through shared modules beat dense training of one path',
+        Check('DiLoCo below dense (%)', less(dense, diloco), 0),
+        Check('DiPaCo below DiLoCo (%)', less(diloco, kmeans), 1),
+        published='perplexity: dense 16.23, DiLoCo 15.02, 2 x 4 paths 14.86',
+        evidence='P',
+      ),
+      claim(
+        'a router that has learned which path is best is no worse',
+        Check('discriminative below k-means (%)', less(kmeans, routed), -0.5),
+      ),
+      claim(
+        'with few paths, a flat mixture that shares nothing is better',
+        Check('flat below DiPaCo (%)', less(kmeans, flat), 0),
+      ),
+      claim(
+        'workers that are pre-empted cost little',
+        Check(
+          'one of four pre-empted below none (%)',
+          less(kmeans, preempted),
+          -3,
+          why="its round is lost; the paper's queue gives it to another worker",
+        ),
+      ),
+      claim(
+        'paths need documents, and gain more from more',
+        Check(f'loss of four paths on {few} (%)', -gains[0], 0),
+        Check(f'gain of four paths on {more} (%)', gains[1], 2),
+        Check(f'what {many} add to that (%)', gains[2] - gains[1], 0),
+      ),
+      claim(
+        'with six workers on each module a median withstands a liar',
+        Check('perplexity that liars add to the mean (%)', cost('mean'), 20),
+        Check(
+          'perplexity that they add to the median (%)',
+          cost('coordinate median'),
+          at_most=5,
+          why='messages of paths differ by domain, so that a liar among six'
+          ' moves their median; rates are not tuned',
+        ),
+        method='',
+        paper='not from a paper',
+      ),
+    ],
+    tables=[
+      *(
+        Table(title, tables.pivot(shown[part], 2))
+        for part, title in TITLES.items()
+        if shown[part]
+      ),
+      Table(
+        'Perplexity of one who knows the languages',
+        f'{np.mean(tables.column(rows, "lowest")):.2f}',
+      ),
+    ],
+    figures={
+      'documents.png': lambda: draw(
+        shown['paths'], ends, settings.few_documents
+      )
+    },
+  )
+
+
+def draw(by_method, ends, counts):
+  figure, panels = pictures.panels(1, 2, figsize=(10, 3.6))
+  bars, lines = panels[0]
+  methods = tables.axes(by_method)[0]
+  pictures.bars(
+    bars, {m: by_method[m, 'perplexity'] for m in methods}, 'test perplexity'
+  )
+  bars.set_title('all documents')
+  series = {
+    method: [ends['data', method, count] for count in counts]
+    for method in ('dense', 'DiPaCo, k-means')
+  }
+  pictures.spread_over(lines, counts, series)
+  lines.set(xlabel='documents', ylabel='test perplexity', xscale='log')
+  lines.set_xticks(counts, counts)
+  lines.minorticks_off()
+  lines.legend()
+  return figure
