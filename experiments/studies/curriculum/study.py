@@ -1,7 +1,7 @@
 r"""Curricula in federated learning: easy data first (Vahidian et al.).
 
-  python -m experiments.curriculum.run --check                    # digits
-  python -m experiments.curriculum.run --parts=order --noises=0 \
+  python -m experiments.studies curriculum --check                # digits
+  python -m experiments.studies curriculum --parts=order --noises=0 \
       --dataset=cifar10 --data_dir=FOLDER --num_workers=100
 
 FedAvg with momentum; in every round some clients take part, rank their own
@@ -19,44 +19,50 @@ in the harder variant a share of the training labels is wrong. The parts are
 Learning rates, noise, pacing and attacks are numbers of one program per cell.
 """
 
+import dataclasses
 import functools
 
 import jax.numpy as jnp
 import optax
-from absl import app, flags
 from flax import nnx
 
 import byzjax
 from byzjax import data
-from experiments import study
-from experiments.cell import split_validation
-from experiments.curriculum import clients as of_clients
-from experiments.curriculum import tables
-from experiments.curriculum.tables import ATTACKS
+from experiments.harness.cells import Cell, Rows
+from experiments.harness.settings import ImageSettings, option
+from experiments.reporting import tables
+from experiments.studies.curriculum import claims as said
+from experiments.studies.curriculum import clients as of_clients
 
-FLAGS = flags.FLAGS
 PARTS = ('order', 'scores', 'pacing', 'attacks', 'clients')
-flags.DEFINE_list('parts', ','.join(PARTS), 'What to run.')
-flags.DEFINE_integer('num_workers', 20, 'n clients.', 1)
-flags.DEFINE_integer('num_participants', 5, 'm of them in a round.', 1)
-flags.DEFINE_integer('num_byzantine', 2, 'f, in the part attacks.', 1)
-flags.DEFINE_integer('num_claiming', 4, 'f, in the part clients.', 1)
-flags.DEFINE_integer('rounds', 30, 'Rounds of training.', 1)
-flags.DEFINE_integer('local_steps', 35, 'T, about five passes.', 1)
-flags.DEFINE_integer('batch_size', 10, 'Examples per client and step.', 1)
-flags.DEFINE_integer('min_pool', 10, 'Examples in a pool, at least.', 1)
-flags.DEFINE_float('momentum', 0.9, 'Of the local steps.', 0.0, 1.0)
-flags.DEFINE_list('learning_rates', '0.01,0.03,0.1', 'To choose from.')
-flags.DEFINE_list('noises', '0,0.3', 'Shares of wrong training labels.')
-flags.DEFINE_float('skew', 0.2, 'Of the Dirichlet distribution.', 0.0)
-
 RULES = {'mean': byzjax.mean, 'median': byzjax.coordinate_median}
+LABELS = ('part', 'shards', 'order', 'score', 'pacing', 'clients', 'rule')
+FIXED = ('noise', 'attack', 'full_at', 'initial_share')  # Not chosen from.
+QUICK = {'rounds': 2, 'local_steps': 4, 'learning_rates': (0.03,)}
+QUICK_CELLS = ('order, even, vanilla', 'order, even, curriculum')
+
+summarise = said.summarise
 
 
-@functools.cache
-def expert_params():
-  dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
-  return of_clients.train_expert(split_validation(dataset)[0], FLAGS.model)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(ImageSettings):
+  parts: tuple[str, ...] = option(PARTS, 'What to run.')
+  num_workers: int = option(20, 'n clients.', low=1)
+  num_participants: int = option(5, 'm of them in a round.', low=1)
+  num_byzantine: int = option(2, 'f, in the part attacks.', low=1)
+  num_claiming: int = option(4, 'f, in the part clients.', low=1)
+  rounds: int = option(30, 'Rounds of training.', low=1)
+  local_steps: int = option(35, 'T, about five passes.', low=1)
+  batch_size: int = option(10, 'Examples per client and step.', low=1)
+  min_pool: int = option(10, 'Examples in a pool, at least.', low=1)
+  momentum: float = option(0.9, 'Of the local steps.', low=0)
+  learning_rates: tuple[float, ...] = option(
+    (0.01, 0.03, 0.1), 'To choose from.'
+  )
+  noises: tuple[float, ...] = option(
+    (0.0, 0.3), 'Shares of wrong training labels.'
+  )
+  skew: float = option(0.2, 'Of the Dirichlet distribution.', low=0)
 
 
 def pool_of(clients: str, f: int) -> int:
@@ -74,7 +80,8 @@ def loss_per_example_of(graphdef):
 
 
 def cell(
-  part,
+  settings: Settings,
+  part: str,
   shards='even',
   order='vanilla',
   score='global',
@@ -82,51 +89,56 @@ def cell(
   clients='uniform',
   rule='mean',
   **grid,
-) -> study.Cell:
-  expert = expert_params() if score == 'expert' else None
-  n, m, size = FLAGS.num_workers, FLAGS.num_participants, FLAGS.batch_size
-  f = FLAGS.num_claiming if part == 'clients' else FLAGS.num_byzantine
+) -> Cell:
+  expert = None
+  if score == 'expert':
+    expert = of_clients.expert_params(
+      settings.dataset, settings.data_dir, settings.model
+    )
+  n, m = settings.num_workers, settings.num_participants
+  size = settings.batch_size
+  f = settings.num_claiming if part == 'clients' else settings.num_byzantine
 
-  def make_round(loss_fn, key, setting, learning_rate, noise, attack, **pools):
+  def make_round(task, key, learning_rate, noise, attack, **pools):
     def attackers(*names):
-      active = sum(attack == ATTACKS[name] for name in names)
+      active = sum(attack == said.ATTACKS[name] for name in names)
       return jnp.where(active, f, 0)
 
     labels = of_clients.labels_of(
-      setting,
+      task,
       key,
       noise=noise,
       flipped=attackers('label flip'),
       uneven=part == 'uneven',
     )
-    examples = setting.images, labels
-    loss_per_example = loss_per_example_of(setting.graphdef)
+    examples = task.images, labels
+    loss_per_example = loss_per_example_of(task.graphdef)
     if order == 'vanilla':
       sampler = data.local_sampler(
-        *examples, batch_size=size, scale=setting.scale, shuffled=True
+        *examples, batch_size=size, scale=task.scale, shuffled=True
       )
     else:
       sampler = data.curriculum(
         *examples,
         **pools,
         loss_per_example=loss_per_example,
-        scale=setting.scale,
+        scale=task.scale,
         batch_size=size,
-        num_local_steps=FLAGS.local_steps,
+        num_local_steps=settings.local_steps,
         order=order,
         score=score,
         expert_params=expert,
         pacing=pacing,
-        min_pool=FLAGS.min_pool,
+        min_pool=settings.min_pool,
       )
     drawn = None
     if clients != 'uniform':
       drawn = data.client_curriculum(
         num_workers=n,
         num_participants=m,
-        total_rounds=FLAGS.rounds,
+        total_rounds=settings.rounds,
         score=data.worker_loss(
-          *examples, loss_per_example=loss_per_example, scale=setting.scale
+          *examples, loss_per_example=loss_per_example, scale=task.scale
         ),
         order='curriculum' if 'claims' in clients else clients,
         min_pool=pool_of(clients, f),
@@ -135,11 +147,11 @@ def cell(
         liars = jnp.arange(n) < attackers('label flip', 'sign flip')
         drawn = of_clients.claiming(drawn, liars)
     return byzjax.local_round(
-      loss_fn,
-      local_optimizer=optax.sgd(learning_rate, FLAGS.momentum),
+      task.loss_fn,
+      local_optimizer=optax.sgd(learning_rate, settings.momentum),
       local_state='reset',
       optimizer=optax.sgd(1.0),
-      num_local_steps=FLAGS.local_steps,
+      num_local_steps=settings.local_steps,
       num_workers=n,
       participation=drawn or m,
       sampler=sampler,
@@ -148,103 +160,84 @@ def cell(
       byzantine=lambda step: jnp.arange(n) < attackers('sign flip'),
     )
 
-  return study.Cell(
-    make_round,
-    {
-      'part': part,
-      'shards': shards,
-      'order': order,
-      'score': score,
-      'pacing': pacing,
-      'clients': clients,
-      'rule': rule,
-    },
-    {
-      'learning_rate': study.floats('learning_rates'),
-      'noise': study.floats('noises')[-1:],
+  return Cell(
+    labels=dict(
+      zip(LABELS, (part, shards, order, score, pacing, clients, rule))
+    ),
+    make_round=make_round,
+    grid={
+      'learning_rate': settings.learning_rates,
+      'noise': settings.noises[-1:],
       'attack': [0.0],
       'full_at': [0.8],
       'initial_share': [0.2],
       **grid,
     },
-    n,
-    FLAGS.rounds,
-    size,
+    num_workers=n,
+    rounds=settings.rounds,
+    batch_size=size,
     # All clients hold equally many examples, and take as many steps.
-    'random_shards'
+    partition='random_shards'
     if shards == 'even'
-    else f'dirichlet_by_worker(alpha={FLAGS.skew})',
+    else f'dirichlet_by_worker(alpha={settings.skew})',
     is_local=True,
     num_evals=10,
   )
 
 
-def cells() -> list[study.Cell]:
-  if unknown := set(FLAGS.parts) - set(PARTS):
+def define(settings: Settings) -> list[Cell]:
+  if unknown := set(settings.parts) - set(PARTS):
     raise ValueError(f'--parts: {sorted(unknown)} none of {PARTS}')
-  if 'scores' in FLAGS.parts and 'order' not in FLAGS.parts:
+  if 'scores' in settings.parts and 'order' not in settings.parts:
     raise ValueError('--parts: scores are compared with those of order')
-  noises, rates = study.floats('noises'), study.floats('learning_rates')
-  attacks = list(ATTACKS.values())
+  rates, attacks = settings.learning_rates, list(said.ATTACKS.values())
+  made = functools.partial(cell, settings)
   all_cells = {
     'order': [
-      cell('order', shards, order, noise=noises)
-      for shards in tables.SHARDS
-      for order in tables.ORDERS
+      made('order', shards, order, noise=settings.noises)
+      for shards in said.SHARDS
+      for order in said.ORDERS
     ],
     'scores': [
-      cell('scores', shards, order, score)
-      for shards in tables.SHARDS
-      for score in tables.SCORES[1:]
-      for order in tables.EXTREMES
+      made('scores', shards, order, score)
+      for shards in said.SHARDS
+      for score in said.SCORES[1:]
+      for order in said.EXTREMES
     ],
     'pacing': [
-      cell(
+      made(
         'pacing',
         order=order,
         pacing=pacing,
         learning_rate=rates[len(rates) // 2 :][:1],
-        full_at=tables.FULL_AT,
-        initial_share=tables.SHARES,
+        full_at=said.FULL_AT,
+        initial_share=said.SHARES,
       )
-      for pacing in tables.PACINGS
-      for order in tables.EXTREMES
+      for pacing in said.PACINGS
+      for order in said.EXTREMES
     ],
     'attacks': [
-      cell('attacks', order=order, rule=rule, attack=attacks)
+      made('attacks', order=order, rule=rule, attack=attacks)
       for rule in RULES
       for order in ('vanilla', 'curriculum')
     ],
     'clients': [
-      *(cell('uneven', clients=clients) for clients in tables.CLIENT_ORDERS),
+      *(made('uneven', clients=clients) for clients in said.CLIENT_ORDERS),
       *(
-        cell('clients', clients=clients, rule='median', attack=attacks)
-        for clients in tables.CLAIMS
+        made('clients', clients=clients, rule='median', attack=attacks)
+        for clients in said.CLAIMS
       ),
     ],
   }
-  return [cell for part in FLAGS.parts for cell in all_cells[part]]
+  return [cell for part in settings.parts for cell in all_cells[part]]
 
 
-def main(argv):
-  del argv
-  folder, rows = study.run('curriculum', cells)
-  if FLAGS.only:
-    return  # Tables and claims are about all cells.
-  noises, n, f = study.floats('noises'), FLAGS.num_workers, FLAGS.num_claiming
-  summaries = {
-    'order': lambda: tables.order_part(rows, noises, folder / 'orders.png'),
-    'scores': lambda: tables.scores_part(rows, noises[-1]),
-    'pacing': lambda: tables.pacing_part(rows),
-    'attacks': lambda: tables.attacks_part(
-      rows, f'{FLAGS.num_byzantine} of {n} clients'
-    ),
-    'clients': lambda: tables.clients_part(
-      rows, f'{f} of {n} clients attack, {FLAGS.num_participants} in a round'
-    ),
-  }
-  study.finish([c for p in PARTS if p in FLAGS.parts for c in summaries[p]()])
-
-
-if __name__ == '__main__':
-  app.run(main)
+def keep(rows: Rows, settings: Settings) -> Rows:
+  """At the learning rates that are best on the validation split."""
+  del settings
+  last = tables.keep(rows, metrics=('accuracy', 'validation_accuracy'))
+  return [
+    row
+    for _, runs in tables.split_by(last, *LABELS, *FIXED)
+    for row in tables.tuned(runs, 'learning_rate')
+  ]
