@@ -45,7 +45,7 @@ RULES = {
     radius=radius
   ),
 }
-SHARES = (10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90, 100)  # % of the steps
+SHARES = (10, 25, 50, 75, 90, 100)  # % of the steps
 # The peak, steps, warm-up, H, alpha, and the volume in % that the paper has.
 PUBLISHED = {
   'ViT, H 4, alpha 0.0175': (0.008, 93_600, 10_000, 4, 0.0175, 10.4),
@@ -212,7 +212,14 @@ def keep(rows: Rows, settings: Settings) -> Rows:
   def is_mark(row):
     return row['attack'] == 'probe' and row['round'] in of[row['lengths']]
 
-  return tables.keep(rows, tail=1, metrics=KEPT, curves=is_mark)
+  kept = tables.keep(rows, tail=1, metrics=KEPT, curves=is_mark)
+  # Rates are chosen by a mean over the last three evaluations.
+  tails = {tables.identity(row): row for row in tables.keep(rows)}
+  return [
+    {**row, chosen: tails[tables.identity(row)][chosen]}
+    for chosen in ['validation_accuracy']
+    for row in kept
+  ]
 
 
 @functools.cache
@@ -264,6 +271,8 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     table[name, 'rounds, %'] = np.array(share[name])
     rate = tables.final(best[name], 'learning_rate')
     table[name, '1000 x rate'] = 1000 * rate[0]
+    if name == qsr:
+      continue
     against[name, 'tuned'] = ends[qsr] - ends[name]
     for rate in settings.learning_rates:
       mine, theirs = (
@@ -285,12 +294,13 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     for column, value in zip(('here', 'published'), values)
   }
   who = f'{settings.num_byzantine} of {settings.num_workers} attack'
+  rate = 'test accuracy (%) at peak rate'
   shown = [
     ('Rounds of the published schedules, in % of the local steps', volumes, 1),
     (f'No attackers: accuracy (%) and loss at step {total}', table, 2),
     (f'Test accuracy of {qsr} less that of others, by seed', against, 2),
     ('Spread of messages, at this share of the local steps', spread, 3),
-    (f'{who}, rate {settings.attack_learning_rate:g}: (%)', attacked, 1),
+    (f'{who}, {rate} {settings.attack_learning_rate:g}', attacked, 1),
   ]
   return Summary(
     claims=claims(settings, share, against, spread, attacked),
