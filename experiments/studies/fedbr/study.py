@@ -85,7 +85,7 @@ def sizes(dataset: str, data_dir: str | None, model: str) -> tuple[int, int]:
 
 def weight_grid(settings: Settings, method: str, part: str):
   """What to choose the weights from; zero is without a term."""
-  grid = {name: (0.0,) for name in WEIGHTS}
+  grid: dict[str, tuple[float, ...]] = {name: (0.0,) for name in WEIGHTS}
   if method == 'fedprox':
     grid['proximal_weight'] = settings.proximal_weights
   if 'fedbr' in method:
@@ -241,7 +241,8 @@ def keep(rows: Rows, settings: Settings) -> Rows:
   Of the first part there are also the row after a quarter of the rounds and the
   first that is good enough.
   """
-  runs, marks = tables.runs(rows), {}
+  runs = tables.runs(rows)
+  marks: dict[tuple, set[int]] = {}
   for (part, *_), of in tables.split_by(
     tables.keep(rows), 'part', 'concentration', 'attack', 'rule'
   ):
@@ -258,8 +259,8 @@ def keep(rows: Rows, settings: Settings) -> Rows:
     curves=lambda row: row['round'] in marks[tables.identity(row)],
   )
   for row in kept:
-    run = runs[tables.identity(row)]
-    row[KEPT[-1]] = float(np.mean(tables.column(run, KEPT[-1])))
+    own = runs[tables.identity(row)]
+    row[KEPT[-1]] = float(np.mean(tables.column(own, KEPT[-1])))
   return kept
 
 
@@ -290,12 +291,11 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
   for (rule, attack), of in tables.split_by(
     tables.select(rows, part='attacks'), 'rule', 'attack'
   ):
-    for method, best in by_method(of).items():
+    for method, runs in by_method(of).items():
       at = f'{rule}, {attack}'
-      attacked[at, f'{method}: %'] = tables.percent(best)
-      attacked[at, f'{method}: error'] = tables.percent(best, 'relative_error')
-  best = by_method(tables.select(rows, part='long'))
-  for method, runs in best.items():
+      attacked[at, f'{method}: %'] = tables.percent(runs)
+      attacked[at, f'{method}: error'] = tables.percent(runs, 'relative_error')
+  for method, runs in by_method(tables.select(rows, part='long')).items():
     long[method, 'end'] = tables.percent(runs)
     long[method, 'gain'] = long[method, 'end'] - long['fedavg', 'end']
   who = f'{settings.num_byzantine} of {settings.num_workers} attack'

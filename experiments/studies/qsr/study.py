@@ -12,6 +12,7 @@ attack, and the spread of honest messages over training is measured.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +31,11 @@ from experiments.reporting.summary import Check, Claim, Summary, Table
 # how far apart they are.
 PROBE = 0.1
 PROBE_EVALS = 200
-ATTACKS = {
+ATTACKS: dict[str, Callable] = {
   'sign flip': lambda: byzjax.sign_flip(scale=5.0),
   'alie': lambda: byzjax.alie(z=1.5),  # Its own z is 0 for 2 of 8.
 }
-INSTRUMENTS = {
+INSTRUMENTS: dict[str, tuple[Callable, int]] = {
   'none': (lambda: None, 0),
   'probe': (lambda: byzjax.alie(z=PROBE), 1),
 }
@@ -269,8 +270,8 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     table[name, 'accuracy'] = ends[name]
     table[name, 'training loss'] = tables.final(best[name], 'fit_loss')
     table[name, 'rounds, %'] = np.array(share[name])
-    rate = tables.final(best[name], 'learning_rate')
-    table[name, '1000 x rate'] = 1000 * rate[0]
+    peak = tables.final(best[name], 'learning_rate')
+    table[name, '1000 x rate'] = 1000 * peak[0]
     if name == qsr:
       continue
     against[name, 'tuned'] = ends[qsr] - ends[name]
@@ -294,13 +295,13 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     for column, value in zip(('here', 'published'), values)
   }
   who = f'{settings.num_byzantine} of {settings.num_workers} attack'
-  rate = 'test accuracy (%) at peak rate'
+  what = 'test accuracy (%) at peak rate'
   shown = [
     ('Rounds of the published schedules, in % of the local steps', volumes, 1),
     (f'No attackers: accuracy (%) and loss at step {total}', table, 2),
     (f'Test accuracy of {qsr} less that of others, by seed', against, 2),
     ('Spread of messages, at this share of the local steps', spread, 3),
-    (f'{who}, {rate} {settings.attack_learning_rate:g}', attacked, 1),
+    (f'{who}, {what} {settings.attack_learning_rate:g}', attacked, 1),
   ]
   return Summary(
     claims=claims(settings, share, against, spread, attacked),
