@@ -1,23 +1,26 @@
 """What clients of the study hold, and who takes part: labels and claims."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 
 import byzjax
 from byzjax import data, models
-from experiments import study
+from experiments.harness.cells import Task
+from experiments.harness.programs import split_validation
 
 
-def labels_of(setting: study.Setting, key, *, noise, flipped, uneven: bool):
+def labels_of(task: Task, key, *, noise, flipped, uneven: bool):
   """The training labels, with wrong ones.
 
   Each is replaced with probability `noise` by another class, or, if `uneven`,
   with one that grows from 0 at the first client to `2 noise` at the last. The
   first `flipped` clients count their labels from the other end.
   """
-  labels, k = setting.labels, setting.num_classes
-  indices, sizes = setting.partition
+  labels, k = task.labels, task.num_classes
+  indices, sizes = task.partition
   n, width = indices.shape
   own = jnp.where(jnp.arange(width) < sizes[:, None], indices, labels.size)
   client = jnp.zeros_like(labels)
@@ -39,8 +42,12 @@ def claiming(participation: byzjax.Participation, liars):
   return participation._replace(draw=draw)
 
 
-def train_expert(dataset: data.Dataset, model: str, steps: int = 200):
+@functools.cache
+def expert_params(
+  name: str, data_dir: str | None, model: str, steps: int = 200
+):
   """Parameters after SGD on all training examples, with their right labels."""
+  dataset = split_validation(data.load(name, data_dir))[0]
   shape = dataset.train_images.shape[1:]
   graphdef, params = models.split(
     models.make(model, shape, dataset.num_classes, seed=0)

@@ -1,0 +1,243 @@
+r"""Curricula in federated learning: easy data first (Vahidian et al.).
+
+  python -m experiments.studies curriculum --check                # digits
+  python -m experiments.studies curriculum --parts=order --noises=0 \
+      --dataset=cifar10 --data_dir=FOLDER --num_workers=100
+
+FedAvg with momentum; in every round some clients take part, rank their own
+examples by a loss and take local steps on a growing pool of them: the easiest
+first (`curriculum`), the hardest first (`anti`), a random order with the same
+pools (`random`), or all of them from the start (`vanilla`). Digits are easy:
+in the harder variant a share of the training labels is wrong. The parts are
+
+  order    the four orders, on even and on skewed shards
+  scores   scores of the received, of the client's own and of a fixed model
+  pacing   how fast the pool grows
+  attacks  clients with flipped labels or flipped signs, for mean and median
+  clients  whole clients in the order of their loss, which attackers may claim
+
+Learning rates, noise, pacing and attacks are numbers of one program per cell.
+"""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+import byzjax
+from byzjax import data
+from experiments.harness.cells import Cell, Rows
+from experiments.harness.settings import ImageSettings, option
+from experiments.reporting import tables
+from experiments.studies.curriculum import claims as said
+from experiments.studies.curriculum import clients as of_clients
+
+PARTS = ('order', 'scores', 'pacing', 'attacks', 'clients')
+RULES = {'mean': byzjax.mean, 'median': byzjax.coordinate_median}
+LABELS = ('part', 'shards', 'order', 'score', 'pacing', 'clients', 'rule')
+FIXED = ('noise', 'attack', 'full_at', 'initial_share')  # Not chosen from.
+QUICK = {'rounds': 2, 'local_steps': 4, 'learning_rates': (0.03,)}
+QUICK_CELLS = ('order, even, vanilla', 'order, even, curriculum')
+
+summarise = said.summarise
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(ImageSettings):
+  parts: tuple[str, ...] = option(PARTS, 'What to run.')
+  num_workers: int = option(20, 'n clients.', low=1)
+  num_participants: int = option(5, 'm of them in a round.', low=1)
+  num_byzantine: int = option(2, 'f, in the part attacks.', low=1)
+  num_claiming: int = option(4, 'f, in the part clients.', low=1)
+  rounds: int = option(30, 'Rounds of training.', low=1)
+  local_steps: int = option(35, 'T, about five passes.', low=1)
+  batch_size: int = option(10, 'Examples per client and step.', low=1)
+  min_pool: int = option(10, 'Examples in a pool, at least.', low=1)
+  momentum: float = option(0.9, 'Of the local steps.', low=0)
+  learning_rates: tuple[float, ...] = option(
+    (0.01, 0.03, 0.1), 'To choose from.'
+  )
+  noises: tuple[float, ...] = option(
+    (0.0, 0.3), 'Shares of wrong training labels.'
+  )
+  skew: float = option(0.2, 'Of the Dirichlet distribution.', low=0)
+
+
+def pool_of(clients: str, f: int) -> int:
+  """How many clients are in a pool at least."""
+  sizes = {'2f + 1': 2 * f + 1, '4f': 4 * f}
+  return sizes.get(clients.partition('pool ')[2], 1)
+
+
+def loss_per_example_of(graphdef):
+  def loss_per_example(params, images, labels):
+    logits = nnx.merge(graphdef, params)(images)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+  return loss_per_example
+
+
+def cell(
+  settings: Settings,
+  part: str,
+  shards='even',
+  order='vanilla',
+  score='global',
+  pacing='linear',
+  clients='uniform',
+  rule='mean',
+  **grid,
+) -> Cell:
+  expert = None
+  if score == 'expert':
+    expert = of_clients.expert_params(
+      settings.dataset, settings.data_dir, settings.model
+    )
+  n, m = settings.num_workers, settings.num_participants
+  size = settings.batch_size
+  f = settings.num_claiming if part == 'clients' else settings.num_byzantine
+
+  def make_round(task, key, learning_rate, noise, attack, **pools):
+    def attackers(*names):
+      active = sum(attack == said.ATTACKS[name] for name in names)
+      return jnp.where(active, f, 0)
+
+    labels = of_clients.labels_of(
+      task,
+      key,
+      noise=noise,
+      flipped=attackers('label flip'),
+      uneven=part == 'uneven',
+    )
+    examples = task.images, labels
+    loss_per_example = loss_per_example_of(task.graphdef)
+    if order == 'vanilla':
+      sampler = data.local_sampler(
+        *examples, batch_size=size, scale=task.scale, shuffled=True
+      )
+    else:
+      sampler = data.curriculum(
+        *examples,
+        **pools,
+        loss_per_example=loss_per_example,
+        scale=task.scale,
+        batch_size=size,
+        num_local_steps=settings.local_steps,
+        order=order,
+        score=score,
+        expert_params=expert,
+        pacing=pacing,
+        min_pool=settings.min_pool,
+      )
+    drawn = None
+    if clients != 'uniform':
+      drawn = data.client_curriculum(
+        num_workers=n,
+        num_participants=m,
+        total_rounds=settings.rounds,
+        score=data.worker_loss(
+          *examples, loss_per_example=loss_per_example, scale=task.scale
+        ),
+        order='curriculum' if 'claims' in clients else clients,
+        min_pool=pool_of(clients, f),
+      )
+      if 'claims' in clients:
+        liars = jnp.arange(n) < attackers('label flip', 'sign flip')
+        drawn = of_clients.claiming(drawn, liars)
+    return byzjax.local_round(
+      task.loss_fn,
+      local_optimizer=optax.sgd(learning_rate, settings.momentum),
+      local_state='reset',
+      optimizer=optax.sgd(1.0),
+      num_local_steps=settings.local_steps,
+      num_workers=n,
+      participation=drawn or m,
+      sampler=sampler,
+      aggregator=RULES[rule](),
+      attack=byzjax.sign_flip(scale=10.0),
+      byzantine=lambda step: jnp.arange(n) < attackers('sign flip'),
+    )
+
+  return Cell(
+    labels=dict(
+      zip(LABELS, (part, shards, order, score, pacing, clients, rule))
+    ),
+    make_round=make_round,
+    grid={
+      'learning_rate': settings.learning_rates,
+      'noise': settings.noises[-1:],
+      'attack': [0.0],
+      'full_at': [0.8],
+      'initial_share': [0.2],
+      **grid,
+    },
+    num_workers=n,
+    rounds=settings.rounds,
+    batch_size=size,
+    # All clients hold equally many examples, and take as many steps.
+    partition='random_shards'
+    if shards == 'even'
+    else f'dirichlet_by_worker(alpha={settings.skew})',
+    is_local=True,
+    num_evals=10,
+  )
+
+
+def define(settings: Settings) -> list[Cell]:
+  if unknown := set(settings.parts) - set(PARTS):
+    raise ValueError(f'--parts: {sorted(unknown)} none of {PARTS}')
+  if 'scores' in settings.parts and 'order' not in settings.parts:
+    raise ValueError('--parts: scores are compared with those of order')
+  rates, attacks = settings.learning_rates, list(said.ATTACKS.values())
+  made = functools.partial(cell, settings)
+  all_cells = {
+    'order': [
+      made('order', shards, order, noise=settings.noises)
+      for shards in said.SHARDS
+      for order in said.ORDERS
+    ],
+    'scores': [
+      made('scores', shards, order, score)
+      for shards in said.SHARDS
+      for score in said.SCORES[1:]
+      for order in said.EXTREMES
+    ],
+    'pacing': [
+      made(
+        'pacing',
+        order=order,
+        pacing=pacing,
+        learning_rate=rates[len(rates) // 2 :][:1],
+        full_at=said.FULL_AT,
+        initial_share=said.SHARES,
+      )
+      for pacing in said.PACINGS
+      for order in said.EXTREMES
+    ],
+    'attacks': [
+      made('attacks', order=order, rule=rule, attack=attacks)
+      for rule in RULES
+      for order in ('vanilla', 'curriculum')
+    ],
+    'clients': [
+      *(made('uneven', clients=clients) for clients in said.CLIENT_ORDERS),
+      *(
+        made('clients', clients=clients, rule='median', attack=attacks)
+        for clients in said.CLAIMS
+      ),
+    ],
+  }
+  return [cell for part in settings.parts for cell in all_cells[part]]
+
+
+def keep(rows: Rows, settings: Settings) -> Rows:
+  """At the learning rates that are best on the validation split."""
+  del settings
+  last = tables.keep(rows, metrics=('accuracy', 'validation_accuracy'))
+  return [
+    row
+    for _, runs in tables.split_by(last, *LABELS, *FIXED)
+    for row in tables.tuned(runs, 'learning_rate')
+  ]

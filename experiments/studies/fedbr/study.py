@@ -1,0 +1,400 @@
+r"""FedBR: less local bias in features and classifiers (Guo, Tang, Lin).
+
+  python -m experiments.studies fedbr --check                     # digits
+  python -m experiments.studies fedbr --dataset=mnist --data_dir=FOLDER
+
+Ten clients, all in every round, hold few classes each and images at angles of
+their own; they take local steps of plain SGD, whatever the objective: cross
+entropy (FedAvg), with a spring (FedProx), with the two terms of FedBR, and with
+each of them alone. Pseudo-data are blurred examples, made before the first
+round. Then two clients attack messages, of which the projection is a part,
+before the mean or a robust rule. At last the first comparison again, over more
+rounds. Learning rates and weights are chosen on a validation split.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import byzjax
+from byzjax import data, models, objectives
+from experiments.harness.cells import Cell, Rows, basic_metrics
+from experiments.harness.settings import ImageSettings, option
+from experiments.reporting import pictures, tables
+from experiments.reporting.summary import Check, Claim, Summary, Table
+from experiments.studies import opponents
+from experiments.studies.fedbr import measure
+
+ANGLES = tuple(range(0, 150, 15))
+METHODS = ('fedavg', 'fedprox', 'fedbr', 'fedbr, mixed')
+WEIGHTS = ('proximal_weight', 'contrast_weight', 'pseudo_weight')
+CHOSEN = ('learning_rate', *WEIGHTS)
+KEPT = ('accuracy', 'validation_accuracy', 'relative_error')
+QUICK = {'rounds': 4, 'local_steps': 2, 'learning_rates': (0.3,)}
+QUICK_CELLS = ('methods, 0.1, fedavg', 'methods, 0.1, fedbr, none')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(ImageSettings):
+  num_workers: int = option(10, 'n.', low=1)
+  num_byzantine: int = option(2, 'f, in the second part.', low=1)
+  rounds: int = option(40, 'Rounds of training.', low=1)
+  long: int = option(4, 'Times the rounds, in the third part.', low=1)
+  local_steps: int = option(20, 'H.', low=1)
+  batch_size: int = option(16, 'Examples per worker and step.', low=1)
+  concentrations: tuple[float, ...] = option(
+    (0.1, 10.0), 'Of labels, over all classes: skewed and mild.'
+  )
+  learning_rates: tuple[float, ...] = option((0.3, 1.0), 'To choose from.')
+  proximal_weights: tuple[float, ...] = option(
+    (0.01, 0.1, 1.0), 'To choose from.'
+  )
+  contrast_weights: tuple[float, ...] = option((0.0, 0.5), 'mu, 0 is without.')
+  pseudo_weights: tuple[float, ...] = option(
+    (0.0, 0.1, 1.0), 'lambda, 0 is without.'
+  )
+
+
+def rotated(images, partition, seed: int) -> jax.Array:
+  """Training images at angles of their worker, others at any of the angles."""
+  if partition is None:
+    rng = np.random.default_rng(seed)
+    angles = rng.choice(np.array(ANGLES, np.float32), len(images))
+  else:
+    angles = data.rotation_shift(
+      partition, ANGLES, concentration=1.0, num_examples=len(images), seed=seed
+    )
+  return data.rotate(jnp.asarray(images, jnp.float32), jnp.asarray(angles))
+
+
+@functools.cache
+def sizes(dataset: str, data_dir: str | None, model: str) -> tuple[int, int]:
+  """Parameters of the model, and what its last layer is given."""
+  examples = data.load(dataset, data_dir)
+  shape = examples.train_images.shape[1:]
+  graphdef, params = models.split(
+    models.make(model, shape, examples.num_classes, seed=0)
+  )
+  features, _ = models.features_and_classifier(graphdef)
+  width = jax.eval_shape(features, params, jnp.zeros((1, *shape))).shape[1]
+  return sum(leaf.size for leaf in jax.tree.leaves(params)), width
+
+
+def weight_grid(settings: Settings, method: str, part: str):
+  """What to choose the weights from; zero is without a term."""
+  grid: dict[str, tuple[float, ...]] = {name: (0.0,) for name in WEIGHTS}
+  if method == 'fedprox':
+    grid['proximal_weight'] = settings.proximal_weights
+  if 'fedbr' in method:
+    for name in WEIGHTS[1:]:
+      values = getattr(settings, f'{name}s')
+      positive = tuple(v for v in values if v > 0)
+      # The components alone are looked at without attackers.
+      whole = part == 'attacks' or 'mixed' in method
+      grid[name] = positive if whole else values
+      if part == 'long':
+        grid[name] = (0.0, min(positive))
+  return grid
+
+
+def cell(
+  settings: Settings,
+  method: str,
+  concentration: float,
+  part: str = 'methods',
+  attack: str = 'none',
+  rule: str = 'mean',
+) -> Cell:
+  n, size = settings.num_workers, settings.batch_size
+  num_model, width = sizes(settings.dataset, settings.data_dir, settings.model)
+  f = 0 if attack == 'none' else settings.num_byzantine
+  has_projection = 'fedbr' in method
+
+  def objective(task, key, learning_rate, weights):
+    if method == 'fedprox':
+      return objectives.proximal(task.loss_fn, mu=weights['proximal_weight'])
+    if method == 'fedavg':
+      return task.loss_fn
+    # Nobody's training should depend on what attackers call examples.
+    trusted = jax.tree.map(lambda x: x[f:], task.partition)
+    return objectives.fedbr(
+      *models.features_and_classifier(task.graphdef),
+      pseudo_inputs=objectives.random_sample_means(
+        task.images, trusted, key, num_pseudo=size, scale=task.scale
+      ),
+      ascent_step_size=learning_rate,
+      num_mixed=int('mixed' in method),
+      contrast_weight=weights['contrast_weight'],
+      pseudo_weight=weights['pseudo_weight'],
+    )
+
+  def make_round(task, key, learning_rate, **weights):
+    return byzjax.fed_avg(
+      objective(task, key, learning_rate, weights),
+      learning_rate=learning_rate,
+      num_local_steps=settings.local_steps,
+      num_workers=n,
+      aggregator=opponents.RULES[rule](settings.num_byzantine),
+      attack=measure.measured(opponents.ATTACKS[attack](), num_model),
+      byzantine=f,
+      sampler=data.local_sampler(
+        task.images, task.labels, batch_size=size, scale=task.scale
+      ),
+    )
+
+  def make_params(params, key):
+    # The sizes of the paper, which are 512, 256 and 128, in proportion.
+    head = objectives.projection(
+      key, num_features=width, width=width // 2, out=width // 4
+    )
+    return {'model': params, 'projection': head} if has_projection else params
+
+  def metrics(state, info):
+    return {**basic_metrics(state, info), 'relative_error': state.attack[-1]}
+
+  return Cell(
+    labels={
+      'part': part,
+      'concentration': concentration,
+      'method': method,
+      'attack': attack,
+      'rule': rule,
+    },
+    make_round=make_round,
+    grid={
+      'learning_rate': settings.learning_rates,
+      **weight_grid(settings, method, part),
+    },
+    num_workers=n,
+    rounds=settings.rounds * (settings.long if part == 'long' else 1),
+    batch_size=size,
+    partition=f'dirichlet_total(concentration={concentration})',
+    is_local=True,
+    make_images=rotated,
+    make_params=make_params,
+    model_of=lambda params: params['model'] if has_projection else params,
+    metrics=metrics,
+  )
+
+
+def define(settings: Settings) -> list[Cell]:
+  skewed = settings.concentrations[0]
+  return [
+    *(
+      cell(settings, method, concentration)
+      for concentration in settings.concentrations
+      for method in METHODS
+      if method != 'fedbr, mixed' or concentration == skewed
+    ),
+    *(
+      cell(settings, method, skewed, 'attacks', attack, rule)
+      for method in ('fedavg', 'fedbr')
+      for attack in opponents.ATTACKS
+      for rule in opponents.RULES
+      if (attack, rule) != ('none', 'mean')
+    ),
+    cell(settings, 'fedbr', skewed, 'long'),
+  ]
+
+
+def using(rows: Rows, contrast: bool, pseudo: bool) -> Rows:
+  """The runs of FedBR with or without each of its terms."""
+  return [
+    row
+    for row in tables.select(rows, method='fedbr')
+    if (row['contrast_weight'] > 0, row['pseudo_weight'] > 0)
+    == (contrast, pseudo)
+  ]
+
+
+def by_method(rows: Rows) -> dict[str, Rows]:
+  """The best runs of every method, and of each part of FedBR alone.
+
+  FedBR without its parts is FedAvg, where there is no other.
+  """
+  of = {method: tables.select(rows, method=method) for method in METHODS}
+  of['fedavg'] = of['fedavg'] or using(rows, False, False)
+  of['fedbr'] = using(rows, True, True)
+  of['component 1'] = using(rows, False, True)
+  of['component 2'] = using(rows, True, False)
+  return {m: tables.tuned(runs, *CHOSEN) for m, runs in of.items() if runs}
+
+
+def rounds_to(rows: Rows, accuracy: float, rounds: int) -> np.ndarray:
+  """Per seed, the first evaluation that is as good, or all rounds."""
+  return np.array(
+    [
+      min(
+        (r['round'] for r in own if r['accuracy'] >= accuracy), default=rounds
+      )
+      for own in tables.split(rows, 'seed').values()
+    ]
+  )
+
+
+def keep(rows: Rows, settings: Settings) -> Rows:
+  """The best runs of every method, with errors that are means over rounds.
+
+  Of the first part there are also the row after a quarter of the rounds and the
+  first that is good enough.
+  """
+  runs = tables.runs(rows)
+  marks: dict[tuple, set[int]] = {}
+  for (part, *_), of in tables.split_by(
+    tables.keep(rows), 'part', 'concentration', 'attack', 'rule'
+  ):
+    best = by_method(of)
+    for run in (tables.identity(r) for rows in best.values() for r in rows):
+      marks[run] = set()
+      if part == 'methods':
+        goal = goal_of(best)
+        good = [r['round'] for r in runs[run] if r['accuracy'] >= goal]
+        marks[run] = {settings.rounds // 4, *good[:1]}
+  kept = tables.keep(
+    [row for row in rows if tables.identity(row) in marks],
+    metrics=KEPT,
+    curves=lambda row: row['round'] in marks[tables.identity(row)],
+  )
+  for row in kept:
+    own = runs[tables.identity(row)]
+    row[KEPT[-1]] = float(np.mean(tables.column(own, KEPT[-1])))
+  return kept
+
+
+def goal_of(best: dict[str, Rows]) -> float:
+  """0.95 of the final accuracy of FedAvg."""
+  return 0.95 * tables.final(best['fedavg']).mean()
+
+
+def summarise(rows: Rows, settings: Settings) -> Summary:
+  compared = tables.select(rows, part='methods')
+  chosen, table = {}, tables.Cells()
+  for concentration in settings.concentrations:
+    best = by_method(tables.select(compared, concentration=concentration))
+    at = f'{concentration:g}'
+    for method, runs in best.items():
+      for name in CHOSEN:
+        chosen[f'{at}, {method}', name] = tables.final(runs, name)[:1]
+      early = [row for row in runs if row['round'] <= settings.rounds // 4]
+      table[method, f'{at}: early'] = tables.percent(early)
+      table[method, f'{at}: end'] = tables.percent(runs)
+      table[method, f'{at}: gain'] = tables.percent(runs) - tables.percent(
+        best['fedavg']
+      )
+      table[method, f'{at}: rounds'] = rounds_to(
+        runs, goal_of(best), settings.rounds
+      )
+  attacked, long = tables.Cells(), tables.Cells()
+  for (rule, attack), of in tables.split_by(
+    tables.select(rows, part='attacks'), 'rule', 'attack'
+  ):
+    for method, runs in by_method(of).items():
+      at = f'{rule}, {attack}'
+      attacked[at, f'{method}: %'] = tables.percent(runs)
+      attacked[at, f'{method}: error'] = tables.percent(runs, 'relative_error')
+  for method, runs in by_method(tables.select(rows, part='long')).items():
+    long[method, 'end'] = tables.percent(runs)
+    long[method, 'gain'] = long[method, 'end'] - long['fedavg', 'end']
+  who = f'{settings.num_byzantine} of {settings.num_workers} attack'
+  shown = [
+    ('Chosen on the validation split, by concentration', chosen, 2),
+    (
+      'Accuracy (%) at a quarter of the rounds and at the end, gain over'
+      ' FedAvg, rounds to 0.95 of its accuracy, by concentration',
+      table,
+      1,
+    ),
+    (f'{who}: accuracy, and error of the rule in % of |m|', attacked, 1),
+    (f'{settings.long} times the rounds: accuracy (%) and gain', long, 1),
+  ]
+  return Summary(
+    claims=claims(settings, table, attacked, long),
+    tables=[Table(t, tables.pivot(x, digits)) for t, x, digits in shown if x],
+    figures={'accuracy.png': lambda: picture(settings, table, long)},
+  )
+
+
+def claims(settings: Settings, table, attacked, long) -> list[Claim]:
+  skewed, mild = (f'{x:g}' for x in settings.concentrations[:2])
+  after = 'points over FedAvg after {} rounds'.format
+  rounds, last = settings.rounds, long['fedbr', 'gain'].mean()
+  slow, fast = (table[x, f'{skewed}: rounds'] for x in ('fedavg', 'fedbr'))
+
+  def gain(method, at=skewed):
+    return table[method, f'{at}: gain'].mean()
+
+  def less(attack):
+    names = (f'{x}: error' for x in ('fedavg', 'fedbr'))
+    return np.divide(
+      *(attacked[f'nnm, median, {attack}', x].mean() for x in names)
+    )
+
+  few, speed = 'within the spread of three seeds', 'its lead is one of speed'
+  middle = 'the rule lands near the middle, and alie is there'
+  about = {
+    'method': 'FedBR',
+    'paper': 'Guo, Tang, Lin 2022, arXiv:2205.13462',
+    'data': f'{settings.dataset}, rotated',
+  }
+  return [
+    Claim(
+      says='ends several points above FedAvg where clients have few classes',
+      published='CIFAR-10, VGG11: FedAvg 58.99, FedBR 64.65',
+      evidence='T',
+      checks=[Check(after(rounds * settings.long), last, 3, why=speed)],
+      **about,
+    ),
+    Claim(
+      says='is faster than FedAvg where clients have few classes',
+      checks=[
+        Check(after(rounds), gain('fedbr'), 3, why=few),
+        Check(
+          'rounds to 0.95, FedAvg over FedBR', slow.mean() / fast.mean(), 1.2
+        ),
+      ],
+      **about,
+    ),
+    Claim(
+      says='each of its two terms helps alone',
+      checks=[
+        Check(f'points of {x} over FedAvg', gain(x), 0.5, why=few)
+        for x in ('component 1', 'component 2')
+      ],
+      **about,
+    ),
+    Claim(
+      says='nothing is lost where clients differ little',
+      checks=[Check(after(rounds), gain('fedbr', mild), -1)],
+      **about,
+    ),
+    Claim(
+      says='its messages are less spread out, so that a robust rule errs less',
+      checks=[
+        Check(f'{x}: error, FedAvg over FedBR', less(x), 1, why=middle)
+        for x in opponents.ATTACKS
+      ],
+      **{**about, 'method': '', 'published': 'not in the paper'},
+    ),
+  ]
+
+
+def picture(settings: Settings, table, long):
+  """Accuracy of each method: early, at the end, and after more rounds."""
+  skewed, mild = (f'{x:g}' for x in settings.concentrations[:2])
+  rounds = settings.rounds
+  shown = {
+    f'few classes, round {rounds // 4}': (table, f'{skewed}: early'),
+    f'few classes, round {rounds}': (table, f'{skewed}: end'),
+    f'few classes, round {rounds * settings.long}': (long, 'end'),
+    f'mild, round {rounds}': (table, f'{mild}: end'),
+  }
+  figure, (axes,) = pictures.panels(1, len(shown), figsize=(13, 3))
+  for panel, (title, (cells, column)) in zip(axes, shown.items()):
+    bars = {method: x for (method, at), x in cells.items() if at == column}
+    if bars:
+      pictures.bars(panel, bars, 'test accuracy (%)')
+    panel.set_title(title)
+  return figure
