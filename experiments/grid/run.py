@@ -137,6 +137,7 @@ def summarise(
   )
   left_out = ''.join(f'Left out: {reason}\n\n' for reason in reasons)
   board = setting + tables.leaderboard(choices, control) + left_out
+  board += 'The command of each row: [worst_case.md](worst_case.md).\n'
   output.write_text(folder / 'leaderboard.md', board)
   line = functools.partial(command, grid)
   worst = setting + tables.worst_case(choices, control, line) + left_out
@@ -152,7 +153,6 @@ def summarise(
     name = output.slug(f'heatmap {partition} f={f}')
     pictures.save(heatmap, folder / f'{name}.png')
   print(board)
-  print(f'The command of each row: {folder / "worst_case.md"}')
 
 
 def read_grid() -> tuple[Grid, pathlib.Path]:
