@@ -24,13 +24,14 @@ from experiments.harness.cells import Cell, Task
 Known = Mapping[str, Callable]
 _SEARCHES = {k: v for k, v in specs.SEARCHES.items() if k != 'none'}
 # For numbers alone, which are compared with their ranges before any is traced.
-_NO_TASK: Any = Task(
-  graphdef=None,
+_NOTHING: Any = None
+_NO_TASK = Task(
+  graphdef=_NOTHING,
   loss_fn=lambda *_: 0.0,
   needs_key=False,
-  images=None,
-  labels=None,
-  partition=None,
+  images=_NOTHING,
+  labels=_NOTHING,
+  partition=_NOTHING,
   scale=1.0,
   num_classes=10,
 )

@@ -75,7 +75,7 @@ def choices(rows: Rows, tail: int = 3) -> list[Choice]:
 
     best, attacks = max(by_attack, key=safety)
     accuracy = {name: tables.percent(found) for name, found in attacks.items()}
-    chosen.append(Choice(*place, *best, accuracy))
+    chosen.append(Choice._make([*place, *best, accuracy]))
   return chosen
 
 
