@@ -313,6 +313,7 @@ def read_settings(root: pathlib.Path) -> Settings:
     names = [field.name for field in dataclasses.fields(Settings)]
     resume.adopt(root, 'train', names)
   config = settings.read(Settings)
+  distributed.split_cpu(config.num_devices)  # Before JAX looks for devices.
   rules = specs.split_top(config.aggregator, ';')
   if not rules:
     raise ValueError('--aggregator names no rule')
@@ -327,7 +328,6 @@ def open_runs(
   config: Settings, root: pathlib.Path, held: contextlib.ExitStack
 ) -> list[Run]:
   """Checks all, then locks and makes the folders; as long as `held` is open."""
-  distributed.split_cpu(config.num_devices)
   rules = specs.split_top(config.aggregator, ';')
   # One rule writes to the folder itself, several to a folder each.
   folders = [root / output.slug(r) if rules[1:] else root for r in rules]
