@@ -7,393 +7,394 @@ r"""One training run under attack, or the same run with several rules.
 Names take their hyper-parameters in parentheses, `centered_clipping(radius=1)`;
 the number of Byzantine workers is filled in where a rule asks for it. Several
 rules, separated by semicolons, run one after the other and end in one table and
-one picture, `curve.png`. Each writes `config.json`, `metrics.csv` (a row per
-evaluation and seed) and checkpoints. A killed run goes on to the same bits with
-`--output_dir=FOLDER --resume`. Several processes: `experiments/distributed.py`.
+one picture, `curve.png`; under the table is the command of each row. Each
+writes `config.json`, `metrics.csv` (a row per evaluation and seed) and
+checkpoints. A killed run goes on to the same bits with `--output_dir=FOLDER
+--resume`. Several processes: `experiments/harness/distributed.py`.
 """
 
 import contextlib
-import functools
+import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import tqdm
 from absl import app, flags, logging
 
 import byzjax
-from byzjax import data, models
-from experiments import distributed, lock, output, report, resume, specs
+from byzjax import data
+from experiments.harness import (
+  distributed,
+  lock,
+  loop,
+  output,
+  programs,
+  resume,
+  settings,
+  specs,
+)
+from experiments.harness.cells import Cell, Program, Rows
+from experiments.harness.settings import ImageSettings, option
+from experiments.reporting import curves, summary, tables
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string(
-  'dataset',
-  'digits',
-  'digits (1797 handwritten digits, no download) or any prepared image set of'
-  ' --data_dir, such as mnist, fashion_mnist, cifar10.',
-)
-flags.DEFINE_string(
-  'data_dir',
-  None,
-  'Folder with data sets in TFDS format (array_record); the environment'
-  ' variable TFDS_DATA_DIR by default.',
-)
-flags.DEFINE_string(
-  'partition',
-  'iid',
-  'How examples are divided among workers:'
-  f' {specs.describe(specs.PARTITIONS)}. With long_tail=r,'
-  ' class k first keeps r^k of its examples. E.g.'
-  ' dirichlet_by_class(alpha=0.1), iid(long_tail=0.6).',
-)
-flags.DEFINE_enum('model', 'mlp', specs.MODELS, 'The network.')
-flags.DEFINE_integer('num_workers', 25, 'n, attackers included.', 1)
-flags.DEFINE_integer('num_byzantine', 11, 'f, fewer than half of them.', 0)
-flags.DEFINE_bool(
-  'redraw_byzantine',
-  False,
-  'Draw the attackers anew in every round instead of the first f workers.',
-)
-flags.DEFINE_string(
-  'attack',
-  'inner_product_manipulation(epsilon=0.1)',
-  f'What attackers send: {specs.describe(specs.ATTACKS)}. E.g. alie(z=1.5).',
-)
-flags.DEFINE_string(
-  'search',
-  'none',
-  'What attackers that hold the defence make of that, in every round:'
-  f' {specs.describe(specs.SEARCHES)}. strength finds the worst multiple of the'
-  ' attack, gradient ascends from it.',
-)
-flags.DEFINE_string(
-  'pre_aggregators',
-  '',
-  'What messages go through before the rule, separated by commas:'
-  f' {specs.describe(specs.PRE_AGGREGATORS)}. E.g. bucketing(bucket_size=2).',
-)
-flags.DEFINE_string(
-  'aggregator',
-  'mean; krum; centered_clipping(radius=0.3)',
-  'The rule, or several separated by semicolons:'
-  f' {specs.describe(specs.AGGREGATORS)}.',
-)
-flags.DEFINE_integer(
-  'num_local_steps',
-  0,
-  'Steps of SGD that each worker takes in a round, with --local_learning_rate;'
-  ' what it sends is how far it came, and --learning_rate=1 averages that. 0:'
-  ' workers send gradients.',
-  0,
-)
-flags.DEFINE_float(
-  'local_learning_rate', 0.1, 'Of the steps that workers take.', 0.0
-)
-flags.DEFINE_integer(
-  'num_participants', None, 'Workers drawn in a round of local steps.', 1
-)
-flags.DEFINE_float(
-  'momentum', 0.9, 'Decay of the momentum that each worker keeps, in [0, 1].'
-)
-flags.DEFINE_string(
-  'optimizer',
-  'sgd',
-  'What the server does with the aggregate:'
-  f' {specs.describe(specs.OPTIMIZERS)}.',
-)
-flags.DEFINE_float('learning_rate', 0.5, 'Initial learning rate.', 0.0)
-flags.DEFINE_string(
-  'schedule',
-  'step',
-  f'Learning rate over the rounds: {specs.describe(specs.SCHEDULES)}; step is'
-  ' step(factor=0.1, at=0.75), a factor from a fraction of the rounds on.',
-)
-flags.DEFINE_integer('batch_size', 8, 'Examples per worker and round.', 1)
-flags.DEFINE_integer('rounds', 400, 'Rounds of training.', 1)
-flags.DEFINE_integer(
-  'schedule_rounds', None, 'Rounds of --schedule, if not --rounds.', 1
-)
-flags.DEFINE_integer('eval_every', 20, 'Rounds between evaluations.', 1)
-flags.DEFINE_integer('seed', 0, 'The first seed.', 0)
-flags.DEFINE_integer(
-  'num_seeds', 3, 'Runs with seeds seed, seed + 1, ... in one program.', 1
-)
-flags.DEFINE_integer(
-  'num_devices',
-  1,
-  'Devices to split the workers over, of all processes; a CPU is split.',
-  1,
-)
-flags.DEFINE_string(
-  'worker_map',
-  'auto',
-  'Per-worker gradients by vmap, map (one by one) or chunks of so many workers;'
-  ' auto is map for convolutions on a CPU and vmap otherwise.',
-)
-flags.DEFINE_string(
-  'output_dir', None, 'A new folder; runs/<data set>-<time> by default.'
-)
-flags.DEFINE_bool(
-  'resume',
-  False,
-  'Continue the run in --output_dir with its flags; --rounds may be larger.',
-)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(ImageSettings):
+  """Everything that a run is made of; each is a flag."""
+
+  partition: str = option(
+    'iid',
+    'How examples are divided among workers:'
+    f' {specs.describe(specs.PARTITIONS)}. With long_tail=r,'
+    ' class k first keeps r^k of its examples. E.g.'
+    ' dirichlet_by_class(alpha=0.1), iid(long_tail=0.6).',
+  )
+  validation: bool = option(
+    False, 'Keep a tenth of the training examples apart, as grids do.'
+  )
+  num_workers: int = option(25, 'n, attackers included.', low=1)
+  num_byzantine: int = option(11, 'f, fewer than half of them.', low=0)
+  redraw_byzantine: bool = option(
+    False,
+    'Draw the attackers anew in every round instead of the first f workers.',
+  )
+  attack: str = option(
+    'inner_product_manipulation(epsilon=0.1)',
+    f'What attackers send: {specs.describe(specs.ATTACKS)}. E.g. alie(z=1.5).',
+  )
+  search: str = option(
+    'none',
+    'What attackers that hold the defence make of that, in every round, or'
+    ' several, separated by commas:'
+    f' {specs.describe(specs.SEARCHES)}. strength finds the worst multiple of'
+    ' the attack, gradient ascends from it.',
+  )
+  pre_aggregators: str = option(
+    '',
+    'What messages go through before the rule, separated by commas:'
+    f' {specs.describe(specs.PRE_AGGREGATORS)}. E.g. bucketing(bucket_size=2).',
+  )
+  aggregator: str = option(
+    'mean; krum; centered_clipping(radius=0.3)',
+    'The rule, or several separated by semicolons:'
+    f' {specs.describe(specs.AGGREGATORS)}.',
+  )
+  num_local_steps: int = option(
+    0,
+    'Steps of SGD that each worker takes in a round, with'
+    ' --local_learning_rate; what it sends is how far it came, and'
+    ' --learning_rate=1 averages that. 0: workers send gradients.',
+    low=0,
+  )
+  local_learning_rate: float = option(
+    0.1, 'Of the steps that workers take.', low=0
+  )
+  num_participants: int | None = option(
+    None, 'Workers drawn in a round of local steps.', low=1
+  )
+  momentum: float = option(
+    0.9, 'Decay of the momentum that each worker keeps, in [0, 1].'
+  )
+  optimizer: str = option(
+    'sgd',
+    'What the server does with the aggregate:'
+    f' {specs.describe(specs.OPTIMIZERS)}.',
+  )
+  learning_rate: float = option(0.5, 'Initial learning rate.', low=0)
+  schedule: str = option(
+    'step',
+    f'Learning rate over the rounds: {specs.describe(specs.SCHEDULES)}; step is'
+    ' step(factor=0.1, at=0.75), a factor from a fraction of the rounds on.',
+  )
+  batch_size: int = option(8, 'Examples per worker and round.', low=1)
+  rounds: int = option(400, 'Rounds of training.', low=1)
+  schedule_rounds: int | None = option(
+    None, 'Rounds of --schedule, if not --rounds.', low=1
+  )
+  eval_every: int = option(20, 'Rounds between evaluations.', low=1)
+  seed: int = option(0, 'The first seed.', low=0)
+  num_devices: int = option(
+    1,
+    'Devices to split the workers over, of all processes; a CPU is split.',
+    low=1,
+  )
+  worker_map: str = option(
+    'auto',
+    'Per-worker gradients by vmap, map (one by one) or chunks of so many'
+    ' workers; auto is map for convolutions on a CPU and vmap otherwise.',
+  )
+
+  @property
+  def seeds(self) -> range:
+    return range(self.seed, self.seed + self.num_seeds)
 
 
-class Run(NamedTuple):
-  """Everything that one rule needs: two compiled functions and a state."""
-
-  chunk: Callable  # (states, length) -> (states, mean RoundInfo [num_seeds])
-  evaluate: Callable  # states -> Metrics [num_seeds]
-  states: byzjax.RoundState  # leaves [num_seeds, ...]
-
-
-def make_run(rule: str, dataset: data.Dataset) -> Run:
-  """The program of one rule from the flags, checked by tracing it."""
-  if FLAGS.num_participants and not FLAGS.num_local_steps:
+def cell_of(config: Settings, mesh: jax.sharding.Mesh | None = None) -> Cell:
+  """The run of one rule: what workers, attackers and the server do."""
+  if config.num_participants and not config.num_local_steps:
     raise ValueError('--num_participants needs --num_local_steps')
-  # --- Data: one partition per seed, padded to a common width.
-  seeds = _seeds()
-  partitions = specs.stack(
-    [
-      specs.partition(
-        FLAGS.partition, dataset.train_labels, FLAGS.num_workers, seed
-      )
-      for seed in seeds
-    ]
-  )
-  images = jnp.asarray(dataset.train_images)
-  labels = jnp.asarray(dataset.train_labels)
-  mesh = distributed.make_mesh(FLAGS.num_devices)
+  if config.augment and config.num_local_steps:
+    raise ValueError('--augment is for gradients, not for --num_local_steps')
 
-  # --- Model: one initialisation per seed.
-  image_shape = (images.shape[1], images.shape[2], images.shape[3])
-  networks = [
-    models.split(
-      models.make(FLAGS.model, image_shape, dataset.num_classes, seed=seed)
+  def make_round(task, key):
+    aggregator = specs.aggregator(
+      config.aggregator, config.pre_aggregators, config.num_byzantine
     )
-    for seed in seeds
-  ]
-  graphdef = networks[0][0]
-  needs_key = models.has_dropout(graphdef)
-  learning_rate = specs.build(
-    'schedule',
-    FLAGS.schedule,
-    specs.SCHEDULES,
-    FLAGS.learning_rate,
-    FLAGS.schedule_rounds or FLAGS.rounds,
-  )
-  aggregator = specs.aggregator(
-    rule, FLAGS.pre_aggregators, FLAGS.num_byzantine
-  )
-  optimizer = specs.build(
-    'optimizer', FLAGS.optimizer, specs.OPTIMIZERS, learning_rate
-  )
-  attack = specs.build(
-    'attack',
-    FLAGS.attack,
-    specs.ATTACKS,
-    defaults={'num_classes': dataset.num_classes},
-  )
-  attack = specs.build(
-    'search', FLAGS.search, specs.SEARCHES, attack, aggregator
-  )
-
-  def training_under(byzantine, images, labels) -> byzjax.Round:
-    loss_fn = models.cross_entropy_loss(graphdef, needs_key=needs_key)
+    attack = attack_of(config, aggregator, task.num_classes)
     shared = {
-      'needs_key': needs_key,
-      'num_workers': FLAGS.num_workers,
-      'worker': byzjax.worker_momentum(FLAGS.momentum),
+      'needs_key': task.needs_key,
+      'num_workers': config.num_workers,
+      'worker': byzjax.worker_momentum(config.momentum),
       'attack': attack,
-      'byzantine': byzantine,
+      'byzantine': byzantine_of(config, attack, key),
       'aggregator': aggregator,
-      'optimizer': optimizer,
-      'worker_map': specs.worker_map(FLAGS.model, FLAGS.worker_map),
+      'optimizer': specs.optimizer(
+        config.optimizer,
+        config.schedule,
+        config.learning_rate,
+        config.schedule_rounds or config.rounds,
+      ),
+      'worker_map': specs.worker_map(config.model, config.worker_map),
       'mesh': mesh,
     }
-    if not FLAGS.num_local_steps:
-      return byzjax.robust_round(loss_fn, **shared)
-    sampler = data.local_sampler(
-      images, labels, batch_size=FLAGS.batch_size, scale=dataset.scale
-    )
+    if not config.num_local_steps:
+      return byzjax.robust_round(task.loss_fn, **shared)
     return byzjax.fed_opt(
-      loss_fn,
-      learning_rate=FLAGS.local_learning_rate,
-      num_local_steps=FLAGS.num_local_steps,
-      participation=FLAGS.num_participants,
-      sampler=sampler,
+      task.loss_fn,
+      learning_rate=config.local_learning_rate,
+      num_local_steps=config.num_local_steps,
+      participation=config.num_participants,
+      sampler=data.local_sampler(
+        task.images,
+        task.labels,
+        batch_size=config.batch_size,
+        scale=task.scale,
+      ),
       **shared,
     )
 
-  @functools.partial(jax.jit, static_argnums=4, donate_argnums=0)
-  def chunk(states, partitions, images, labels, length):
-    def one_seed(state, partition, key):
-      data_key, round_key, byzantine_key = jax.random.split(key, 3)
-      byzantine = FLAGS.num_byzantine
-      if FLAGS.redraw_byzantine:
-        byzantine = byzjax.random_byzantine(
-          FLAGS.num_workers, byzantine, byzantine_key
-        )
-      training = training_under(byzantine, images, labels)
-
-      def one_round(state, _):
-        if FLAGS.num_local_steps:
-          return training.step(state, partition, round_key)
-        batch = data.sample_batch(
-          images,
-          labels,
-          partition,
-          jax.random.fold_in(data_key, state.step),
-          FLAGS.batch_size,
-          scale=dataset.scale,
-        )
-        return training.step(state, batch, round_key)
-
-      state, infos = jax.lax.scan(one_round, state, length=length)
-      return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), infos)
-
-    keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-    return jax.vmap(one_seed)(states, partitions, keys)
-
-  @jax.jit
-  def evaluate(states, images, labels):
-    return jax.vmap(
-      lambda params: models.evaluate(
-        graphdef,
-        params,
-        images,
-        labels,
-        num_classes=dataset.num_classes,
-        scale=dataset.scale,
-      )
-    )(states.params)
-
-  first_round = training_under(FLAGS.num_byzantine, images, labels)
-  states = byzjax.stack([first_round.init(params) for _, params in networks])
-  arrays = distributed.replicate((partitions, images, labels), mesh)
-  # So a rule that refuses these messages says so before anything is written.
-  jax.eval_shape(lambda s: chunk(s, *arrays, FLAGS.eval_every), states)
-  test = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
-  test = distributed.replicate(test, mesh)
-  return Run(
-    lambda states, length: chunk(states, *arrays, length),
-    lambda states: evaluate(states, *test),
-    states,
+  return Cell(
+    labels={},
+    make_round=make_round,
+    num_workers=config.num_workers,
+    rounds=config.rounds,
+    batch_size=config.batch_size,
+    partition=config.partition,
+    is_local=config.num_local_steps > 0,
+    metrics=metrics,
   )
 
 
-def beginning(run: Run, folder: pathlib.Path) -> tuple[int, Any, list[dict]]:
+def attack_of(
+  config: Settings, aggregator: byzjax.Aggregator, num_classes: int
+) -> Any:
+  """The attack behind its searches, which hold the rule."""
+  attack = specs.build(
+    'attack',
+    config.attack,
+    specs.ATTACKS,
+    defaults={'num_classes': num_classes},
+  )
+  for search in specs.split_top(config.search, ','):
+    attack = specs.build('search', search, specs.SEARCHES, attack, aggregator)
+  return attack
+
+
+def byzantine_of(config: Settings, attack: Any, key: jax.Array) -> Any:
+  """Who attacks: nobody if there is no attack."""
+  if attack is None:
+    return 0
+  if not config.redraw_byzantine:
+    return config.num_byzantine
+  return byzjax.random_byzantine(config.num_workers, config.num_byzantine, key)
+
+
+def metrics(state, info: byzjax.RoundInfo) -> dict[str, jax.Array]:
+  """Columns of `metrics.csv`, averaged over the rounds since the last row."""
+  del state
+  return {
+    'train_loss': info.loss,
+    'aggregation_error': info.aggregation_error,
+    'num_nonfinite': info.num_nonfinite,
+  }
+
+
+def program_of(config: Settings, dataset: data.Dataset) -> Program:
+  """The program of one rule; traced, so that what refuses says so here."""
+  mesh = distributed.make_mesh(config.num_devices)
+  options = programs.Options(
+    config.model, config.seeds, config.augment, config.validation, mesh
+  )
+  stops = [*range(0, config.rounds, config.eval_every), config.rounds]
+  program = programs.of_images(cell_of(config, mesh), dataset, options, stops)
+  program.trace()
+  return program
+
+
+class Run(NamedTuple):
+  """One rule of the table."""
+
+  config: Settings
+  program: Program
+  folder: pathlib.Path
+  begun: tuple[int, Any, Rows]  # Rounds done, states and rows.
+
+
+def train(run: Run) -> Rows:
+  """Runs the rounds that are left and returns all rows of metrics."""
+  with tqdm.tqdm(
+    None,
+    run.config.aggregator,
+    run.config.rounds,
+    initial=run.begun[0],
+    unit='rounds',
+    disable=jax.process_index() > 0,
+  ) as bar:
+
+    def show(rounds, rows):
+      del rounds  # Of a run that goes on they count those before, too.
+      loss = tables.column(rows, 'loss').mean()
+      accuracy = tables.column(rows, 'accuracy').mean()
+      bar.set_postfix_str(f'loss={loss:.3f}, accuracy={accuracy:.1%}', False)
+      bar.update(rows[0]['round'] - bar.n)
+
+    return loop.run(
+      run.program,
+      run.folder,
+      file='metrics.csv',
+      save_seconds=0,
+      begun=run.begun,
+      advance=show,
+    )
+
+
+def command(config: Settings) -> str:
+  """The line that makes a run again."""
+  if config.schedule_rounds == config.rounds:
+    config = dataclasses.replace(config, schedule_rounds=None)
+  return summary.command('experiments.train', *settings.arguments(config))
+
+
+def title_of(config: Settings) -> str:
+  return (
+    f'{config.num_byzantine} of {config.num_workers} workers send'
+    f' {config.attack}'
+  )
+
+
+def say(config: Settings, runs: Sequence[Run], results, root) -> None:
+  """Prints the table and what makes each of its rows again; draws curves."""
+  title = title_of(config)
+  print(f'\n{title}; {config.rounds} rounds, {config.num_seeds} seeds')
+  print(curves.table(results))
+  print('\nThe command of each row:')
+  print('\n'.join(command(run.config) for run in runs))
+  curves.picture(results, f'{config.dataset}: {title}', root / 'curve.png')
+
+
+def of_folder(config: Settings) -> dict[str, Any]:
+  """What `config.json` has."""
+  values = dataclasses.asdict(config)
+  values['schedule_rounds'] = config.schedule_rounds or config.rounds
+  return {'program': 'train', **values}
+
+
+def read_settings(root: pathlib.Path) -> Settings:
+  """The settings of the flags, or of the run that goes on."""
+  if FLAGS.resume:
+    if not FLAGS.output_dir:
+      raise ValueError('--resume needs --output_dir, the folder to continue')
+    names = [field.name for field in dataclasses.fields(Settings)]
+    resume.adopt(root, 'train', names)
+  config = settings.read(Settings)
+  distributed.split_cpu(config.num_devices)  # Before JAX looks for devices.
+  rules = specs.split_top(config.aggregator, ';')
+  if not rules:
+    raise ValueError('--aggregator names no rule')
+  if len({output.slug(rule) for rule in rules}) < len(rules):
+    raise ValueError(f'--aggregator names a rule twice: {rules}')
+  if jax.process_count() > 1 and not FLAGS.output_dir:
+    raise ValueError('several processes need --output_dir, which all see')
+  return dataclasses.replace(config, aggregator='; '.join(rules))
+
+
+def open_runs(
+  config: Settings, root: pathlib.Path, held: contextlib.ExitStack
+) -> list[Run]:
+  """Checks all, then locks and makes the folders; as long as `held` is open."""
+  rules = specs.split_top(config.aggregator, ';')
+  # One rule writes to the folder itself, several to a folder each.
+  folders = [root / output.slug(r) if rules[1:] else root for r in rules]
+  alone = [dataclasses.replace(config, aggregator=rule) for rule in rules]
+  configs = {root: of_folder(config)}
+  configs |= {f: of_folder(c) for f, c in zip(folders, alone)}
+
+  def take():
+    held.callback(lock.release, lock.take(*configs, resume=FLAGS.resume))
+
+  output.check_root(root, resume=FLAGS.resume)
+  if FLAGS.resume:
+    resume.check(configs)
+    take()
+  dataset = data.load(config.dataset, config.data_dir)
+  made = [program_of(one, dataset) for one in alone]
+  distributed.wait_for_all('checked')
+  if not FLAGS.resume:
+    take()
+  for folder, values in configs.items():
+    distributed.process_0_first(output.open_folder, folder, values, 'rounds')
+  return [
+    Run(one, program, folder, beginning(program, folder))
+    for one, program, folder in zip(alone, made, folders)
+  ]
+
+
+def beginning(program: Program, folder: pathlib.Path) -> tuple[int, Any, Rows]:
   """Rounds done, states and rows, as a checkpoint has them or at round 0."""
   if FLAGS.resume:
-    rounds = [*range(0, FLAGS.rounds, FLAGS.eval_every), FLAGS.rounds]
-    if restored := resume.restore(folder, run.states, rounds, _seeds()):
-      return restored
-  return 0, run.states, _rows(0, run, run.states, None)
+    return loop.beginning(program, folder, 'metrics.csv')
+  return 0, program.start(), []
 
 
-def train(name: str, run: Run, start, folder: pathlib.Path) -> list[dict]:
-  """Runs the rounds that are left and returns all rows of metrics."""
-  begun, states, rows = start
-  total, quiet = FLAGS.rounds, jax.process_index() > 0
-  with tqdm.tqdm(
-    None, name, total, initial=begun, unit='rounds', disable=quiet
-  ) as bar:
-    for done in range(begun, total, FLAGS.eval_every):
-      length = min(FLAGS.eval_every, total - done)
-      states, info = run.chunk(states, length)
-      rows += _rows(done + length, run, states, info)
-      # Rows go first: a resumed run cuts those that its checkpoint lacks.
-      output.write_metrics(folder, rows)
-      output.save_checkpoint(folder, done + length, states)
-      last = rows[-FLAGS.num_seeds :]
-      loss = report.column(last, 'loss').mean()
-      accuracy = report.column(last, 'accuracy').mean()
-      bar.set_postfix_str(f'loss={loss:.3f}, accuracy={accuracy:.1%}', False)
-      bar.update(length)
-  return rows
-
-
-def _seeds() -> range:
-  return range(FLAGS.seed, FLAGS.seed + FLAGS.num_seeds)
-
-
-def _rows(done: int, run: Run, states, info) -> list[dict]:
-  metrics, info = jax.device_get((run.evaluate(states), info))
-  return output.metric_rows(done, _seeds(), metrics, info)
-
-
-def _config(rules: Sequence[str]) -> dict[str, Any]:
-  own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
-  values = {f.name: f.value for f in own}
-  del values['output_dir'], values['resume']
-  values['schedule_rounds'] = FLAGS.schedule_rounds or FLAGS.rounds
-  return {'program': 'train', **values, 'aggregator': '; '.join(rules)}
+def define_flags() -> None:
+  """The flags of the command line."""
+  settings.define(Settings)
+  flags.DEFINE_string(
+    'output_dir', None, 'A new folder; runs/<data set>-<time> by default.'
+  )
+  flags.DEFINE_bool(
+    'resume',
+    False,
+    'Continue the run in --output_dir with its flags; --rounds may be larger.',
+  )
 
 
 def main(argv):
   logging.set_verbosity(logging.WARNING)  # Checkpointing is talkative.
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
-  with contextlib.ExitStack() as held:
-    _main(held)
-
-
-def _main(held: contextlib.ExitStack):
   root = pathlib.Path(
     FLAGS.output_dir or time.strftime(f'runs/{FLAGS.dataset}-%Y%m%d-%H%M%S')
   )
-  try:
-    if FLAGS.resume:
-      if not FLAGS.output_dir:
-        raise ValueError('--resume needs --output_dir, the folder to continue')
-      resume.adopt(root, 'train', _config(()))
-    distributed.split_cpu(FLAGS.num_devices)
-    rules = specs.split_top(FLAGS.aggregator, ';')
-    # One rule writes to the folder itself, several to a folder each.
-    folders = [root / output.slug(r) if rules[1:] else root for r in rules]
-    configs = {root: _config(rules)}
-    configs |= {f: _config([r]) for f, r in zip(folders, rules)}
-    if not rules:
-      raise ValueError('--aggregator names no rule')
-    if jax.process_count() > 1 and not FLAGS.output_dir:
-      raise ValueError('several processes need --output_dir, which all see')
-    if len(set(folders)) < len(folders):
-      raise ValueError(f'--aggregator names a rule twice: {rules}')
-    output.check_root(root, resume=FLAGS.resume)
-    if FLAGS.resume:
-      resume.check(configs)
-      held.callback(lock.release, lock.take(*configs, resume=True))
-    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
-    runs = [make_run(rule, dataset) for rule in rules]
-    distributed.wait_for_all('checked')
-    if not FLAGS.resume:
-      held.callback(lock.release, lock.take(*configs, resume=False))
-    for folder, config in configs.items():
-      distributed.process_0_first(output.open_folder, folder, config, 'rounds')
-    starts = [beginning(run, folder) for run, folder in zip(runs, folders)]
-  except (OSError, ValueError) as error:
-    sys.exit(f'train.py: {error}')
-
-  distributed.say(f'Writing to {root}')
-  results = {}
-  for rule, run, start, folder in zip(rules, runs, starts, folders):
-    results[rule] = train(rule, run, start, folder)
-  if jax.process_index() > 0:
-    return
-  title = f'{FLAGS.num_byzantine} of {FLAGS.num_workers} workers send'
-  title += f' {FLAGS.attack}'
-  print(f'\n{title}; {FLAGS.rounds} rounds, {FLAGS.num_seeds} seeds')
-  print(report.table(results, FLAGS.num_seeds))
-  report.picture(
-    results, FLAGS.num_seeds, f'{FLAGS.dataset}: {title}', root / 'curve.png'
-  )
+  with contextlib.ExitStack() as held:
+    try:
+      config = read_settings(root)
+      runs = open_runs(config, root, held)
+    except (OSError, ValueError) as error:
+      sys.exit(f'train.py: {error}')
+    distributed.say(f'Writing to {root}')
+    results = {run.config.aggregator: train(run) for run in runs}
+    if jax.process_index() == 0:
+      say(config, runs, results, root)
 
 
 if __name__ == '__main__':
+  define_flags()
+  flags.adopt_module_key_flags(settings)
   distributed.run(main)

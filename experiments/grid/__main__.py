@@ -2,11 +2,13 @@
 
 from absl import app, flags
 
-from experiments import distributed
-from experiments.grid import run
+from experiments.grid import run, settings
+from experiments.harness import distributed
+from experiments.harness import settings as options
 
 # For --help.
 __doc__ = run.__doc__
-flags.adopt_module_key_flags(run)
-flags.adopt_module_key_flags(distributed)
+settings.define_flags()
+for module in (distributed, options, settings):
+  flags.adopt_module_key_flags(module)
 app.run(run.main)

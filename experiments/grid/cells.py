@@ -6,6 +6,7 @@ A defence is a chain, pre-aggregators and then a rule: `'bucketing(bucket_size=
 numbers, one program runs all of them; of anything else, each has a program.
 """
 
+import dataclasses
 import itertools
 import typing
 from collections import Counter
@@ -16,30 +17,24 @@ import jax
 
 import byzjax
 from byzjax import data
-from experiments import specs
-from experiments.cell import Cell, Options, check_cell
+from experiments.grid.settings import Grid
+from experiments.harness import programs, specs
+from experiments.harness.cells import Cell, Task
 
 Known = Mapping[str, Callable]
 _SEARCHES = {k: v for k, v in specs.SEARCHES.items() if k != 'none'}
-
-
-class Grid(NamedTuple):
-  """The flags that say what is run; names are texts."""
-
-  attacks: Sequence[str]
-  aggregators: Sequence[str]
-  pre_aggregators: Sequence[str]
-  num_byzantine: Sequence[int]
-  partitions: Sequence[str]
-  momenta: Sequence[float]
-  learning_rates: Sequence[float]
-  num_workers: int
-  rounds: int
-  batch_size: int
-  num_evals: int = 10
-  optimizer: str = 'sgd'
-  schedule: str = 'constant'
-  worker_map: str | int = 'vmap'
+# For numbers alone, which are compared with their ranges before any is traced.
+_NOTHING: Any = None
+_NO_TASK = Task(
+  graphdef=_NOTHING,
+  loss_fn=lambda *_: 0.0,
+  needs_key=False,
+  images=_NOTHING,
+  labels=_NOTHING,
+  partition=_NOTHING,
+  scale=1.0,
+  num_classes=10,
+)
 
 
 class Stage(NamedTuple):
@@ -108,6 +103,7 @@ def make_cells(grid: Grid, num_classes: int) -> list[Cell]:
   for name in ('attacks', 'aggregators', 'pre_aggregators', 'partitions',
                'num_byzantine', 'momenta', 'learning_rates'):  # fmt: skip
     given = getattr(grid, name)
+    given = grid.entries(name) if isinstance(given, str) else given
     if not given or len(set(given)) < len(given):
       problems.append(f'--{name} is empty or has an entry twice: {given}')
   if any(f < 1 for f in grid.num_byzantine):
@@ -118,10 +114,15 @@ def make_cells(grid: Grid, num_classes: int) -> list[Cell]:
     problems.append(f'--learning_rates must be >= 0, got {grid.learning_rates}')
   for momentum in grid.momenta:
     attempt(byzjax.worker_momentum, momentum)
-  texts = list(itertools.product(grid.pre_aggregators, grid.aggregators))
+  fronts, rules = grid.entries('pre_aggregators'), grid.entries('aggregators')
+  texts = itertools.product(fronts, rules)
   by_text = [attempt(_defence, text, front) for front, text in texts]
   defences = [chain for chains in by_text for chain in chains]
-  attacks = [chain for text in grid.attacks for chain in attempt(_attack, text)]
+  attacks = [
+    chain
+    for text in grid.entries('attacks')
+    for chain in attempt(_attack, text)
+  ]
   for title in _repeated(chains[0].title for chains in by_text if chains):
     problems.append(
       f'--aggregators: {title} is there twice; to choose from values, write a'
@@ -147,32 +148,49 @@ def make_cells(grid: Grid, num_classes: int) -> list[Cell]:
     for attack in attacks
   ]
   queue += [(control[0], nobody[0], 0)]
-  return [_cell(grid, *place, num_classes) for place in queue]
+  return [_cell(grid, *place) for place in queue]
 
 
 def refused(
-  cells: Sequence[Cell], dataset: data.Dataset, options: Options
+  cells: Iterable[Cell], dataset: data.Dataset, model: str
 ) -> dict[str, list[Cell]]:
   """The cells that cannot run, by what is said against them."""
   by_reason: dict[str, list[Cell]] = {}
   for cell in cells:
     try:
       for values in _one_by_one(cell.grid):
-        cell.make_round(lambda *_: 0.0, None, **values)
-      check_cell(cell, dataset, options)
+        cell.make_round(_NO_TASK, None, **values)
+      _trace(cell, dataset, model)
     except ValueError as error:
-      # Without the name of the cell, so that what is said alike is said once.
-      reason = error.__cause__ if str(error).startswith(cell.name) else error
-      by_reason.setdefault(str(reason), []).append(cell)
+      by_reason.setdefault(str(error), []).append(cell)
   return by_reason
 
 
-def _cell(
-  grid: Grid, defence: Chain, attack: Chain, f: int, num_classes: int
-) -> Cell:
-  def make_round(loss_fn, key, **values):
+def _trace(cell: Cell, dataset: data.Dataset, model: str) -> None:
+  # What refuses looks at shapes, so one start and few examples will do.
+  few = slice(20 * cell.num_workers)
+  dataset = dataset._replace(
+    train_images=dataset.train_images[few],
+    train_labels=dataset.train_labels[few],
+  )
+  cell = dataclasses.replace(cell, partition='iid')
+  options = programs.Options(model, range(1))
+  programs.of_images(cell, dataset, options).trace()
+
+
+def check_partitions(grid: Grid, dataset: data.Dataset) -> None:
+  """Raises ValueError if a partition leaves a worker without examples."""
+  labels = programs.split_validation(dataset)[0].train_labels
+  for text, seed in itertools.product(grid.entries('partitions'), grid.seeds):
+    specs.partition(text, labels, grid.num_workers, seed)
+
+
+def _cell(grid: Grid, defence: Chain, attack: Chain, f: int) -> Cell:
+  worker_map = specs.worker_map(grid.model)
+
+  def make_round(task, key, **values):
     del key
-    filled = {'num_byzantine': f, 'num_classes': num_classes}
+    filled = {'num_byzantine': f, 'num_classes': task.num_classes}
     *front, rule = (
       stage.build(defaults=filled, values=_of('defence', i, values))
       for i, stage in enumerate(defence.stages)
@@ -185,24 +203,18 @@ def _cell(
       lies = stage.build(
         *held, defaults=filled, values=_of('attack', i, values)
       )
-    schedule = specs.build(
-      'schedule',
-      grid.schedule,
-      specs.SCHEDULES,
-      values['learning_rate'],
-      grid.rounds,
-    )
     return byzjax.robust_round(
-      loss_fn,
+      task.loss_fn,
+      needs_key=task.needs_key,
       num_workers=grid.num_workers,
       worker=byzjax.worker_momentum(values['momentum']),
       attack=lies,
       byzantine=0 if lies is None else f,
       aggregator=rule,
-      optimizer=specs.build(
-        'optimizer', grid.optimizer, specs.OPTIMIZERS, schedule
+      optimizer=specs.optimizer(
+        grid.optimizer, grid.schedule, values['learning_rate'], grid.rounds
       ),
-      worker_map=grid.worker_map,
+      worker_map=worker_map,
     )
 
   def describe(values):
@@ -218,22 +230,22 @@ def _cell(
 
   axes = {**defence.axes('defence'), **attack.axes('attack')}
   return Cell(
-    make_round,
     # With their lists, for a name; `describe` has what a row is.
-    {
+    labels={
       'defence': ', '.join(_lists(defence.stages)),
       'attack': ', '.join(_lists(attack.stages)),
       'num_byzantine': f,
     },
-    {
+    make_round=make_round,
+    grid={
       **axes,
       'momentum': grid.momenta,
       'learning_rate': grid.learning_rates,
     },
-    grid.num_workers,
-    grid.rounds,
-    grid.batch_size,
-    grid.partitions,
+    num_workers=grid.num_workers,
+    rounds=grid.rounds,
+    batch_size=grid.batch_size,
+    partition=grid.entries('partitions'),
     num_evals=grid.num_evals,
     describe=describe,
   )

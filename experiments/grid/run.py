@@ -17,170 +17,81 @@ programs run one after the other.
 
 A killed grid goes on with `--output_dir=FOLDER --resume`, also inside a
 program. `results.csv` has every evaluation of every run, `worst_case.md` and
-`.png` each defence under its worst attack, `leaderboard.md` the same in short,
-and a heat map for every f and partition the rest.
+`.png` each defence under its worst attack with the command that trains it,
+`leaderboard.md` the same in short, and a heat map for every f and partition
+the rest.
 """
 
+import functools
 import pathlib
 import sys
-import tomllib
 from collections.abc import Sequence
 
 import tqdm
 from absl import app, flags, logging
 
 from byzjax import data
-from experiments import (
+from experiments import train
+from experiments.grid import cells as grid_cells
+from experiments.grid import settings, tables
+from experiments.grid.settings import Grid
+from experiments.harness import (
   distributed,
   lock,
+  loop,
   output,
+  programs,
   queue,
-  report,
   resume,
   specs,
 )
-from experiments.cell import Cell, Options, num_runs, run_cell
-from experiments.grid import cells as grid_cells
-from experiments.grid import tables
+from experiments.harness.cells import Cell, Rows, even_stops
+from experiments.reporting import pictures
 
 FLAGS = flags.FLAGS
-SUITES = pathlib.Path(__file__).parent
-
-flags.DEFINE_enum(
-  'suite', None, ['small', 'standard'], 'A grid that is ready, to compare with.'
-)
-flags.DEFINE_string(
-  'config', None, 'A TOML file whose keys are flags; those given here win.'
-)
-flags.DEFINE_string(
-  'dataset', 'digits', 'digits, or an image set of --data_dir such as mnist.'
-)
-flags.DEFINE_string('data_dir', None, 'Folder with data sets in TFDS format.')
-flags.DEFINE_enum('model', 'mlp', ['cnn', 'mlp', 'resnet20'], 'The network.')
-flags.DEFINE_bool('augment', False, 'Random crops and mirror images.')
-flags.DEFINE_string(
-  'attacks',
-  'none; sign_flip(scale=10.0); alie; inner_product_manipulation(epsilon=0.5)',
-  f'Of {specs.describe(specs.ATTACKS)}; behind a comma a search that holds the'
-  f' defence: {specs.describe(specs.SEARCHES)}.',
-)
-flags.DEFINE_string(
-  'aggregators',
-  'mean; coordinate_median; krum; centered_clipping(radius=[0.1, 1.0])',
-  f'Of {specs.describe(specs.AGGREGATORS)}; perhaps behind pre-aggregators and'
-  ' a comma.',
-)
-flags.DEFINE_string(
-  'pre_aggregators',
-  'none',
-  'What stands in front of every one of --aggregators, in turn: none, or of'
-  f' {specs.describe(specs.PRE_AGGREGATORS)}.',
-)
-flags.DEFINE_list('num_byzantine', '3', 'Values of f.')
-flags.DEFINE_string(
-  'partitions',
-  'iid',
-  'How examples are divided among workers:'
-  f' {specs.describe(specs.PARTITIONS)}, all with long_tail.',
-)
-flags.DEFINE_list('momenta', '0.9', 'Decays of the momentum of each worker.')
-flags.DEFINE_list('learning_rates', '0.1,0.3', 'Of the server.')
-flags.DEFINE_string(
-  'optimizer', 'sgd', f'Of {specs.describe(specs.OPTIMIZERS)}.'
-)
-flags.DEFINE_string(
-  'schedule', 'constant', f'Of {specs.describe(specs.SCHEDULES)}.'
-)
-flags.DEFINE_integer('num_workers', 15, 'n, attackers included.', 1)
-flags.DEFINE_integer('rounds', 200, 'Rounds of training.', 1)
-flags.DEFINE_integer('batch_size', 8, 'Examples per worker and round.', 1)
-flags.DEFINE_integer('num_evals', 10, 'Evaluations; the last 3 count.', 1)
-flags.DEFINE_integer('num_seeds', 3, 'Seeds 0, 1, ... in one program.', 1)
-flags.DEFINE_bool(
-  'skip_refused', False, 'Leave out what cannot run, such as a rule for few f.'
-)
-flags.DEFINE_bool('dry_run', False, 'Only say what would run.')
-flags.DEFINE_string('output_dir', None, 'A new folder; runs/grid if none.')
-flags.DEFINE_bool(
-  'resume',
-  False,
-  'Continue the grid in --output_dir with its flags; those given must agree.',
-)
-flags.DEFINE_float(
-  'checkpoint_seconds', 60.0, 'Between checkpoints inside a program.', 0.0
-)
-
-# Entries separated by semicolons.
-_TEXTS = ('attacks', 'aggregators', 'pre_aggregators', 'partitions')
-# What is no part of a grid, or no key of a file.
-_OF_A_CALL = ('config', 'dry_run', 'resume', 'suite')
-# What may differ between a grid and its continuation.
-_NOT_CONFIG = (*_OF_A_CALL, 'checkpoint_seconds', 'output_dir')
 
 
-def own_flags() -> list[str]:
-  key_flags = FLAGS.get_key_flags_for_module(sys.modules[__name__])
-  return [flag.name for flag in key_flags]
-
-
-def read_file(path: pathlib.Path) -> None:
-  """Sets the flags that the command line does not."""
-  try:
-    options = tomllib.loads(path.read_text())
-  except (OSError, tomllib.TOMLDecodeError) as error:
-    raise ValueError(f'--config={path}: {error}') from error
-  known = sorted(set(own_flags()) - set(_OF_A_CALL))
-  if unknown := sorted(set(options) - set(known)):
-    raise ValueError(
-      f'--config={path}: unknown keys {", ".join(unknown)}; known are'
-      f' {", ".join(known)}'
-    )
-  for name, value in options.items():
-    if isinstance(value, list):
-      value = ('; ' if name in _TEXTS else ',').join(map(str, value))
-    if not FLAGS[name].present:
-      try:
-        FLAGS[name].parse(str(value))
-      except flags.IllegalFlagValueError as error:
-        raise ValueError(f'--config={path}: {error}') from error
-
-
-def numbers(name: str, kind: type) -> list:
-  try:
-    return [kind(text) for text in getattr(FLAGS, name)]
-  except ValueError as error:
-    raise ValueError(f'--{name}: {error}') from error
-
-
-def grid() -> grid_cells.Grid:
-  """The grid of the flags."""
-  return grid_cells.Grid(
-    **{name: specs.split_top(getattr(FLAGS, name), ';') for name in _TEXTS},
-    num_byzantine=numbers('num_byzantine', int),
-    momenta=numbers('momenta', float),
-    learning_rates=numbers('learning_rates', float),
-    num_workers=FLAGS.num_workers,
-    rounds=FLAGS.rounds,
-    batch_size=FLAGS.batch_size,
-    num_evals=FLAGS.num_evals,
-    optimizer=FLAGS.optimizer,
-    schedule=FLAGS.schedule,
-    worker_map=specs.worker_map(FLAGS.model),
+def command(grid: Grid, choice: tables.Choice, attack: str) -> str:
+  """The line that trains one row of the tables under an attack."""
+  first, *searches = specs.split_top(attack, ',')
+  front = choice.pre_aggregators
+  run = train.Settings(
+    dataset=grid.dataset,
+    data_dir=grid.data_dir,
+    partition=choice.partition,
+    validation=True,
+    augment=grid.augment,
+    model=grid.model,
+    num_workers=grid.num_workers,
+    num_byzantine=choice.num_byzantine,
+    attack=first,
+    search=', '.join(searches) or 'none',
+    pre_aggregators='' if front == 'none' else front,
+    aggregator=choice.aggregator,
+    momentum=float(choice.momentum),
+    optimizer=grid.optimizer,
+    learning_rate=float(choice.learning_rate),
+    schedule=grid.schedule,
+    batch_size=grid.batch_size,
+    rounds=grid.rounds,
+    eval_every=even_stops(grid.rounds, grid.num_evals)[0],
+    num_seeds=grid.num_seeds,
   )
+  return train.command(run)
 
 
 def without_refused(
-  cells: Sequence[Cell], dataset: data.Dataset, options: Options
+  cells: Sequence[Cell], dataset: data.Dataset, grid: Grid
 ) -> tuple[list[Cell], list[str]]:
   """The cells that can run, and why others cannot."""
   bar = tqdm.tqdm(cells, 'checking', leave=False)
-  refused = grid_cells.refused(bar, dataset, options)
+  refused = grid_cells.refused(bar, dataset, grid.model)
   reasons = []
   for message, those in refused.items():
     names = [cell.name for cell in those[:3]]
     more = f' and {len(those) - 3} more' if len(those) > 3 else ''
     reasons.append(f'{message}: [{"], [".join(names)}]{more}')
-  if reasons and not FLAGS.skip_refused:
+  if reasons and not grid.skip_refused:
     raise ValueError(
       '\n'.join([*reasons, '--skip_refused leaves out what cannot run'])
     )
@@ -191,35 +102,70 @@ def without_refused(
   return left, reasons
 
 
+def job_of(
+  i: int, cell: Cell, dataset: data.Dataset, options: programs.Options
+) -> queue.Job:
+  num_runs = programs.num_runs(cell, options)
+
+  def run(folder, advance):
+    return loop.run(
+      programs.of_images(cell, dataset, options),
+      folder,
+      save_seconds=FLAGS.checkpoint_seconds,
+      advance=lambda rounds, rows: advance(rounds * num_runs),
+    )
+
+  return queue.Job(
+    f'{i} {cell.name}'[:120],
+    {**cell.labels, **cell.describe(cell.values[0])},
+    cell.rounds * num_runs,
+    run,
+  )
+
+
 def summarise(
-  rows: report.Rows, folder: pathlib.Path, reasons: Sequence[str]
+  rows: Rows, folder: pathlib.Path, grid: Grid, reasons: Sequence[str]
 ) -> None:
   """Writes all tables and pictures, and prints the leaderboard."""
   choices = tables.choices(rows)
   control = [c for c in choices if not c.num_byzantine]
   choices = [c for c in choices if c.num_byzantine]
   setting = (
-    f'{FLAGS.dataset}, {FLAGS.model}: test accuracy (%) after {FLAGS.rounds}'
-    f' rounds of {FLAGS.num_workers} workers, mean ± standard deviation over'
-    f' {FLAGS.num_seeds} seeds.\n\n'
+    f'{grid.dataset}, {grid.model}: test accuracy (%) after {grid.rounds}'
+    f' rounds of {grid.num_workers} workers, mean ± standard deviation over'
+    f' {grid.num_seeds} seeds.\n\n'
   )
   left_out = ''.join(f'Left out: {reason}\n\n' for reason in reasons)
   board = setting + tables.leaderboard(choices, control) + left_out
+  board += 'The command of each row: [worst_case.md](worst_case.md).\n'
   output.write_text(folder / 'leaderboard.md', board)
-  worst = setting + tables.worst_case(choices, control) + left_out
+  line = functools.partial(command, grid)
+  worst = setting + tables.worst_case(choices, control, line) + left_out
   output.write_text(folder / 'worst_case.md', worst)
   cells, notes = tables.by_place(choices)
-  report.heatmap(
-    cells, f'{FLAGS.dataset}: worst case', folder / 'worst_case.png', notes
-  )
+  worst_cases = pictures.heatmap(cells, f'{grid.dataset}: worst case', notes)
+  pictures.save(worst_cases, folder / 'worst_case.png')
   for partition, f in tables.places(choices):
-    name = output.slug(f'heatmap {partition} f={f}')
-    report.heatmap(
+    heatmap = pictures.heatmap(
       tables.by_attack(choices, partition, f),
-      f'{FLAGS.dataset}, {partition}, {f} of {FLAGS.num_workers} Byzantine',
-      folder / f'{name}.png',
+      f'{grid.dataset}, {partition}, {f} of {grid.num_workers} Byzantine',
     )
+    name = output.slug(f'heatmap {partition} f={f}')
+    pictures.save(heatmap, folder / f'{name}.png')
   print(board)
+
+
+def read_grid() -> tuple[Grid, pathlib.Path]:
+  """The grid of the flags and of what they name, and its folder."""
+  if FLAGS.suite:
+    settings.adopt_file(settings.SUITES[FLAGS.suite])
+  if FLAGS.config:
+    settings.adopt_file(pathlib.Path(FLAGS.config))
+  suffix = f'-{FLAGS.suite}' if FLAGS.suite else ''
+  folder = pathlib.Path(FLAGS.output_dir or f'runs/grid{suffix}')
+  if FLAGS.resume:
+    resume.adopt(folder, 'grid', settings.names())
+  return settings.read(), folder
 
 
 def main(argv):
@@ -227,63 +173,30 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
   try:
-    if FLAGS.suite:
-      read_file(SUITES / f'{FLAGS.suite}.toml')
-    if FLAGS.config:
-      read_file(pathlib.Path(FLAGS.config))
-    suffix = f'-{FLAGS.suite}' if FLAGS.suite else ''
-    folder = pathlib.Path(FLAGS.output_dir or f'runs/grid{suffix}')
-    if FLAGS.resume:
-      resume.adopt(folder, 'grid', set(own_flags()) - {*_NOT_CONFIG})
+    grid, folder = read_grid()
     if not FLAGS.dry_run:
       goes_on = distributed.joins(folder) or FLAGS.resume
       output.check_root(folder, resume=goes_on)
-    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
-    options = Options(
-      FLAGS.model,
-      range(FLAGS.num_seeds),
-      FLAGS.augment,
-      FLAGS.checkpoint_seconds,
-    )
-    wanted = grid_cells.make_cells(grid(), dataset.num_classes)
-    cells, reasons = without_refused(wanted, dataset, options)
-    config = {k: getattr(FLAGS, k) for k in own_flags()}
-    config = {k: v for k, v in config.items() if k not in _NOT_CONFIG}
-    # As texts differ that mean the same.
-    config |= {k: '; '.join(specs.split_top(config[k], ';')) for k in _TEXTS}
-    config = {'program': 'grid', **config}
+    dataset = data.load(grid.dataset, grid.data_dir)
+    options = programs.Options(grid.model, grid.seeds, grid.augment)
+    wanted = grid_cells.make_cells(grid, dataset.num_classes)
+    grid_cells.check_partitions(grid, dataset)
+    cells, reasons = without_refused(wanted, dataset, grid)
     if not FLAGS.dry_run:
       # To the end of the program, for tables and pictures come last.
       lock.take(folder, share=distributed.share(), resume=goes_on)
-      output.open_folder(folder, config)
+      output.open_folder(folder, settings.of_folder(grid))
   except (OSError, ValueError) as error:
     sys.exit(f'grid: {error}')
-  total = sum(num_runs(cell, options) for cell in cells)
+  jobs = [job_of(i, cell, dataset, options) for i, cell in enumerate(cells)]
+  num_runs = [programs.num_runs(cell, options) for cell in cells]
   print(
-    f'{len(cells)} programs, {total} runs of {FLAGS.rounds} rounds; writing to'
-    f' {folder}'
+    f'{len(cells)} programs, {sum(num_runs)} runs of {grid.rounds} rounds;'
+    f' writing to {folder}'
   )
   if FLAGS.dry_run:
-    for cell in cells:
-      print(f'{num_runs(cell, options):6} runs: {cell.name}')
+    for cell, number in zip(cells, num_runs):
+      print(f'{number:6} runs: {cell.name}')
     print(''.join(f'left out: {reason}\n' for reason in reasons), end='')
     return
-
-  def job_of(i, cell):
-    def run_job(folder, advance):
-      return run_cell(cell, dataset, folder, options, advance)
-
-    return queue.Job(
-      f'{i} {cell.name}'[:120],
-      {**cell.labels, **cell.describe(cell.values[0])},
-      cell.rounds * num_runs(cell, options),
-      run_job,
-    )
-
-  jobs = [job_of(i, cell) for i, cell in enumerate(cells)]
-  rows = queue.work(jobs, folder, 'rounds')
-  summarise(rows, folder, reasons)
-
-
-if __name__ == '__main__':
-  app.run(main)
+  summarise(queue.work(jobs, folder, 'rounds'), folder, grid, reasons)

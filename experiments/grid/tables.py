@@ -4,12 +4,14 @@ Accuracies are in percent, one per seed; one that is not a number counts as 0.
 Every choice of hyper-parameters looks at the validation split only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments import report
+from experiments.reporting import tables
+from experiments.reporting.summary import markdown
+from experiments.reporting.tables import Rows
 
 NOBODY = 'none'  # The attack of honest workers.
 
@@ -20,8 +22,20 @@ class Choice(NamedTuple):
   defence: str
   partition: str
   num_byzantine: int
-  setting: str  # The chosen hyper-parameters.
+  pre_aggregators: str  # As all that follows, chosen.
+  aggregator: str
+  momentum: float
+  learning_rate: float
   accuracy: dict[str, np.ndarray]  # By attack: on the test set, [num_seeds].
+
+  @property
+  def setting(self) -> str:
+    """Everything that is chosen."""
+    chain = [self.pre_aggregators] * (self.pre_aggregators != NOBODY)
+    return (
+      f'{", ".join([*chain, self.aggregator])}; momentum {self.momentum:g},'
+      f' learning rate {self.learning_rate:g}'
+    )
 
   @property
   def worst(self) -> str:
@@ -33,32 +47,35 @@ class Choice(NamedTuple):
     return float(self.accuracy[self.worst].mean())
 
 
-def choices(rows: report.Rows, tail: int = 3) -> list[Choice]:
+def choices(rows: Rows, tail: int = 3) -> list[Choice]:
   """For every defence and place the hyper-parameters that are safest.
 
   Those with the best validation accuracy under their worst attack, averaged
   over seeds and the last evaluations; the first of several that are equal.
   Hyper-parameters that lack an attack come after those that have more.
   """
-  tried: dict = {}
-  for row in rows:
-    place = (row['defence'], row['partition'], row['num_byzantine'])
-    settings = tried.setdefault(place, {})
-    attacks = settings.setdefault(_setting(row), {})
-    attacks.setdefault(row['attack'], []).append(row)
-
-  def safety(attacks):
-    means = [_percent(r, 'validation_accuracy', tail).mean() for r in attacks]
-    return len(means), min(means)
-
+  measured = ('accuracy', 'validation_accuracy')
+  rows = [{**r, **{k: np.nan_to_num(r[k]) for k in measured}} for r in rows]
+  rows = tables.keep(rows, tail=tail, metrics=measured)
   chosen = []
-  for (defence, partition, f), settings in tried.items():
-    best = max(settings, key=lambda name: safety(settings[name].values()))
-    accuracy = {
-      attack: _percent(found_rows, 'accuracy', tail)
-      for attack, found_rows in settings[best].items()
-    }
-    chosen.append(Choice(defence, partition, f, best, accuracy))
+  for place, there in tables.split_by(
+    rows, 'defence', 'partition', 'num_byzantine'
+  ):
+    tried = tables.split_by(
+      there, 'pre_aggregators', 'aggregator', 'momentum', 'learning_rate'
+    )
+    by_attack = [(name, tables.split(found, 'attack')) for name, found in tried]
+
+    def safety(option):
+      means = [
+        tables.percent(found, 'validation_accuracy').mean()
+        for found in option[1].values()
+      ]
+      return len(means), min(means)
+
+    best, attacks = max(by_attack, key=safety)
+    accuracy = {name: tables.percent(found) for name, found in attacks.items()}
+    chosen.append(Choice._make([*place, *best, accuracy]))
   return chosen
 
 
@@ -91,8 +108,15 @@ def standings(
   return {name: defences[name] for name in sorted(defences, key=rank)}
 
 
-def worst_case(choices: Sequence[Choice], control: Sequence[Choice]) -> str:
-  """A Markdown table for every partition and f, and all accuracies."""
+def worst_case(
+  choices: Sequence[Choice],
+  control: Sequence[Choice],
+  command: Callable[[Choice, str], str],
+) -> str:
+  """A Markdown table for every partition and f, and all accuracies.
+
+  In a fold the command that trains what is in a row, under every attack.
+  """
   attacks = list(dict.fromkeys(a for c in choices for a in c.accuracy))
   lines = []
   for partition, f in places(choices):
@@ -121,8 +145,21 @@ def worst_case(choices: Sequence[Choice], control: Sequence[Choice]) -> str:
         [c.defence, *(spread(c.accuracy.get(a)) for a in attacks)] for c in here
       ],
     )
-    lines.append('')
+    honest = [c for c in control if c.partition == partition]
+    lines += ['', *_fold(here + honest, command), '']
   return '\n'.join(lines)
+
+
+def _fold(
+  choices: Sequence[Choice], command: Callable[[Choice, str], str]
+) -> list[str]:
+  """The command of every accuracy, row by row."""
+  lines = ['<details>', '<summary>The command of each row</summary>', '']
+  for c in choices:
+    name = c.defence if c.num_byzantine else f'{c.defence}, all honest'
+    commands = [command(c, attack) for attack in c.accuracy]
+    lines += [f'{name}:', '', '```', *commands, '```', '']
+  return [*lines, '</details>']
 
 
 def leaderboard(choices: Sequence[Choice], control: Sequence[Choice]) -> str:
@@ -165,7 +202,7 @@ def leaderboard(choices: Sequence[Choice], control: Sequence[Choice]) -> str:
 def by_attack(
   choices: Sequence[Choice], partition: str, f: int
 ) -> dict[tuple[str, str], np.ndarray]:
-  """Accuracies by defence and attack, for `report.heatmap`."""
+  """Accuracies by defence and attack, for `pictures.heatmap`."""
   return {
     (c.defence, attack): accuracy
     for c in ranked(_at(choices, partition, f))
@@ -185,14 +222,6 @@ def by_place(
   return cells, notes
 
 
-def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-  """The lines of a table."""
-  return [
-    '| ' + ' | '.join(line) + ' |'
-    for line in [head, ['---'] * len(head), *lines]
-  ]
-
-
 def spread(accuracy: np.ndarray | None) -> str:
   """Mean and standard deviation over seeds."""
   if accuracy is None:
@@ -202,21 +231,6 @@ def spread(accuracy: np.ndarray | None) -> str:
 
 def mean(accuracy: np.ndarray | None) -> str:
   return '-' if accuracy is None else f'{accuracy.mean():.1f}'
-
-
-def _percent(rows: report.Rows, column: str, tail: int) -> np.ndarray:
-  rows = [{**row, column: np.nan_to_num(row[column])} for row in rows]
-  return 100 * report.final(rows, column, tail)
-
-
-def _setting(row) -> str:
-  """Everything about a row that is chosen."""
-  parts = [row['pre_aggregators'], row['aggregator']]
-  chain = ', '.join(part for part in parts if part != 'none')
-  return (
-    f'{chain}; momentum {row["momentum"]:g}, learning rate'
-    f' {row["learning_rate"]:g}'
-  )
 
 
 def _missing(choice: Choice, attacks) -> str:

@@ -80,9 +80,6 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     raise ValueError(f'--resume: {path} is damaged: {error}') from error
   if not isinstance(config, dict):
     raise ValueError(f'--resume: {path} is damaged: it is not a JSON object')
-  if config.get('program') == 'train' and isinstance(config.get('rounds'), int):
-    # Older ones do not have it.
-    config.setdefault('schedule_rounds', config['rounds'])
   return config
 
 

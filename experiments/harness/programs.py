@@ -212,7 +212,8 @@ def of_images(
 
 def _evaluated(cell, task, params, sets, key) -> dict[str, jax.Array]:
   """What is measured of one run at the end of a stretch."""
-  model, metrics = cell.model_of(params), {}
+  model = cell.model_of(params)
+  metrics: dict[str, jax.Array] = {}
   for prefix, examples in sets.items():
     scores = models.evaluate(
       task.graphdef,

@@ -263,6 +263,14 @@ def aggregator(
   return byzjax.pre_aggregate(*stages, rule) if stages else rule
 
 
+def optimizer(
+  text: str, schedule: str, learning_rate: Any, rounds: int
+) -> optax.GradientTransformation:
+  """The step of the server, with its learning rate over the rounds."""
+  rate = build('schedule', schedule, SCHEDULES, learning_rate, rounds)
+  return build('optimizer', text, OPTIMIZERS, rate)
+
+
 def partition(
   text: str, labels: Any, num_workers: int, seed: int
 ) -> data.Partition:

@@ -15,7 +15,8 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import distributed, output, train
+from experiments.harness import distributed, output
+from tests.experiments.calls import call_train, words
 
 ROOT = pathlib.Path(__file__).parents[2]
 RUN = {
@@ -48,8 +49,7 @@ def start():
 
   def start_both(folder, *more):
     port = free_port()
-    own = [f'--{name}={value}' for name, value in RUN.items()]
-    own += [f'--output_dir={folder}', f'--coordinator_address=127.0.0.1:{port}']
+    own = [*words(folder, **RUN), f'--coordinator_address=127.0.0.1:{port}']
     own += ['--num_processes=2', '--heartbeat_seconds=10', *more]
     for i in range(2):
       command = [sys.executable, '-m', 'experiments.train', *own]
@@ -88,8 +88,7 @@ def metrics(folder):
 def test_a_killed_process_ends_both_and_they_resume(
   victim, how, start, tmp_path
 ):
-  with flagsaver.flagsaver(**RUN, output_dir=str(tmp_path / 'one')):
-    train.main(['train.py'])
+  call_train(*words(tmp_path / 'one', **RUN))
   folder = tmp_path / 'two'
   processes = start(folder)
   deadline = time.monotonic() + 300

@@ -119,7 +119,10 @@ def cells(line):
 
 
 def test_the_worst_case_table(found):
-  text = tables.worst_case(*found)
+  def command(choice, attack):
+    return f'train {choice.setting}; {attack}, {choice.num_byzantine}'
+
+  text = tables.worst_case(*found, command)
   first = text.split('## ')[1].splitlines()
   assert first[0] == 'iid, 2 Byzantine'
   table = [cells(line) for line in first if line.startswith('|')]
@@ -135,6 +138,17 @@ def test_the_worst_case_table(found):
   assert table[6] == ['defence', 'none', 'alie']
   assert table[8] == ['krum', '90.0 ± 0.0', '60.0 ± 0.0']
   assert table[10] == ['bulyan', '99.0 ± 0.0', '-']
+  # Every accuracy has its command, and the control has one.
+  commands = [line for line in first if line.startswith('train ')]
+  assert commands == [
+    f'train krum; {chosen}; none, 2',
+    f'train krum; {chosen}; alie, 2',
+    f'train mean; {chosen}; none, 2',
+    f'train mean; {chosen}; alie, 2',
+    f'train bulyan; {chosen}; none, 2',
+    f'train mean; {chosen}; none, 0',
+  ]
+  assert first.index('<details>') < first.index(commands[0])
 
 
 def test_the_leaderboard_is_in_the_order_of_the_mean_worst_case(found):

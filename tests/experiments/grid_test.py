@@ -1,39 +1,46 @@
 """From texts to programs, and the binary as its users meet it."""
 
-import csv
-import json
+import dataclasses
 import pathlib
+import shlex
 import subprocess
 import sys
 import time
-import tomllib
 
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from byzjax import data
-from experiments.cell import Options, num_runs, run_cell
 from experiments.grid import cells as grid_cells
+from experiments.grid import settings
+from experiments.harness import loop, output
+from experiments.harness.programs import Options, num_runs, of_images
+from tests.experiments.calls import call_grid, call_train, words
 
 ROOT = pathlib.Path(__file__).parents[2]
-GRID = grid_cells.Grid(
-  attacks=['none'],
-  aggregators=['mean'],
-  pre_aggregators=['none'],
-  num_byzantine=[1],
-  partitions=['iid'],
-  momenta=[0.0, 0.9],
-  learning_rates=[0.1],
+GRID = settings.Grid(
+  attacks='none',
+  aggregators='mean',
+  num_byzantine=(1,),
+  momenta=(0.0, 0.9),
+  learning_rates=(0.1,),
   num_workers=5,
   rounds=4,
   batch_size=2,
   num_evals=2,
 )
-OPTIONS = Options('mlp', range(1), False, 60.0)
+OPTIONS = Options('mlp', range(1))
 
 
 def make(**changed):
-  return grid_cells.make_cells(GRID._replace(**changed), 10)
+  """The cells of a grid; lists of texts are its entries."""
+  for name, value in changed.items():
+    if isinstance(value, list):
+      texts = all(isinstance(entry, str) for entry in value)
+      changed[name] = '; '.join(value) if texts else tuple(value)
+  return grid_cells.make_cells(dataclasses.replace(GRID, **changed), 10)
 
 
 def test_real_numbers_are_traced_and_all_else_is_queued():
@@ -53,8 +60,8 @@ def test_real_numbers_are_traced_and_all_else_is_queued():
   assert dict(alie.grid) == {
     'defence.0.radius': (0.1, np.inf),
     'attack.0.z': (0.5, 1.0),
-    'momentum': [0.0, 0.9],
-    'learning_rate': [0.1],
+    'momentum': (0.0, 0.9),
+    'learning_rate': (0.1,),
   }
   # Radii x z x momenta x partitions.
   assert num_runs(alie, OPTIONS) == 2 * 2 * 2 * 2
@@ -147,7 +154,7 @@ def test_what_cannot_run_is_found_before_anything_runs():
     attacks=['none', 'label_flip, strength'],
     num_byzantine=[2],
   )
-  found = grid_cells.refused(cells, dataset, OPTIONS)
+  found = grid_cells.refused(cells, dataset, 'mlp')
   by_rule, by_search = found.items()
   assert by_rule[0] == (
     'krum needs num_workers >= 2 * num_byzantine + 3, got 5 and 2'
@@ -159,17 +166,20 @@ def test_what_cannot_run_is_found_before_anything_runs():
   ]
 
 
-@pytest.mark.parametrize('suite', ['small', 'standard'])
+@pytest.mark.parametrize('suite', settings.SUITES)
 def test_a_suite_is_a_grid_without_mistakes(suite):
-  path = ROOT / 'experiments' / 'grid' / f'{suite}.toml'
-  found = tomllib.loads(path.read_text())
-  fields = {k: v for k, v in found.items() if k in grid_cells.Grid._fields}
-  fields.setdefault('pre_aggregators', ['none'])
-  cells = grid_cells.make_cells(grid_cells.Grid(**fields), 10)
+  with flagsaver.flagsaver():
+    settings.define_flags()
+    flags.FLAGS(['grid'])
+    settings.adopt_file(settings.SUITES[suite])
+    grid = settings.read()
+  cells = grid_cells.make_cells(grid, 10)
   attacks = {cell.labels['attack'] for cell in cells}
-  assert {'none', 'label_flip'} <= attacks
+  searched = any('strength' in attack for attack in attacks)
+  assert 'none' in attacks and len(attacks) >= 6
+  assert searched == (suite != 'small')
   defences = {cell.labels['defence'] for cell in cells}
-  assert len(defences) >= 10 and len(found['partitions']) >= 2
+  assert len(defences) >= 9
 
 
 def test_one_program_has_the_numbers_of_programs_alone(tmp_path):
@@ -190,14 +200,18 @@ def test_one_program_has_the_numbers_of_programs_alone(tmp_path):
     partitions=['label_sorted'],
   )
   advanced = []
-  rows = run_cell(together, dataset, tmp_path, OPTIONS, advanced.append)
-  assert advanced == [2 * 8, 2 * 8]
+  rows = loop.run(
+    of_images(together, dataset, OPTIONS),
+    tmp_path,
+    advance=lambda rounds, rows: advanced.append((rounds, len(rows))),
+  )
+  assert advanced == [(2, 8), (2, 8)]
   assert len(rows) == 2 * 8
   columns = ['defence', 'attack', 'num_byzantine', 'partition',
              'pre_aggregators', 'aggregator', 'momentum', 'learning_rate',
              'seed', 'round']  # fmt: skip
   assert list(rows[0])[: len(columns)] == columns
-  expected = run_cell(alone, dataset, tmp_path / 'alone', OPTIONS)
+  expected = loop.run(of_images(alone, dataset, OPTIONS), tmp_path / 'alone')
   same = [
     row
     for row in rows
@@ -212,26 +226,7 @@ def test_one_program_has_the_numbers_of_programs_alone(tmp_path):
   assert len(losses) == len(rows)  # Every run is another one.
 
 
-# --- The binary: in processes of its own, for studies have flags of its names.
-
-CALLS = """
-import contextlib, io, json, sys
-from absl import flags
-from absl.testing import flagsaver
-from experiments.grid import run
-
-def call(argv):
-  printed = io.StringIO()
-  with flagsaver.flagsaver(), contextlib.redirect_stdout(printed):
-    flags.FLAGS.unparse_flags()
-    try:
-      run.main(flags.FLAGS(['grid', *argv]))
-    except SystemExit as end:
-      return str(end.code)
-  return printed.getvalue()
-
-print(json.dumps([call(argv) for argv in json.load(sys.stdin)]))
-"""
+# --- The binary.
 
 FLAGS = [
   '--attacks=none;alie(z=[0.5, 1.5])',
@@ -253,7 +248,7 @@ skip_refused = true
 
 @pytest.fixture(scope='module')
 def said(tmp_path_factory):
-  """What the binary says in a process that is called again and again."""
+  """What the binary says when it is called again and again."""
   folder = tmp_path_factory.mktemp('grid')
   (folder / 'grid.toml').write_text(FILE)
   (folder / 'typo.toml').write_text('atacks = "alie"\nrule = "krum"')
@@ -283,19 +278,16 @@ def said(tmp_path_factory):
     'precious': [f'--output_dir={folder}'],
   }  # fmt: skip
   out = folder / 'out'
-  argvs = [[f'--output_dir={out}', *argv] for argv in calls.values()]
-  found = subprocess.run(
-    [sys.executable, '-c', CALLS],
-    input=json.dumps(argvs),
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-    timeout=300,
-    check=False,
-  )
-  assert found.returncode == 0, found.stderr
+
+  def said_of(argv):
+    try:
+      return call_grid(f'--output_dir={out}', *argv)
+    except SystemExit as end:
+      return end.code
+
+  found = {name: said_of(argv) for name, argv in calls.items()}
   assert not out.exists()
-  return dict(zip(calls, json.loads(found.stdout)))
+  return found
 
 
 def test_a_file_is_flags(said):
@@ -340,46 +332,75 @@ def test_all_that_cannot_run_is_listed(said):
   assert lines[-1].endswith('[krum, none, 4], [krum, alie, 4]')
 
 
-FLAGS_OF_RUN = (
-  '--attacks=none; sign_flip(scale=[1.0, 5.0])',
-  '--aggregators=mean',
-  '--num_workers=5',
-  '--num_byzantine=1',
-  '--num_seeds=2',
-  '--rounds=600',
-  '--partitions=label_sorted',
-)
+def test_the_command_of_a_row_trains_it_again(tmp_path):
+  grid = {
+    'attacks': 'none; alie(z=[0.5, 1.5]), strength',
+    'aggregators': 'bucketing(bucket_size=2), centered_clipping(radius=[1, 5])',
+    'partitions': 'iid; dirichlet_by_class(alpha=1.0, long_tail=0.9)',
+    'schedule': 'step(at=0.5)',
+    'optimizer': 'normalized_sgd',
+    'num_workers': 6,
+    'num_byzantine': 1,
+    'num_seeds': 2,
+    'rounds': 4,
+    'num_evals': 2,
+  }
+  call_grid(*words(tmp_path / 'grid', **grid))
+  text = (tmp_path / 'grid' / 'worst_case.md').read_text()
+  lines = [line for line in text.splitlines() if line.startswith('python -m')]
+  # Two partitions with three attacks and a control.
+  assert len(set(lines)) == len(lines) == 2 * (3 + 1)
+  line = next(line for line in lines if 'long_tail' in line and 'z=1.5' in line)
+  *_, program = (command := shlex.split(line))[:3]
+  assert program == 'experiments.train'
+  call_train(*command[3:], f'--output_dir={tmp_path / "again"}')
+  again = output.read_rows(tmp_path / 'again' / 'metrics.csv')
+  given = dict(word[2:].split('=', 1) for word in command[3:])
+  wanted = {
+    'attack': 'alie(z=1.5), strength',
+    'partition': given['partition'],
+    'aggregator': given['aggregator'],
+    'learning_rate': given['learning_rate'],
+  }
+  rows = [
+    row
+    for row in output.read_rows(tmp_path / 'grid' / 'results.csv')
+    if wanted.items() <= row.items()
+  ]
+  names = sorted({*rows[0]} & {*again[0]})
+  assert {'validation_accuracy', 'loss', 'train_loss', 'seed'} <= {*names}
+  found, expected = (
+    np.array([[row[name] for name in names] for row in there], float)
+    for there in (again[2:], rows)  # Without round 0.
+  )
+  np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def start(folder, *arguments):
-  # To a file: a pipe that nobody reads is full at some time.
-  with folder.with_suffix('.log').open('w') as log:
-    return subprocess.Popen(
-      [
-        sys.executable,
-        '-m',
-        'experiments.grid',
-        f'--output_dir={folder}',
-        *arguments,
-      ],
-      cwd=ROOT,
-      stdout=log,
-      stderr=subprocess.STDOUT,
-    )
+RUN = {
+  'attacks': 'none; sign_flip(scale=[1.0, 5.0])',
+  'aggregators': 'mean',
+  'num_workers': 5,
+  'num_byzantine': 1,
+  'num_seeds': 2,
+  'rounds': 600,
+  'partitions': 'label_sorted',
+}
 
 
-def finish(process, folder):
-  """What it has printed."""
-  returncode = process.wait(timeout=300)
-  printed = folder.with_suffix('.log').read_text()
-  assert returncode == 0, printed
-  return printed
-
-
-def test_a_killed_grid_goes_on_to_the_same_bytes(tmp_path):
+def test_a_killed_grid_goes_on_to_the_same_bytes(tmp_path, capsys):
   straight, killed = tmp_path / 'a', tmp_path / 'b'
-  finish(start(straight, *FLAGS_OF_RUN), straight)
-  process = start(killed, *FLAGS_OF_RUN, '--checkpoint_seconds=0')
+  call_grid(*words(straight, **RUN))
+  process = subprocess.Popen(
+    [
+      sys.executable,
+      '-m',
+      'experiments.grid',
+      *words(killed, **RUN, checkpoint_seconds=0),
+    ],
+    cwd=ROOT,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
   # In the second program of three, after the first is in the results.
   deadline = time.monotonic() + 300
   while not [*killed.glob('unfinished/1_*/checkpoints/0*')]:
@@ -388,10 +409,12 @@ def test_a_killed_grid_goes_on_to_the_same_bytes(tmp_path):
   process.kill()
   process.wait()
   kept = (killed / 'results.csv').read_bytes()
-  with (killed / 'results.csv').open() as file:
-    assert {row['attack'] for row in csv.DictReader(file)} == {'none'}
-  printed = finish(start(killed, '--resume'), killed)
-  assert '1 of 3' not in printed and '2 of 3' in printed
+  rows = output.read_rows(killed / 'results.csv')
+  assert {row['attack'] for row in rows} == {'none'}
+  capsys.readouterr()
+  call_grid(f'--output_dir={killed}', '--resume')
+  bar = capsys.readouterr().err
+  assert '1 of 3' not in bar and '2 of 3' in bar
   for name in ('results.csv', 'worst_case.md', 'leaderboard.md'):
     assert (killed / name).read_bytes() == (straight / name).read_bytes()
   assert (killed / 'results.csv').read_bytes().startswith(kept)

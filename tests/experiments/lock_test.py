@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from experiments import lock
+from experiments.harness import lock
 
 ROOT = pathlib.Path(__file__).parents[2]
 HOLDER = """
 import pathlib, sys
-from experiments import lock
+from experiments.harness import lock
 lock.take(pathlib.Path(sys.argv[1]), resume=False)
 print('taken', flush=True)
 sys.stdin.read()

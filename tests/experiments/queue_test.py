@@ -3,7 +3,7 @@
 import pytest
 from absl.testing import flagsaver
 
-from experiments import distributed, queue
+from experiments.harness import distributed, output, queue
 
 
 def jobs_of(sizes, calls, *, killed_at=None):
@@ -57,7 +57,7 @@ def test_the_bar_counts_sizes(tmp_path, capsys):
 
 def test_numbers_are_numbers_again():
   row = {'a': '3', 'b': '-2', 'c': '0.1', 'd': 'inf', 'e': 'krum', 'f': '1e-05'}
-  assert queue.numbers([row]) == [
+  assert output.numbers([row]) == [
     {'a': 3, 'b': -2, 'c': 0.1, 'd': float('inf'), 'e': 'krum', 'f': 1e-05}
   ]
 

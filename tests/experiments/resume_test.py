@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from experiments import lock, output, resume, train
+from experiments import train
+from experiments.harness import lock, output, resume
+from tests.experiments.calls import call_train, words
 
 SMALL = {
   'num_workers': 5,
@@ -22,15 +22,8 @@ SMALL = {
 SEVERAL = {**SMALL, 'aggregator': 'mean; trimmed_mean', 'rounds': 1}
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _parsed_flags():
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS(['resume_test'])
-
-
 def run(output_dir, **changed):
-  with flagsaver.flagsaver(output_dir=str(output_dir), **changed):
-    train.main(['train.py'])
+  return call_train(*words(output_dir, **changed))
 
 
 def everything(folder):
@@ -47,7 +40,7 @@ def last_state(folder):
 
 
 @pytest.fixture(scope='module')
-def several(tmp_path_factory, _parsed_flags):
+def several(tmp_path_factory):
   folder = tmp_path_factory.mktemp('several')
   run(folder, **SEVERAL)
   return folder
@@ -73,10 +66,9 @@ def test_a_run_that_was_torn_and_extended_has_the_bits_of_a_long_one(tmp_path):
     run(folder, resume=True, rounds=3)
 
 
-def test_several_rules_go_on_with_no_flag_given_again(several, capsys):
+def test_several_rules_go_on_with_no_flag_given_again(several):
   before = everything(several)
-  run(several, resume=True)
-  printed = capsys.readouterr().out
+  printed = run(several, resume=True)
   assert '; 1 rounds, 2 seeds' in printed and 'trimmed_mean' in printed
   assert 'krum' not in printed  # Which is in the defaults.
   assert everything(several) == before
@@ -85,14 +77,14 @@ def test_several_rules_go_on_with_no_flag_given_again(several, capsys):
 def test_a_last_evaluation_that_a_longer_run_has_not_does_not_count(tmp_path):
   """Of 5 rounds, every 2: rounds 0, 2, 4, 5."""
   rows = [{'round': i, 'seed': s} for i in (0, 2, 4, 5) for s in (7, 8)]
-  output.write_metrics(tmp_path, rows)
+  output.write_rows(tmp_path / 'metrics.csv', rows)
   for step in (4, 5):
     output.save_checkpoint(tmp_path, step, [jnp.array([step])])
   done, (state,), kept = resume.restore(
-    tmp_path, [jnp.array([0])], [0, 2, 4, 6, 8], [7, 8]
+    tmp_path, [jnp.array([0])], [0, 2, 4, 6, 8], 2, 'metrics.csv'
   )
   assert done == 4 and state.tolist() == [4]
-  assert [row['round'] for row in kept] == ['0', '0', '2', '2', '4', '4']
+  assert [row['round'] for row in kept] == [0, 0, 2, 2, 4, 4]
   assert output.steps(tmp_path) == [4]
 
 
@@ -160,13 +152,13 @@ def test_two_that_begin_at_once_do_not_mix(tmp_path, monkeypatch):
     run(tmp_path, **SMALL)
   lock.release(taken)
   # The other one was fast.
-  make_run = train.make_run
+  program_of = train.program_of
 
   def slow(*arguments):
     (tmp_path / 'config.json').write_text('{}')
-    return make_run(*arguments)
+    return program_of(*arguments)
 
-  monkeypatch.setattr(train, 'make_run', slow)
+  monkeypatch.setattr(train, 'program_of', slow)
   with pytest.raises(SystemExit, match='is not empty'):
     run(tmp_path, **SMALL)
   assert (tmp_path / 'config.json').read_text() == '{}'

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import byzjax
-from experiments import specs
+from experiments.harness import specs
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """The binary as its users meet it: results, resuming, and what it refuses."""
 
-import csv
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,10 +13,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from experiments import output, train
+from experiments.harness import output
+from experiments.reporting import tables
+from tests.experiments.calls import call_train, words
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = {
@@ -29,23 +29,17 @@ SMALL = {
 }
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _parsed_flags():
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS(['train_test'])
-
-
 def run(output_dir, **changed):
-  with flagsaver.flagsaver(output_dir=str(output_dir), **changed):
-    train.main(['train.py'])
+  return call_train(*words(output_dir, **changed))
+
+
+def rows_of(folder):
+  return output.numbers(output.read_rows(folder / 'metrics.csv'))
 
 
 def accuracy(folder):
   """Mean over seeds of the last row of each."""
-  with (folder / 'metrics.csv').open() as file:
-    rows = list(csv.DictReader(file))
-  last = [r for r in rows if r['round'] == rows[-1]['round']]
-  return 100 * np.mean([float(row['accuracy']) for row in last])
+  return tables.percent(rows_of(folder)).mean()
 
 
 def last_state(folder):
@@ -94,20 +88,40 @@ def test_handwritten_digits(claim, tmp_path):
   assert (tmp_path / 'curve.png').stat().st_size > 10_000
 
 
-def test_a_run_leaves_its_files(tmp_path, capsys):
-  run(tmp_path, **SMALL)
+def test_a_run_leaves_its_files(tmp_path):
+  printed = run(tmp_path, **SMALL)
   config = json.loads((tmp_path / 'config.json').read_text())
   assert config['aggregator'] == 'coordinate_median'
   assert config['num_workers'] == 8 and config['learning_rate'] == 0.5
-  with (tmp_path / 'metrics.csv').open() as file:
-    rows = list(csv.DictReader(file))
+  rows = rows_of(tmp_path)
   assert [(r['round'], r['seed']) for r in rows] == [
-    (str(done), str(seed)) for done in (0, 2, 4, 6) for seed in (0, 1)
+    (done, seed) for done in (0, 2, 4, 6) for seed in (0, 1)
   ]
-  assert all(0 <= float(r['balanced_accuracy']) <= 1 for r in rows)
+  assert all(0 <= r['balanced_accuracy'] <= 1 for r in rows)
+  # Before the first round nothing of it can be averaged.
+  columns = ('train_loss', 'aggregation_error', 'num_nonfinite')
+  for row in rows:
+    assert all((row[k] != row[k]) == (row['round'] == 0) for k in columns)
+  assert 'validation_accuracy' not in rows[0]
   assert (tmp_path / 'curve.png').exists()
-  printed = capsys.readouterr().out
   assert 'class-balanced' in printed and 'coordinate_median' in printed
+
+
+def test_the_command_of_each_row_is_printed(tmp_path):
+  rules = ('mean', 'centered_clipping(radius=0.3)')
+  several = {**SMALL, 'aggregator': '; '.join(rules), 'rounds': 2}
+  printed = run(tmp_path / 'both', **several, validation=True)
+  lines = [line for line in printed.splitlines() if 'python -m' in line]
+  for line, rule in zip(lines, rules, strict=True):
+    command = shlex.split(line)
+    assert command[:3] == ['python', '-m', 'experiments.train']
+    assert f'--aggregator={rule}' in command
+    folder = tmp_path / output.slug(rule)
+    call_train(*command[3:], f'--output_dir={folder}')
+    there = tmp_path / 'both' / output.slug(rule)
+    for file in ('metrics.csv', 'config.json'):
+      assert (folder / file).read_bytes() == (there / file).read_bytes()
+  assert 0 < rows_of(folder)[-1]['validation_accuracy'] < 1
 
 
 def test_seeds_in_one_program_equal_seeds_alone(tmp_path):
@@ -119,18 +133,16 @@ def test_seeds_in_one_program_equal_seeds_alone(tmp_path):
     np.testing.assert_allclose(x[1], y[0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('num_local_steps', [1, 2])
+@pytest.mark.parametrize('num_local_steps', [0, 2])
 def test_devices_agree(tmp_path, num_local_steps):
-  changed = {**SMALL, 'num_local_steps': num_local_steps}
+  changed = {**SMALL, 'num_local_steps': num_local_steps, 'rounds': 4}
   for num_devices in (1, 8):
     run(tmp_path / str(num_devices), **changed, num_devices=num_devices)
-  one, eight = (
-    np.loadtxt(
-      tmp_path / name / 'metrics.csv', delimiter=',', skiprows=3, usecols=2
+  for name in ('loss', 'train_loss', 'aggregation_error'):
+    one, eight = (
+      tables.column(rows_of(tmp_path / devices), name) for devices in '18'
     )
-    for name in ('1', '8')
-  )
-  np.testing.assert_allclose(one, eight, rtol=1e-5)
+    np.testing.assert_allclose(one, eight, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -151,47 +163,46 @@ def test_devices_agree(tmp_path, num_local_steps):
       'optimizer': 'adam',
       'rounds': 2,
     },
+    {
+      'attack': 'alie(z=1.0)',
+      'search': 'strength, gradient(num_steps=2)',
+      'augment': True,
+      'worker_map': '4',
+    },
   ],
 )
 def test_flags_combine(changed, tmp_path):
-  run(tmp_path, **{**SMALL, **changed})
+  run(tmp_path, **{**SMALL, 'rounds': 2, 'num_seeds': 1, **changed})
   assert np.isfinite(accuracy(tmp_path))
 
 
-LONG = (
-  '--rounds=3000',
-  '--eval_every=500',
-  '--num_seeds=2',
-  '--aggregator=centered_clipping(radius=0.1)',
-)
-
-
-def start(folder, *flags):
-  command = [sys.executable, '-m', 'experiments.train', *flags]
-  command += [f'--output_dir={folder}']
-  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
-  return subprocess.Popen(
-    command,
-    cwd=ROOT,
-    env=environment,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
-  )
+LONG = {
+  **SMALL,
+  'rounds': 3000,
+  'eval_every': 500,
+  'aggregator': 'centered_clipping(radius=0.1)',
+}
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
-  straight = start(tmp_path / 'straight', *LONG)
-  assert straight.wait(timeout=300) == 0
-  killed = start(tmp_path / 'killed', *LONG)
+  folder = tmp_path / 'killed'
+  killed = subprocess.Popen(
+    [sys.executable, '-m', 'experiments.train', *words(folder, **LONG)],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
   deadline = time.monotonic() + 300
-  while not (tmp_path / 'killed/checkpoints/00001000').exists():
+  while not (folder / 'checkpoints/00001000').exists():
     assert killed.poll() is None and time.monotonic() < deadline
     time.sleep(0.002)
   killed.send_signal(signal.SIGKILL)
   killed.wait()
-  done = {path.name for path in (tmp_path / 'killed/checkpoints').iterdir()}
+  done = {path.name for path in (folder / 'checkpoints').iterdir()}
   assert '00003000' not in done  # It was killed before its end.
-  assert start(tmp_path / 'killed', '--resume').wait(timeout=300) == 0
+  run(folder, resume=True)
+  run(tmp_path / 'straight', **LONG)
   files = [tmp_path / name / 'metrics.csv' for name in ('straight', 'killed')]
   assert files[0].read_bytes() == files[1].read_bytes()
   for x, y in zip(
@@ -236,6 +247,11 @@ REFUSED = {
     {'dataset': 'mnist', 'data_dir': 'nowhere'},
     'nowhere',
   ),
+  'a network that nobody knows': ({'model': 'mlpp'}, 'mlpp'),
+  'crops of what workers draw': (
+    {'augment': True, 'num_local_steps': 2},
+    '--augment is for gradients',
+  ),
   'participants of a round that sends gradients': (
     {'num_participants': 3},
     '--num_participants needs --num_local_steps',
@@ -259,7 +275,7 @@ REFUSED = {
 def test_refuses(case, tmp_path):
   changed, message = REFUSED[case]
   with pytest.raises(SystemExit, match=message):
-    run(**{'output_dir': tmp_path / 'new', **SMALL, **changed})
+    run(**{'output_dir': tmp_path / 'new', **SMALL, 'num_seeds': 1, **changed})
   assert not (tmp_path / 'new').exists()
 
 
@@ -274,7 +290,7 @@ def test_never_overwrites(tmp_path):
 
 
 def test_attackers_that_change_are_drawn_per_seed(tmp_path):
-  changed = {**SMALL, 'redraw_byzantine': True}
+  changed = {**SMALL, 'redraw_byzantine': True, 'rounds': 4}
   run(tmp_path / 'both', **changed)
   run(tmp_path / 'second', **{**changed, 'seed': 1, 'num_seeds': 1})
   both, alone = (last_state(tmp_path / name) for name in ('both', 'second'))

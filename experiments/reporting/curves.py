@@ -1,0 +1,34 @@
+"""What training runs say: a row and a line for each rule."""
+
+import pathlib
+from collections.abc import Mapping
+
+from experiments.reporting import pictures, tables
+from experiments.reporting.tables import Rows
+
+
+def table(results: Mapping[str, Rows]) -> str:
+  """Test accuracy at the end: mean over seeds, and from worst to best."""
+  width = max(map(len, results))
+  heads = ['test accuracy (%)', 'class-balanced (%)']
+  lines = ['  '.join([f'{"rule":{width}}', *(f'{h:>20}' for h in heads)])]
+  for rule, rows in results.items():
+    cells = [f'{rule:{width}}']
+    for name in ('accuracy', 'balanced_accuracy'):
+      last = tables.percent(rows, name)
+      span = f'({last.min():.1f} to {last.max():.1f})'
+      cells.append(f'{last.mean():5.1f} {span:>14}')
+    lines.append('  '.join(cells))
+  return '\n'.join(lines)
+
+
+def picture(
+  results: Mapping[str, Rows], title: str, path: pathlib.Path
+) -> None:
+  """Accuracy over rounds: a line per rule, a band from worst to best seed."""
+  figure, ((axes,),) = pictures.panels(figsize=(7, 4))
+  pictures.curves(axes, results, scale=100)
+  axes.set(xlabel='round', ylabel='test accuracy (%)', ylim=(0, 100))
+  axes.set_title(title)
+  axes.legend(loc='best')
+  pictures.save(figure, path, dpi=150)
