@@ -46,7 +46,8 @@ def define(kind: type, values: flags.FlagValues = flags.FLAGS) -> list[str]:
     if 'what' not in field.metadata:
       continue
     names.append(field.name)
-    what, default = field.metadata['what'], field.default
+    default: Any = field.default
+    what: Any = field.metadata['what']
     shared: dict[str, Any] = {'flag_values': values}
     of = set(typing.get_args(types[field.name])) or {types[field.name]}
     if isinstance(default, tuple):
@@ -74,7 +75,7 @@ def read(kind: type, values: flags.FlagValues = flags.FLAGS) -> Any:
   for field in dataclasses.fields(kind):
     if 'what' not in field.metadata:
       continue
-    value = values[field.name].value
+    value: Any = values[field.name].value
     if isinstance(field.default, tuple):
       number = typing.get_args(types[field.name])[0]
       try:

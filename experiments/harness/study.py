@@ -87,6 +87,7 @@ def program_of(
   """The program of a cell; None if it only makes rows."""
   if isinstance(cell, OwnCell):
     return cell.make_program and cell.make_program(config.seeds)
+  assert dataset is not None
   options = programs.Options(config.model, config.seeds, config.augment)
   return programs.of_images(cell, dataset, options)
 

@@ -13,7 +13,7 @@ attacker may send several times as many.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optax
@@ -76,8 +76,10 @@ def servers(settings: Settings) -> dict[str, Server]:
   def filtered(optimizer):
     return byzjax.lipschitz_filter(optimizer, num_workers=n, num_byzantine=f)
 
-  short = {'incoming': optax.clip_by_global_norm(settings.max_norm)}
-  kardam = {'wrap': filtered}
+  short: dict[str, Any] = {
+    'incoming': optax.clip_by_global_norm(settings.max_norm)
+  }
+  kardam: dict[str, Any] = {'wrap': filtered}
   return {
     'each': Server(has_momentum=False),
     'Lipschitz filter': Server(has_momentum=False, **kardam),

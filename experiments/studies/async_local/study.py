@@ -13,9 +13,10 @@ take the same local steps; the clock is simulated.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 import optax
 
 import byzjax
@@ -182,7 +183,7 @@ def events_of(
   h, k = settings.num_local_steps, settings.num_workers
   speeds = asynchrony.seconds_per_step(level, k)
   method = methods(settings, task)[name]
-  steps = [h] * k
+  steps: Sequence[int] | np.ndarray = [h] * k
   if method.is_dynamic:
     steps = asynchrony.dynamic_local_updates(speeds, h)
   return arrivals.simulate(

@@ -325,7 +325,7 @@ def traced(settings, seed: int, shape: paths.Shape):
     state = training.init(paths.modules(shape, params))
     state, info = training.step(state, shards, key)
     found = models.select_path(state.params, np.array(shape.paths))
-    losses = paths.losses(shape, found, documents)
+    losses = paths.losses(shape, found, jnp.asarray(documents))
     return {'train_loss': info.loss, 'loss': losses.mean()}
 
   return jax.eval_shape(one_run, network(settings, seed)[1], jax.random.key(0))

@@ -16,6 +16,7 @@ the one path it is routed to. `data` changes how many documents there are, and
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 import numpy as np
 
@@ -124,7 +125,7 @@ def define(settings: Settings) -> list[OwnCell]:
       cell('data', 'DiPaCo, k-means', grid, 'k-means', count),
     ]
   for rule, liars in itertools.product(paths.RULES, ((), (0, 9))):
-    more = {'rule': rule, 'liars': liars}
+    more: dict[str, Any] = {'rule': rule, 'liars': liars}
     more |= {'workers_per_path': 3, 'rounds_factor': 0.5}
     name = f'{rule}, {len(liars)} of 12'
     cells.append(cell('attacks', name, grid, 'k-means', **more))

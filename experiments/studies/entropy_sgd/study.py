@@ -217,7 +217,11 @@ def keep(rows: Rows, settings: Settings) -> Rows:
     )
 
   cells = tables.split_by(rows, 'method', 'attack', 'rule')
-  return [row for labels, part in cells for row in of_cell(*labels[1:], part)]
+  return [
+    row
+    for (_, attack, rule), part in cells
+    for row in of_cell(attack, rule, part)
+  ]
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
