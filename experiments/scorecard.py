@@ -110,6 +110,11 @@ def entries() -> tuple[Entry, ...]:
   return tuple(entry_of(method, said) for method in METHODS)
 
 
+def pending() -> list[str]:
+  """The studies whose rows are not committed yet."""
+  return [n for n in study.names() if not study.variants(study.load(n))]
+
+
 def _linked(entry: Entry, to: str) -> str:
   method = entry.claim.method
   return f'[{method}]({to}/{entry.study}/README.md)' if entry.study else method
@@ -151,11 +156,13 @@ def page() -> str:
       'A verdict follows from predictions that were written down before the',
       'run: *reproduced* if all of them hold, *partly* if some do, *not',
       'reproduced* if none does. The page of a study says why one fell short,',
-      'what was different from the paper, and what became of its other claims.',
+      'which thresholds were set after a first look, what was different from',
+      'the paper, and what became of its other claims.',
       '`python -m experiments.studies STUDY --check` runs the study of a line.',
       '',
       *summary.markdown(heads, lines),
       '',
+      *_waiting(),
       *(f'[{letter}]: {summary.EVIDENCE[letter]}.' for letter in letters),
       '',
       '`python -m experiments.scorecard` makes this page of the results that',
@@ -163,6 +170,13 @@ def page() -> str:
       '',
     ]
   )
+
+
+def _waiting() -> list[str]:
+  if not pending():
+    return []
+  names = ', '.join(f'`{name}`' for name in pending())
+  return [f'Not tested until their rows are committed: {names}.', '']
 
 
 def block() -> str:

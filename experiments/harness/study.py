@@ -77,8 +77,14 @@ def variant(study: ModuleType, name: str) -> Any:
 
 
 def variants(study: ModuleType) -> list[str]:
-  """The names of what is committed; the first is ''."""
-  return ['', *getattr(study, 'VARIANTS', {})]
+  """The names of the runs whose rows are committed; the study's own is ''."""
+  known = ['', *getattr(study, 'VARIANTS', {})]
+  return [name for name in known if rows_of(study, name).exists()]
+
+
+def rows_of(study: ModuleType, name: str = '') -> pathlib.Path:
+  """The file of committed rows, which need not be there yet."""
+  return folder_of(study) / f'{name or "results"}.csv'
 
 
 def program_of(
@@ -148,15 +154,21 @@ def kept(study: ModuleType, rows: Rows, config: Any) -> Rows:
 
 
 def committed(study: ModuleType, name: str = '') -> Rows:
-  """The rows that lie beside its page."""
-  path = folder_of(study) / f'{name or "results"}.csv'
+  """The rows that lie beside its page.
+
+  Raises:
+    ValueError: if there are none yet.
+  """
+  path = rows_of(study, name)
+  if not path.exists():
+    raise ValueError(f'no rows are committed in {path}: run it with --publish')
   return output.numbers(output.read_rows(path))
 
 
 def publish(study: ModuleType, rows: Rows, config: Any, name: str = '') -> None:
   """Writes rows, page and pictures of a study into its folder."""
   folder = folder_of(study)
-  output.write_rows(folder / f'{name or "results"}.csv', rows)
+  output.write_rows(rows_of(study, name), rows)
   said = study.summarise(rows, config)
   summary.draw(said, folder)
   page = folder / 'README.md'

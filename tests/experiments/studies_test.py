@@ -106,8 +106,8 @@ def test_a_quick_run_gets_to_its_picture(name, tmp_path):
   rows = results(folder)
   assert {row['seed'] for row in rows} == {'0'}
   assert rows and len(cells) >= 1
-  for picture in of.summarise(study.committed(of), of.Settings()).figures:
-    assert (folder / picture).stat().st_size > 0
+  pictures = [*folder.glob('*.png')]
+  assert pictures and all(picture.stat().st_size for picture in pictures)
 
 
 def test_a_study_that_was_cut_off_goes_on_to_the_same_numbers(tmp_path):
