@@ -304,7 +304,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     for attack in ('sign flip', 'alie')
   }
   noisy = [saddles[f'noise {x:g}', 'left'].mean() for x in measure.NOISES[1:]]
-  stay = 100 - 100 * saddles['noise 0', 'left'].mean()
+  stay = 1 - saddles['noise 0', 'left'].mean()
   ends = training['complete', 'nodes'] - training['chain', 'nodes']
   clipped = over_plain(bridges, 'clipped', 'share 0.25')
   trimmed = over_plain(bridges, 'trimmed', 'share 0')

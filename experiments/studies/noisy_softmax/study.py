@@ -254,7 +254,11 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
         says='a little noise in training is better than none, and than much',
         checks=[
           Check(f'points gained, alpha² {little:g}', gain(little).mean(), 0.2),
-          Check(f'over {much:g}', (gain(little) - gain(much)).mean(), 5),
+          Check(
+            f'points over alpha² {much:g}',
+            (gain(little) - gain(much)).mean(),
+            5,
+          ),
         ],
         **about,
       ),
