@@ -304,7 +304,20 @@ SEARCHED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize('rule', SEARCHED, ids=lambda rule: rule.name)
+@pytest.mark.parametrize(
+  'rule',
+  [
+    # Two compile for long.
+    pytest.param(
+      rule,
+      id=rule.name,
+      marks=pytest.mark.slow
+      if rule.name in ('bulyan', 'mean_around_median')
+      else (),
+    )
+    for rule in SEARCHED
+  ],
+)
 def test_no_search_finds_more_than_what_is_certified(rule):
   found = analysis.empirical_kappa(
     rule,

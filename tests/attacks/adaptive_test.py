@@ -221,7 +221,9 @@ def test_looking_ahead_does_more_harm_in_the_end_and_less_at_once():
   'make, name',
   [
     (byzjax.adaptive, 'krum'),
-    (byzjax.adaptive, 'nnm_coordinate_median'),
+    pytest.param(
+      byzjax.adaptive, 'nnm_coordinate_median', marks=pytest.mark.slow
+    ),
     (byzjax.adaptive_gradient, 'coordinate_median'),
   ],
 )

@@ -22,7 +22,9 @@ def labels_of(task: Task, key, *, noise, flipped, uneven: bool):
   labels, k = task.labels, task.num_classes
   indices, sizes = task.partition
   n, width = indices.shape
-  own = jnp.where(jnp.arange(width) < sizes[:, None], indices, labels.size)
+  own = jnp.where(
+    jnp.arange(width)[None] < sizes[:, None], indices, labels.size
+  )
   client = jnp.zeros_like(labels)
   client = client.at[own].set(jnp.arange(n)[:, None], mode='drop')
   share = 2 * noise * client / (n - 1) if uneven else noise
