@@ -141,6 +141,7 @@ def _start() -> None:
     sys.exit(str(error))
   sys.modules['__main__'].__doc__ = of.__doc__  # For --help.
   names = settings.define(of.Settings)
+  flags.adopt_module_key_flags(settings)
   flags.adopt_module_key_flags(distributed)
   app.run(lambda argv: main(of, names))
 
