@@ -59,7 +59,7 @@ def held_out() -> dict[str, Any]:
 def bayes_loss() -> float:
   """Of who knows the centers, on the same test examples."""
   x, y = held_out()['loss']
-  squares = jnp.sum((x[:, None] - centers()) ** 2, axis=-1)
+  squares = jnp.sum((x[:, None] - centers()[None]) ** 2, axis=-1)
   logits = -squares.reshape(len(x), -1, CLASSES) / (2 * NOISE**2)
   return float(
     optax.softmax_cross_entropy_with_integer_labels(
