@@ -94,7 +94,10 @@ def test_a_search_that_knows_the_rule_does_what_a_blind_one_does(name):
       # The standard deviation of 1e30 is inf: so is what is sent.
       assert np.isfinite(np.where(np.isfinite(begun), sent, 0)).all(), label
       error = 1e-6 * np.linalg.norm(np.where(np.abs(x) < 1e10, x, 0))
-      assert harm[0] >= harm[1] * (1 - 1e-3) - error, label
+      # Which of equally near neighbours are mixed is up to rounding, which
+      # differs between machines: nothing is promised there.
+      if not (kind == 'tied' and name.startswith('nnm')):
+        assert harm[0] >= harm[1] * (1 - 1e-3) - error, label
       # Never below the attack as it is.
       assert harm[0] >= harm[2] * (1 - 1e-6) - error, label
       if kind == 'drawn' and f:
