@@ -131,12 +131,13 @@ def jobs(
       program = program_of(cell, config, dataset)
       if program is None:
         return cell.make_rows(config.seeds)
-      size = len(program.runs)
+      # As the size of the job is counted.
+      each = len(program.runs) if isinstance(cell, Cell) else 1
       return loop.run(
         program,
         folder,
         save_seconds=checkpoint_seconds,
-        advance=lambda rounds, rows: advance(rounds * size),
+        advance=lambda rounds, rows: advance(rounds * each),
       )
 
     size = cell.rounds
@@ -163,6 +164,35 @@ def committed(study: ModuleType, name: str = '') -> Rows:
   if not path.exists():
     raise ValueError(f'no rows are committed in {path}: run it with --publish')
   return output.numbers(output.read_rows(path))
+
+
+def check_whole(study: ModuleType, config: Any, name: str = '') -> None:
+  """Raises ValueError unless these are the settings of what is committed.
+
+  Only the folder of the data may differ.
+  """
+  expected = variant(study, name)
+  if hasattr(config, 'data_dir'):
+    config = dataclasses.replace(config, data_dir=expected.data_dir)
+  if config != expected:
+    flags = ' '.join(settings.arguments(config)) or 'the defaults'
+    raise ValueError(
+      '--publish and --committed are about the settings of the study, or of'
+      f' --variant, and need them as they are; got {flags}'
+    )
+
+
+def chosen(cells: Sequence[Cell | OwnCell], only: str):
+  """The cell of this name, or else those whose names contain the text.
+
+  Raises:
+    ValueError: if there is none.
+  """
+  found = [cell for cell in cells if cell.name == only]
+  found = found or [cell for cell in cells if only in cell.name]
+  if not found:
+    raise ValueError(f'--only={only} matches no cell')
+  return found
 
 
 def publish(study: ModuleType, rows: Rows, config: Any, name: str = '') -> None:

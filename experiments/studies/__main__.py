@@ -29,7 +29,9 @@ from experiments.reporting import summary, tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('output_dir', None, 'Where results go; runs/STUDY if none.')
-flags.DEFINE_string('only', '', 'Only the cells whose name contains this.')
+flags.DEFINE_string(
+  'only', '', 'Only the cell of this name, or those whose names contain this.'
+)
 flags.DEFINE_bool(
   'resume',
   False,
@@ -59,6 +61,12 @@ def main(of: ModuleType, names: list[str]) -> None:
     if FLAGS.resume:
       resume.adopt(folder, name, names)
     config = settings.read(of.Settings)
+    if FLAGS.publish or FLAGS.committed:
+      if FLAGS.quick or FLAGS.only:
+        raise ValueError(
+          '--publish and --committed need all cells: leave out --quick, --only'
+        )
+      study.check_whole(of, config, FLAGS.variant)
     if FLAGS.quick:
       config, cells = study.quick(of, config)
     else:
@@ -91,9 +99,7 @@ def _fill(of: ModuleType, names: list[str]) -> None:
 
 def _run(of: ModuleType, config: Any, cells, folder, names: list[str]):
   """All rows; None if nothing is to be run."""
-  cells = [cell for cell in cells if FLAGS.only in cell.name]
-  if not cells:
-    raise ValueError(f'--only={FLAGS.only} matches no cell')
+  cells = study.chosen(cells, FLAGS.only)
   if FLAGS.list:
     print('\n'.join(study.command(of, config, cell) for cell in cells))
     return None

@@ -9,6 +9,7 @@ import pytest
 from absl import flags
 
 from experiments.harness import settings, study
+from experiments.harness.cells import OwnCell
 from experiments.reporting import summary
 
 NAMES = study.names()
@@ -178,6 +179,9 @@ def test_a_killed_cell_goes_on_to_the_same_bits(tmp_path):
     ('batch_size', ('--num_gradients=10',), 'no multiple of 1 x 8'),
     ('learning_from_history', ('--parts=nothing',), 'nothing is none of'),
     ('sign_majority', ('--only=nobody',), 'matches no cell'),
+    ('sign_majority', ('--publish', '--quick'), 'need all cells'),
+    ('sign_majority', ('--publish', '--rounds=3'), 'got --rounds=3'),
+    ('sign_majority', ('--committed', '--num_seeds=1'), 'got --num_seeds=1'),
   ],
 )
 def test_refuses_up_front(name, arguments, message, tmp_path):
@@ -186,6 +190,15 @@ def test_refuses_up_front(name, arguments, message, tmp_path):
   assert found.returncode != 0
   assert message in found.stdout + found.stderr
   assert not folder.exists()
+
+
+def test_the_name_of_a_cell_is_that_cell_alone():
+  cells = [
+    OwnCell(labels={'method': name}) for name in ('krum', 'multi-krum', 'mean')
+  ]
+  assert study.chosen(cells, 'krum') == cells[:1]
+  assert study.chosen(cells, 'kru') == cells[:2]
+  assert study.chosen(cells, '') == cells
 
 
 def test_says_which_studies_there_are():
