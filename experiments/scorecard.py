@@ -124,7 +124,10 @@ def counts() -> str:
   """How many methods have which verdict, in one sentence."""
   of = collections.Counter(entry.claim.verdict for entry in entries())
   each = ', '.join(f'{of[v]} {v}' for v in COLOURS if of[v])
-  return f'Of {len(METHODS)} methods: {each}.'
+  waiting = ''
+  if pending():
+    waiting = f' The rows of {len(pending())} studies are not committed yet.'
+  return f'Of {len(METHODS)} methods: {each}.{waiting}'
 
 
 def page() -> str:
@@ -153,9 +156,9 @@ def page() -> str:
       '',
       '![The verdict on every method](scorecard.png)',
       '',
-      'A verdict follows from predictions that were written down before the',
-      'run: *reproduced* if all of them hold, *partly* if some do, *not',
-      'reproduced* if none does. The page of a study says why one fell short,',
+      'A verdict follows from predictions with thresholds that do not move',
+      'after a run: *reproduced* if all of them hold, *partly* if some do,',
+      '*not reproduced* if none does. The page says why one fell short,',
       'which thresholds were set after a first look, what was different from',
       'the paper, and what became of its other claims.',
       '`python -m experiments.studies STUDY --check` runs the study of a line.',

@@ -73,6 +73,24 @@ class _Arrays(NamedTuple):
   sets: dict[str, tuple[jax.Array, jax.Array]]  # prefix: images, labels
 
 
+class _Run(NamedTuple):
+  """What is one run's own; or, with axes in front, that of all runs."""
+
+  partition: data.Partition
+  key: jax.Array
+  value: dict[str, jax.Array]  # one number of every entry of the grid
+
+
+class _Setup(NamedTuple):
+  """What all runs of a cell share, and no program is given."""
+
+  cell: Cell
+  augment: bool
+  graphdef: Any
+  scale: float
+  num_classes: int
+
+
 def of_images(
   cell: Cell,
   dataset: data.Dataset,
@@ -84,130 +102,158 @@ def of_images(
   starts = [(p, seed) for p in cell.partitions for seed in options.seeds]
   arrays = _arrays(cell, dataset, options, starts)
   graphdef, params = _networks(cell, dataset, options, starts)
-  values = cell.values
-  grid = {k: jnp.array([v[k] for v in values], jnp.float32) for k in cell.grid}
+  setup = _Setup(
+    cell, options.augment, graphdef, dataset.scale, dataset.num_classes
+  )
+  grid = {
+    name: jnp.array([value[name] for value in cell.values], jnp.float32)
+    for name in cell.grid
+  }
   keys = jax.vmap(jax.random.key)(jnp.array([seed for _, seed in starts]))
-  by_start = None if cell.make_images is None else 0
-  image_axes = (by_start, {k: (by_start, None) for k in arrays.sets})
   # Stretches of all lengths are one executable.
   longest = max(b - a for a, b in zip([0, *stops], stops))
 
-  def task_of(partition, images, labels):
-    needs_key = models.has_dropout(graphdef)
-    return Task(
-      graphdef,
-      models.cross_entropy_loss(graphdef, needs_key=needs_key),
-      needs_key,
-      images,
-      labels,
-      partition,
-      dataset.scale,
-      dataset.num_classes,
-    )
-
-  def over_runs(one_run, *more):
-    """Of all starts and all values: leaves [num_starts, num_values, ...]."""
-
-    def of_start(state, partition, key, *more):
-      return jax.vmap(
-        lambda state, value: one_run(state, partition, key, value, *more)
-      )(state, grid)
-
-    return jax.vmap(of_start, (0, 0, 0, *more))
-
   @jax.jit
-  def start(params, partitions, images, labels):
-    def one_run(params, partition, key, value, images):
-      params = cell.make_params(params, jax.random.fold_in(key, 0))
-      task = task_of(partition, images, labels)
-      return cell.make_round(task, key, **value).init(params)
-
+  def start(params, arrays):
     tiled = jax.tree.map(
-      lambda p: jnp.repeat(p[:, None], len(values), axis=1), params
+      lambda p: jnp.repeat(p[:, None], len(cell.values), axis=1), params
     )
-    return over_runs(one_run, by_start)(tiled, partitions, keys, images)
-
-  def one_round(state, partition, key, value, chosen, images, labels):
-    _, crop_key, round_key, byzantine_key = jax.random.split(key, 4)
-    batch = partition
-    if not cell.is_local:
-      pixels = images[chosen].astype(jnp.float32) / dataset.scale
-      if options.augment:
-        crop = jax.random.fold_in(crop_key, state.step)
-        pixels = data.random_crop_and_flip(pixels, crop)
-      batch = cell.make_batch((pixels, labels[chosen]))
-    task = task_of(partition, images, labels)
-    step = cell.make_round(task, byzantine_key, **value).step
-    state, info = step(state, batch, round_key)
-    metrics = cell.metrics(state, info)
-    return state, {k: jnp.float32(v) for k, v in metrics.items()}
-
-  def evaluated(state, partition, key, value, images, sets, labels):
-    del value
-    round_key = jax.random.split(key, 4)[2]
-    task = task_of(partition, images, labels)
-    return _evaluated(cell, task, state.params, sets, round_key)
-
-  chosen_axis = None if cell.is_local else 0
+    runs = _Run(arrays.partitions, keys, grid)
+    return _over_runs(setup, _begun, tiled, runs, arrays)
 
   @functools.partial(jax.jit, donate_argnums=0)
-  def stretch(states, length, chosen, partitions, images, labels, sets):
-    rounds = over_runs(one_round, chosen_axis, image_axes[0], None)
-
-    def add(i, carry):
-      states, total = carry
-      now = None if chosen is None else chosen[:, i]
-      states, metrics = rounds(states, partitions, keys, now, images, labels)
-      return states, jax.tree.map(jnp.add, total, metrics)
-
-    first = None if chosen is None else chosen[:, 0]
-    _, shapes = jax.eval_shape(
-      rounds, states, partitions, keys, first, images, labels
-    )
-    zeros = {k: jnp.zeros(x.shape, x.dtype) for k, x in shapes.items()}
-    # A traced length: stretches of all lengths are one executable.
-    states, total = jax.lax.fori_loop(0, length, add, (states, zeros))
-    metrics = {k: v / length for k, v in total.items()}
-    measured = over_runs(evaluated, *image_axes, None)(
-      states, partitions, keys, images, sets, labels
-    )
-    return states, {**metrics, **measured}
+  def stretch(states, length, chosen, arrays):
+    runs = _Run(arrays.partitions, keys, grid)
+    return _stretched(setup, states, runs, length, chosen, arrays)
 
   def next_stretch(states, done, length):
-    partitions, images, labels, sets = arrays
     chosen = None
     if not cell.is_local:
-      chosen = _choose(partitions, keys, labels, done, longest, cell.batch_size)
-    return stretch(states, length, chosen, partitions, images, labels, sets)
+      chosen = _choose(
+        arrays.partitions, keys, arrays.labels, done, longest, cell.batch_size
+      )
+    return stretch(states, length, chosen, arrays)
 
   def trace():
-    """One round and one evaluation of one run."""
-    partitions, images, labels, sets = arrays
-    at = jax.tree.map(lambda x: x[0], (params, partitions, keys, grid))
-    if by_start is not None:
-      images = images[0]
-      sets = {k: (x[0], y) for k, (x, y) in sets.items()}
-    chosen = jnp.zeros((cell.num_workers, cell.batch_size), jnp.int32)
-
-    def run(params, partition, key, value, images, labels, sets):
-      params = cell.make_params(params, key)
-      task = task_of(partition, images, labels)
-      state = cell.make_round(task, key, **value).init(params)
-      state, metrics = one_round(
-        state, partition, key, value, chosen, images, labels
-      )
-      measured = evaluated(state, partition, key, value, images, sets, labels)
-      return {**metrics, **measured}
-
-    return jax.eval_shape(run, *at, images, labels, sets)
+    first = _Run(*jax.tree.map(lambda x: x[0], (arrays.partitions, keys, grid)))
+    alone = jax.tree.map(lambda x: x[0], params)
+    return jax.eval_shape(
+      functools.partial(_tried, setup), alone, first, _of_start(setup, arrays)
+    )
 
   return Program(
     _runs(cell, starts),
-    lambda: start(params, arrays.partitions, arrays.images, arrays.labels),
+    lambda: start(params, arrays),
     next_stretch,
     stops,
     trace,
   )
+
+
+def _of_start(setup: _Setup, arrays: _Arrays) -> _Arrays:
+  """The arrays as the first start has them."""
+  first = jax.tree.map(lambda x: x[0], arrays.partitions)
+  if setup.cell.make_images is None:
+    return arrays._replace(partitions=first)
+  sets = {name: (x[0], y) for name, (x, y) in arrays.sets.items()}
+  return _Arrays(first, arrays.images[0], arrays.labels, sets)
+
+
+def _over_runs(setup: _Setup, one_run, states, runs: _Run, arrays, *more):
+  """`one_run` of all starts and all values: leaves [starts, values, ...].
+
+  What is more has the starts in front, if it is there.
+  """
+  by_start = None if setup.cell.make_images is None else 0
+  sets = {name: (by_start, None) for name in arrays.sets}
+  axes = _Arrays._make((0, by_start, None, sets))
+
+  def of_start(state, partition, key, arrays, *more):
+    return jax.vmap(
+      lambda state, value: one_run(
+        setup, state, _Run(partition, key, value), arrays, *more
+      )
+    )(state, runs.value)
+
+  more_axes = [None if one is None else 0 for one in more]
+  return jax.vmap(of_start, (0, 0, 0, axes, *more_axes))(
+    states, runs.partition, runs.key, arrays, *more
+  )
+
+
+def _task(setup: _Setup, run: _Run, arrays: _Arrays) -> Task:
+  needs_key = models.has_dropout(setup.graphdef)
+  return Task(
+    setup.graphdef,
+    models.cross_entropy_loss(setup.graphdef, needs_key=needs_key),
+    needs_key,
+    arrays.images,
+    arrays.labels,
+    run.partition,
+    setup.scale,
+    setup.num_classes,
+  )
+
+
+def _begun(setup: _Setup, params, run: _Run, arrays: _Arrays):
+  """The state of one run at round 0."""
+  params = setup.cell.make_params(params, jax.random.fold_in(run.key, 0))
+  task = _task(setup, run, arrays)
+  return setup.cell.make_round(task, run.key, **run.value).init(params)
+
+
+def _one_round(setup: _Setup, state, run: _Run, arrays: _Arrays, chosen):
+  """The next state of one run, and the metrics of the round."""
+  cell = setup.cell
+  _, crop_key, round_key, byzantine_key = jax.random.split(run.key, 4)
+  batch = run.partition
+  if not cell.is_local:
+    pixels = arrays.images[chosen].astype(jnp.float32) / setup.scale
+    if setup.augment:
+      crop = jax.random.fold_in(crop_key, state.step)
+      pixels = data.random_crop_and_flip(pixels, crop)
+    batch = cell.make_batch((pixels, arrays.labels[chosen]))
+  task = _task(setup, run, arrays)
+  step = cell.make_round(task, byzantine_key, **run.value).step
+  state, info = step(state, batch, round_key)
+  metrics = cell.metrics(state, info)
+  return state, {k: jnp.float32(v) for k, v in metrics.items()}
+
+
+def _measured(setup: _Setup, state, run: _Run, arrays: _Arrays):
+  """What is measured of one run at the end of a stretch."""
+  key = jax.random.split(run.key, 4)[2]
+  task = _task(setup, run, arrays)
+  return _evaluated(setup.cell, task, state.params, arrays.sets, key)
+
+
+def _stretched(setup: _Setup, states, runs: _Run, length, chosen, arrays):
+  """All runs after so many rounds more, and what is measured then."""
+
+  def rounds(states, i):
+    now = None if chosen is None else chosen[:, i]
+    return _over_runs(setup, _one_round, states, runs, arrays, now)
+
+  def add(i, carry):
+    states, total = carry
+    states, metrics = rounds(states, i)
+    return states, jax.tree.map(jnp.add, total, metrics)
+
+  _, shapes = jax.eval_shape(rounds, states, 0)
+  zeros = {k: jnp.zeros(x.shape, x.dtype) for k, x in shapes.items()}
+  # A traced length: stretches of all lengths are one executable.
+  states, total = jax.lax.fori_loop(0, length, add, (states, zeros))
+  measured = _over_runs(setup, _measured, states, runs, arrays)
+  return states, {**{k: v / length for k, v in total.items()}, **measured}
+
+
+def _tried(setup: _Setup, params, run: _Run, arrays: _Arrays):
+  """One round and one evaluation of one run."""
+  cell = setup.cell
+  chosen = jnp.zeros((cell.num_workers, cell.batch_size), jnp.int32)
+  state = _begun(setup, params, run, arrays)
+  state, metrics = _one_round(setup, state, run, arrays, chosen)
+  return {**metrics, **_measured(setup, state, run, arrays)}
 
 
 def _evaluated(cell, task, params, sets, key) -> dict[str, jax.Array]:
