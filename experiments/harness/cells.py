@@ -149,7 +149,7 @@ class OwnCell:
 
   Attributes:
     labels: what the cell is, for the columns of the table.
-    rounds: how far it moves the bar.
+    rounds: how far it moves the bar in all.
     make_program: `seeds -> Program`; it is checkpointed between stretches.
     make_rows: `seeds -> rows`, in place of a program, where nothing goes on in
       rounds.

@@ -127,22 +127,22 @@ def jobs(
   dataset = dataset_of(cells, config)
 
   def job_of(cell) -> queue.Job:
+    size = cell.rounds
+    if isinstance(cell, Cell):
+      size *= len(cell.partitions) * len(cell.values) * config.num_seeds
+
     def run(folder, advance):
       program = program_of(cell, config, dataset)
       if program is None:
         return cell.make_rows(config.seeds)
-      # As the size of the job is counted.
-      each = len(program.runs) if isinstance(cell, Cell) else 1
+      last = program.stops[-1]
       return loop.run(
         program,
         folder,
         save_seconds=checkpoint_seconds,
-        advance=lambda rounds, rows: advance(rounds * each),
+        advance=lambda rounds, rows: advance(round(size * rounds / last)),
       )
 
-    size = cell.rounds
-    if isinstance(cell, Cell):
-      size *= len(cell.partitions) * len(cell.values) * config.num_seeds
     return queue.Job(cell.name, cell.labels, size, run)
 
   return [job_of(cell) for cell in cells]
