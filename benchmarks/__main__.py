@@ -34,7 +34,7 @@ BENCHMARKS = (
   Benchmark('rules', 150, 90),
   Benchmark('rounds', 50, 25),
   Benchmark('growth', 110, 50),
-  Benchmark('devices', 70, 35),
+  Benchmark('devices', 120, 60),
   Benchmark('local_rounds', 60, 35),
   Benchmark('asynchronous', 30, 15),
   Benchmark('gradients', 80, 45),
