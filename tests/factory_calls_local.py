@@ -308,6 +308,16 @@ CALLS = {
   'data.sequence_sampler': Call(
     {'documents': jnp.ones((4, 6), int), 'batch_size': 2}
   ),
+  'data.shuffled_batch': Call(
+    {
+      'images': IMAGES,
+      'labels': LABELS,
+      'partition': PARTITION,
+      'key': KEY,
+      'batch_size': 2,
+      'step': 3,
+    }
+  ),
   'data.worker_loss': Call(PER_EXAMPLE),
   # Gossip.
   'gossip.aggregate': Call({'rule_for': lambda m: byzjax.mean()}, mixed_once),

@@ -31,7 +31,7 @@ from byzjax.data._routing import (
   routed_shards,
   top_paths,
 )
-from byzjax.data._sampling import sample_batch
+from byzjax.data._sampling import sample_batch, shuffled_batch
 from byzjax.data._sequence_sampler import sequence_sampler
 from byzjax.data._sources import Dataset, load
 from byzjax.data._text import Text, documents, load_text
@@ -73,6 +73,7 @@ __all__ = [
   'routed_shards',
   'sample_batch',
   'sequence_sampler',
+  'shuffled_batch',
   'top_paths',
   'worker_loss',
 ]

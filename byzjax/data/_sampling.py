@@ -64,18 +64,106 @@ def sample_batch(
   _examples.check_batch('sample_batch', batch_size, scale)
   checks.check_pair('sample_batch', 'partition', partition)
   checks.check_key('sample_batch', 'key', key)
+
+  def of_worker(worker, indices, size):
+    worker_key = jax.random.fold_in(key, worker)
+    return indices[jax.random.randint(worker_key, (batch_size,), 0, size)]
+
+  return _of_workers(images, labels, partition, of_worker, scale)
+
+
+def shuffled_batch(
+  images: jax.Array,
+  labels: jax.Array,
+  partition: Partition,
+  key: jax.Array,
+  batch_size: int,
+  *,
+  step: int | jax.Array,
+  batches_per_pass: int | None = None,
+  scale: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+  r"""One batch for each worker, from passes without replacement.
+
+  .. math::
+    e = \lfloor t / K_i \rfloor, \qquad
+    j_{i, b} = \pi_{i, e}\big((t \bmod K_i) B + b\big), \qquad
+    K_i = \lceil |S_i| / B \rceil
+
+  `pi_{i,e}` is the permutation of the examples of worker i in its pass e. A
+  pass goes on from one step to the next, and no state is kept: batches are a
+  function of the key and the step alone, so a run that is resumed at step t
+  sees what it would have seen. Give the *same* key at every step.
+
+  If B does not divide the number of examples, the last batch of a pass is
+  filled up with the first examples of that pass, as in `local_sampler`.
+
+  Args:
+    images: all examples, uint8 `[N, H, W, C]`, on every device.
+    labels: int32 `[N]`.
+    partition: which worker holds which examples.
+    key: a key of `jax.random.key`, that of the whole run.
+    batch_size: examples per worker B, at least 1.
+    step: number of the step t, an integer of at least 0; may be traced.
+    batches_per_pass: shuffle after so many batches, though some examples may
+      not have been seen; None for whole passes. At least 1.
+    scale: largest pixel value s, a positive Python number.
+
+  Returns:
+    `(images / s, labels)`: float32 `[n, B, H, W, C]` and int32 `[n, B]`.
+
+  Raises:
+    ValueError: if a count is below 1, the scale is not positive, the step is no
+      integer, or images and labels disagree in number.
+
+  Example:
+    >>> import jax
+    >>> import numpy as np
+    >>> from byzjax import data
+    >>> images, labels = np.zeros([6, 2, 2, 1], np.uint8), np.arange(6)
+    >>> partition = data.label_sorted(labels, 2)  # 0, 1, 2 and 3, 4, 5.
+    >>> pass_of_three = [
+    ...   data.shuffled_batch(
+    ...     images, labels, partition, jax.random.key(0), 1, step=t)[1][0, 0]
+    ...   for t in range(3)]
+    >>> sorted(map(int, pass_of_three))
+    [0, 1, 2]
+  """
+  name = 'shuffled_batch'
+  _examples.check(name, images, labels)
+  _examples.check_batch(name, batch_size, scale)
+  checks.check_pair(name, 'partition', partition)
+  checks.check_key(name, 'key', key)
+  checks.check_integer(name, 'step', step)
+  if batches_per_pass is not None:
+    checks.check_count(name, 'batches_per_pass', batches_per_pass, 1)
+
+  def of_worker(worker, indices, size):
+    length = -(-size // batch_size)
+    if batches_per_pass is not None:
+      length = jnp.minimum(length, batches_per_pass)
+    number, position = step // length, step % length
+    pass_key = jax.random.fold_in(jax.random.fold_in(key, worker), number)
+    order = jax.random.uniform(pass_key, indices.shape)
+    is_own = jnp.arange(indices.shape[0]) < size
+    order = jnp.argsort(jnp.where(is_own, order, 2.0))
+    places = position * batch_size + jnp.arange(batch_size)
+    return indices[order[places % size]]
+
+  return _of_workers(images, labels, partition, of_worker, scale)
+
+
+def _of_workers(images, labels, partition, of_worker, scale):
+  """The examples `of_worker(i, indices, size)` of every worker."""
   indices, sizes = map(jnp.asarray, partition)
 
-  def draw(images, labels, indices, sizes, key):
-    def of_worker(worker, indices, size):
-      worker_key = jax.random.fold_in(key, worker)
-      return indices[jax.random.randint(worker_key, (batch_size,), 0, size)]
-
-    chosen = jax.vmap(of_worker)(jnp.arange(sizes.shape[0]), indices, sizes)
+  def draw(images, labels, indices, sizes):
+    workers = jnp.arange(sizes.shape[0])
+    chosen = jax.vmap(of_worker)(workers, indices, sizes)
     return _examples.take(images, labels, chosen, scale)
 
   sharding = jax.typeof(sizes).sharding
   if jax.sharding.AxisType.Explicit in sharding.mesh.axis_types:
     # Workers' numbers and choices go where their examples are.
     draw = jax.sharding.auto_axes(draw, out_sharding=sharding)
-  return draw(jnp.asarray(images), jnp.asarray(labels), indices, sizes, key)
+  return draw(jnp.asarray(images), jnp.asarray(labels), indices, sizes)

@@ -82,8 +82,11 @@ class Cell:
     num_workers: n, rows of a batch before `make_batch`.
     rounds: rounds of training.
     batch_size: examples per worker and round.
-    partition: how examples are divided among workers, as for `train.py`; or
-      several such, in one program, with which it was in the column `partition`.
+    partition: how examples are divided among workers: a text as for `train.py`,
+      or `(labels, num_workers, seed) -> Partition`; or several texts, in one
+      program, with which it was in the column `partition`.
+    batches_per_pass: workers pass through their examples without replacement
+      and shuffle them after so many batches; None draws with replacement.
     num_evals: evaluations, evenly spaced.
     is_local: whether the round draws its own batches, by a sampler, and is
       given the partition.
@@ -111,7 +114,8 @@ class Cell:
   rounds: int
   batch_size: int
   grid: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
-  partition: str | Sequence[str] = 'iid'
+  partition: str | Callable[..., data.Partition] | Sequence[str] = 'iid'
+  batches_per_pass: int | None = None
   num_evals: int = 20
   is_local: bool = False
   make_batch: Callable = lambda batch: batch
@@ -129,8 +133,8 @@ class Cell:
     return name_of(self.labels)
 
   @property
-  def partitions(self) -> tuple[str, ...]:
-    if isinstance(self.partition, str):
+  def partitions(self) -> tuple[Any, ...]:
+    if isinstance(self.partition, str) or callable(self.partition):
       return (self.partition,)
     return tuple(self.partition)
 

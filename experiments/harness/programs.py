@@ -37,18 +37,28 @@ def split_validation(dataset: data.Dataset) -> tuple[data.Dataset, Any, Any]:
 # optimised it compiles in a fifth of the time. Integers stay exact.
 @functools.partial(
   jax.jit,
-  static_argnames=('length', 'batch_size'),
+  static_argnames=('length', 'batch_size', 'batches_per_pass'),
   compiler_options={'xla_backend_optimization_level': 1},
 )
-def _choose(partitions, keys, labels, done, length, batch_size):
+def _choose(
+  partitions, keys, labels, done, length, batch_size, batches_per_pass
+):
   """The examples of the next rounds: int32 [num_starts, length, n, B]."""
   numbers = jnp.arange(len(labels))
 
   def of_round(partition, key, i):
-    key = jax.random.fold_in(jax.random.split(key, 4)[0], done + i)
+    key = jax.random.split(key, 4)[0]
     # The labels of examples that are their own labels.
-    return data.sample_batch(
-      numbers[:, None], numbers, partition, key, batch_size
+    examples = (numbers[:, None], numbers, partition)
+    if batches_per_pass is None:
+      key = jax.random.fold_in(key, done + i)
+      return data.sample_batch(*examples, key, batch_size)[1]
+    return data.shuffled_batch(
+      *examples,
+      key,
+      batch_size,
+      step=done + i,
+      batches_per_pass=batches_per_pass,
     )[1]
 
   of_start = jax.vmap(of_round, (None, None, 0))
@@ -130,7 +140,13 @@ def of_images(
     chosen = None
     if not cell.is_local:
       chosen = _choose(
-        arrays.partitions, keys, arrays.labels, done, longest, cell.batch_size
+        arrays.partitions,
+        keys,
+        arrays.labels,
+        done,
+        longest,
+        cell.batch_size,
+        cell.batches_per_pass,
       )
     return stretch(states, length, chosen, arrays)
 
@@ -282,7 +298,11 @@ def _arrays(cell: Cell, dataset: data.Dataset, options: Options, starts):
     dataset, *validation = split_validation(dataset)
     sets['validation_'] = tuple(validation)
   parts = [
-    specs.partition(partition, dataset.train_labels, cell.num_workers, seed)
+    partition(dataset.train_labels, cell.num_workers, seed)
+    if callable(partition)
+    else specs.partition(
+      partition, dataset.train_labels, cell.num_workers, seed
+    )
     for partition, seed in starts
   ]
 
@@ -320,7 +340,7 @@ def _networks(cell: Cell, dataset: data.Dataset, options: Options, starts):
 
 
 def _runs(cell: Cell, starts) -> list[dict[str, Any]]:
-  several = not isinstance(cell.partition, str)
+  several = cell.partitions != (cell.partition,)
   return [
     {
       **cell.labels,

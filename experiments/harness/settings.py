@@ -36,6 +36,7 @@ class ImageSettings(Settings):
   data_dir: str | None = option(None, 'Folder with data sets in TFDS format.')
   model: str = option('mlp', 'The network: cnn, dropout_cnn, mlp, resnet20.')
   augment: bool = option(False, 'Random crops and mirror images.')
+  validation: bool = True  # Whether a tenth of the examples is kept apart.
 
 
 def define(kind: type, values: flags.FlagValues = flags.FLAGS) -> list[str]:

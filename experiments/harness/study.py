@@ -94,7 +94,9 @@ def program_of(
   if isinstance(cell, OwnCell):
     return cell.make_program and cell.make_program(config.seeds)
   assert dataset is not None
-  options = programs.Options(config.model, config.seeds, config.augment)
+  options = programs.Options(
+    config.model, config.seeds, config.augment, config.validation
+  )
   return programs.of_images(cell, dataset, options)
 
 
@@ -193,6 +195,21 @@ def chosen(cells: Sequence[Cell | OwnCell], only: str):
   if not found:
     raise ValueError(f'--only={only} matches no cell')
   return found
+
+
+def merged(study: ModuleType, rows: Rows, config: Any, name: str = '') -> Rows:
+  """The committed rows with those of some cells in their place."""
+  cells = study.define(config)
+  labels = list(cells[0].labels)
+  order = {tuple(map(str, c.labels.values())): i for i, c in enumerate(cells)}
+
+  def cell_of(row) -> tuple[str, ...]:
+    return tuple(str(row[label]) for label in labels)
+
+  old = committed(study, name) if rows_of(study, name).exists() else []
+  again = {cell_of(row) for row in rows}
+  rows = [row for row in old if cell_of(row) not in again] + rows
+  return sorted(rows, key=lambda row: order.get(cell_of(row), len(order)))
 
 
 def publish(study: ModuleType, rows: Rows, config: Any, name: str = '') -> None:

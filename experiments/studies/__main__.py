@@ -48,7 +48,10 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_string('variant', '', 'A run of the study on other data.')
 flags.DEFINE_bool(
-  'publish', False, 'Write results, page and pictures into the folder.'
+  'publish',
+  False,
+  'Write results, page and pictures into the folder; with --only, those cells'
+  ' take the place of what is there.',
 )
 
 
@@ -62,10 +65,10 @@ def main(of: ModuleType, names: list[str]) -> None:
       resume.adopt(folder, name, names)
     config = settings.read(of.Settings)
     if FLAGS.publish or FLAGS.committed:
-      if FLAGS.quick or FLAGS.only:
-        raise ValueError(
-          '--publish and --committed need all cells: leave out --quick, --only'
-        )
+      if FLAGS.quick:
+        raise ValueError('a --quick run is neither published nor committed')
+      if FLAGS.committed and FLAGS.only:
+        raise ValueError('--committed is about all cells: leave out --only')
       study.check_whole(of, config, FLAGS.variant)
     if FLAGS.quick:
       config, cells = study.quick(of, config)
@@ -79,9 +82,14 @@ def main(of: ModuleType, names: list[str]) -> None:
     sys.exit(f'{name}: {error}')
   if rows is None:
     return
-  if FLAGS.only:  # Tables and claims are about all cells.
+  if FLAGS.only:
     print(tables.plain(tables.keep(rows)))
-    return
+    if FLAGS.publish:
+      rows = study.merged(
+        of, study.kept(of, rows, config), config, FLAGS.variant
+      )
+      study.publish(of, rows, config, FLAGS.variant)
+    return  # Tables and claims are about all cells.
   _say(of, rows, config, folder)
 
 

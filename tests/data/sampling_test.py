@@ -111,3 +111,62 @@ def test_refuses_images_without_labels():
     ValueError, match=r'sample_batch: images and labels must .*\(96,\)'
   ):
     data.sample_batch(IMAGES, LABELS[1:], UNEVEN, KEY, 4)
+
+
+def numbers_of_steps(partition, steps, batch_size, **options):
+  """What every worker is given, by its place: int [steps, n, B]."""
+
+  @jax.jit
+  def of_step(step):
+    return data.shuffled_batch(
+      IMAGES, LABELS, partition, KEY, batch_size, step=step, **options
+    )
+
+  pairs = [of_step(step) for step in range(steps)]
+  numbers = np.stack([chosen(images) for images, _ in pairs])
+  np.testing.assert_array_equal(
+    np.stack([y for _, y in pairs]), LABELS[numbers]
+  )
+  return numbers
+
+
+def test_a_pass_sees_every_example_once_and_the_next_in_another_order():
+  partition = data.label_sorted(LABELS, 4)  # 25 examples or 24.
+  numbers = numbers_of_steps(partition, 10, 5)
+  for i, size in enumerate(partition.sizes):
+    mine = sorted(partition.indices[i, :size])
+    first, second = numbers[:5, i].reshape(-1), numbers[5:, i].reshape(-1)
+    # 24 examples in batches of 5: the last place repeats the first.
+    assert sorted(first[:size]) == sorted(second[:size]) == mine
+    assert (first[size:] == first[: 25 - size]).all()
+    assert list(first) != list(second)
+
+
+def test_a_pass_can_end_before_all_was_seen():
+  partition = data.label_sorted(LABELS, 4)
+  numbers = numbers_of_steps(partition, 4, 5, batches_per_pass=2)
+  for run in (numbers[:2], numbers[2:]):
+    for i in range(4):
+      assert len({*run[:, i].reshape(-1)}) == 10
+  assert not np.array_equal(numbers[:2], numbers[2:])
+
+
+def test_a_worker_with_fewer_examples_than_a_batch_repeats_them():
+  one = data.Partition(np.array([[3, 8, 3]]), np.array([2]))
+  numbers = numbers_of_steps(one, 3, 5)
+  assert [sorted({*run[0]}) for run in numbers] == [[3, 8]] * 3
+  assert all((run[0, 2:4] == run[0, :2]).all() for run in numbers)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'step': -1}, 'step'),
+    ({'step': 0.5}, 'step'),
+    ({'batches_per_pass': 0}, 'batches_per_pass'),
+  ],
+)
+def test_refuses_what_is_no_step_and_no_pass(change, message):
+  arguments = {'step': 0, **change}
+  with pytest.raises(ValueError, match=f'shuffled_batch needs {message}'):
+    data.shuffled_batch(IMAGES, LABELS, UNEVEN, KEY, 4, **arguments)
