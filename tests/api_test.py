@@ -16,7 +16,7 @@ SIGNATURES = {
   'krum': ['num_byzantine', 'num_neighbors'],
   'multi_krum': ['num_byzantine', 'num_selected'],
   'geometric_median': ['num_iterations', 'smoothing'],
-  'centered_clipping': ['radius', 'num_iterations'],
+  'centered_clipping': ['radius', 'num_iterations', 'quantile'],
   'mean_around_median': ['num_byzantine'],
   'phocas': ['num_byzantine'],
   'bulyan': ['num_byzantine'],

@@ -375,6 +375,9 @@ CALLS = {
   'theory.byz_sgdm_bound': Call({'batch_size': 4.0, **COST}),
   'theory.byz_sgdnm_bound': Call({'batch_size': 4.0, **COST}),
   'theory.clipping_displacement': Call({'radius': 1.0, **COUNTS}),
+  'theory.quantile_clipping_error': Call(
+    {'start': 1.0, 'deviation': 1.0, **COUNTS}
+  ),
   'theory.corrupted_groups_distribution': Call(GROUPS),
   'theory.expected_corrupted_groups': Call(GROUPS),
   'theory.golomb_bits': Call({'density': 0.1}),

@@ -66,7 +66,7 @@ def test_config_has_all_hyper_parameters():
 def test_repr_is_the_call():
   clipping = byzjax.centered_clipping(radius=jnp.float32(0.5))
   assert repr(clipping) == (
-    'byzjax.centered_clipping(radius=0.5, num_iterations=1)'
+    'byzjax.centered_clipping(radius=0.5, num_iterations=1, quantile=None)'
   )
   rule = byzjax.pre_aggregate(byzjax.bucketing(bucket_size=2), byzjax.mean())
   assert repr(rule) == (
@@ -83,7 +83,8 @@ def test_repr_is_the_call():
 
   jax.eval_shape(sweep, jnp.float32(1.0))
   assert shown == [
-    'byzjax.centered_clipping(radius=<traced float32[]>, num_iterations=1)'
+    'byzjax.centered_clipping(radius=<traced float32[]>, num_iterations=1,'
+    ' quantile=None)'
   ]
 
 

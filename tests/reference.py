@@ -157,6 +157,17 @@ def centered_clipping(x, v0, radius, num_iterations):
   return v
 
 
+def quantile_clipping(x, v0, radius, quantile, num_iterations):
+  """`centered_clipping` with tau = radius times the ceil(q n)-th distance."""
+  x = _rows(x)
+  v = np.asarray(v0, np.float64)
+  for _ in range(num_iterations):
+    distances = sorted(_norm(row - v) for row in x)
+    unit = distances[max(math.ceil(quantile * len(x)), 1) - 1]
+    v = centered_clipping(x, v, radius * unit, 1)
+  return v
+
+
 # Pre-aggregators.
 
 

@@ -127,6 +127,19 @@ def weighted_centered_clipping(x, w, v0, radius, num_iterations):
   return v
 
 
+def weighted_quantile_clipping(x, w, v0, radius, quantile, num_iterations):
+  """tau = radius times the least distance within which a share q is."""
+  x, w = _rows(x, w)
+  v = np.asarray(v0, np.float64)
+  for _ in range(num_iterations):
+    distances = np.array([_norm(row - v) for row in x])
+    unit = min(
+      d for d in distances if w[distances <= d].sum() >= quantile * w.sum()
+    )
+    v = weighted_centered_clipping(x, w, v, radius * unit, 1)
+  return v
+
+
 def weighted_nearest_neighbor_mixing(x, w, f):
   """`y_i` = the mean of the rows nearest to x_i, itself first.
 

@@ -12,6 +12,21 @@ def _clipping_ball(radius, num_iterations):
   return lambda honest, v0, f: (v0, radius * num_iterations)
 
 
+def _quantile_ball(num_iterations):
+  def ball(honest, v0, f):
+    center = honest.mean(axis=0)
+    bound = byzjax.theory.quantile_clipping_error(
+      float(np.linalg.norm(v0 - center)),
+      float(np.linalg.norm(honest - center, axis=1).max()),
+      len(honest) + f,
+      f,
+      num_iterations=num_iterations,
+    )
+    return center, bound
+
+  return ball
+
+
 def _bucketed_median_ball(honest, v0, f):
   # f of the m buckets are anywhere, the others inside the honest ball.
   del v0
@@ -103,6 +118,22 @@ RULES = [
     _clipping_ball(2.0, 3),
     start=lambda state, v0: byzjax.CenteredClippingState(v0),
     remembers=True,
+  ),
+  *(
+    claims.Rule(
+      f'centered_clipping_quantile_{steps}_steps',
+      lambda f, unit, steps=steps: byzjax.centered_clipping(
+        radius=1.0, quantile=0.5, num_iterations=steps
+      ),
+      lambda x, v0, f, key, steps=steps: reference.quantile_clipping(
+        x, v0, 1.0, 0.5, steps
+      ),
+      5,
+      _quantile_ball(steps),
+      start=lambda state, v0: byzjax.CenteredClippingState(v0),
+      remembers=True,
+    )
+    for steps in (1, 3)
   ),
   claims.Rule(
     'nnm_krum',

@@ -34,9 +34,34 @@ def clip_factors(
   return jnp.where(nonfinite.usable_norms(squared_distances), factors, 0)
 
 
+def distance_quantile(
+  squared_distances: jax.Array,
+  usable: jax.Array,
+  quantile: base.Scalar,
+  worker_weights: jax.Array | None = None,
+) -> jax.Array:
+  """The least distance such that a share q of the workers is not farther: [].
+
+  Messages that are not usable are farther than all others; where they are
+  reached, it is the largest distance of the others.
+  """
+  squared = jnp.where(usable, squared_distances, jnp.inf)
+  counts = jnp.ones_like(squared)  # So that equal shares are exact.
+  if worker_weights is not None:
+    counts = reductions.shares(jnp.ones(len(usable), bool), worker_weights)
+  order = jnp.argsort(squared)
+  reached = jnp.cumsum(counts[order])
+  first = jnp.argmax(reached >= quantile * reached[-1])
+  largest = jnp.where(usable, squared_distances, 0).max()
+  return reductions.sqrt(jnp.minimum(squared[order][first], largest))
+
+
 @recipes.factory
 def centered_clipping(
-  *, radius: base.Scalar, num_iterations: int = 1
+  *,
+  radius: base.Scalar,
+  num_iterations: int = 1,
+  quantile: base.Scalar | None = None,
 ) -> base.Aggregator:
   """The mean of messages clipped to a ball around the previous aggregate.
 
@@ -51,32 +76,50 @@ def centered_clipping(
   (1 - beta)`, which is the radius `100 (1 - beta)` here; too large a radius is
   a plain mean.
 
+  A radius that was tuned for one momentum, model or time of training does not
+  fit another. With `quantile=q` it is set anew in every step, from the messages
+  themselves: `tau = radius * D`, D the least distance within which a share q of
+  the workers is, `#{i : |x_i - v| <= D} >= q n`. Momentum makes honest messages
+  less noisy and this radius smaller in the same measure. With `f < q n <= n -
+  f` liars cannot set it: D is between the distances of two honest messages. How
+  near it then comes to the honest mean is `theory.quantile_clipping_error`.
+
   Args:
-    radius: tau >= 0, a distance in the units of the messages; may be traced, so
-      that a sweep is one vmap.
+    radius: tau >= 0, a distance in the units of the messages; with a quantile,
+      in units of D, so 1 is the quantile itself. May be traced, so that a sweep
+      is one vmap.
     num_iterations: L >= 1, a Python int. From 2 on the steps run on the Gram
       matrix and read the messages no more often. A traced int32[], which is
       what `optax.inject_hyperparams` makes of it, always takes that way: name
       it among the `static_args` for the faster single step.
+    quantile: q in [0, 1], such as 0.5 for the median distance, or None for a
+      radius that stays. May be traced. With `worker_weights`, a share of their
+      sum.
 
   Returns:
     An `Aggregator` with a `CenteredClippingState`: leaves `[n, *shape] ->
     [*shape]`. Two calls differ, as v moves; start from `init` for a new run.
 
   Raises:
-    ValueError: if L is not a positive int or the radius is negative or NaN.
+    ValueError: if L is not a positive int, the radius is negative or NaN, or
+      the quantile is not in [0, 1].
 
   References:
-    Karimireddy, He, Jaggi, 2021, arXiv:2012.10333.
+    Karimireddy, He, Jaggi, 2021, arXiv:2012.10333. The quantile is our own.
 
   Example:
     >>> import byzjax, jax.numpy as jnp
     >>> rule = byzjax.centered_clipping(radius=1.0)
     >>> rule(jnp.array([0., 1., 2., 3., 100.]))
     Array(0.8, dtype=float32)
+    >>> rule = byzjax.centered_clipping(radius=1.0, quantile=0.5)  # tau = 2
+    >>> rule(jnp.array([0., 1., 2., 3., 100.]))
+    Array(1.4, dtype=float32)
   """
   checks.check_iterations('centered_clipping', 'num_iterations', num_iterations)
   checks.check_range('centered_clipping', 'radius', radius, 0)
+  if quantile is not None:
+    checks.check_range('centered_clipping', 'quantile', quantile, 0, 1)
 
   def init(params):
     return CenteredClippingState(parameters.zeros_like(params))
@@ -91,6 +134,12 @@ def centered_clipping(
     # Of all workers: what a masked one would have weighed stays at the centre.
     return reductions.shares(jnp.ones(n, bool), weights)
 
+  def factors_of(squared, usable, weights):
+    if quantile is None:
+      return clip_factors(squared, radius)
+    unit = distance_quantile(squared, usable, quantile, weights)
+    return clip_factors(squared, radius * unit)
+
   def weights(gram, state, *, key=None):
     """Coefficients a of `v_L - v_0 = sum_i a_i (x_i - v_0)`."""
     del key
@@ -100,7 +149,8 @@ def centered_clipping(
     def step_factors(a):
       projected = reductions.matmul(gram.inner, a)
       squared = norms - 2 * projected + reductions.matmul(a, projected)
-      return jnp.where(gram.mask, clip_factors(squared, radius), 0)
+      factors = factors_of(squared, gram.mask, gram.worker_weights)
+      return jnp.where(gram.mask, factors, 0)
 
     def clipping_step(_, a):
       steps = step_factors(a) * share
@@ -126,13 +176,12 @@ def centered_clipping(
     squared = reductions.squared_norms(
       rows, center=center, axis_name=call.axis_name
     )
-    factors = clip_factors(squared, radius)
+    usable = nonfinite.usable_norms(squared)
+    factors = factors_of(squared, usable, call.worker_weights)
     share = shares(call.worker_weights, rows.shape[0])
     weights = (factors * share).astype(rows.dtype)
     y = reductions.combine(weights, rows, center)
-    info = base.AggregationInfo(
-      weights, nonfinite.usable_norms(squared), factors=factors
-    )
+    info = base.AggregationInfo(weights, usable, factors=factors)
     return y, remember(state, y), info
 
   if not isinstance(num_iterations, jax.Array) and num_iterations == 1:

@@ -53,6 +53,8 @@ RULES = {
       ' spread, it starts within that, and f <= n / 10, then the squared error'
       ' is O(f / n) of the honest variance',
       'equal honest messages beyond the radius are not returned: no kappa',
+      'with a quantile and f < quantile n <= n - f it comes near the honest'
+      ' mean from anywhere: theory.quantile_clipping_error',
     ),
     (_CLIPPING,),
   ),

@@ -20,6 +20,7 @@ from byzjax.theory._robustness import (
   kappa_bound,
   kappa_lower_bound,
   max_byzantine,
+  quantile_clipping_error,
   resilience_bound,
 )
 from byzjax.theory._sampled_program import sampled_program_size
@@ -36,6 +37,7 @@ __all__ = [
   'max_byzantine',
   'max_corrupted_groups',
   'optimal_batch_size',
+  'quantile_clipping_error',
   'resilience_bound',
   'sampled_program_size',
   'sign_error_bound',

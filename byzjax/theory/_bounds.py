@@ -129,6 +129,13 @@ def _none_within(name):
   return bound
 
 
+def _centered_clipping(config, n, f):
+  # A radius that follows the messages has a bound, but no kappa is proved.
+  if config.get('quantile') is not None:
+    return None
+  return _none_within('radius')(config, n, f)
+
+
 def _number(value, otherwise):
   """A float, or something else where the value is traced."""
   return otherwise if isinstance(value, jax.core.Tracer) else float(value)
@@ -137,7 +144,7 @@ def _number(value, otherwise):
 _RULES: dict[str, Bound] = {
   'aksel': _around_median('num_selected'),
   'bulyan': _bulyan,
-  'centered_clipping': _none_within('radius'),
+  'centered_clipping': _centered_clipping,
   'clipped_clustering': _none,
   'clustering': _none,
   'comparative_gradient_elimination': _elimination,

@@ -93,3 +93,50 @@ def test_a_gradient_flows_to_the_radius():
     return jnp.linalg.norm(rule(jnp.full((4, 3), 5.0)))
 
   np.testing.assert_allclose(jax.grad(length)(2.0), 1.0, 1e-5)
+
+
+@pytest.mark.parametrize('num_iterations', [1, 3])
+def test_a_quantile_follows_the_spread(num_iterations):
+  # What a fixed radius cannot: the same at every scale of the messages.
+  def clip(scale):
+    rule = byzjax.centered_clipping(
+      radius=1.0, quantile=0.5, num_iterations=num_iterations
+    )
+    state = byzjax.CenteredClippingState(jnp.asarray(scale * V0))
+    return np.asarray(rule.update(jnp.asarray(scale * X), state)[0])
+
+  np.testing.assert_allclose(clip(1e-6) * 1e6, clip(1.0), 1e-4, 1e-5)
+  np.testing.assert_allclose(clip(1e6) / 1e6, clip(1.0), 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize('num_iterations', [1, 3])
+@pytest.mark.parametrize('evil', [np.nan, np.inf, 1e30])
+def test_messages_that_are_no_numbers_do_not_set_the_quantile(
+  evil, num_iterations
+):
+  rule = byzjax.centered_clipping(
+    radius=1.0, quantile=0.5, num_iterations=num_iterations
+  )
+  state = byzjax.CenteredClippingState(jnp.asarray(V0))
+  x = X.copy()
+  x[:5] = evil
+  result = np.asarray(rule.update(jnp.asarray(x), state)[0])
+  honest = X[5:]
+  far = np.linalg.norm(honest - V0, axis=1).max()
+  assert np.linalg.norm(result - V0) <= num_iterations * far
+
+
+def test_the_whole_quantile_is_the_mean_and_none_is_the_nearest():
+  def clip(quantile):
+    rule = byzjax.centered_clipping(radius=1.0, quantile=quantile)
+    return np.asarray(rule(jnp.asarray(X)), np.float64)
+
+  np.testing.assert_allclose(clip(1.0), X.mean(axis=0), 1e-5, 1e-6)
+  nearest = np.linalg.norm(X, axis=1).min()
+  expected = _clip(X, np.zeros(SIZE, np.float32), nearest)
+  np.testing.assert_allclose(clip(0.0), expected, 1e-5, 1e-6)
+  # A sweep is one program.
+  swept = jax.vmap(
+    lambda q: byzjax.centered_clipping(radius=1.0, quantile=q)(jnp.asarray(X))
+  )(jnp.array([0.0, 1.0]))
+  np.testing.assert_allclose(swept[1], clip(1.0), 1e-5, 1e-6)

@@ -125,6 +125,11 @@ FACTORIES = [
   (byzjax.geometric_median, {'num_iterations': 32}, {'smoothing': 1e-6}),
   (byzjax.centered_clipping, {'num_iterations': 1}, {'radius': 2.0}),
   (byzjax.centered_clipping, {'num_iterations': 3}, {'radius': 2.0}),
+  (
+    byzjax.centered_clipping,
+    {'num_iterations': 1},
+    {'radius': 1.0, 'quantile': 0.5},
+  ),
 ]
 
 

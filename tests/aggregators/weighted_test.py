@@ -37,6 +37,10 @@ RULES = {
     byzjax.centered_clipping(radius=2.0, num_iterations=3),
     lambda x, w: weighted.weighted_centered_clipping(x, w, V0, 2.0, 3),
   ),
+  'centered_clipping_quantile': (
+    byzjax.centered_clipping(radius=1.5, quantile=0.6, num_iterations=2),
+    lambda x, w: weighted.weighted_quantile_clipping(x, w, V0, 1.5, 0.6, 2),
+  ),
   'nnm_mean': (
     byzjax.pre_aggregate(
       byzjax.nearest_neighbor_mixing(num_byzantine=F), byzjax.mean()

@@ -256,6 +256,46 @@ def test_clipping_displacement_holds_and_is_attained(num_iterations):
     assert np.linalg.norm(clip(x) - clip(y)) == pytest.approx(bound)
 
 
+@pytest.mark.parametrize('num_byzantine', [1, 3, 4])
+@pytest.mark.parametrize(('quantile', 'radius'), [(0.5, 1.0), (0.6, 1.2)])
+def test_clipping_by_a_quantile_stays_near_the_honest_mean(
+  num_byzantine, quantile, radius
+):
+  n, f = 11, num_byzantine
+  random = np.random.default_rng(0)
+  closest = np.inf
+  for trial in range(200):
+    x = random.normal(size=(n, 3))
+    start = random.normal(size=3) * 10.0 ** random.integers(-2, 4)
+    mean = x[f:].mean(axis=0)
+    # Liars at the centre, or far on its side: the worst that is known.
+    x[:f] = start if trial % 2 else mean + (start - mean) * 10.0 ** (trial % 5)
+    bound = theory.quantile_clipping_error(
+      np.linalg.norm(start - mean),
+      np.linalg.norm(x[f:] - mean, axis=1).max(),
+      n,
+      f,
+      quantile=quantile,
+      radius=radius,
+      num_iterations=2,
+    )
+    found = reference.quantile_clipping(x, start, radius, quantile, 2)
+    error = np.linalg.norm(found - mean)
+    assert error <= bound * (1 + 1e-9)
+    closest = min(closest, bound / error)
+  assert closest < 4
+
+
+def test_clipping_by_a_quantile_comes_near_from_anywhere():
+  errors = [
+    theory.quantile_clipping_error(1e9, 1.0, 10, 2, num_iterations=steps)
+    for steps in (1, 40)
+  ]
+  assert errors[0] > 1e8
+  # The fixed point (2 n - f) / (n - 2 f), for k = n / 2.
+  assert errors[1] == pytest.approx((2 + 2 * 5) / (10 - 4), rel=1e-4)
+
+
 # What is refused.
 
 
@@ -285,6 +325,14 @@ def test_clipping_displacement_holds_and_is_attained(num_iterations):
     (lambda: theory.max_byzantine('krum', 0), 'num_workers.*got 0'),
     (lambda: theory.clipping_displacement(-1.0, 3, 1), 'radius >= 0'),
     (lambda: theory.clipping_displacement(1.0, 3, 4), 'got 4 and 3'),
+    (
+      lambda: theory.quantile_clipping_error(1.0, 1.0, 10, 5),
+      'got 5, 5 and 5',
+    ),
+    (
+      lambda: theory.quantile_clipping_error(1.0, 1.0, 9, 2, radius=0.5),
+      'radius >= 1',
+    ),
   ],
 )
 def test_errors_name_the_argument(call, message):
