@@ -33,6 +33,7 @@ from byzjax._src.local import (
   LocalSampler,
   Objective,
   Participation,
+  StatefulEstimator,
 )
 from byzjax._src.nonfinite import sanitize
 from byzjax._src.rules import from_column, from_weights, squared_distances
@@ -107,9 +108,11 @@ from byzjax.compression import (
 from byzjax.gradients import (
   RecurrentStage,
   Stage,
+  StormState,
   entropy_gradient,
   hutchinson_diagonal,
   sparsign_local_steps,
+  storm,
   target_projection,
 )
 from byzjax.rounds import (
@@ -202,6 +205,8 @@ __all__ = [
   'Smega2',
   'Smega2State',
   'Stage',
+  'StatefulEstimator',
+  'StormState',
   'WorkerMomentumState',
   'WorkerShardedState',
   'adaptive',
@@ -305,6 +310,7 @@ __all__ = [
   'sparsign_local_steps',
   'squared_distances',
   'stack',
+  'storm',
   'target_projection',
   'terngrad_codec',
   'top_k_codec',

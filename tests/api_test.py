@@ -112,6 +112,7 @@ SIGNATURES = {
   'scale_by_preconditioner': ['rule', 'decay', 'lower_bound'],
   'scale_by_delta_sgd': ['initial_step_size', 'gamma', 'damping'],
   'hutchinson_diagonal': ['loss_fn'],
+  'storm': ['loss_fn', 'decay'],
   'entropy_gradient': [
     'loss_fn',
     'num_steps',
@@ -193,6 +194,7 @@ POSITIONAL = {
   'quadratic_synchronization', 'random_byzantine', 'random_participation',
   'replicas', 'robust_round', 'sanitize', 'scale_by_preconditioner',
   'scale_by_progress', 'signum_majority_vote', 'smega2', 'sparsign_local_steps',
+  'storm',
   'target_projection', 'worker_momentum', 'worker_sharded',
 }  # fmt: skip
 KEYWORD_ONLY = SIGNATURES.keys() - POSITIONAL

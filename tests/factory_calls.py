@@ -234,6 +234,7 @@ CALLS = {
   # Gradients.
   'entropy_gradient': Call({'loss_fn': loss_fn, 'num_steps': 2, 'gamma': 0.1}),
   'hutchinson_diagonal': Call({'loss_fn': loss_fn}),
+  'storm': Call({'loss_fn': loss_fn, 'decay': 0.9}),
   'sparsign_local_steps': Call(
     {'loss_fn': loss_fn, 'budget': 1.0, 'learning_rate': 0.1}
   ),

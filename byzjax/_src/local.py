@@ -1,7 +1,7 @@
 """What a worker does between two communications, in types."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,10 @@ class LocalContext(NamedTuple):
   round: jax.Array | int = 0
 
 
-def _first_context(
+def first_context(
   params: base.Params, key: jax.Array, round: jax.Array | int
 ) -> LocalContext:
+  """That of a worker that takes one step from what it received."""
   return LocalContext(params, key, jnp.zeros([], jnp.int32), round)
 
 
@@ -87,13 +88,47 @@ class GradientEstimator(NamedTuple):
     round: jax.Array | int = 0,
   ) -> tuple[Any, base.Params]:
     """`(loss, gradient)` at the parameters, in the first local step."""
-    return self.estimate(params, batch, _first_context(params, key, round))
+    return self.estimate(params, batch, first_context(params, key, round))
 
   def count_gradients(self, num_estimates: jax.Array | int) -> jax.Array | None:
     """Gradients that so many estimates take: int32 of their shape, or None."""
-    if self.num_gradients is None:
-      return None
-    return jnp.asarray(num_estimates, jnp.int32) * self.num_gradients
+    return _count_gradients(self.num_gradients, num_estimates)
+
+
+def _count_gradients(
+  of_one: int | None, num_estimates: jax.Array | int
+) -> jax.Array | None:
+  if of_one is None:
+    return None
+  return jnp.asarray(num_estimates, jnp.int32) * of_one
+
+
+class StatefulEstimator(NamedTuple):
+  """What a worker computes from two sets of parameters and what it remembers.
+
+  It goes where `robust_round` takes `value_and_grad`, such as `storm`.
+
+  Attributes:
+    init: `params -> state`, what one worker keeps from round to round.
+    estimate: `(params, previous, batch_i, state, context) -> (loss, message,
+      state)`: `previous` are the parameters of this worker's last round (in the
+      first, params themselves), the message is shaped like params; loss is
+      `(loss, aux)` where `has_aux`.
+    num_gradients: gradients of the loss that one estimate takes, a Python int;
+      None if that is not known.
+    name: as in `byzjax.storm`.
+    has_aux: whether there is an auxiliary output.
+  """
+
+  init: Callable[[base.Params], base.State]
+  estimate: Callable[..., tuple[Any, base.Params, base.State]]
+  num_gradients: int | None = None
+  name: str = 'estimator'
+  has_aux: bool = False
+
+  def count_gradients(self, num_estimates: jax.Array | int) -> jax.Array | None:
+    """Gradients that so many estimates take: int32 of their shape, or None."""
+    return _count_gradients(self.num_gradients, num_estimates)
 
 
 # `(params, batch_i, key_i) -> (loss, gradient)`, or with a context; with
@@ -225,10 +260,7 @@ def as_estimator(
       f' -> (loss, gradient) or a GradientEstimator, got {value_and_grad!r}'
     )
   if needs_key:
-    raise ValueError(
-      f'{name} needs needs_key to be False where value_and_grad is given, which'
-      ' always has a key, got needs_key=True: it is for loss_fn'
-    )
+    _refuse_key(name)
   if not isinstance(value_and_grad, GradientEstimator):
     plain = value_and_grad
     value_and_grad = GradientEstimator(
@@ -236,12 +268,8 @@ def as_estimator(
       None,
       has_aux=has_aux,
     )
-  elif has_aux and not value_and_grad.has_aux:
-    raise ValueError(
-      f'{name} needs has_aux to be False where value_and_grad is a'
-      ' GradientEstimator without auxiliary output, got'
-      f' {value_and_grad.name}: pass has_aux=True to what made it'
-    )
+  else:
+    check_own_flags(name, value_and_grad, needs_key, has_aux)
   given = value_and_grad
 
   def checked(params, batch, context):
@@ -255,6 +283,31 @@ def as_estimator(
     return output
 
   return given._replace(estimate=checked)
+
+
+def check_own_flags(
+  name: str,
+  estimator: GradientEstimator | StatefulEstimator,
+  needs_key: bool,
+  has_aux: bool,
+) -> None:
+  """Raises ValueError if flags of a round contradict those of an estimator."""
+  loss_forms.check_flags(name, needs_key, has_aux)
+  if needs_key:
+    _refuse_key(name)
+  if has_aux and not estimator.has_aux:
+    raise ValueError(
+      f'{name} needs has_aux to be False where value_and_grad is a'
+      f' {type(estimator).__name__} without auxiliary output, got'
+      f' {estimator.name}: pass has_aux=True to what made it'
+    )
+
+
+def _refuse_key(name: str) -> NoReturn:
+  raise ValueError(
+    f'{name} needs needs_key to be False where value_and_grad is given, which'
+    ' always has a key, got needs_key=True: it is for loss_fn'
+  )
 
 
 def loss_and_aux(
@@ -296,7 +349,7 @@ def estimate_once(
   round: jax.Array | int,
 ) -> Estimate:
   """The same, in the first local step from the parameters."""
-  context = _first_context(params, key, round)
+  context = first_context(params, key, round)
   return estimate(estimator, params, batch, context)
 
 

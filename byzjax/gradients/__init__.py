@@ -4,13 +4,16 @@ from byzjax.gradients._entropy_gradient import entropy_gradient
 from byzjax.gradients._hutchinson import hutchinson_diagonal
 from byzjax.gradients._sparsign_steps import sparsign_local_steps
 from byzjax.gradients._stages import RecurrentStage, Stage
+from byzjax.gradients._storm import StormState, storm
 from byzjax.gradients._target_projection import target_projection
 
 __all__ = [
   'RecurrentStage',
   'Stage',
+  'StormState',
   'entropy_gradient',
   'hutchinson_diagonal',
   'sparsign_local_steps',
+  'storm',
   'target_projection',
 ]

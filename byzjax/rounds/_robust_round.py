@@ -10,7 +10,7 @@ from byzjax._src import (
   local,
   round_arguments,
 )
-from byzjax.rounds import _cohort, _engine, _gradient_work
+from byzjax.rounds import _cohort, _engine, _gradient_work, _stateful_work
 from byzjax.rounds._work import Parts
 from byzjax.rounds._worker_gradients import (
   LossFn,
@@ -32,7 +32,7 @@ def robust_round(
   worker_weights: jax.Array | base.WeightSchedule | None = None,
   codec: base.Codec | None = None,
   server_codec: base.Codec | None = None,
-  value_and_grad: ValueAndGrad | None = None,
+  value_and_grad: ValueAndGrad | local.StatefulEstimator | None = None,
   needs_key: bool = False,
   has_aux: bool = False,
   worker_map: str | int = 'vmap',
@@ -95,8 +95,11 @@ def robust_round(
       and an attack that learns remember the aggregate before it is encoded.
     value_and_grad: `(params, batch_i, key_i) -> (loss, gradient)` of one
       worker, such as `sparsign_local_steps(...)`, or a `GradientEstimator` such
-      as `entropy_gradient(...)`; `loss_fn` is then not used. None for
-      `jax.value_and_grad(loss_fn)`.
+      as `entropy_gradient(...)`, or a `StatefulEstimator` such as `storm(...)`;
+      `loss_fn` is then not used. None for `jax.value_and_grad(loss_fn)`. A
+      stateful one is given the parameters of the worker's last round, which
+      the server keeps; every worker keeps its own where there are
+      `worker_weights`, with which it may be away, or a mesh.
     needs_key: whether `loss_fn(params, batch_i, key_i)` takes a key, such as
       for dropout: one of its own for every worker and every round, from which
       nothing else is drawn. An `Objective` has its key in any case.
@@ -175,22 +178,30 @@ def robust_round(
   weights_at = round_arguments.weight_schedule(
     name, num_workers, worker_weights
   )
-  estimator = local.as_estimator(
-    loss_fn,
-    value_and_grad,
-    name=name,
-    needs_key=needs_key,
-    has_aux=has_aux,
-  )
-  work = _gradient_work.build(
-    _gradient_work.Parts(
-      name,
-      estimator,
-      optax.identity() if worker is None else worker,
-      byzantine_chain,
-      check_worker_map(name, worker_map),
+  check_worker_map(name, worker_map)
+  chain = optax.identity() if worker is None else worker
+  estimator: local.GradientEstimator | local.StatefulEstimator
+  is_stateful = isinstance(value_and_grad, local.StatefulEstimator)
+  if isinstance(value_and_grad, local.StatefulEstimator):
+    estimator = value_and_grad
+    local.check_own_flags(name, estimator, needs_key, has_aux)
+    own_previous = worker_weights is not None or mesh is not None
+    work = _stateful_work.build(
+      _stateful_work.Parts(
+        name, estimator, chain, byzantine_chain, worker_map, own_previous
+      )
     )
-  )
+  else:
+    estimator = local.as_estimator(
+      loss_fn,
+      value_and_grad,
+      name=name,
+      needs_key=needs_key,
+      has_aux=has_aux,
+    )
+    work = _gradient_work.build(
+      _gradient_work.Parts(name, estimator, chain, byzantine_chain, worker_map)
+    )
   mesh, num_shards = round_arguments.check_mesh(
     name, mesh, axis_name, num_workers
   )
@@ -215,7 +226,8 @@ def robust_round(
         byzantine,
         codec=codec,
         mesh=mesh,
-        has_aux=estimator.has_aux,
+        # What is remembered is of everybody.
+        has_aux=estimator.has_aux or is_stateful,
       ),
     )
   )
