@@ -2,22 +2,27 @@ r"""signSGD with majority vote against sign inverters (Bernstein et al.).
 
   python -m experiments.studies sign_majority --check              # digits
   python -m experiments.studies sign_majority --dataset=mnist --data_dir=FOLDER
+  python -m experiments.studies sign_majority --variant=quadratic --check
 
 Seven workers send the sign of their momentum, one bit per coordinate, packed;
 the server sends back the majority, packed. 0 to 4 of them lie: inverters send
 the opposite of their own sign, random ones draw it, and omniscient ones vote
 against the honest majority wherever that decides. Attacks act on what has been
 encoded, and can only send signs. The mean of unpacked momenta is the control.
+
+The variant is the toy of the paper: a quadratic of 1000 coordinates, whose
+gradients have noise of variance one, and 27 workers without momentum.
 """
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import byzjax
-from experiments.harness.cells import Cell, Rows
+from experiments.harness.cells import Cell, OwnCell, Rows
 from experiments.harness.settings import ImageSettings, option
 from experiments.reporting import pictures, tables
 from experiments.reporting.summary import Check, Claim, Summary, Table
@@ -28,6 +33,12 @@ ATTACKS = {
   'omniscient': byzjax.flip_vote,
 }
 METHODS = ('vote', 'mean')
+METHOD = 'signSGD with majority vote'
+PAPER = 'Bernstein, Zhao, Azizzadenesheli, Anandkumar 2019, arXiv:1810.05291'
+PARTS = ('network', 'quadratic')
+VARIANTS = {'quadratic': {'parts': ('quadratic',)}}
+SIZE, HONEST = 1000, (1, 3, 9)
+SHARES = (0, 3, 6, 9, 11, 12, 13, 14)
 QUICK = {'rounds': 4}
 QUICK_CELLS = ('vote, invert, 3', 'mean, invert, 3')
 
@@ -40,16 +51,72 @@ class Settings(ImageSettings):
   learning_rate: float = option(1e-3, 'What a coordinate moves.', low=0)
   control_learning_rate: float = option(0.5, 'Of the mean.', low=0)
   momentum: float = option(0.9, 'Decay of worker momentum.')
+  parts: tuple[str, ...] = option(PARTS[:1], 'network, quadratic.')
+  quadratic_workers: int = option(27, 'n of the quadratic.', low=1)
+  quadratic_rounds: int = option(6000, 'Rounds on the quadratic.', low=20)
+  quadratic_rate: float = option(5e-3, 'What a coordinate moves there.', low=0)
 
 
-def define(settings: Settings) -> list[Cell]:
+def define(settings: Settings) -> list[Cell | OwnCell]:
+  for part in settings.parts:
+    if part not in PARTS:
+      raise ValueError(f'--parts: {part} is none of {PARTS}')
   most = (settings.num_workers + 1) // 2
-  return [
-    cell(settings, method, attack, f)
-    for method in METHODS
-    for attack in ATTACKS
-    for f in range(most + 1)
-  ]
+  n = settings.quadratic_workers
+  cells: list[Cell | OwnCell] = []
+  if 'network' in settings.parts:
+    cells += [
+      cell(settings, method, attack, f)
+      for method in METHODS
+      for attack in ATTACKS
+      for f in range(most + 1)
+    ]
+  if 'quadratic' in settings.parts:
+    cells += [quadratic_cell(settings, few, 0) for few in HONEST]
+    cells += [quadratic_cell(settings, n, f) for f in SHARES]
+  return cells
+
+
+def quadratic_cell(settings: Settings, n: int, f: int) -> OwnCell:
+  """Inverters among n workers that descend |x|^2 / 2 with noise."""
+  rounds = settings.quadratic_rounds
+
+  def losses(key):
+    """`|x|^2 / 2` per coordinate after every round, from N(0, 1)."""
+    start_key, noise_key = jax.random.split(key)
+    vote = byzjax.robust_round(
+      lambda x, noise: x @ x / 2 + x @ noise,
+      num_workers=n,
+      attack=byzjax.sign_flip(own=True),
+      byzantine=lambda step: jnp.arange(n) < f,
+      codec=byzjax.sign_codec(),
+      aggregator=byzjax.majority_vote(),
+      server_codec=byzjax.sign_codec(),
+      optimizer=optax.sgd(settings.quadratic_rate),
+    )
+
+    def one_round(state, t):
+      noise = jax.random.normal(jax.random.fold_in(noise_key, t), (n, SIZE))
+      state, _ = vote.step(state, noise, key)
+      return state, jnp.mean(state.params**2) / 2
+
+    state = vote.init(jax.random.normal(start_key, (SIZE,)))
+    return jax.lax.scan(one_round, state, jnp.arange(rounds))[1]
+
+  labels = {'num_workers': n, 'num_byzantine': f}
+
+  def make_rows(seeds) -> Rows:
+    curves = jax.jit(jax.vmap(lambda seed: losses(jax.random.key(seed))))(
+      jnp.array(seeds)
+    )
+    length = rounds // 20
+    return [
+      {**labels, 'seed': seed, 'round': stop, 'loss': float(curve[stop - 1])}
+      for seed, curve in zip(seeds, np.asarray(curves))
+      for stop in range(length, rounds + 1, length)
+    ]
+
+  return OwnCell(labels=labels, rounds=rounds, make_rows=make_rows)
 
 
 def cell(settings: Settings, method: str, attack: str, f: int) -> Cell:
@@ -83,10 +150,14 @@ def cell(settings: Settings, method: str, attack: str, f: int) -> Cell:
 
 def keep(rows: Rows, settings: Settings) -> Rows:
   del settings
+  if 'loss' in rows[0] and 'method' not in rows[0]:
+    return tables.keep(rows, tail=5, curves=lambda row: row['seed'] == 0)
   return tables.keep(rows, metrics=('accuracy', 'bits_up', 'bits_down'))
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
+  if settings.parts == ('quadratic',):
+    return summarise_quadratic(rows, settings)
   n = settings.num_workers
   minority, majority = (n - 1) // 2, (n + 1) // 2
   table = tables.Cells(
@@ -106,8 +177,8 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     clean = table[f'vote, {attack}', f'0 of {n}'].mean()
     return clean - table[f'vote, {attack}', f'{f} of {n}'].mean()
 
-  source = 'Bernstein, Zhao, Azizzadenesheli, Anandkumar 2019, arXiv:1810.05291'
-  about = {'method': 'signSGD with majority vote', 'data': settings.dataset}
+  source = PAPER
+  about = {'method': METHOD, 'data': settings.dataset}
   return Summary(
     claims=[
       Claim(
@@ -167,4 +238,78 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
       ),
     ],
     figures={'table.png': lambda: pictures.heatmap(table, 'Majority vote')},
+  )
+
+
+def summarise_quadratic(rows: Rows, settings: Settings) -> Summary:
+  n, start = settings.quadratic_workers, 0.5
+  found = tables.Cells(
+    (labels, tables.final(runs, 'loss'))
+    for labels, runs in tables.split_by(rows, 'num_workers', 'num_byzantine')
+  )
+  minority = [found[n, f].mean() for f in SHARES if 2 * f < n]
+  about = {'method': METHOD, 'paper': PAPER, 'data': 'quadratic, 1000 numbers'}
+  lines = tables.Cells(
+    (
+      (f'{f} of {workers}', 'last loss, thousandths of the first'),
+      1000 * losses / start,
+    )
+    for (workers, f), losses in found.items()
+  )
+
+  def curves():
+    figure, axes = pictures.panels()
+    first = tables.select(rows, seed=0)
+    pictures.curves(
+      axes[0, 0],
+      {
+        f'{f} of {workers} invert': runs
+        for (workers, f), runs in tables.split_by(
+          first, 'num_workers', 'num_byzantine'
+        )
+        if f in (0, *SHARES[-4:])
+      },
+      y='loss',
+    )
+    axes[0, 0].set(xlabel='round', ylabel='loss per coordinate', yscale='log')
+    axes[0, 0].legend()
+    return figure
+
+  return Summary(
+    claims=[
+      Claim(
+        says='it converges with any share of inverters below one half',
+        published='27 workers, below 50 %',
+        evidence='P',
+        checks=[
+          Check(
+            f'percent of the first loss that is left, the worst of up to'
+            f' {SHARES[-2]} of {n} inverters',
+            100 * max(minority) / start,
+            at_most=10,
+          ),
+          Check(
+            f'the same with {SHARES[-1]} of {n}',
+            100 * found[n, SHARES[-1]].mean() / start,
+            at_least=100,
+          ),
+        ],
+        **about,
+      ),
+      Claim(
+        says='more workers, a lower floor of the error',
+        published='a figure',
+        evidence='P',
+        checks=[
+          Check(
+            f'floor of one worker over that of {n}',
+            found[1, 0].mean() / found[n, 0].mean(),
+            at_least=3,
+          )
+        ],
+        **about,
+      ),
+    ],
+    tables=[Table('Inverters among workers', tables.pivot(lines, 2))],
+    figures={'quadratic.png': curves},
   )
