@@ -1,5 +1,6 @@
 """Workers of different speeds as arrays of events, simulated on the host."""
 
+import heapq
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -179,34 +180,37 @@ def _run(
   jobs: _Jobs, grace: float, limits: _Limits
 ) -> list[tuple[int, float, int, int, int, int, bool]]:
   """The messages in the order of their arrival, as rows of `Events`."""
-  num_workers = len(jobs.speeds)
-  current = [_begin(jobs, k, 0.0, 0) for k in range(num_workers)]
+  current = [_begin(jobs, k, 0.0, 0) for k in range(len(jobs.speeds))]
+  # Those at work, by when they are done; of equal times the lowest worker.
+  at_work = [(job.finish, k) for k, job in enumerate(current)]
+  heapq.heapify(at_work)
+
+  def begin(k: int, now: float) -> None:
+    current[k] = _begin(jobs, k, now, len(arrivals))
+    heapq.heappush(at_work, (current[k].finish, k))
+
   waiting: list[int] = []
   arrivals: list[tuple[int, float, int, int, int, int, bool]] = []
   group_start, local_steps = math.inf, 0
   while True:
-    at_work = set(range(num_workers)) - set(waiting)
-    # When the next job is done, and whose it is.
-    finish, k = min(
-      (current[i].finish, i) for i in at_work or range(num_workers)
-    )
-    is_late = finish == math.inf or finish - group_start > grace
-    if waiting and (is_late or len(waiting) == num_workers):
+    finish, k = at_work[0] if at_work else (math.inf, -1)
+    if waiting and (finish == math.inf or finish - group_start > grace):
       now = max(current[i].finish for i in waiting)
       for i in sorted(waiting):
-        current[i] = _begin(jobs, i, now, len(arrivals))
+        begin(i, now)
       waiting, group_start = [], math.inf
       continue
     if limits.reached(len(arrivals), local_steps, finish):
       return arrivals
-    job = current[k]
     if finish == math.inf:
       raise ValueError(
         f'{_NAME} needs a worker to be left until the end, got'
         f' absences={jobs.absences} and {len(arrivals)} messages'
       )
+    heapq.heappop(at_work)
+    job = current[k]
     if job.is_lost:
-      current[k] = _begin(jobs, k, finish, len(arrivals))
+      begin(k, finish)
       continue
     arrivals.append((k, finish, *job[2:], bool(waiting)))
     waiting.append(k)
