@@ -157,6 +157,7 @@ SIGNATURES = {
   'lipschitz_filter': ['inner', 'num_workers', 'num_byzantine'],
   'average_iterates': ['decay'],
   'scale_by_progress': ['schedule'],
+  'scale_by_round': ['schedule'],
   'gossip_round': [
     'loss_fn',
     'topology',
@@ -193,9 +194,9 @@ POSITIONAL = {
   'modular_round', 'ordered_momentum', 'parle', 'per_worker',
   'quadratic_synchronization', 'random_byzantine', 'random_participation',
   'replicas', 'robust_round', 'sanitize', 'scale_by_preconditioner',
-  'scale_by_progress', 'signum_majority_vote', 'smega2', 'sparsign_local_steps',
-  'storm',
-  'target_projection', 'worker_momentum', 'worker_sharded',
+  'scale_by_progress', 'scale_by_round', 'signum_majority_vote', 'smega2',
+  'sparsign_local_steps', 'storm', 'target_projection', 'worker_momentum',
+  'worker_sharded',
 }  # fmt: skip
 KEYWORD_ONLY = SIGNATURES.keys() - POSITIONAL
 DEFAULTS = {

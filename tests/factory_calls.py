@@ -118,6 +118,7 @@ def arrival(tx):
       staleness=jnp.int32(1),
       issued_at=jnp.int32(0),
       progress=jnp.int32(1),
+      round=jnp.int32(1),
       stale_params=x,
     )
 
@@ -228,6 +229,7 @@ CALLS = {
   'scale_by_delta_sgd': Call({}, on_params),
   'scale_by_preconditioner': Call({'lower_bound': 0.1}, on_params),
   'scale_by_progress': Call({'schedule': lambda progress: 1.0}, arrival),
+  'scale_by_round': Call({'schedule': lambda round: 1.0}, arrival),
   'signum_majority_vote': Call({'num_workers': N, **RATE}, on_messages),
   'smega2': Call({'num_workers': N, **RATE}, arrival),
   'worker_momentum': Call({'decay': 0.9}, on_params),

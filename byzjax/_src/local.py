@@ -158,12 +158,17 @@ class LocalSampler(NamedTuple):
       step, with a key of its own.
     finish: `(state, params) -> state`, with the worker's parameters after its
       last local step.
+    carry_over: `(plan, state) -> state`, behind `finish`: what of the plan goes
+      on in the next round, such as how far a pass over the data has come.
   """
 
   init: Callable[[base.Params], base.State]
   start: Callable[..., base.State]
   draw: Callable[..., tuple[Any, base.State]]
   finish: Callable[[base.State, base.Params], base.State]
+  carry_over: Callable[[base.State, base.State], base.State] = (
+    lambda plan, state: state
+  )
 
 
 class Participation(NamedTuple):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax._src import checks
-from byzjax.data import _examples
+from byzjax.data import _examples, _passes
 from byzjax.data._partition import Partition
 
 
@@ -139,16 +139,13 @@ def shuffled_batch(
     checks.check_count(name, 'batches_per_pass', batches_per_pass, 1)
 
   def of_worker(worker, indices, size):
-    length = -(-size // batch_size)
-    if batches_per_pass is not None:
-      length = jnp.minimum(length, batches_per_pass)
-    number, position = step // length, step % length
-    pass_key = jax.random.fold_in(jax.random.fold_in(key, worker), number)
-    order = jax.random.uniform(pass_key, indices.shape)
-    is_own = jnp.arange(indices.shape[0]) < size
-    order = jnp.argsort(jnp.where(is_own, order, 2.0))
-    places = position * batch_size + jnp.arange(batch_size)
-    return indices[order[places % size]]
+    worker_key = jax.random.fold_in(key, worker)
+    width = indices.shape[0]
+    return indices[
+      _passes.places(
+        worker_key, step, width, size, batch_size, batches_per_pass
+      )
+    ]
 
   return _of_workers(images, labels, partition, of_worker, scale)
 

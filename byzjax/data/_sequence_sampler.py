@@ -1,5 +1,7 @@
 """Batches of documents that a worker takes from its own, step by step."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -9,7 +11,11 @@ from byzjax.data import _local_sampler
 
 
 def sequence_sampler(
-  documents: jax.Array, *, batch_size: int, shuffled: bool = False
+  documents: jax.Array,
+  *,
+  batch_size: int,
+  shuffled: bool = False,
+  passes: Literal['round', 'run'] = 'round',
 ) -> LocalSampler:
   r"""Batches of a worker's own documents for the steps of `local_round`.
 
@@ -24,14 +30,16 @@ def sequence_sampler(
       else with a leading axis.
     batch_size: B >= 1, a Python int.
     shuffled: whether to make passes without replacement, as `local_sampler`.
+    passes: 'round' or 'run', as for `local_sampler`.
 
   Returns:
     A `LocalSampler` for data_i = `Partition(indices int32[m], sizes int32[])`.
-    Its batches are `[B, T + 1]`, in the type of the documents, and it keeps no
-    state.
+    Its batches are `[B, T + 1]`, in the type of the documents, and its state is
+    that of `local_sampler`.
 
   Raises:
-    ValueError: if the batch size is not an int of at least 1.
+    ValueError: if the batch size is not an int of at least 1, or passes is not
+      one of these words, or 'run' without `shuffled`.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -43,8 +51,8 @@ def sequence_sampler(
     Array([[6, 7, 8], [6, 7, 8]], dtype=int32)
   """
   checks.check_count('sequence_sampler', 'batch_size', batch_size, 1)
-  checks.check_flag('sequence_sampler', 'shuffled', shuffled)
+  _local_sampler.check_passes('sequence_sampler', shuffled, passes)
   documents = jnp.asarray(documents)
   return _local_sampler.of_chosen(
-    lambda chosen: documents[chosen], batch_size, shuffled
+    lambda chosen: documents[chosen], batch_size, shuffled, passes
   )

@@ -150,6 +150,7 @@ def run_job(
     key,
     now.num_local_steps,
     round=now.issued_at,
+    first_step=now.progress,
     progress=now.progress,
   )
   message = jax.tree.map(jnp.subtract, params, end.params)

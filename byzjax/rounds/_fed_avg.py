@@ -51,6 +51,8 @@ def fed_avg(
   Args:
     loss_fn: as for `local_round`.
     learning_rate: eta of the local steps; a schedule begins anew in each round.
+      For one that decays by rounds, give `local_round` the local optimizer
+      `scale_by_round(schedule)`.
     num_local_steps: H, as for `local_round`.
     num_workers: n, a Python int.
     aggregator: the rule; None for `mean()`.

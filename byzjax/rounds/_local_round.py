@@ -80,9 +80,11 @@ def local_round(
     local_optimizer: optax transform of the local steps, on the tree of
       parameters, such as `optax.sgd(0.1)`. Its updates get the extra arguments
       `gradient_fn` (of parameters, on the current batch: what
-      `scale_by_delta_sgd` asks for), `value`, `grad` and `value_fn`. A learning
-      rate schedule inside counts the steps of this worker, over all rounds if
-      the state is kept.
+      `scale_by_delta_sgd` asks for), `value`, `grad`, `value_fn`, `round` and
+      `progress` (this worker's local steps before this one, in all rounds).
+      A learning rate schedule inside counts the steps of this worker, over all
+      rounds if the state is kept; `scale_by_round` and `scale_by_progress` go
+      by what they are told.
     num_local_steps: H: an int; int[R], the length of every round, such as
       `quadratic_synchronization(...)` (after round R nothing moves); or a
       schedule `round -> int32[]`, or `-> int32[n]` for workers of different

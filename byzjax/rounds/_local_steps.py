@@ -19,6 +19,7 @@ class LocalUpdate(NamedTuple):
   optimizer: optax.OptState
   loss: jax.Array  # float32[], mean over the steps
   aux: Any  # in float, mean over the steps, or None
+  plan: base.State  # of the sampler
 
 
 class LocalTraining(NamedTuple):
@@ -48,6 +49,7 @@ class _Job(NamedTuple):
   is_byzantine: jax.Array
   key: jax.Array
   scale: Callable[[base.Params], base.Params]
+  first_step: jax.Array | None
   progress: jax.Array | None
   round: jax.Array
   anchor: base.Params
@@ -112,19 +114,30 @@ def local_update(
   *,
   round: jax.Array,
   scale: Callable[[base.Params], base.Params] = lambda gradient: gradient,
+  first_step: jax.Array | None = None,
   progress: jax.Array | None = None,
   anchor: base.Params | None = None,
   axis_name: base.AxisName = None,
 ) -> LocalUpdate:
   """The steps of one worker from `params`; gradients go through `scale`.
 
-  With `progress`, the local steps that its data has seen before, batches are
-  drawn as the later ones that they are, and the optimizer is told. `anchor` is
+  The optimizer is told `round`, and `progress`, the local steps before this
+  one. Batches are drawn as those of the steps from `first_step` on. `anchor` is
   what the worker received, if that is not where it begins. `axis_name` is of
   the devices that workers are split over, under `jax.shard_map`.
   """
   anchor = params if anchor is None else anchor
-  job = _Job(training, data, is_byzantine, key, scale, progress, round, anchor)
+  job = _Job(
+    training,
+    data,
+    is_byzantine,
+    key,
+    scale,
+    first_step,
+    progress,
+    round,
+    anchor,
+  )
   loss_type = flat.compute_dtype(*map(jnp.result_type, jax.tree.leaves(params)))
   start = _Carry(
     params,
@@ -141,18 +154,25 @@ def local_update(
   )
   count = jnp.maximum(num_steps, 1)
   aux = jax.tree.map(lambda total: total / count, end.aux)
-  return LocalUpdate(end.params, end.optimizer, end.loss / count, aux)
+  return LocalUpdate(end.params, end.optimizer, end.loss / count, aux, end.plan)
+
+
+def sampler_state(
+  sampler: local.LocalSampler, state: base.State, end: LocalUpdate
+) -> base.State:
+  """What a sampler keeps of a round."""
+  return sampler.carry_over(end.plan, sampler.finish(state, end.params))
 
 
 def _local_step(job: _Job, step: jax.Array, carry: _Carry) -> _Carry:
   """One local step of a worker."""
   training, w = job.training, carry.params
-  seen = step if job.progress is None else job.progress + step
+  seen = step if job.first_step is None else job.first_step + step
   batch, plan, loss_key = draw_batch(
     training, carry.plan, job.data, job.is_byzantine, seen, job.key
   )
   context = local.LocalContext(job.anchor, loss_key, step, job.round)
-  known = {} if job.progress is None else {'progress': seen}
+  known = {} if job.progress is None else {'progress': job.progress + step}
 
   def estimate(params):
     return local.estimate(training.estimator, params, batch, context)
@@ -166,6 +186,7 @@ def _local_step(job: _Job, step: jax.Array, carry: _Carry) -> _Carry:
     grad=gradient,
     value_fn=lambda params: estimate(params).loss,
     gradient_fn=lambda params: job.scale(estimate(params).gradient),
+    round=job.round,
     **known,
   )
   return _Carry(

@@ -30,6 +30,7 @@ class LocalRows(NamedTuple):
   preconditioner: base.State
   sampler: base.State
   chain: base.State
+  num_steps: jax.Array  # int32[n], local steps taken in all rounds
 
 
 class LocalShared(NamedTuple):
@@ -117,6 +118,7 @@ def init_rows(parts: Parts, params: base.Params, n: int) -> LocalRows:
     of_all(scaler.init, params) if scaler and parts.has_own else (),
     of_all(training.sampler.init, params),
     per_worker(parts.chain, n).init(vector),
+    jnp.zeros(n, jnp.int32),
   )
 
 
@@ -236,6 +238,8 @@ def worker_update(
   start = average if parts.state == 'average' else rows.optimizer
   if parts.state == 'reset':
     start = training.optimizer.init(params)
+  if num_steps.ndim:
+    num_steps = own_steps
   end = _local_steps.local_update(
     training,
     params,
@@ -244,8 +248,9 @@ def worker_update(
     data,
     is_byzantine,
     key,
-    own_steps if num_steps.ndim else num_steps,
+    num_steps,
     round=context.step,
+    progress=rows.num_steps,
     scale=functools.partial(_scaled, parts, scaling),
     axis_name=context.axis_name,
   )
@@ -255,8 +260,9 @@ def worker_update(
     LocalRows(
       end.optimizer if parts.state == 'keep' else (),
       scaling if parts.has_own else (),
-      training.sampler.finish(rows.sampler, end.params),
+      _local_steps.sampler_state(training.sampler, rows.sampler, end),
       (),
+      rows.num_steps + num_steps,
     ),
     end.optimizer if parts.state == 'average' else (),
     end.aux,

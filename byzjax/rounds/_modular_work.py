@@ -145,6 +145,6 @@ def local_update(
   )
   keeps = ModularRows(
     end.optimizer if parts.keeps else (),
-    training.sampler.finish(rows.sampler, end.params),
+    _local_steps.sampler_state(training.sampler, rows.sampler, end),
   )
   return PathOutput(end.loss, messages, keeps, end.aux)

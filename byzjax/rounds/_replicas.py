@@ -209,7 +209,7 @@ def worker_update(
   end, message, new = parts.method.work(
     local_update, layout, params, row, context.step
   )
-  kept = parts.sampler.finish(row.sampler, end.params)
+  kept = _local_steps.sampler_state(parts.sampler, row.sampler, end)
   return end.loss, message, new._replace(sampler=kept), end.aux
 
 

@@ -33,7 +33,10 @@ from byzjax.transforms._scale_by_preconditioner import (
   ScaleByPreconditionerState,
   scale_by_preconditioner,
 )
-from byzjax.transforms._scale_by_progress import scale_by_progress
+from byzjax.transforms._scale_by_progress import (
+  scale_by_progress,
+  scale_by_round,
+)
 from byzjax.transforms._signum_majority_vote import signum_majority_vote
 from byzjax.transforms._smega2 import Smega2, Smega2State, smega2
 from byzjax.transforms._staleness import (
@@ -76,6 +79,7 @@ __all__ = [
   'scale_by_delta_sgd',
   'scale_by_preconditioner',
   'scale_by_progress',
+  'scale_by_round',
   'signum_majority_vote',
   'smega2',
   'worker_momentum',

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from byzjax._src import checks, flat
-from byzjax.transforms import _arrivals
 
 
 def scale_by_progress(
@@ -28,8 +27,10 @@ def scale_by_progress(
   into account than `decay_steps`.
 
   `update(updates, state, params, *, progress)`: `asynchronous_round` gives the
-  progress to the optimizer of the local steps, this step counted, and to that
-  of the server, when the job began; in a loop of your own pass it to `update`.
+  progress to the optimizer of the local steps, which counts the steps before
+  this one, and to that of the server, when the job began. In `local_round`,
+  where every worker has its own data, it is the worker's local steps in all
+  rounds. In a loop of your own pass it to `update`.
 
   Args:
     schedule: int32[] -> the learning rate.
@@ -53,13 +54,62 @@ def scale_by_progress(
     [-1.]
     [-0.5]
   """
-  name = 'scale_by_progress'
+  return _scale_by('scale_by_progress', 'progress', schedule)
+
+
+def scale_by_round(
+  schedule: Callable[[jax.Array], Any],
+) -> optax.GradientTransformationExtraArgs:
+  """Multiplies by `-schedule(round)`, for local steps with a decaying rate.
+
+  A schedule inside of an optimizer counts its own updates. In `fed_avg`, and
+  wherever a worker begins every round with a fresh optimizer
+  (`local_state='reset'`), that count begins anew as well, so such a rate never
+  decays. Rounds tell the optimizer of the local steps which round it is; this
+  ends a chain, as `optax.scale_by_learning_rate` does.
+
+  `update(updates, state, params, *, round)`: in a loop of your own pass it to
+  `update`.
+
+  Args:
+    schedule: int32[], the rounds before this one -> the learning rate.
+
+  Returns:
+    An optax transform without state; leaves keep shape and dtype.
+
+  Raises:
+    ValueError: at trace time, if the round is missing.
+
+  References:
+    McMahan, Moore, Ramage, Hampson, Aguera y Arcas, 2017, arXiv:1602.05629,
+    for rates that decay by rounds.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp, optax
+    >>> tx = byzjax.scale_by_round(optax.exponential_decay(1.0, 1, 0.5))
+    >>> for round in (0, 1, 1, 2):
+    ...   print(tx.update(jnp.ones(1), tx.init(None), round=round)[0])
+    [-1.]
+    [-0.5]
+    [-0.5]
+    [-0.25]
+  """
+  return _scale_by('scale_by_round', 'round', schedule)
+
+
+def _scale_by(name: str, count: str, schedule: Callable[[jax.Array], Any]):
   checks.check_function(name, 'schedule', schedule)
 
-  def update_fn(updates, state, params=None, *, progress=None, **extra):
-    del params, extra
-    _arrivals.require(name, progress=progress)
-    step_size = schedule(jnp.asarray(progress))
+  def update_fn(updates, state, params=None, **extra):
+    del params
+    known = extra.get(count)
+    if known is None:
+      raise ValueError(
+        f'{name} needs {count} in update, got None: rounds give it to the'
+        ' optimizer of the local steps, and a loop of your own passes it to'
+        ' update'
+      )
+    step_size = schedule(jnp.asarray(known))
 
     def scale(u):
       return (-step_size * u.astype(flat.compute_dtype(u))).astype(u.dtype)

@@ -227,6 +227,7 @@ SERVERS = {
   'smega2': lambda: byzjax.smega2(0.1, num_workers=3),
   'by_sender': lambda: byzjax.by_sender(MOMENTUM, 3),
   'scale_by_progress': lambda: byzjax.scale_by_progress(lambda t: 1 / (1 + t)),
+  'scale_by_round': lambda: byzjax.scale_by_round(lambda t: 1 / (1 + t)),
   'average_iterates': lambda: byzjax.average_iterates(),
   'lipschitz_filter': lambda: byzjax.lipschitz_filter(
     MOMENTUM, num_workers=4, num_byzantine=1
@@ -239,6 +240,7 @@ NEEDS = {
   'compensate_delay': ['params', 'stale_params'],
   'by_sender': ['worker'],
   'scale_by_progress': ['progress'],
+  'scale_by_round': ['round'],
   'average_iterates': ['params'],
   'lipschitz_filter': ['stale_params', 'worker'],
 }
@@ -249,6 +251,7 @@ def _everything(num_messages):
   return seen._asdict() | {
     'num_local_steps': np.full(num_messages, 2, np.int32),
     'progress': np.arange(num_messages, dtype=np.int32),
+    'round': np.arange(num_messages, dtype=np.int32),
   }
 
 
