@@ -216,6 +216,10 @@ CALLS = {
   'asynchrony.events_from_trace': Call(
     {'workers': [0, 1, 0], 'times': [1.0, 2.0, 3.0]}
   ),
+  'asynchrony.schedule': Call({'events': EVENTS}),
+  'asynchrony.stack_schedules': Call(
+    {'schedules': [asynchrony.schedule(EVENTS)]}
+  ),
   'asynchrony.seconds_per_step': Call({'level': 'slight', 'num_workers': 4}),
   'asynchrony.simulate': Call(
     {'seconds_per_step': [1.0, 2.0], 'num_events': 4}

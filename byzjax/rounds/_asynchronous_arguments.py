@@ -2,18 +2,33 @@
 
 from typing import Any
 
-import numpy as np
-
 from byzjax._src import base, checks, round_arguments
 from byzjax.aggregators import mean
-from byzjax.asynchrony import Events
-from byzjax.asynchrony._buffers import check_buffer
+from byzjax.asynchrony import Schedule
+from byzjax.asynchrony._schedule import make_schedule
+
+
+def schedule_of(name: str, events: Any, buffer: Any) -> Schedule:
+  """The messages with what follows from them, checked."""
+  if not isinstance(events, Schedule):
+    return make_schedule(name, events, buffer)
+  if buffer is not None:
+    raise ValueError(
+      f'{name} needs buffer to be None where events is a Schedule, which has'
+      ' its own: asynchrony.schedule(events, buffer)'
+    )
+  if events.plan.worker.ndim != 1:
+    runs = list(events.plan.worker.shape[:-1])
+    raise ValueError(
+      f'{name} needs the Schedule of one run, got one of {runs} runs: map over'
+      ' them with jax.vmap'
+    )
+  return events
 
 
 def check(
   name: str,
-  events: Events,
-  buffer: Any,
+  messages: Schedule,
   local_optimizer: Any,
   codec: Any,
   attack: Any,
@@ -26,14 +41,14 @@ def check(
     attack,
     {'codec': codec},
   )
-  if buffer is not None:
-    check_buffer(name, buffer, len(events.worker))
-  if local_optimizer is None and events.num_local_steps.max() > 1:
+  most = messages.max_local_steps
+  if local_optimizer is None and most > 1:
     raise ValueError(
       f'{name} needs a local_optimizer for events with several local steps,'
-      f' got None and {np.unique(events.num_local_steps)[:8]}'
+      f' got None and up to {most}'
     )
-  return None if aggregator is None and buffer is None else rule
+  has_rule = aggregator is not None or messages.num_rows is not None
+  return rule if has_rule else None
 
 
 def byzantine_schedule(

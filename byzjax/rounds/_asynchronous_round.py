@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from byzjax._src import base, checks, flat, layouts, local, round_arguments
-from byzjax.asynchrony import Buffer, Events
-from byzjax.asynchrony._check_events import check_events
+from byzjax.asynchrony import Buffer, Events, Schedule
+from byzjax.asynchrony._plan import Plan
 from byzjax.rounds import (
   _asynchronous_arguments,
-  _asynchronous_plan,
   _asynchronous_server,
   _asynchronous_work,
   _local_steps,
@@ -28,7 +27,7 @@ _NAME = 'asynchronous_round'
 def asynchronous_round(
   loss_fn: LossFn,
   *,
-  events: Events,
+  events: Events | Schedule,
   optimizer: optax.GradientTransformation,
   local_optimizer: optax.GradientTransformation | None = None,
   local_state: Literal['keep', 'reset'] = 'keep',
@@ -73,7 +72,8 @@ def asynchronous_round(
   Args:
     loss_fn: `(params, batch) -> scalar`, or an `Objective`.
     events: the messages, in order; every one is a step of the round. Later
-      steps leave the parameters as they are.
+      steps leave the parameters as they are. Or a `Schedule` of them, which may
+      be traced: then one compiled program takes any other.
     optimizer: optax transform of the server, such as `optax.sgd`,
       `ordered_momentum` or `delayed_nesterov`. A learning rate schedule counts
       its own steps.
@@ -146,9 +146,9 @@ def asynchronous_round(
     >>> bool(info.loss[-1] < 0.01), float(info.time[-1])
     (True, 38.0)
   """
-  events = check_events(_NAME, events)
+  messages = _asynchronous_arguments.schedule_of(_NAME, events, buffer)
   aggregator = _asynchronous_arguments.check(
-    _NAME, events, buffer, local_optimizer, codec, attack, aggregator
+    _NAME, messages, local_optimizer, codec, attack, aggregator
   )
   round_arguments.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset')
@@ -169,12 +169,12 @@ def asynchronous_round(
   if broadcast is not None:
     checks.check_function(_NAME, 'broadcast', broadcast)
   message_attack, data_attack = round_arguments.split_attack(attack)
-  plan, num_versions = _asynchronous_plan.plan(events, buffer)
   parts = _asynchronous_work.Parts(
-    plan=plan,
-    num_versions=num_versions,
-    num_workers=events.num_workers,
-    num_shards=events.num_shards,
+    plan=messages.plan,
+    num_events=messages.num_events,
+    num_versions=messages.num_versions,
+    num_workers=messages.num_workers,
+    num_shards=messages.num_shards,
     training=_local_steps.LocalTraining(
       _NAME,
       local.as_estimator(
@@ -193,11 +193,11 @@ def asynchronous_round(
     chain=worker,
     attack=message_attack,
     byzantine_at=_asynchronous_arguments.byzantine_schedule(
-      _NAME, events.num_workers, byzantine
+      _NAME, messages.num_workers, byzantine
     ),
     codec=codec,
     incoming=_with_extra(incoming),
-    num_places=None if buffer is None else buffer.num_rows,
+    num_places=messages.num_rows,
     aggregator=aggregator,
     optimizer=optax.with_extra_args_support(optimizer),
     broadcast=broadcast or (lambda params, state: params),
@@ -241,7 +241,7 @@ def step(
   _asynchronous_arguments.check_batch(
     _NAME, batch, parts.num_shards, parts.takes_slices
   )
-  now, is_over = message_of(parts.plan, state.step)
+  now, is_over = message_of(parts.plan, parts.num_events, state.step)
   shared, k = state.shared, now.worker
   is_byzantine = parts.byzantine_at(state.step)
   job_key, step_key = jax.random.split(key)
@@ -299,18 +299,14 @@ def step(
 
 
 def message_of(
-  plan: _asynchronous_plan.Plan, step: jax.Array
-) -> tuple[_asynchronous_plan.Plan, jax.Array]:
+  plan: Plan, num_events: jax.Array | int, step: jax.Array
+) -> tuple[Plan, jax.Array]:
   """What is known of the message of this step; whether there is none left."""
-  num_events = len(plan.worker)
   last = jnp.minimum(step, num_events - 1)
-  now = _asynchronous_plan.Plan(*(x[last] for x in plan))
-  return now, step >= num_events
+  return Plan(*(x[last] for x in plan)), step >= num_events
 
 
-def extra_arguments(
-  now: _asynchronous_plan.Plan, stale: base.Params
-) -> dict[str, Any]:
+def extra_arguments(now: Plan, stale: base.Params) -> dict[str, Any]:
   """What the server's transforms get beside the message."""
   return {
     'worker': now.worker,

@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from byzjax._src import base, flat, layouts, reductions
-from byzjax.rounds._asynchronous_plan import Plan
+from byzjax.asynchrony._plan import Plan
 from byzjax.rounds._asynchronous_work import AsynchronousShared, Parts, Sent
 
 

@@ -10,8 +10,8 @@ import optax
 from jax import lax
 
 from byzjax._src import base, flat, layouts, local
+from byzjax.asynchrony._plan import Plan
 from byzjax.rounds import _local_steps, _wire
-from byzjax.rounds._asynchronous_plan import Plan
 
 
 class AsynchronousRows(NamedTuple):
@@ -44,6 +44,7 @@ class Parts(NamedTuple):
   """The arguments of `asynchronous_round`."""
 
   plan: Plan
+  num_events: jax.Array | int
   num_versions: int
   num_workers: int
   num_shards: int

@@ -11,15 +11,15 @@ import pytest
 import byzjax
 from byzjax import asynchrony
 from byzjax._src import base, local
+from byzjax.asynchrony import _plan
 from byzjax.rounds import (
-  _asynchronous_plan,
   _asynchronous_server,
   _asynchronous_work,
   _local_steps,
 )
 
 KEY = jax.random.key(0)
-PLAN, NUM_VERSIONS = _asynchronous_plan.plan(
+PLAN, NUM_VERSIONS = _plan.plan(
   asynchrony.simulate([1.0, 2.5], num_events=5), None
 )
 
@@ -36,7 +36,7 @@ def parts_of(**fields):
 
 def message(index, **fields):
   """The plan of message `index`, or of one like it."""
-  return _asynchronous_plan.Plan(*(x[index] for x in PLAN))._replace(**fields)
+  return _plan.Plan(*(x[index] for x in PLAN))._replace(**fields)
 
 
 def test_versions_are_written_where_jobs_will_read_them():

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax.asynchrony import Buffer, Events
+from byzjax.asynchrony._buffers import Buffer
+from byzjax.asynchrony._events import Events
 
 
 class Plan(NamedTuple):
