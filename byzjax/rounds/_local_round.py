@@ -81,7 +81,7 @@ def local_round(
       parameters, such as `optax.sgd(0.1)`. Its updates get the extra arguments
       `gradient_fn` (of parameters, on the current batch: what
       `scale_by_delta_sgd` asks for), `value`, `grad`, `value_fn`, `round` and
-      `progress` (this worker's local steps before this one, in all rounds).
+      `progress` (the local steps before this one, in all rounds).
       A learning rate schedule inside counts the steps of this worker, over all
       rounds if the state is kept; `scale_by_round` and `scale_by_progress` go
       by what they are told.

@@ -30,7 +30,6 @@ class LocalRows(NamedTuple):
   preconditioner: base.State
   sampler: base.State
   chain: base.State
-  num_steps: jax.Array  # int32[n], local steps taken in all rounds
 
 
 class LocalShared(NamedTuple):
@@ -38,6 +37,7 @@ class LocalShared(NamedTuple):
 
   optimizer: base.State
   preconditioner: base.State
+  num_steps: jax.Array  # int32[] or int32[n], local steps of the rounds before
 
 
 class Parts(NamedTuple):
@@ -118,7 +118,6 @@ def init_rows(parts: Parts, params: base.Params, n: int) -> LocalRows:
     of_all(scaler.init, params) if scaler and parts.has_own else (),
     of_all(training.sampler.init, params),
     per_worker(parts.chain, n).init(vector),
-    jnp.zeros(n, jnp.int32),
   )
 
 
@@ -128,6 +127,7 @@ def init_shared(parts: Parts, params: base.Params) -> LocalShared:
   return LocalShared(
     parts.training.optimizer.init(params) if parts.state == 'average' else (),
     scaler.init(params) if scaler and parts.has_global else (),
+    jnp.zeros_like(parts.steps_at(jnp.zeros([], jnp.int32))),
   )
 
 
@@ -161,8 +161,9 @@ def run(
     layout = flat.row_layout(params)
     statistic, states[0] = exchange(0, statistics, states[0])
     scaling = _refreshed(parts, scaling, layout.unravel(statistic))
+  clock = (num_steps, shared.num_steps)
   update = functools.partial(
-    worker_update, parts, context, shared.optimizer, scaling, num_steps
+    worker_update, parts, context, shared.optimizer, scaling, clock
   )
   output = _over(parts, context, update)(
     params,
@@ -172,7 +173,7 @@ def run(
     statistics,
     rows,
     keys,
-    num_steps[context.ids] if num_steps.ndim else (),
+    tuple(x[context.ids] for x in clock) if num_steps.ndim else (),
   )
   average = shared.optimizer
   if parts.state == 'average':
@@ -187,7 +188,7 @@ def run(
     output.loss,
     messages,
     output.rows._replace(chain=chain),
-    LocalShared(average, scaling),
+    LocalShared(average, scaling, shared.num_steps + num_steps),
     tuple(states),
     taken,
     parts.training.estimator.count_gradients(taken),
@@ -217,7 +218,7 @@ def worker_update(
   context: Context,
   average: base.State,
   scaling: base.State,
-  num_steps: jax.Array,
+  clock: tuple[jax.Array, jax.Array],
   params,
   data,
   is_byzantine,
@@ -225,12 +226,13 @@ def worker_update(
   statistic,
   rows: LocalRows,
   key,
-  own_steps,
+  own_clock,
 ) -> LocalOutput:
   """The local update of one worker, from what the server sent.
 
   `average` and `scaling` are what all workers share, `statistic` and what is
-  behind it are of this worker.
+  behind it are of this worker. The clock is the steps of this round and those
+  of the rounds before; of this worker where they differ, else ().
   """
   training, layout = parts.training, flat.row_layout(params)
   if parts.has_own:
@@ -238,8 +240,7 @@ def worker_update(
   start = average if parts.state == 'average' else rows.optimizer
   if parts.state == 'reset':
     start = training.optimizer.init(params)
-  if num_steps.ndim:
-    num_steps = own_steps
+  num_steps, progress = own_clock or clock
   end = _local_steps.local_update(
     training,
     params,
@@ -250,7 +251,7 @@ def worker_update(
     key,
     num_steps,
     round=context.step,
-    progress=rows.num_steps,
+    progress=progress,
     scale=functools.partial(_scaled, parts, scaling),
     axis_name=context.axis_name,
   )
@@ -262,7 +263,6 @@ def worker_update(
       scaling if parts.has_own else (),
       _local_steps.sampler_state(training.sampler, rows.sampler, end),
       (),
-      rows.num_steps + num_steps,
     ),
     end.optimizer if parts.state == 'average' else (),
     end.aux,

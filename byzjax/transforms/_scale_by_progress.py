@@ -29,8 +29,9 @@ def scale_by_progress(
   `update(updates, state, params, *, progress)`: `asynchronous_round` gives the
   progress to the optimizer of the local steps, which counts the steps before
   this one, and to that of the server, when the job began. In `local_round`,
-  where every worker has its own data, it is the worker's local steps in all
-  rounds. In a loop of your own pass it to `update`.
+  where every worker has its own data, it is the local steps of all rounds
+  before, also of those that the worker missed, and those of this one. In a loop
+  of your own pass it to `update`.
 
   Args:
     schedule: int32[] -> the learning rate.
