@@ -181,7 +181,6 @@ def robust_round(
   check_worker_map(name, worker_map)
   chain = optax.identity() if worker is None else worker
   estimator: local.GradientEstimator | local.StatefulEstimator
-  is_stateful = isinstance(value_and_grad, local.StatefulEstimator)
   if isinstance(value_and_grad, local.StatefulEstimator):
     estimator = value_and_grad
     local.check_own_flags(name, estimator, needs_key, has_aux)
@@ -227,7 +226,8 @@ def robust_round(
         codec=codec,
         mesh=mesh,
         # What is remembered is of everybody.
-        has_aux=estimator.has_aux or is_stateful,
+        has_aux=estimator.has_aux
+        or isinstance(estimator, local.StatefulEstimator),
       ),
     )
   )

@@ -237,7 +237,15 @@ def test_any_number_of_values_around_the_median(n, middle):
     )
 
 
-@pytest.mark.parametrize('n, f', [(20, 6), (103, 30), (105, 30), (130, 30)])
+@pytest.mark.parametrize(
+  'n, f',
+  [
+    (20, 6),
+    pytest.param(103, 30, marks=pytest.mark.slow),
+    (105, 30),
+    pytest.param(130, 30, marks=pytest.mark.slow),
+  ],
+)
 def test_around_the_centre_of_many_messages(n, f):
   x = np.float32(tables.random_messages(8, n))
   x[:f] = 1e6

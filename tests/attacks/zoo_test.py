@@ -253,7 +253,10 @@ def _program(mesh):
   return run
 
 
-@pytest.mark.parametrize('shape', [(8,), (4, 2)], ids=str)
+# One program for all attacks, and it compiles for long.
+@pytest.mark.parametrize(
+  'shape', [pytest.param((8,), marks=pytest.mark.slow), (4, 2)], ids=str
+)
 @pytest.mark.parametrize('name', ATTACKS)
 def test_rounds_on_a_mesh_agree_with_one_device(name, shape):
   which = jnp.asarray(list(ATTACKS).index(name), jnp.int32)
