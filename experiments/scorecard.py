@@ -42,6 +42,7 @@ METHODS = (
   'dropout stability and connectivity',
   'convex two-layer ReLU training',
   'Noisy Softmax',
+  'bucketing',
 )
 COLOURS = {
   summary.REPRODUCED: '#009E73',
@@ -126,7 +127,7 @@ def counts() -> str:
   each = ', '.join(f'{of[v]} {v}' for v in COLOURS if of[v])
   waiting = ''
   if pending():
-    waiting = f' The rows of {len(pending())} studies are not committed yet.'
+    waiting = f' Not committed yet: the rows of {", ".join(pending())}.'
   return f'Of {len(METHODS)} methods: {each}.{waiting}'
 
 

@@ -292,7 +292,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
   return Summary(
     claims=[
       Claim(
-        method='Bucketing',
+        method='bucketing',
         says='its official MNIST runs, cell by cell',
         published=f'{len(official())} cells of exp1 and exp3',
         checks=[
@@ -306,7 +306,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
         **about,
       ),
       Claim(
-        method='Bucketing',
+        method='bucketing',
         says='buckets of two help where workers have one class each',
         published='RFA under IPM: 14.6 without, 90.6 with',
         checks=[
@@ -324,7 +324,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
         **about,
       ),
       Claim(
-        method='Centered clipping',
+        method='centered clipping with worker momentum',
         says='with worker momentum it stands every attack on sorted data',
         published='97.6 to 98.0',
         checks=[
