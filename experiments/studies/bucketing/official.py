@@ -1,0 +1,92 @@
+"""The logs of the authors, and our runs beside them."""
+
+import csv
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.harness.cells import Rows
+from experiments.reporting import pictures, tables
+
+FOLDER = pathlib.Path(__file__).parent
+
+
+def means() -> dict[str, dict[str, str]]:
+  """Mean and deviation over seeds of the last five evaluations, by cell."""
+  with (FOLDER / 'official.csv').open() as file:
+    return {row['cell']: row for row in csv.DictReader(file)}
+
+
+def curves() -> dict[str, np.ndarray]:
+  """Test accuracy [seeds, evaluations] by cell; evaluated every 30 rounds."""
+  curves: dict[str, list] = {}
+  with (FOLDER / 'official_curves.csv').open() as file:
+    for row in csv.DictReader(file):
+      accuracies = list(map(float, row['accuracies'].split()))
+      curves.setdefault(row['cell'], []).append(accuracies)
+  return {name: np.array(values) for name, values in curves.items()}
+
+
+def last_five(rows: Rows) -> np.ndarray:
+  """Per seed, the mean of the last five evaluations, in percent."""
+  return np.array(
+    [
+      100 * np.mean(tables.column(of_seed[-5:], 'accuracy'))
+      for of_seed in tables.split(rows, 'seed').values()
+    ]
+  )
+
+
+def comparisons(ours: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+  """A line for every cell that was run and has an official number."""
+  lines = []
+  for name, values in ours.items():
+    if name not in (published := means()):
+      continue
+    mean = float(published[name]['last5_mean'])
+    deviation = float(published[name]['last5_std'])
+    difference = values.mean() - mean
+    within = abs(difference) <= 3 * deviation + 2
+    lines.append(
+      {
+        'cell': name,
+        'official': f'{mean:.2f} ± {deviation:.2f}',
+        'ours': f'{values.mean():.2f}',
+        'seeds': len(values),
+        'difference': f'{difference:+.2f}',
+        'within': 'yes' if within else 'NO',
+      }
+    )
+  return lines
+
+
+def figure(rows: Rows):
+  """Ours, a line per seed, over the band and the mean of the official ones."""
+  known = curves()
+  of_cells = {k: v for k, v in tables.split(rows, 'cell').items() if k in known}
+  columns = max(min(4, len(of_cells)), 1)
+  drawing, axes = pictures.panels(
+    -(-len(of_cells) // columns), columns, sharex=True, sharey=True
+  )
+  for place, (name, of_cell) in zip(axes.flat, of_cells.items()):
+    values = known[name]
+    at = 30 * np.arange(1, values.shape[1] + 1)
+    place.fill_between(
+      at, values.min(0), values.max(0), color='0.5', alpha=0.3, linewidth=0
+    )
+    place.plot(at, values.mean(0), '--', color='0.3', label='official')
+    for seed, of_seed in tables.split(of_cell, 'seed').items():
+      place.plot(
+        tables.column(of_seed, 'round'),
+        100 * tables.column(of_seed, 'accuracy'),
+        label=f'ours, seed {seed}',
+      )
+    place.set_title(name)
+  axes[0, 0].legend()
+  for place in axes[-1]:
+    place.set_xlabel('round')
+  for place in axes[:, 0]:
+    place.set_ylabel('test accuracy (%)')
+  return drawing
