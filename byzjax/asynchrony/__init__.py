@@ -8,6 +8,7 @@ from byzjax.asynchrony._buffers import (
 )
 from byzjax.asynchrony._dynamic_local_updates import dynamic_local_updates
 from byzjax.asynchrony._events import Events, seconds_per_step
+from byzjax.asynchrony._read_trace import read_trace
 from byzjax.asynchrony._schedule import (
   Schedule,
   schedule,
@@ -25,6 +26,7 @@ __all__ = [
   'by_worker',
   'dynamic_local_updates',
   'events_from_trace',
+  'read_trace',
   'schedule',
   'seconds_per_step',
   'simulate',

@@ -251,3 +251,48 @@ def test_errors_of_a_trace_name_the_argument(arguments, message):
   defaults = dict(workers=[0, 1, 0], times=[1.0, 2.0, 3.0])
   with pytest.raises(ValueError, match=f'events_from_trace needs .*{message}'):
     asynchrony.events_from_trace(**(defaults | arguments))
+
+
+# A file.
+
+
+def test_a_file_is_the_arrays_that_it_holds(tmp_path):
+  path = tmp_path / 'trace.csv'
+  path.write_text(
+    'time,worker,num_local_steps\n1.0,0,2\n2.0,0,2\n2.5,1,3\n3.0,0,2\n'
+  )
+  read = asynchrony.read_trace(path, num_workers=3)
+  made = asynchrony.events_from_trace(
+    [0, 0, 1, 0],
+    [1.0, 2.0, 2.5, 3.0],
+    num_local_steps=[2, 2, 3, 2],
+    num_workers=3,
+  )
+  for found, expected in zip(read, made, strict=True):
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_file_that_comes_along_is_a_run():
+  events = asynchrony.read_trace()
+  assert events.num_workers == 12 and len(events.worker) == 400
+  # Slow workers and such that were away.
+  assert events.staleness.max() > 30
+  assert np.ptp(np.bincount(events.worker)) > 20
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('', 'got an empty file'),
+    ('worker\n0\n', 'with worker and time, got worker'),
+    ('worker,time,mood\n0,1.0,good\n', 'got worker, time, mood'),
+    ('worker,time\n0,1.0\nx,2.0\n', "worker to be int, got 'x' in line 3"),
+    ('worker,time\n0,1.0\n1\n', 'time to be float, got None in line 3'),
+    ('worker,time\n0,2.0\n0,1.0\n', r'times\[1\] to be at least'),
+  ],
+)
+def test_a_file_that_is_no_run(text, message, tmp_path):
+  path = tmp_path / 'trace.csv'
+  path.write_text(text)
+  with pytest.raises(ValueError, match=message):
+    asynchrony.read_trace(path)
