@@ -76,5 +76,7 @@ def read_trace(
             f'{_NAME} needs {name} to be {kind.__name__}, got {line[name]!r} in'
             f' line {reader.line_num} of {path}'
           ) from None
-  arrays = {_COLUMNS[name][0]: np.array(columns[name]) for name in names}
+  arrays: dict[str, Any] = {
+    _COLUMNS[name][0]: np.array(columns[name]) for name in names
+  }
   return events_from_trace(**arrays, **options)
