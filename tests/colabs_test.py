@@ -38,7 +38,18 @@ def shown(monkeypatch):
   return counts
 
 
-@each_notebook
+# The second and third call what the others call; they run in slow tests.
+@pytest.mark.parametrize(
+  'path',
+  [
+    pytest.param(
+      path,
+      id=path.stem,
+      marks=pytest.mark.slow if path.stem[0] in '23' else (),
+    )
+    for path in PATHS
+  ],
+)
 def test_a_notebook_runs(path, shown, quickly_compiled, monkeypatch):
   monkeypatch.setenv('BYZJAX_TOY', '1')
   scope = notebooks.run(path)

@@ -127,8 +127,17 @@ def init_shared(parts: Parts, params: base.Params) -> LocalShared:
   return LocalShared(
     parts.training.optimizer.init(params) if parts.state == 'average' else (),
     scaler.init(params) if scaler and parts.has_global else (),
-    jnp.zeros_like(parts.steps_at(jnp.zeros([], jnp.int32))),
+    _no_steps(parts),
   )
+
+
+def _no_steps(parts: Parts) -> jax.Array:
+  """The clock at the start: one for all, or one of every worker."""
+  try:
+    steps = jax.eval_shape(parts.steps_at, jnp.zeros([], jnp.int32))
+  except ValueError:  # Said again where the round is traced.
+    return jnp.zeros([], jnp.int32)
+  return jnp.zeros(steps.shape, steps.dtype)
 
 
 def auxiliary(

@@ -86,7 +86,9 @@ def define_flags() -> None:
 
 def names() -> list[str]:
   """The flags that a grid is made of."""
-  return [field.name for field in dataclasses.fields(Grid)]
+  return [
+    field.name for field in dataclasses.fields(Grid) if 'what' in field.metadata
+  ]
 
 
 def read() -> Grid:
@@ -98,7 +100,7 @@ def read() -> Grid:
 
 def of_folder(grid: Grid) -> dict[str, Any]:
   """What `config.json` has."""
-  values = dataclasses.asdict(grid).items()
+  values = {name: getattr(grid, name) for name in names()}.items()
   return {
     'program': 'grid',
     **{k: list(v) if isinstance(v, tuple) else v for k, v in values},

@@ -220,7 +220,7 @@ def test_looking_ahead_does_more_harm_in_the_end_and_less_at_once():
 @pytest.mark.parametrize(
   'make, name',
   [
-    (byzjax.adaptive, 'krum'),
+    pytest.param(byzjax.adaptive, 'krum', marks=pytest.mark.slow),
     pytest.param(
       byzjax.adaptive, 'nnm_coordinate_median', marks=pytest.mark.slow
     ),

@@ -80,7 +80,7 @@ def metrics(folder):
 @pytest.mark.parametrize(
   ('victim', 'how'),
   [
-    (1, signal.SIGKILL),
+    pytest.param(1, signal.SIGKILL, marks=pytest.mark.slow),
     pytest.param(0, signal.SIGKILL, marks=pytest.mark.slow),
     pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow),
   ],

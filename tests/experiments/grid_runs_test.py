@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from experiments.harness import output
 from tests.experiments.calls import call_grid, call_train, words
@@ -14,6 +15,7 @@ from tests.experiments.calls import call_grid, call_train, words
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_command_of_a_row_trains_it_again(tmp_path):
   grid = {
     'attacks': 'none; alie(z=[0.5, 1.5]), strength',

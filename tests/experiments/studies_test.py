@@ -29,8 +29,10 @@ def small(of):
   return {'dataset': 'digits'} if hasattr(of.Settings, 'dataset') else {}
 
 
+# One of three in turn is quick enough for every change; all are in slow tests.
+@pytest.mark.parametrize('stride', [3, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('name', NAMES)
-def test_every_cell_traces(name):
+def test_cells_trace(name, stride):
   of = study.load(name)
   config = of.Settings(num_seeds=1)
   cells = of.define(config)
@@ -38,7 +40,7 @@ def test_every_cell_traces(name):
   assert len(set(names)) == len(names)
   # Shapes of digits do as well, and need no folder.
   dataset = study.dataset_of(cells, of.Settings(**small(of)))
-  for cell in cells:
+  for cell in cells[::stride]:
     program = study.program_of(cell, config, dataset)
     if program is None:
       continue
@@ -116,6 +118,7 @@ def test_a_quick_run_gets_to_its_picture(name, tmp_path):
   assert pictures and all(picture.stat().st_size for picture in pictures)
 
 
+@pytest.mark.slow
 def test_a_study_that_was_cut_off_goes_on_to_the_same_numbers(tmp_path):
   small = ('--rounds=2', '--num_seeds=1', '--num_workers=3')
   whole = (*small, '--only=vote, invert')

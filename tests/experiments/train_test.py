@@ -77,7 +77,15 @@ CLAIMS = {
 }
 
 
-@pytest.mark.parametrize('claim', CLAIMS)
+@pytest.mark.parametrize(
+  'claim',
+  [
+    pytest.param(
+      claim, marks=() if str(claim).startswith('momentum') else pytest.mark.slow
+    )
+    for claim in CLAIMS
+  ],
+)
 def test_handwritten_digits(claim, tmp_path):
   changed, bounds = CLAIMS[claim]
   run(tmp_path, aggregator='; '.join(bounds), eval_every=200, **changed)
@@ -133,7 +141,9 @@ def test_seeds_in_one_program_equal_seeds_alone(tmp_path):
     np.testing.assert_allclose(x[1], y[0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('num_local_steps', [0, 2])
+@pytest.mark.parametrize(
+  'num_local_steps', [0, pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_devices_agree(tmp_path, num_local_steps):
   changed = {**SMALL, 'num_local_steps': num_local_steps, 'rounds': 4}
   for num_devices in (1, 8):

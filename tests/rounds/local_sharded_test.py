@@ -44,7 +44,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('name', CASES)
+# What shares most with others runs in slow tests.
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(
+      name,
+      marks=pytest.mark.slow if name in ('kept', 'local scaling') else (),
+    )
+    for name in CASES
+  ],
+)
 def test_eight_devices_compute_what_one_does(name):
   arguments = ROBUST | CASES[name]
   batches = [slices(3, seed) for seed in range(3)]
