@@ -45,7 +45,7 @@ def read_trace(
     `Events`, for `asynchronous_round` and `schedule`.
 
   Raises:
-    ValueError: if a column is missing, unknown or holds what is no number, with
+    ValueError: if path is no path, a column is missing, unknown or holds what is no number, with
       the line; or if the lines cannot be a run.
     OSError: if the file cannot be read.
 
@@ -55,15 +55,20 @@ def read_trace(
     >>> events.num_workers, len(events.worker), int(events.staleness.max()) > 30
     (12, 400, True)
   """
-  with open(_EXAMPLE if path is None else path, newline='') as file:
+  if path is None:
+    path = _EXAMPLE
+  elif not isinstance(path, (str, os.PathLike)):
+    raise ValueError(f'{_NAME} needs path to be that of a file, got {path!r}')
+  with open(path, newline='') as file:
     reader = csv.DictReader(file)
     names = reader.fieldnames or []
     missing = [name for name in _NEEDED if name not in names]
     unknown = [name for name in names if name not in _COLUMNS]
     if missing or unknown:
       raise ValueError(
-        f'{_NAME} needs columns among {", ".join(_COLUMNS)}, with'
-        f' {" and ".join(_NEEDED)}, got {", ".join(names) or "an empty file"}'
+        f'{_NAME} needs path to be of a file with columns among'
+        f' {", ".join(_COLUMNS)}, with {" and ".join(_NEEDED)}, got'
+        f' {", ".join(names) or "an empty file"}'
       )
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for line in reader:
