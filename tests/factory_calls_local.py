@@ -216,7 +216,6 @@ CALLS = {
   'asynchrony.events_from_trace': Call(
     {'workers': [0, 1, 0], 'times': [1.0, 2.0, 3.0]}
   ),
-  'asynchrony.read_trace': Call({}),
   'asynchrony.schedule': Call({'events': EVENTS}),
   'asynchrony.stack_schedules': Call(
     {'schedules': [asynchrony.schedule(EVENTS)]}

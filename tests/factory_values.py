@@ -15,6 +15,7 @@ _ARRAYS = 'a function of arrays alone'
 _FLAX = 'takes a flax model or its graph; tests/models checks it'
 _FILES = 'reads files; tests/data checks it'
 NOT_CALLED = {
+  'asynchrony.read_trace': 'reads a file; tests/asynchrony checks it',
   'pre_aggregate': 'takes any number of stages: see stages_test.py',
   'replicas': 'takes the state of a round',
   **dict.fromkeys(

@@ -45,8 +45,8 @@ def read_trace(
     `Events`, for `asynchronous_round` and `schedule`.
 
   Raises:
-    ValueError: if path is no path, a column is missing, unknown or holds what is no number, with
-      the line; or if the lines cannot be a run.
+    ValueError: if path is no path, a column is missing, unknown or holds what
+      is no number, with the line; or if the lines cannot be a run.
     OSError: if the file cannot be read.
 
   Example:
