@@ -377,7 +377,7 @@ def quantile_clipping_error(
   checks.check_range(name, 'quantile', quantile, 0, 1)
   checks.check_range(name, 'radius', radius, 1)
   checks.check_count(name, 'num_iterations', num_iterations, 1)
-  k = math.ceil(quantile * n)
+  k = math.ceil(quantile * n * (1 - 1e-6))  # As the rule counts.
   if not f < k <= n - f:
     raise ValueError(
       f'{name} needs f < ceil(quantile n) <= n - f, got {f}, {k} and {n - f}'

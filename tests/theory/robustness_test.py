@@ -2,6 +2,7 @@
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -284,6 +285,21 @@ def test_clipping_by_a_quantile_stays_near_the_honest_mean(
     assert error <= bound * (1 + 1e-9)
     closest = min(closest, bound / error)
   assert closest < 4
+
+
+@pytest.mark.parametrize(
+  ('quantile', 'n', 'k'), [(0.7, 10, 7), (0.07, 100, 7), (0.14, 50, 7)]
+)
+def test_rule_and_bound_count_the_same_worker(quantile, n, k):
+  # In floats, 0.07 * 100 and 0.14 * 50 are a little more than 7.
+  bound = theory.quantile_clipping_error(0.0, 1.0, n, 0, quantile=quantile)
+  assert bound == pytest.approx(2 * (n - k) / n)
+  rule = byzjax.centered_clipping(radius=1.0, quantile=quantile)
+  # At the distances 1 ... n from the centre, 0; all beyond k are cut to k.
+  found = rule(jnp.arange(1.0, n + 1))
+  assert float(found) == pytest.approx(
+    np.minimum(np.arange(1, n + 1), k).mean()
+  )
 
 
 def test_clipping_by_a_quantile_comes_near_from_anywhere():

@@ -62,6 +62,28 @@ def comparisons(ours: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
   return lines
 
 
+def outside(rows: Rows) -> list[dict[str, Any]]:
+  """How far each of our curves leaves the band of the official seeds."""
+  lines = []
+  for (name, seed), run in tables.split_by(rows, 'cell', 'seed'):
+    values = curves().get(name)
+    if values is None or len(run) != values.shape[1]:
+      continue
+    ours = 100 * tables.column(run, 'accuracy')
+    below, above = values.min(axis=0) - ours, ours - values.max(axis=0)
+    points = np.maximum(np.maximum(below, above), 0)
+    lines.append(
+      {
+        'cell': name,
+        'seed': seed,
+        'evaluations': len(run),
+        'outside': int((points > 0).sum()),
+        'by points at most': f'{points.max():.2f}',
+      }
+    )
+  return lines
+
+
 def figure(rows: Rows):
   """Ours, a line per seed, over the band and the mean of the official ones."""
   known = curves()
