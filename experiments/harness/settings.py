@@ -1,6 +1,8 @@
 """Flags from the fields of a dataclass, and the dataclass from the flags."""
 
+import csv
 import dataclasses
+import io
 import typing
 from typing import Any
 
@@ -95,6 +97,8 @@ def arguments(settings: Settings) -> list[str]:
     if 'what' not in field.metadata or value == field.default:
       continue
     if isinstance(value, tuple):
-      value = ','.join(map(str, value))
+      text = io.StringIO()  # In quotes what has a comma, as absl reads lists.
+      csv.writer(text, lineterminator='').writerow(value)
+      value = text.getvalue()
     words.append(f'--{field.name}={value}')
   return words

@@ -78,9 +78,13 @@ def test_flags_are_the_settings(name):
   of = study.load(name)
   values = flags.FlagValues()
   settings.define(of.Settings, values)
-  changed = of.Settings(num_seeds=7)
-  values(['program', *settings.arguments(changed)])
-  assert settings.read(of.Settings, values) == changed
+  for options in ({'num_seeds': 7}, *getattr(of, 'VARIANTS', {}).values()):
+    changed = of.Settings(**options)
+    values.unparse_flags()
+    values(['program', *settings.arguments(changed)])
+    assert settings.read(of.Settings, values) == changed
+    for word in settings.arguments(changed):
+      values[word[2:].partition('=')[0]].unparse()
 
 
 def run(name, *arguments):
