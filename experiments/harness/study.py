@@ -198,9 +198,19 @@ def chosen(cells: Sequence[Cell | OwnCell], only: str):
 
 
 def merged(study: ModuleType, rows: Rows, config: Any, name: str = '') -> Rows:
-  """The committed rows with those of some cells in their place."""
+  """The committed rows with those of some cells in their place.
+
+  Raises:
+    ValueError: if the kept rows do not say of which cell they are.
+  """
   cells = study.define(config)
   labels = list(cells[0].labels)
+  lacking = [label for label in labels if label not in rows[0]]
+  if lacking:
+    raise ValueError(
+      f'--publish with --only needs rows that name their cell; this study keeps'
+      f' none of {", ".join(lacking)}: publish all of its cells at once'
+    )
   order = {tuple(map(str, c.labels.values())): i for i, c in enumerate(cells)}
 
   def cell_of(row) -> tuple[str, ...]:

@@ -85,9 +85,11 @@ def main(of: ModuleType, names: list[str]) -> None:
   if FLAGS.only:
     print(tables.plain(tables.keep(rows)))
     if FLAGS.publish:
-      rows = study.merged(
-        of, study.kept(of, rows, config), config, FLAGS.variant
-      )
+      rows = study.kept(of, rows, config)
+      try:
+        rows = study.merged(of, rows, config, FLAGS.variant)
+      except ValueError as error:
+        sys.exit(f'{name}: {error}')
       study.publish(of, rows, config, FLAGS.variant)
     return  # Tables and claims are about all cells.
   _say(of, rows, config, folder)

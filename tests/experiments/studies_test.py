@@ -4,6 +4,7 @@ import csv
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from absl import flags
@@ -212,6 +213,30 @@ def test_the_name_of_a_cell_is_that_cell_alone():
   assert study.chosen(cells, 'krum') == cells[:1]
   assert study.chosen(cells, 'kru') == cells[:2]
   assert study.chosen(cells, '') == cells
+
+
+def test_some_cells_take_their_place_among_the_committed_rows(monkeypatch):
+  cells = [OwnCell(labels={'rule': r, 'f': f}) for r in 'ab' for f in (0, 1)]
+  of = types.SimpleNamespace(define=lambda config: cells)
+  rows = [
+    {'rule': r, 'f': f, 'seed': seed, 'score': 0}
+    for r, f in [('a', 0), ('b', 1)]
+    for seed in range(2)
+  ]
+  path = types.SimpleNamespace(exists=lambda: True)
+  monkeypatch.setattr(study, 'rows_of', lambda of, name: path)
+  monkeypatch.setattr(study, 'committed', lambda of, name: rows)
+  # One cell again, with one seed, and one that is new.
+  new = [{'rule': r, 'f': 1, 'seed': 0, 'score': 1} for r in ('b', 'a')]
+  found = study.merged(of, new, None)
+  assert [(row['rule'], row['f'], row['score']) for row in found] == [
+    ('a', 0, 0),
+    ('a', 0, 0),
+    ('a', 1, 1),
+    ('b', 1, 1),
+  ]
+  with pytest.raises(ValueError, match='keeps none of f: publish all'):
+    study.merged(of, [{'rule': 'a', 'seed': 0}], None)
 
 
 def test_says_which_studies_there_are():
