@@ -279,7 +279,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
           'cells that were run',
           len(lines),
           at_least=22,
-          why='a cell takes about 25 minutes of one core; the others wait',
+          why='the others are still to be run',
         ),
       ],
       **about,
