@@ -36,6 +36,7 @@ from byzjax._src.local import (
   StatefulEstimator,
 )
 from byzjax._src.nonfinite import sanitize
+from byzjax._src.robust_reduce import robust_reduce
 from byzjax._src.rules import from_column, from_weights, squared_distances
 from byzjax._src.stack import stack
 from byzjax._src.worker_sharded import worker_sharded
@@ -295,6 +296,7 @@ __all__ = [
   'replay',
   'replicas',
   'resampling',
+  'robust_reduce',
   'robust_round',
   'sanitize',
   'scale_by_clipped_adam',

@@ -55,7 +55,9 @@ GROUPS = {
   'gradients': Group('gradients', names=('GradientEstimator',)),
   'rounds': Group('rounds', byzjax.Round),
   'schedules': Group('rounds'),
-  'sharding': Group(names=('worker_sharded', 'WorkerShardedState')),
+  'sharding': Group(
+    names=('robust_reduce', 'worker_sharded', 'WorkerShardedState')
+  ),
   'types': Group('_src'),
 }
 

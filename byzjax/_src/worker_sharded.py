@@ -19,10 +19,11 @@ Axes = tuple[str, ...]
 
 
 class Group(NamedTuple):
-  """The leaves that are copied over the same axes of the mesh.
+  """The leaves of one dtype that are copied over the same axes of the mesh.
 
   Attributes:
     copied: those axes; over the other coordinate axes the leaves are split.
+    dtype: in which messages travel.
     leaves: their numbers in the tree.
     size: what a device has of one message.
     width: what a device owns of it, after its slice of the copies and its chunk
@@ -30,6 +31,7 @@ class Group(NamedTuple):
   """
 
   copied: Axes
+  dtype: jnp.dtype
   leaves: tuple[int, ...]
   size: int
   width: int
@@ -188,7 +190,7 @@ def split_of(rows: base.Params, workers: Axes, cut: Axes) -> Split:
         'worker_sharded needs axis_name and coordinate_axes to be axes of the'
         f' shard_map around it, got {axis!r}'
       )
-  copied_of = []
+  kinds: list[tuple[Axes, str]] = []
   num_coordinates = 0
   for path, leaf in jax.tree.leaves_with_path(rows):
     varying = varying_axes(leaf)
@@ -202,30 +204,30 @@ def split_of(rows: base.Params, workers: Axes, cut: Axes) -> Split:
         ' Give coordinate_axes=. Do they differ between shards of the data?'
         ' Average them first, by jax.lax.pmean'
       )
-    copied_of.append(tuple(axis for axis in cut if axis not in varying))
+    copied = tuple(axis for axis in cut if axis not in varying)
+    kinds.append((copied, jnp.dtype(leaf.dtype).name))
     num_coordinates += leaf.size * _size(set(cut) & varying)
   groups = []
-  for copied in sorted(set(copied_of)):
-    leaves = tuple(i for i, c in enumerate(copied_of) if c == copied)
+  for copied, dtype in sorted(set(kinds)):
+    leaves = tuple(i for i, k in enumerate(kinds) if k == (copied, dtype))
     size = sum(jax.tree.leaves(rows)[i].size for i in leaves)
     owners = _size(workers) * _size(copied)
     width = -(-size // owners)
     if not cut:
       width = layouts.padded_size(size, owners) // owners
-    groups.append(Group(copied, leaves, size, width))
+    groups.append(Group(copied, jnp.dtype(dtype), leaves, size, width))
   return Split(workers, cut, tuple(groups), num_coordinates)
 
 
 def to_owners(messages: base.Messages, split: Split, dtype: Any) -> jax.Array:
   """From local messages `[n/p, *shape]` to what is owned of all: `[n, m]`."""
-  leaves = [jnp.asarray(x, dtype) for x in jax.tree.leaves(messages)]
-  leaves = [_varying_over(x, split.workers) for x in leaves]
+  leaves = [_varying_over(x, split.workers) for x in jax.tree.leaves(messages)]
   parts = []
   for group in split.groups:
     rows = [leaves[i].reshape(leaves[i].shape[0], -1) for i in group.leaves]
     x = rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=1)
-    x = _own_copies(x, group, split)
-    parts.append(layouts.to_coordinates(x, split.workers))
+    x = own_copies(x, group, split)
+    parts.append(layouts.to_coordinates(x, split.workers).astype(dtype))
   return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
 
 
@@ -238,11 +240,24 @@ def from_owners(
   for group in split.groups:
     part = aggregate[start : start + group.width]
     start += group.width
-    whole = layouts.to_everyone(part, group.copied + split.workers)
     layout = flat.row_layout([leaves[i] for i in group.leaves])
+    one = jax.ShapeDtypeStruct((layout.size,), part.dtype)
+    like = jax.eval_shape(layout.unravel, one)
+    part = part.astype(jnp.result_type(*like))
+    whole = layouts.to_everyone(part, group.copied + split.workers)
     for i, leaf in zip(group.leaves, layout.unravel(whole)):
       leaves[i] = leaf
   return jax.tree.unflatten(treedef, leaves)
+
+
+def own_part(tree: base.Params, split: Split, dtype: Any) -> jax.Array:
+  """Of a tree that lies as one message, all workers' alike, what is owned: [m]."""
+  leaves = jax.tree.leaves(tree)
+  parts = []
+  for group in split.groups:
+    rows = [leaves[i].reshape(1, -1).astype(dtype) for i in group.leaves]
+    parts.append(_own_chunk(jnp.concatenate(rows, axis=1), group, split))
+  return jnp.concatenate(parts)
 
 
 def own_numbers(rows: base.Params, split: Split, specs: Any) -> jax.Array:
@@ -251,7 +266,7 @@ def own_numbers(rows: base.Params, split: Split, specs: Any) -> jax.Array:
   In the order of the leaves and, in each, of its elements; d for padding.
   """
   leaves, treedef = jax.tree.flatten(rows)
-  given = _leaf_specs(specs, rows)
+  given = leaf_specs('worker_sharded', specs, rows)
   numbers, first = [], 0
   for leaf, spec in zip(leaves, given):
     dims = _split_dims(leaf, spec, split.coordinates)
@@ -261,13 +276,20 @@ def own_numbers(rows: base.Params, split: Split, specs: Any) -> jax.Array:
   parts = []
   for group in split.groups:
     x = jnp.concatenate([numbers[i] for i in group.leaves])[None]
-    x = _own_copies(x, group, split, fill=split.num_coordinates)[0]
-    place = lax.axis_index(split.workers) * group.width
-    parts.append(lax.dynamic_slice_in_dim(x, place, group.width))
+    parts.append(_own_chunk(x, group, split, fill=split.num_coordinates))
   return jnp.concatenate(parts)
 
 
-def _own_copies(x, group, split, fill=0):
+def _own_chunk(x, group, split, fill=0):
+  """Of a row `[1, size]` that all workers have, what is owned here."""
+  x = own_copies(x, group, split, fill)[0]
+  place = lax.axis_index(split.workers) * group.width
+  return lax.dynamic_slice_in_dim(x, place, group.width)
+
+
+def own_copies(
+  x: jax.Array, group: Group, split: Split, fill: int = 0
+) -> jax.Array:
   """Of copies `[k, size]` each device keeps a slice, padded for its workers."""
   owners = _size(group.copied) * _size(split.workers)
   padding = group.width * owners - group.size
@@ -314,7 +336,8 @@ def _split_dims(leaf, spec, cut) -> list[Axes]:
   return parts
 
 
-def _leaf_specs(specs, rows):
+def leaf_specs(name: str, specs: Any, rows: base.Params) -> list[Any]:
+  """A spec, or None, for every leaf of `rows`, of which `specs` is a prefix."""
   num_leaves = len(jax.tree.leaves(rows))
   if specs is None:
     return [None] * num_leaves
@@ -334,7 +357,7 @@ def _leaf_specs(specs, rows):
     )
   except ValueError as error:
     raise ValueError(
-      'worker_sharded needs specs to be a tree of PartitionSpecs with the'
+      f'{name} needs specs to be a tree of PartitionSpecs with the'
       f' structure of the messages, or a prefix of it, got {specs}'
     ) from error
 

@@ -19,7 +19,7 @@ from tests import tables
 F = 3
 # A multiple of 32 on each of 256 devices: nothing is padded.
 WIDTH = 32 * 256 * 64
-BITS = {'f32': 32, 'f64': 64, 'i32': 32, 'ui32': 32, 'i8': 8, 'i1': 8}
+BITS = dict(f64=64, f32=32, bf16=16, i32=32, ui32=32, i8=8, i1=8)
 
 
 def _lowered(rule, num_workers, num_devices, attack=None):

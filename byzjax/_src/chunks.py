@@ -1,0 +1,164 @@
+"""A rule on sharded messages, some coordinates of all leaves at a time."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from byzjax._src import (
+  base,
+  calls,
+  flat,
+  layouts,
+  nonfinite,
+  reductions,
+  rules,
+  worker_sharded,
+)
+
+Split = worker_sharded.Split
+
+
+def check(
+  name: str,
+  rule: base.Aggregator,
+  attack: base.Attack | None,
+  state: Any,
+  num_chunks: int,
+) -> None:
+  """Raises ValueError unless the rule can look at a part of each message."""
+  gram_rule = rule.update.gram_rule
+  cut = rule.update.by_coordinate or (gram_rule and gram_rule.center is None)
+  if cut and attack is None and state is None:
+    return
+  raise ValueError(
+    f'{name} needs a rule that looks at one coordinate at a time, or that finds'
+    ' weights from distances, without a state and without an attack, for'
+    f' num_chunks above 1, got num_chunks={num_chunks} and {rule.name}'
+  )
+
+
+def chunked(
+  rule: base.Aggregator,
+  workers: worker_sharded.Axes,
+  others: worker_sharded.Axes,
+  num_chunks: int,
+) -> base.Aggregator:
+  """`worker_sharded(rule, workers)` with less memory and more steps.
+
+  Of what a device owns, `[n, m]`, only `[n, m / num_chunks]` is ever there. A
+  rule with distances goes through the chunks three times: for norms, for inner
+  products and for the sum.
+  """
+
+  def inspect(
+    messages, state, params=None, *, key=None, worker_weights=None, **told
+  ):
+    del params, told
+    rows = jax.tree.map(lambda x: x[0], messages)
+    split = worker_sharded.split_of(rows, workers, others)
+    layout = flat.row_layout(rows)
+    blocks = _blocks(messages, split, num_chunks)
+    n = jax.tree.leaves(messages)[0].shape[0] * _size(workers)
+    weights = calls.relative_weights(
+      rule.name, worker_weights, n, supported=True
+    )
+    over = functools.partial(_over_chunks, blocks, split, layout.dtype)
+    if rule.update.by_coordinate:
+      vector, info = _by_coordinate(rule, over, weights, workers + others)
+    else:
+      vector, info = _by_weights(rule, over, weights, key, workers + others)
+    return worker_sharded.from_owners(vector, rows, split), state, info
+
+  return base.Aggregator(lambda params: (), inspect, name=rule.name)
+
+
+def _by_coordinate(rule, over, weights, axes):
+  told = {} if weights is None else {'worker_weights': weights}
+
+  def of_chunk(x):
+    y, _ = rule.update(x, (), **told)
+    return (~jnp.isfinite(x)).sum(1), y
+
+  bad, vector = over(of_chunk)
+  return vector, base.AggregationInfo(mask=lax.psum(bad, axes) == 0)
+
+
+def _by_weights(rule, over, weights, key, axes):
+  gram_rule = rule.update.gram_rule
+  norms, _ = over(lambda x: (reductions.squared_norms(x), None))
+  norms = lax.psum(norms, axes)
+  mask = nonfinite.usable_norms(norms)
+  center = rules.median_norm_index(norms, mask)
+
+  def center_of(x):
+    return jnp.where(jnp.any(mask), x[center], 0)
+
+  inner, _ = over(
+    lambda x: (reductions.centered_gram(x, center_of(x), mask), None)
+  )
+  gram = base.Gram(lax.psum(inner, axes), jnp.where(mask, norms, 0), mask)
+  gram = rules.weighted_gram(gram, weights)
+  info, _ = gram_rule.weights(gram, gram_rule.init(jnp.zeros(1)), key=key)
+  weights = jnp.where(mask, info.weights, 0).astype(norms.dtype)
+
+  def combined(x):
+    if gram_rule.selects_one:
+      return None, reductions.select(weights, x)
+    about = None if gram_rule.selects else center_of(x)
+    return None, reductions.combine(weights, x, about)
+
+  _, vector = over(combined)
+  return vector, info._replace(weights=weights, mask=mask)
+
+
+def _blocks(messages, split: Split, num_chunks: int) -> list[jax.Array]:
+  """For every group of leaves what is sent: `[num_chunks, k, p, width]`."""
+  leaves = jax.tree.leaves(messages)
+  p, blocks = _size(split.workers), []
+  for group in split.groups:
+    rows = [leaves[i].reshape(leaves[i].shape[0], -1) for i in group.leaves]
+    x = worker_sharded.own_copies(jnp.concatenate(rows, axis=1), group, split)
+    x = x.reshape(x.shape[0], p, -1)
+    padding = -x.shape[2] % num_chunks
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, padding)))
+    x = x.reshape(x.shape[0], p, num_chunks, -1)
+    blocks.append(jnp.moveaxis(x, 2, 0))
+  return blocks
+
+
+def _over_chunks(
+  blocks: list[jax.Array],
+  split: Split,
+  dtype: Any,
+  of_chunk: Callable[[jax.Array], tuple[Any, Any]],
+) -> tuple[Any, Any]:
+  """`of_chunk(x [n, width]) -> (to be added up, to be put together)`."""
+  total, parts = None, []
+  for group, block in zip(split.groups, blocks):
+
+    def owned(x):
+      x = layouts.to_coordinates(x.reshape(x.shape[0], -1), split.workers)
+      return of_chunk(x.astype(dtype))
+
+    def step(total, x, owned=owned):
+      added, part = owned(x)
+      return jax.tree.map(jnp.add, total, added), part
+
+    # The first stands outside of the loop, for the types of the carry.
+    first, part = owned(block[0])
+    if total is not None:
+      first = jax.tree.map(jnp.add, total, first)
+    total, others = lax.scan(step, first, block[1:])
+    if part is not None:
+      part = jnp.concatenate([part[None], others]).reshape(-1)[: group.width]
+      parts.append(part)
+  return total, jnp.concatenate(parts) if parts else None
+
+
+def _size(axes) -> int:
+  return math.prod(lax.axis_size(axis) for axis in axes)
