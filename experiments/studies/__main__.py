@@ -11,6 +11,7 @@ A killed study goes on to the same bits with `--output_dir=FOLDER --resume`.
 
 import pathlib
 import sys
+import time
 from types import ModuleType
 from typing import Any
 
@@ -122,7 +123,9 @@ def _run(of: ModuleType, config: Any, cells, folder, names: list[str]):
   program = study.name_of(of)
   output.open_folder(folder, {'program': program, **values})
   jobs = study.jobs(cells, config, FLAGS.checkpoint_seconds)
-  return queue.work(jobs, folder, 'rounds')
+  rows = queue.work(jobs, folder, 'rounds')
+  print(f'CPU time of this call: {time.process_time() / 60:.1f} minutes\n')
+  return rows
 
 
 def _say(of: ModuleType, rows, config: Any, folder: pathlib.Path) -> None:
