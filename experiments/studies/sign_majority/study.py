@@ -3,6 +3,8 @@ r"""signSGD with majority vote against sign inverters (Bernstein et al.).
   python -m experiments.studies sign_majority --check              # digits
   python -m experiments.studies sign_majority --dataset=mnist --data_dir=FOLDER
   python -m experiments.studies sign_majority --variant=quadratic --check
+  python -m experiments.studies sign_majority --variant=mnist --data_dir=FOLDER
+  python -m experiments.studies sign_majority --variant=cost --check
 
 Seven workers send the sign of their momentum, one bit per coordinate, packed;
 the server sends back the majority, packed. 0 to 4 of them lie: inverters send
@@ -10,8 +12,10 @@ the opposite of their own sign, random ones draw it, and omniscient ones vote
 against the honest majority wherever that decides. Attacks act on what has been
 encoded, and can only send signs. The mean of unpacked momenta is the control.
 
-The variant is the toy of the paper: a quadratic of 1000 coordinates, whose
-gradients have noise of variance one, and 27 workers without momentum.
+Variants: `quadratic` is the toy of the paper, 1000 coordinates, gradients with
+noise of variance one, 27 workers without momentum. `mnist` (module `tuned`) has
+signum, SGD and Adam, each at its own rate. `cost` (module `cost`) reads from
+programs what a round sends.
 """
 
 import dataclasses
@@ -26,6 +30,7 @@ from experiments.harness.cells import Cell, OwnCell, Rows
 from experiments.harness.settings import ImageSettings, option
 from experiments.reporting import pictures, tables
 from experiments.reporting.summary import Check, Claim, Summary, Table
+from experiments.studies.sign_majority import cost, tuned
 
 ATTACKS = {
   'invert': lambda: byzjax.sign_flip(own=True),
@@ -35,8 +40,18 @@ ATTACKS = {
 METHODS = ('vote', 'mean')
 METHOD = 'signSGD with majority vote'
 PAPER = 'Bernstein, Zhao, Azizzadenesheli, Anandkumar 2019, arXiv:1810.05291'
-PARTS = ('network', 'quadratic')
-VARIANTS = {'quadratic': {'parts': ('quadratic',)}}
+PARTS = ('network', 'quadratic', 'tuned', 'cost')
+VARIANTS = {
+  'quadratic': {'parts': ('quadratic',)},
+  'mnist': {
+    'parts': ('tuned',),
+    'dataset': 'mnist',
+    'model': 'cnn',
+    'rounds': 150,
+    'batch_size': 8,
+  },
+  'cost': {'parts': ('cost',)},
+}
 SIZE, HONEST = 1000, (1, 3, 9)
 SHARES = (0, 3, 6, 9, 11, 12, 13, 14)
 QUICK = {'rounds': 4}
@@ -51,7 +66,7 @@ class Settings(ImageSettings):
   learning_rate: float = option(1e-3, 'What a coordinate moves.', low=0)
   control_learning_rate: float = option(0.5, 'Of the mean.', low=0)
   momentum: float = option(0.9, 'Decay of worker momentum.')
-  parts: tuple[str, ...] = option(PARTS[:1], 'network, quadratic.')
+  parts: tuple[str, ...] = option(PARTS[:1], ', '.join(PARTS))
   quadratic_workers: int = option(27, 'n of the quadratic.', low=1)
   quadratic_rounds: int = option(6000, 'Rounds on the quadratic.', low=20)
   quadratic_rate: float = option(5e-3, 'What a coordinate moves there.', low=0)
@@ -74,6 +89,10 @@ def define(settings: Settings) -> list[Cell | OwnCell]:
   if 'quadratic' in settings.parts:
     cells += [quadratic_cell(settings, few, 0) for few in HONEST]
     cells += [quadratic_cell(settings, n, f) for f in SHARES]
+  if 'tuned' in settings.parts:
+    cells += tuned.define(settings)
+  if 'cost' in settings.parts:
+    cells += cost.define()
   return cells
 
 
@@ -149,7 +168,10 @@ def cell(settings: Settings, method: str, attack: str, f: int) -> Cell:
 
 
 def keep(rows: Rows, settings: Settings) -> Rows:
-  del settings
+  if settings.parts == ('tuned',):
+    return tuned.keep(rows, settings)
+  if settings.parts == ('cost',):
+    return rows
   if 'loss' in rows[0] and 'method' not in rows[0]:
     return tables.keep(rows, tail=5, curves=lambda row: row['seed'] == 0)
   return tables.keep(rows, metrics=('accuracy', 'bits_up', 'bits_down'))
@@ -158,6 +180,11 @@ def keep(rows: Rows, settings: Settings) -> Rows:
 def summarise(rows: Rows, settings: Settings) -> Summary:
   if settings.parts == ('quadratic',):
     return summarise_quadratic(rows, settings)
+  about = {'method': METHOD, 'paper': PAPER}
+  if settings.parts == ('tuned',):
+    return tuned.summarise(rows, settings, about)
+  if settings.parts == ('cost',):
+    return cost.summarise(rows, about)
   n = settings.num_workers
   minority, majority = (n - 1) // 2, (n + 1) // 2
   table = tables.Cells(
