@@ -138,17 +138,19 @@ def _scaled_ternary(name, prepare, scale_of) -> base.Codec:
     scale_bits = 8 * payload.scale.dtype.itemsize
     return scale_bits + bits.ternary_bits(payload.planes, num_coordinates)
 
-  def constrain(x, *, num_coordinates, axis_name=None):
-    # Ternary weights of Li, Zhang, Liu, 2016, arXiv:1605.04711: nearly the
-    # nearest, without a sort.
-    size = jnp.abs(x)
-    mean = reductions.psum(jnp.sum(size), axis_name) / num_coordinates
-    kept = size > 0.7 * mean
-    count = reductions.psum(jnp.sum(kept), axis_name)
-    total = reductions.psum(jnp.sum(jnp.where(kept, size, 0)), axis_name)
-    scale = total / jnp.maximum(count, 1)
-    return jnp.where(kept, scale * jnp.sign(x), 0)
-
   return base.Codec(
     optax.init_empty_state, encode, decode, bits_per_message, constrain, name
   )
+
+
+def constrain(x, *, num_coordinates, axis_name=None):
+  """A magnitude times -1, 0 and 1, near x: what an attacker can send."""
+  # Ternary weights of Li, Zhang, Liu, 2016, arXiv:1605.04711: nearly the
+  # nearest, without a sort.
+  size = jnp.abs(x)
+  mean = reductions.psum(jnp.sum(size), axis_name) / num_coordinates
+  kept = size > 0.7 * mean
+  count = reductions.psum(jnp.sum(kept), axis_name)
+  total = reductions.psum(jnp.sum(jnp.where(kept, size, 0)), axis_name)
+  scale = total / jnp.maximum(count, 1)
+  return jnp.where(kept, scale * jnp.sign(x), 0)

@@ -1,4 +1,4 @@
-"""Codecs of one bit per coordinate."""
+"""Codecs of signs: one bit per coordinate, or three values."""
 
 from typing import NamedTuple
 
@@ -7,27 +7,42 @@ import jax.numpy as jnp
 import optax
 
 from byzjax._src import base, bits, checks, draws, recipes, reductions
+from byzjax.compression import _qsgd
+
+_ZEROS = ('plus', 'abstain')
 
 
 class ScaledSigns(NamedTuple):
   """Signs and one number: the payload of `scaled_sign_codec`."""
 
-  words: jax.Array  # uint32[D / 32]
+  words: jax.Array  # uint32[D / 32], or [2, D / 32] where zeros abstain
   scale: jax.Array  # float[]
 
 
 @recipes.factory
-def sign_codec() -> base.Codec:
-  """One bit per coordinate: its sign.
+def sign_codec(*, zeros: str = 'plus') -> base.Codec:
+  """The sign of a coordinate: one bit, or three values.
 
-  `C(x)[j] = -1` if `x[j] < 0`, else +1: a zero and a NaN are sent as +1, as the
-  deployed code of the paper does. 32 coordinates in a row make one uint32, the
-  first in the lowest bit. (NumPy's sign has three values and would take more
-  than a bit.)
+  With `zeros='plus'`, the default, `C(x)[j] = -1` if `x[j] < 0`, else +1: a
+  zero and a NaN are sent as +1, as the deployed code of the paper does. 32
+  coordinates in a row make one uint32, the first in the lowest bit.
+
+  With `zeros='abstain'` it is the sign of NumPy, -1, 0 or +1, and a NaN is sent
+  as 0. Three values take more than a bit. `bits_per_message` counts the
+  positions of what is not zero in Golomb-Rice code and a bit for each sign, as
+  in `sparsign_codec`. `majority_vote(zeros='abstain')` does not count the
+  zeros. Where a model has units that are off and inputs that are always blank,
+  many gradients are exactly zero: as +1 they make coordinates drift.
+
+  Args:
+    zeros: 'plus' or 'abstain'.
 
   Returns:
-    A `Codec` without state or draws: float[D] to uint32[D / 32]; exactly d bits
-    per message.
+    A `Codec` without state or draws: float[D] to uint32[D / 32], exactly d bits
+    per message; where zeros abstain float[D] to uint32[2, D / 32].
+
+  Raises:
+    ValueError: if `zeros` is neither.
 
   References:
     Bernstein, Zhao, Azizzadenesheli, Anandkumar, 2019, arXiv:1810.05291.
@@ -39,20 +54,30 @@ def sign_codec() -> base.Codec:
     >>> payload, _ = codec.encode(x, codec.init(x), None, num_coordinates=3)
     >>> print(payload, codec.decode(payload)[:3])
     [1] [-1.  1.  1.]
+    >>> codec = byzjax.sign_codec(zeros='abstain')
+    >>> payload, _ = codec.encode(x, codec.init(x), None, num_coordinates=3)
+    >>> print(codec.decode(payload)[:3])
+    [-1.  0.  1.]
   """
+  checks.check_choice('sign_codec', 'zeros', zeros, _ZEROS)
+  plus = zeros == 'plus'
 
   def encode(x, state, key=None, *, num_coordinates, axis_name=None):
     del key, num_coordinates, axis_name
-    return bits.pack(x < 0), state
+    return bits.pack(x < 0) if plus else bits.pack_ternary(x), state
+
+  def constrain(x, *, num_coordinates, axis_name=None):
+    del num_coordinates, axis_name
+    return jnp.where(jnp.isnan(x), 0, jnp.sign(x))
 
   return base.Codec(
     optax.init_empty_state,
     encode,
-    _signs,
-    _one_bit_each,
-    _constrain_to_signs,
+    _signs if plus else bits.unpack_ternary,
+    _one_bit_each if plus else bits.ternary_bits,
+    _constrain_to_signs if plus else constrain,
     'sign_codec',
-    packs_signs=True,
+    packs_signs=plus,
   )
 
 
@@ -60,9 +85,10 @@ def sign_codec() -> base.Codec:
 def noisy_sign_codec(*, std: base.Scalar) -> base.Codec:
   """One bit per coordinate: the sign after noise is added.
 
-  `C(x)[j] = sign(x[j] + std n[j])` with n[j] ~ N(0, 1), and +1 for zero and
-  NaN. The probability of +1 grows with x[j] smoothly, so the mean of many such
-  messages tells the size of x where it is below std.
+  `C(x)[j] = sign(x[j] + std n[j])` with n[j] ~ N(0, 1), and +1 for NaN. A zero
+  is sent as +1 or -1, each half of the time (as +1 if std is 0). The
+  probability of +1 grows with x[j] smoothly, so the mean of many such messages
+  tells the size of x where it is below std.
 
   Args:
     std: standard deviation of the noise, >= 0; may be traced.
@@ -105,20 +131,34 @@ def noisy_sign_codec(*, std: base.Scalar) -> base.Codec:
 
 
 @recipes.factory
-def scaled_sign_codec() -> base.Codec:
+def scaled_sign_codec(*, zeros: str = 'plus') -> base.Codec:
   """Signs times the mean size of a coordinate.
 
-  `C(x) = (|x|_1 / d) sign(x)`, with +1 for the sign of zero; an
-  alpha-approximate compressor with `alpha = |x|_1^2 / (d |x|_2^2)`, which is
-  what `error_feedback` asks for. A message with a NaN or inf has
-  a scale that is not finite, and is masked by the server whole.
+  With `zeros='plus'`, the default, `C(x) = (|x|_1 / d) sign(x)`, with +1 for
+  the sign of zero; an alpha-approximate compressor with `alpha = |x|_1^2 / (d
+  |x|_2^2)`, which is what `error_feedback` asks for.
+
+  With `zeros='abstain'` a zero stays zero, and the others have the mean size of
+  the k of them: `C(x) = (|x|_1 / k) sign(x)`, `alpha = |x|_1^2 / (k |x|_2^2)`.
+  This takes more than a bit per coordinate, see `sign_codec`.
+
+  A message with a NaN or inf has a scale that is not finite, and is masked by
+  the server whole.
+
+  Args:
+    zeros: 'plus' or 'abstain'.
 
   Returns:
     A `Codec` without state or draws: float[D] to uint32[D / 32] and one number;
-    d + 32 bits per message (d + 64 for float64).
+    d + 32 bits per message (d + 64 for float64). Where zeros abstain the words
+    are uint32[2, D / 32].
+
+  Raises:
+    ValueError: if `zeros` is neither.
 
   References:
-    Karimireddy, Rebjock, Stich, Jaggi, 2019, arXiv:1901.09847.
+    Karimireddy, Rebjock, Stich, Jaggi, 2019, arXiv:1901.09847. The form for
+    `zeros='abstain'` is ours.
 
   Example:
     >>> import byzjax, jax.numpy as jnp
@@ -128,18 +168,30 @@ def scaled_sign_codec() -> base.Codec:
     >>> print(codec.decode(payload)[:3])
     [-3.  3.  3.]
   """
+  checks.check_choice('scaled_sign_codec', 'zeros', zeros, _ZEROS)
+  plus = zeros == 'plus'
 
   def scale_of(x, num_coordinates, axis_name):
-    return reductions.psum(jnp.sum(jnp.abs(x)), axis_name) / num_coordinates
+    total = reductions.psum(jnp.sum(jnp.abs(x)), axis_name)
+    if plus:
+      return total / num_coordinates
+    count = reductions.psum(jnp.count_nonzero(x), axis_name)
+    return total / jnp.maximum(count, 1)
 
   def encode(x, state, key=None, *, num_coordinates, axis_name=None):
     del key
     scale = scale_of(x, num_coordinates, axis_name)
-    return ScaledSigns(bits.pack(x < 0), scale), state
+    words = bits.pack(x < 0) if plus else bits.pack_ternary(x)
+    return ScaledSigns(words, scale), state
+
+  def decode(payload):
+    signs = _signs if plus else bits.unpack_ternary
+    return payload.scale * signs(payload.words)
 
   def bits_per_message(payload, num_coordinates):
+    count = _one_bit_each if plus else bits.ternary_bits
     scale_bits = 8 * payload.scale.dtype.itemsize
-    return jnp.asarray(num_coordinates + scale_bits, jnp.float32)
+    return scale_bits + count(payload.words, num_coordinates)
 
   def constrain(x, *, num_coordinates, axis_name=None):
     scale = scale_of(x, num_coordinates, axis_name)
@@ -148,9 +200,9 @@ def scaled_sign_codec() -> base.Codec:
   return base.Codec(
     optax.init_empty_state,
     encode,
-    lambda payload: payload.scale * _signs(payload.words),
+    decode,
     bits_per_message,
-    constrain,
+    constrain if plus else _qsgd.constrain,
     'scaled_sign_codec',
   )
 

@@ -138,6 +138,28 @@ def test_signs_of_numbers_zeros_and_nan(name):
   np.testing.assert_array_equal(special, [1, -1, 1, -1])
 
 
+def test_zeros_that_abstain():
+  x = vector(D)
+  assert (x == 0).any()
+  np.testing.assert_array_equal(send(CODECS['sign_abstain'], x)[0], np.sign(x))
+  size = np.abs(np.float64(x[x != 0])).mean()
+  scaled = CODECS['scaled_sign_abstain']
+  np.testing.assert_allclose(send(scaled, x)[0], size * np.sign(x), 1e-5)
+  assert not send(scaled, np.zeros(D, np.float32))[0].any()
+  special = send(CODECS['sign_abstain'], [np.nan, -np.inf, np.inf, -0.0])[0]
+  np.testing.assert_array_equal(special, [0, -1, 1, 0])
+
+
+def test_a_sign_of_three_values_costs_what_sparsign_costs():
+  x = vector(D)
+  sparse = byzjax.sparsign_codec(budget=1e30)
+  cost = {}
+  for name, codec in (CODECS | {'sparse': sparse}).items():
+    cost[name] = float(codec.bits_per_message(send(codec, x)[1], D))
+  assert cost['sign'] == D < cost['sign_abstain'] == cost['sparse']
+  assert cost['scaled_sign_abstain'] == cost['sparse'] + 32
+
+
 def test_signs_ignore_positive_factors():
   x, factors = vector(D), np.exp(vector(D, seed=3).clip(-5, 5))
   expected = send(CODECS['sign'], x)[1]
@@ -162,7 +184,8 @@ def test_a_message_that_is_not_finite_is_seen_by_the_server():
   for bad in (np.nan, np.inf):
     x = vector(D)
     x[5] = bad
-    assert not np.isfinite(send(CODECS['scaled_sign'], x)[0]).any()
+    for name in ('scaled_sign', 'scaled_sign_abstain'):
+      assert not np.isfinite(send(CODECS[name], x)[0]).any()
     assert not np.isfinite(send(CODECS['top_k'], x)[0]).all()
 
 
@@ -269,15 +292,20 @@ def test_what_an_attacker_can_send():
     return CODECS[name].constrain(pad(x), num_coordinates=len(x))[: len(x)]
 
   np.testing.assert_array_equal(sent('sign', x), [1, -1, 1, 1])
-  np.testing.assert_array_equal(sent('sparsign', x), [1, -1, 0, 0])
+  for name in ('sparsign', 'sign_abstain'):
+    np.testing.assert_array_equal(sent(name, x), [1, -1, 0, 0])
   expected = 5.2 / 3 * np.array([1, -1, 1])
   np.testing.assert_allclose(sent('scaled_sign', x[:3]), expected, 1e-6)
-  np.testing.assert_array_equal(sent('qsgd_l2', x[:3]), [0, -5, 0])
+  for name in ('qsgd_l2', 'scaled_sign_abstain'):
+    np.testing.assert_array_equal(sent(name, x[:3]), [0, -5, 0])
 
 
 def test_refusals():
   with pytest.raises(ValueError, match="'l2' or 'linf', got 'l1'"):
     byzjax.qsgd_codec(norm='l1')
+  for factory in (byzjax.sign_codec, byzjax.scaled_sign_codec):
+    with pytest.raises(ValueError, match="plus, abstain, got 'minus'"):
+      factory(zeros='minus')
   with pytest.raises(ValueError, match='std >= 0'):
     byzjax.noisy_sign_codec(std=-0.1)
   with pytest.raises(ValueError, match='clip > 0'):
@@ -291,7 +319,9 @@ def test_refusals():
 # Error feedback.
 
 
-@pytest.mark.parametrize('name', ['scaled_sign', 'top_k', 'sparsign'])
+@pytest.mark.parametrize(
+  'name', ['scaled_sign', 'scaled_sign_abstain', 'top_k', 'sparsign']
+)
 def test_the_residual_is_what_was_not_sent(name):
   codec = byzjax.error_feedback(CODECS[name])
   state, total, arrived = None, np.zeros(D), np.zeros(D)

@@ -12,6 +12,8 @@ CODECS = {
   'sign': byzjax.sign_codec(),
   'noisy_sign': byzjax.noisy_sign_codec(std=0.3),
   'scaled_sign': byzjax.scaled_sign_codec(),
+  'sign_abstain': byzjax.sign_codec(zeros='abstain'),
+  'scaled_sign_abstain': byzjax.scaled_sign_codec(zeros='abstain'),
   'sparsign': byzjax.sparsign_codec(budget=0.4),
   'qsgd_l2': byzjax.qsgd_codec(norm='l2'),
   'qsgd_linf': byzjax.qsgd_codec(norm='linf'),

@@ -1,13 +1,16 @@
 r"""Magnitude-aware sparsified signs on heterogeneous data (Jin et al.).
 
   python -m experiments.studies magnitude_sign --check            # digits
-  python -m experiments.studies magnitude_sign --dataset=fashion_mnist \
+  python -m experiments.studies magnitude_sign --variant=fashion_mnist \
       --data_dir=FOLDER
 
 sparsign sends the sign of a coordinate with a probability that grows with its
 size: a vote on such messages follows the sum of gradients, where a vote on
 signs follows the number of workers. Server error feedback keeps what the way
 down loses. The learning rate is the best of three on a validation split.
+
+The variant counts rounds and bits to a test accuracy, with both signs of zero;
+see target.py.
 """
 
 import dataclasses
@@ -23,14 +26,26 @@ from experiments.harness.cells import Cell, Rows
 from experiments.harness.settings import ImageSettings, option
 from experiments.reporting import palette, pictures, tables
 from experiments.reporting.summary import Check, Claim, Summary, Table
+from experiments.studies.magnitude_sign import target
+from experiments.studies.magnitude_sign.target import PAPER
 
-PAPER = 'Jin, He, Zhong, Zhang, Quek, Dai 2023, arXiv:2302.09634'
+PARTS = ('end', 'target')
 QUICK = {'num_workers': 10, 'rounds': 4, 'factors': (1.0,)}
 QUICK_CELLS = ('uncompressed, 0.2',)
+VARIANTS = {
+  'fashion_mnist': {
+    'part': 'target',
+    'dataset': 'fashion_mnist',
+    'num_workers': 100,
+    'batch_size': 32,
+    'rounds': 120,
+  },
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(ImageSettings):
+  part: str = option(PARTS[0], 'end; target: rounds and bits to an accuracy.')
   num_workers: int = option(40, 'n.', low=1)
   alpha: float = option(0.1, 'Of the Dirichlet distribution.', low=0)
   rounds: int = option(300, 'Rounds of training.', low=1)
@@ -39,6 +54,15 @@ class Settings(ImageSettings):
   num_kept: int = option(24, 'Coordinates that top-k keeps of 2410.', low=1)
   factors: tuple[float, ...] = option((0.3, 1.0, 3.0), 'Of learning rates.')
   participation: tuple[float, ...] = option((1.0, 0.2), 'Shares of workers.')
+  target: float = option(0.74, 'Test accuracy, in part target.', low=0)
+  local_taus: tuple[int, ...] = option((5, 10), 'tau, in part target.')
+  local_rounds: int = option(30, 'With local steps, in part target.', low=1)
+  times_rounds: int = option(
+    3, 'So many times the rounds if few take part, in part target.', low=1
+  )
+  num_evals: int = option(
+    60, 'Of runs without local steps, in part target.', low=1
+  )
 
 
 class Method(NamedTuple):
@@ -83,6 +107,10 @@ def methods(settings: Settings) -> dict[str, Method]:
 
 
 def define(settings: Settings) -> list[Cell]:
+  if settings.part not in PARTS:
+    raise ValueError(f'--part: {settings.part} is none of {PARTS}')
+  if settings.part == 'target':
+    return target.define(settings)
   return [
     cell(settings, name, method, share)
     for share in settings.participation
@@ -134,12 +162,16 @@ def cell(settings: Settings, name: str, method: Method, share: float) -> Cell:
 
 def keep(rows: Rows, settings: Settings) -> Rows:
   """Accuracy at the end, bits of the whole run."""
+  if settings.part == 'target':
+    return target.keep(rows, settings)
   last = tables.keep(rows, metrics=('accuracy', 'validation_accuracy'))
   whole = tables.keep(rows, tail=settings.rounds, metrics=('bits_up',))
   return [{**a, 'bits_up': b['bits_up']} for a, b in zip(last, whole)]
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
+  if settings.part == 'target':
+    return target.summarise(rows, settings)
   table, bits = tables.Cells(), tables.Cells()
   for (name, share), runs in tables.split_by(rows, 'method', 'participation'):
     best = tables.tuned(runs, 'learning_rate')
