@@ -4,7 +4,18 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint docs bench dist check-dist clean
+.PHONY: help run test slow lint docs bench dist check-dist clean
+
+help:
+	@echo 'make run         trains the demonstration; ARGS="..." adds flags'
+	@echo 'make test        ruff, mypy, the documentation, all tests but slow ones'
+	@echo 'make slow        the slow tests: hours'
+	@echo 'make lint        ruff and mypy'
+	@echo 'make docs        the documentation, into docs/_build/html'
+	@echo 'make bench       all benchmarks'
+	@echo 'make dist        wheel and source archive, into dist/'
+	@echo 'make check-dist  both, tried in an empty environment'
+	@echo 'make clean       removes .venv and what was built'
 
 run: $(READY)
 	$(BIN)/python -m experiments.train $(ARGS)
@@ -12,6 +23,9 @@ run: $(READY)
 # Whole files go to one of two processes: what a file compiles it uses again.
 test: $(READY) lint docs
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+
+slow: $(READY)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile -m slow $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
