@@ -54,6 +54,9 @@ GROUPS = {
   'transforms': Group('transforms'),
   'gradients': Group('gradients', names=('GradientEstimator',)),
   'rounds': Group('rounds', byzjax.Round),
+  'own_rounds': Group(
+    names=('from_work', 'Work', 'WorkerOutput', 'WorkContext', 'Cohort')
+  ),
   'schedules': Group('rounds'),
   'sharding': Group(
     names=('robust_reduce', 'worker_sharded', 'WorkerShardedState')

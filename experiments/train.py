@@ -15,6 +15,7 @@ checkpoints. A killed run goes on to the same bits with `--output_dir=FOLDER
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import sys
 import time
@@ -31,9 +32,11 @@ from experiments.harness import (
   distributed,
   lock,
   loop,
+  methods,
   output,
   programs,
   resume,
+  run_arguments,
   settings,
   specs,
 )
@@ -85,12 +88,23 @@ class Settings(ImageSettings):
     'The rule, or several separated by semicolons:'
     f' {specs.describe(specs.AGGREGATORS)}.',
   )
+  method: str = option(
+    'robust',
+    f'How workers train: {specs.describe(methods.METHODS)}. robust sends'
+    ' gradients; asynchronous methods count messages as rounds.',
+  )
   num_local_steps: int = option(
-    0,
-    'Steps of SGD that each worker takes in a round, with'
-    ' --local_learning_rate; what it sends is how far it came, and'
-    ' --learning_rate=1 averages that. 0: workers send gradients.',
-    low=0,
+    0, 'Steps between two messages, of methods that have some.', low=0
+  )
+  codec: str = option(
+    'none', f'How messages are sent: {specs.describe(specs.CODECS)}.'
+  )
+  server_codec: str = option('none', 'The same of the aggregate.')
+  topology: str = option(
+    'ring', f'Of gossip: {specs.describe(specs.TOPOLOGIES)}.'
+  )
+  speeds: str = option(
+    '1', 'Seconds of a job, worker by worker and over again: 1,1,5.'
   )
   local_learning_rate: float = option(
     0.1, 'Of the steps that workers take.', low=0
@@ -136,83 +150,29 @@ class Settings(ImageSettings):
 
 
 def cell_of(config: Settings, mesh: jax.sharding.Mesh | None = None) -> Cell:
-  """The run of one rule: what workers, attackers and the server do."""
-  if config.num_participants and not config.num_local_steps:
-    raise ValueError('--num_participants needs --num_local_steps')
-  if config.augment and config.num_local_steps:
-    raise ValueError('--augment is for gradients, not for --num_local_steps')
+  """The run of one rule: what workers, attackers and the server do.
+
+  Raises:
+    ValueError: if a flag is not for the method of the run.
+  """
+  name = run_arguments.check(config)
+  steps = max(config.num_local_steps, 1)
 
   def make_round(task, key):
-    aggregator = specs.aggregator(
-      config.aggregator, config.pre_aggregators, config.num_byzantine
-    )
-    attack = attack_of(config, aggregator, task.num_classes)
-    shared = {
-      'needs_key': task.needs_key,
-      'num_workers': config.num_workers,
-      'worker': byzjax.worker_momentum(config.momentum),
-      'attack': attack,
-      'byzantine': byzantine_of(config, attack, key),
-      'aggregator': aggregator,
-      'optimizer': specs.optimizer(
-        config.optimizer,
-        config.schedule,
-        config.learning_rate,
-        config.schedule_rounds or config.rounds,
-      ),
-      'worker_map': specs.worker_map(config.model, config.worker_map),
-      'mesh': mesh,
-    }
-    if not config.num_local_steps:
-      return byzjax.robust_round(task.loss_fn, **shared)
-    return byzjax.fed_opt(
-      task.loss_fn,
-      learning_rate=config.local_learning_rate,
-      num_local_steps=config.num_local_steps,
-      participation=config.num_participants,
-      sampler=data.local_sampler(
-        task.images,
-        task.labels,
-        batch_size=config.batch_size,
-        scale=task.scale,
-      ),
-      **shared,
-    )
+    arguments = run_arguments.make(config, task, key, mesh)
+    return methods.build(config.method, arguments)
 
   return Cell(
     labels={},
     make_round=make_round,
     num_workers=config.num_workers,
     rounds=config.rounds,
-    batch_size=config.batch_size,
+    batch_size=config.batch_size * (steps if name in methods.CORRECTED else 1),
     partition=config.partition,
-    is_local=config.num_local_steps > 0,
+    is_local=methods.takes_examples(name),
+    model_of=functools.partial(methods.model_of, name),
     metrics=metrics,
   )
-
-
-def attack_of(
-  config: Settings, aggregator: byzjax.Aggregator, num_classes: int
-) -> Any:
-  """The attack behind its searches, which hold the rule."""
-  attack = specs.build(
-    'attack',
-    config.attack,
-    specs.ATTACKS,
-    defaults={'num_classes': num_classes},
-  )
-  for search in specs.split_top(config.search, ','):
-    attack = specs.build('search', search, specs.SEARCHES, attack, aggregator)
-  return attack
-
-
-def byzantine_of(config: Settings, attack: Any, key: jax.Array) -> Any:
-  """Who attacks: nobody if there is no attack."""
-  if attack is None:
-    return 0
-  if not config.redraw_byzantine:
-    return config.num_byzantine
-  return byzjax.random_byzantine(config.num_workers, config.num_byzantine, key)
 
 
 def metrics(state, info: byzjax.RoundInfo) -> dict[str, jax.Array]:

@@ -14,14 +14,14 @@ GUIDES = sorted((DOCS / 'guides').glob('*.md'))
 PAGES = [DOCS / 'index.md', *GUIDES]
 
 
-def _load_groups():
-  spec = importlib.util.spec_from_file_location('groups', DOCS / 'groups.py')
+def _load(name):
+  spec = importlib.util.spec_from_file_location(name, DOCS / f'{name}.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
 
 
-groups = _load_groups()
+groups, features = _load('groups'), _load('features')
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
@@ -99,3 +99,7 @@ def test_every_study_is_in_the_guide():
   places = [page.relative_to(markdown.ROOT) for page in pages]
   assert len(places) > 20
   assert [str(place) for place in places if f'/{place})' not in text] == []
+
+
+def test_the_table_of_features_is_that_of_the_signatures():
+  assert features.page(features.PAGE.read_text()) == features.PAGE.read_text()

@@ -44,6 +44,13 @@ def rule_once(rule):
   return jax.eval_shape(once, _messages())
 
 
+def trusting_once(rule):
+  def once(x):
+    return rule.update(x, rule.init(x[0]), trusted=x[0])[0]
+
+  return jax.eval_shape(once, _messages())
+
+
 def stage_once(stage):
   def once(x):
     return stage.apply(x, stage.init(x[0]), key=jax.random.key(0))[0]
@@ -76,6 +83,18 @@ def data_attack_once(attack):
     return attack((x, labels), jnp.arange(N) < 2, jax.random.key(0))
 
   return jax.eval_shape(once, _messages())
+
+
+def poison_once(attack):
+  def once(images):
+    labels = jnp.zeros((N, 2), int)
+    return attack((images, labels), jnp.arange(N) < 2, jax.random.key(0))
+
+  return jax.eval_shape(once, jax.ShapeDtypeStruct((N, 2, 8, 8, 1), 'float32'))
+
+
+def on_images(trigger):
+  jax.eval_shape(trigger, jax.ShapeDtypeStruct((2, 16, 16, 1), 'float32'))
 
 
 def codec_once(codec):
@@ -136,8 +155,11 @@ RULES = {
   'coordinate_median': {},
   'covariance_filter': F,
   'divide_and_conquer': F,
+  'faba': F,
   'from_column': {'column_fn': lambda column: column[0]},
   'from_weights': {'weights_fn': lambda gram: gram.mask / N},
+  'flame': {},
+  'fools_gold': {'num_workers': N},
   'geometric_median': {},
   'hierarchical': {
     'rule': byzjax.mean(),
@@ -152,6 +174,8 @@ RULES = {
   'monna': {'reference_worker': 0, **F},
   'multi_krum': F,
   'phocas': F,
+  'sequential_centered_clipping': {'radius': 1.0},
+  'sign_guard': {'fraction': 1.0},
   'smallest_max_eigenvalue_averaging': F,
   'trimmed_mean': F,
 }
@@ -176,6 +200,8 @@ ATTACKS = {
   'mimic': {},
   'min_max': {},
   'min_sum': {},
+  'model_replacement': {'scale': 2.0},
+  'neurotoxin': {},
   'random_signs': {},
   'relocated_orthogonal_perturbation': {},
   'replay': {'delay': 2, 'num_workers': N},
@@ -201,10 +227,37 @@ CALLS = {
   'cap_weights': Call({'weights': jnp.ones(3), 'max_share': 0.5}),
   'detox': Call({'group_size': 1, 'rule': byzjax.mean()}, rule_once),
   'diagnose': Call({'aggregator': byzjax.mean(), 'messages': jnp.ones((N, D))}),
+  'fl_trust': Call({}, trusting_once),
+  'gas': Call({'rule': byzjax.mean(), **F}, rule_once),
   'group_vote': Call({'group_size': 1}, stage_once),
   'label_flip': Call({'num_classes': 3}, data_attack_once),
+  'label_poison': Call({'num_classes': 3}, data_attack_once),
+  'backdoor': Call(
+    {'trigger': byzjax.patch_trigger(), 'target': 1}, poison_once
+  ),
+  'edge_case': Call(
+    {'pool': jnp.zeros([3, 8, 8, 1]), 'target': 1}, poison_once
+  ),
+  'patch_trigger': Call({}, on_images),
+  'distributed_trigger': Call({}, on_images),
+  'blended_trigger': Call({}, on_images),
+  'joint_attack': Call(
+    {
+      'data_attack': byzjax.label_flip(3),
+      'message_attack': byzjax.model_replacement(scale=2.0),
+    },
+    data_attack_once,
+  ),
   'worker_sharded': Call({'aggregator': byzjax.mean(), 'axis_name': 'workers'}),
   # Transforms.
+  'guard': Call(
+    {
+      'optimizer': optax.sgd(0.1),
+      'rule': byzjax.mean(),
+      'num_microbatches': N,
+    },
+    on_messages,
+  ),
   'average_iterates': Call({}, on_params),
   'by_sender': Call({'tx': optax.trace(0.9), 'num_workers': N}, arrival),
   'byz_sgdm': Call(

@@ -69,6 +69,18 @@ def squares(params, batch):
   return jnp.sum((params - batch.reshape(-1, D).mean(axis=0)) ** 2)
 
 
+def nothing_but_batches(params, batch, rows, keys, *, context, exchange):
+  """A work whose messages are the first numbers of its batch."""
+  return byzjax.WorkerOutput(
+    jnp.zeros(len(keys)),
+    batch.reshape(len(keys), -1)[:, :D],
+    rows,
+    context.shared,
+    context.auxiliary,
+  )
+
+
+WORK = byzjax.Work(lambda params, n: (), nothing_but_batches)
 RATE = {'learning_rate': 0.1}
 SGD = optax.sgd(0.1)
 ROUND = {'loss_fn': squares, 'num_workers': N}
@@ -82,8 +94,15 @@ ROUNDS = {
     **ROUND, 'local_optimizer': SGD, 'num_local_steps': STEPS
   },
   'fed_avg': LOCAL,
+  'fed_dyn': {**ROUND, **RATE, 'alpha': 0.1},
   'fed_opt': {**LOCAL, 'optimizer': SGD},
   'fed_prox': {**LOCAL, 'mu': 0.1},
+  'from_work': {
+    'work': WORK,
+    'num_workers': N,
+    'aggregator': byzjax.mean(),
+    'optimizer': SGD,
+  },
   'gossip_round': {'loss_fn': squares, 'topology': RING, 'optimizer': SGD},
   'local_round': {
     **ROUND,
@@ -94,6 +113,7 @@ ROUNDS = {
   },
   'parle': {**LOCAL, 'gamma': 0.1, 'rho': 0.1},
   'robust_round': {**ROUND, 'aggregator': byzjax.mean(), 'optimizer': SGD},
+  'scaffold': {**ROUND, **RATE},
 }  # fmt: skip
 X = np.array([[1.0, 2.0, 1.0], [-1.0, 1.0, 1.0], [0.5, -1.0, 1.0]])
 Y = np.array([1.0, -1.0, 1.0])
@@ -171,6 +191,16 @@ CALLS = {
   ),
   'worst_case_byzantine': Call(GROUPS),
   # Analysis.
+  'analysis.attack_success_rate': Call(
+    {
+      'logits_fn': lambda params, images: images[:, 0, :, 0],
+      'params': jnp.zeros([]),
+      'images': jnp.zeros([2, 8, 8, 1]),
+      'labels': jnp.zeros([2], int),
+      'trigger': byzjax.patch_trigger(),
+      'target': 1,
+    }
+  ),
   'analysis.breakdown_point': Call(
     {**SEARCH, 'num_draws': 1}
   ),

@@ -18,6 +18,7 @@ NOT_CALLED = {
   'asynchrony.read_trace': 'reads a file; tests/asynchrony checks it',
   'pre_aggregate': 'takes any number of stages: see stages_test.py',
   'replicas': 'takes the state of a round',
+  'robust_reduce': 'takes arrays on a mesh; robust_reduce_test.py checks it',
   **dict.fromkeys(
     [
       'sanitize', 'squared_distances', 'stack', 'analysis.drop_units',
@@ -47,7 +48,10 @@ NOT_CALLED = {
 ZERO_COUNTS: dict[str, set[str] | None] = {
   'byzantine': None,
   'ddof': None,
+  'gap': None,
+  'image': None,
   'label': None,
+  'margin': None,
   'num_byzantine': None,
   'num_mixed': None,
   'num_perturbations': None,
@@ -56,6 +60,8 @@ ZERO_COUNTS: dict[str, set[str] | None] = {
   'padding': None,
   'reference_worker': None,
   'seed': None,
+  'source': None,
+  'target': None,
   'warmup_local_steps': None,
   'warmup_steps': None,
   'worker': None,
@@ -77,6 +83,8 @@ ZERO_COUNTS: dict[str, set[str] | None] = {
 NONZERO: dict[str, set[str] | None] = {
   'alpha': {'mixup', 'dirichlet_by_class', 'dirichlet_by_worker'},
   'concentration': None,
+  'confidence': {'fools_gold'},
+  'fraction': {'sign_guard'},
   'gamma': {'scale_by_delta_sgd', 'wasserstein', 'wasserstein_inputs'},
   'initial_step_size': None,
   'lower_bound': None,
@@ -112,7 +120,10 @@ FREE: dict[Any, tuple[str, ...]] = {
   'axis_name': ("'x'",),
   'coordinate_axes': ("'x'",),
   # From the end of a tuple, or the key of a mapping.
-  ('label_flip', 'label'): ("'x'", '-2'),
+  'image': ("'x'", '-2'),
+  'label': ("'x'", '-2'),
+  ('patch_trigger', 'value'): _EITHER_SIGN,
+  ('distributed_trigger', 'value'): _EITHER_SIGN,
 }
 
 

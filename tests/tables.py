@@ -8,9 +8,11 @@ row to the file of its kind.
 from tests import (
   attack_rows,
   coordinate_rows,
+  defence_rows,
   filter_rows,
   rule_rows,
   subset_rows,
+  trust_rows,
 )
 from tests.claims import (
   NUM_WORKERS,
@@ -42,6 +44,8 @@ RULES = (
   + coordinate_rows.RULES
   + subset_rows.RULES
   + filter_rows.RULES
+  + trust_rows.RULES
+  + defence_rows.RULES
 )
 RULE = {rule.name: rule for rule in RULES}
 ATTACKS = attack_rows.ATTACKS

@@ -41,6 +41,7 @@ State: TypeAlias = ArrayTree
 Scalar: TypeAlias = float | jax.Array  # a real number, maybe traced
 AxisName = str | tuple[str, ...] | None
 ByzantineSchedule = Callable[[jax.Array], jax.Array]  # step -> bool[n]
+BatchSchedule = Callable[[jax.Array], ArrayTree]  # step -> batch
 WeightSchedule = Callable[[jax.Array], jax.Array]  # step -> float[n]
 Payload = codec_type.Payload  # what goes over the wire
 
@@ -317,7 +318,10 @@ class DataAttack(Protocol):
   """What the Byzantine workers compute on, before any gradient.
 
   `(batch, is_byzantine bool[n], key) -> batch` with the Byzantine slices of the
-  leaves `[n, ...]` replaced.
+  leaves `[n, ...]` replaced. One that has the keyword `rank` is told int32[n],
+  the number of each attacker among those of the round and -1 for others, and
+  one that has the keyword `params` the parameters that the server sent (None
+  where there is no server).
   """
 
   def __call__(

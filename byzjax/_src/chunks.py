@@ -15,12 +15,12 @@ from byzjax._src import (
   flat,
   layouts,
   nonfinite,
+  ownership,
   reductions,
   rules,
-  worker_sharded,
 )
 
-Split = worker_sharded.Split
+Split = ownership.Split
 
 
 def check(
@@ -44,8 +44,8 @@ def check(
 
 def chunked(
   rule: base.Aggregator,
-  workers: worker_sharded.Axes,
-  others: worker_sharded.Axes,
+  workers: ownership.Axes,
+  others: ownership.Axes,
   num_chunks: int,
 ) -> base.Aggregator:
   """`worker_sharded(rule, workers)` with less memory and more steps.
@@ -60,7 +60,7 @@ def chunked(
   ):
     del params, told
     rows = jax.tree.map(lambda x: x[0], messages)
-    split = worker_sharded.split_of(rows, workers, others)
+    split = ownership.split_of(rows, workers, others)
     layout = flat.row_layout(rows)
     blocks = _blocks(messages, split, num_chunks)
     n = jax.tree.leaves(messages)[0].shape[0] * _size(workers)
@@ -72,7 +72,7 @@ def chunked(
       vector, info = _by_coordinate(rule, over, weights, workers + others)
     else:
       vector, info = _by_weights(rule, over, weights, key, workers + others)
-    return worker_sharded.from_owners(vector, rows, split), state, info
+    return ownership.from_owners(vector, rows, split), state, info
 
   return base.Aggregator(lambda params: (), inspect, name=rule.name)
 
@@ -122,7 +122,7 @@ def _blocks(messages, split: Split, num_chunks: int) -> list[jax.Array]:
   p, blocks = _size(split.workers), []
   for group in split.groups:
     rows = [leaves[i].reshape(leaves[i].shape[0], -1) for i in group.leaves]
-    x = worker_sharded.own_copies(jnp.concatenate(rows, axis=1), group, split)
+    x = ownership.own_copies(jnp.concatenate(rows, axis=1), group, split)
     x = x.reshape(x.shape[0], p, -1)
     padding = -x.shape[2] % num_chunks
     x = jnp.pad(x, ((0, 0), (0, 0), (0, padding)))

@@ -9,7 +9,9 @@ import optax
 from byzjax._src import base
 
 
-def as_aggregator(name: str, rule: Any) -> base.Aggregator:
+def as_aggregator(
+  name: str, rule: Any, argument: str = 'aggregator'
+) -> base.Aggregator:
   """The rule, or what an optax wrapper such as `inject_hyperparams` made of it.
 
   A wrapper that hands messages and aggregate through as they are is taken for a
@@ -24,7 +26,7 @@ def as_aggregator(name: str, rule: Any) -> base.Aggregator:
     state = jax.eval_shape(rule.init, jnp.zeros(1))
   if not hasattr(state, 'hyperparams'):
     raise ValueError(
-      f'{name} needs aggregator to be an Aggregator (put optax transforms'
+      f'{name} needs {argument} to be an Aggregator (put optax transforms'
       f' behind it, in optimizer), got {type(rule).__name__}'
     )
 
@@ -35,7 +37,7 @@ def as_aggregator(name: str, rule: Any) -> base.Aggregator:
     )
     if len(seen) != 1 or not _same(seen[0][:2], (messages, aggregate)):
       raise ValueError(
-        f'{name} needs aggregator to be a rule, or'
+        f'{name} needs {argument} to be a rule, or'
         ' optax.inject_hyperparams(rule)(...), and nothing around it, got'
         ' a transform of another kind (put optax transforms behind the rule,'
         ' in optimizer)'

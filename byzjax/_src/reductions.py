@@ -90,10 +90,25 @@ def finite_rows(
 def _zero_or_nan(rows: Rows) -> jax.Array:
   # Zero times a finite number is zero, and NaN otherwise. A dot product runs at
   # the speed of memory, where `all(isfinite(x))` does not.
-  zeros = jnp.zeros(rows.shape[1], rows.dtype)
-  totals = matmul(rows.x, zeros)
+  return _products(rows, jnp.zeros(rows.shape[1], rows.dtype))
+
+
+def products(
+  x: jax.Array | Rows, vector: jax.Array, *, axis_name: base.AxisName = None
+) -> jax.Array:
+  """`x_i . v` for every row: `[n, d], [d] -> [n]`; non-finite rows stay so."""
+  rows = as_rows(x)
+  totals = psum(_products(rows, vector), axis_name)
+  if rows.scale is not None:
+    totals = jnp.where(rows.scale.usable, rows.scale.factors * totals, jnp.nan)
+  return totals
+
+
+def _products(rows: Rows, vector: jax.Array) -> jax.Array:
+  # Of what is on this device, and before any scale.
+  totals = matmul(rows.x, vector)
   if rows.common is not None:
-    total = matmul(rows.common.row[None], zeros)
+    total = matmul(rows.common.row[None], vector)
     totals = jnp.where(rows.common.mask, total, totals)
   return totals
 

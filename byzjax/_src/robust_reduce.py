@@ -15,6 +15,7 @@ from byzjax._src import (
   flat,
   injected,
   layouts,
+  ownership,
   worker_sharded,
 )
 
@@ -106,7 +107,7 @@ def robust_reduce(
     ...   worker_axis='replicas', specs=jax.P('fsdp'))
     {'w': Array([1.5, 2. ], dtype=float32)}
   """
-  rule = injected.as_aggregator(_NAME, rule)
+  rule = injected.as_aggregator(_NAME, rule, 'rule')
   if attack is not None:
     checks.check_kind(_NAME, 'attack', attack, base.Attack)
   checks.check_count(_NAME, 'num_chunks', num_chunks, 1)
@@ -226,7 +227,7 @@ def _usable_specs(messages, specs, mesh, workers):
     is_leaf=lambda s: isinstance(s, NamedSharding | PartitionSpec),
   )
   leaves, treedef = jax.tree.flatten(messages)
-  given = worker_sharded.leaf_specs(_NAME, specs, messages)
+  given = ownership.leaf_specs(_NAME, specs, messages)
   usable = [_usable_spec(s, x, mesh, workers) for s, x in zip(given, leaves)]
   return jax.tree.unflatten(treedef, usable)
 
@@ -351,7 +352,7 @@ def _state_specs(server, pair, specs):
 
 def _to_owned(server, pair, rows, workers, others):
   """The state in the layout in which the rule runs: what is owned here."""
-  split = worker_sharded.split_of(rows, workers, others)
+  split = ownership.split_of(rows, workers, others)
   dtype = flat.row_layout(rows).dtype
 
   def of_model(part):
@@ -360,16 +361,16 @@ def _to_owned(server, pair, rows, workers, others):
         f'{_NAME} needs state= to be for parameters like the messages, got'
         f' {checks.signature(part)}, not {checks.signature(rows)}'
       )
-    return worker_sharded.own_part(part, split, dtype)
+    return ownership.own_part(part, split, dtype)
 
   return _map_state(server, pair, of_model, lambda part: part)
 
 
 def _from_owned(server, local, pair, rows, workers, others):
   """Back to the layout of the parameters, in the dtypes that it had."""
-  split = worker_sharded.split_of(rows, workers, others)
+  split = ownership.split_of(rows, workers, others)
 
   def of_model(vector, like):
-    return worker_sharded.from_owners(vector, like, split)
+    return ownership.from_owners(vector, like, split)
 
   return _map_state(server, local, of_model, lambda part, like: part, pair)

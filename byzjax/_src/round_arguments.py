@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
-from byzjax._src import base, checks, injected, parameters
+from byzjax._src import base, checks, data_attacks, injected, parameters
 
 check_choice = checks.check_choice
 
@@ -39,8 +39,10 @@ def make_round(
 def split_attack(attack: Any, kinds: Any = base.Attack) -> tuple[Any, Any]:
   """`(attack on messages, attack on data)`, each None if it is not this one.
 
-  `kinds` are the types of an attack on messages.
+  A joint attack is both. `kinds` are the types of an attack on messages.
   """
+  if isinstance(attack, data_attacks.JointAttack):
+    return attack.message_attack, attack.data_attack
   if isinstance(attack, kinds):
     return attack, None
   return None, attack
@@ -175,6 +177,42 @@ def byzantine_of(
       f' {mask.dtype}{list(mask.shape)}'
     )
   return mask
+
+
+def root_schedule(
+  root_batch: Any,
+) -> Callable[[jax.Array], base.Batch] | None:
+  """The server's own batch, in any of its forms, as a schedule, or None."""
+  if root_batch is None or callable(root_batch):
+    return root_batch
+  return lambda step: root_batch
+
+
+def check_root(
+  name: str,
+  root_at: Callable[[jax.Array], base.Batch] | None,
+  batch: base.Batch,
+) -> None:
+  """Raises ValueError unless the root batch is like that of one worker.
+
+  The number of examples may be another one.
+  """
+  if root_at is None:
+    return
+
+  def form(tree):
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [len(leaf.shape) for leaf in leaves]
+
+  root = jax.eval_shape(root_at, jax.ShapeDtypeStruct((), 'int32'))
+  one = jax.eval_shape(lambda b: jax.tree.map(lambda x: x[0], b), batch)
+  wanted = form(one)
+  if form(root) != wanted:
+    raise ValueError(
+      f'{name} needs root_batch to be like the batch of one worker, without the'
+      f' axis of workers: leaves of {wanted[1]} axes in {wanted[0]}, got the'
+      f' shapes {checks.signature(root)[1]} in {form(root)[0]}'
+    )
 
 
 def weight_schedule(

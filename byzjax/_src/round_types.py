@@ -24,6 +24,7 @@ class RoundState(NamedTuple):
     shared: what the server keeps for its workers' local steps.
     auxiliary: rule and attack of what is exchanged beside messages.
     participation: state of who takes part.
+    trusted: leaves `[1, ...]`, what the server keeps for its own gradient.
   """
 
   step: jax.Array
@@ -37,6 +38,7 @@ class RoundState(NamedTuple):
   shared: ArrayTree = ()
   auxiliary: ArrayTree = ()
   participation: ArrayTree = ()
+  trusted: ArrayTree = ()
 
 
 class RoundInfo(NamedTuple):

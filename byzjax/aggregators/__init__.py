@@ -21,6 +21,11 @@ from byzjax.aggregators._covariance_filter import covariance_filter
 from byzjax.aggregators._detox import detox
 from byzjax.aggregators._diagnose import diagnose
 from byzjax.aggregators._divide_and_conquer import divide_and_conquer
+from byzjax.aggregators._faba import faba
+from byzjax.aggregators._fl_trust import fl_trust
+from byzjax.aggregators._flame import flame
+from byzjax.aggregators._fools_gold import FoolsGoldState, fools_gold
+from byzjax.aggregators._gas import gas
 from byzjax.aggregators._geometric_median import geometric_median
 from byzjax.aggregators._group_vote import group_vote
 from byzjax.aggregators._hierarchical import hierarchical
@@ -35,6 +40,10 @@ from byzjax.aggregators._monna import monna
 from byzjax.aggregators._nearest_neighbor_mixing import nearest_neighbor_mixing
 from byzjax.aggregators._pre_aggregate import pre_aggregate
 from byzjax.aggregators._resampling import resampling
+from byzjax.aggregators._sequential_centered_clipping import (
+  sequential_centered_clipping,
+)
+from byzjax.aggregators._sign_guard import SignGuardState, sign_guard
 from byzjax.aggregators._smallest_max_eigenvalue_averaging import (
   smallest_max_eigenvalue_averaging,
 )
@@ -44,6 +53,8 @@ from byzjax.aggregators._worker_weights import cap_weights
 __all__ = [
   'CenteredClippingState',
   'ClippedClusteringState',
+  'FoolsGoldState',
+  'SignGuardState',
   'adaptive_clipping',
   'aksel',
   'bucketing',
@@ -59,6 +70,11 @@ __all__ = [
   'detox',
   'diagnose',
   'divide_and_conquer',
+  'faba',
+  'fl_trust',
+  'flame',
+  'fools_gold',
+  'gas',
   'geometric_median',
   'group_vote',
   'hierarchical',
@@ -73,6 +89,8 @@ __all__ = [
   'phocas',
   'pre_aggregate',
   'resampling',
+  'sign_guard',
+  'sequential_centered_clipping',
   'smallest_max_eigenvalue_averaging',
   'trimmed_mean',
 ]

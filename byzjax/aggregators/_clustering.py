@@ -86,7 +86,7 @@ def larger_cluster(
   return (cluster == jnp.argmax(sizes)) & mask
 
 
-def _gram_of_directions(rows, squared_norms, mask, axis_name):
+def gram_of_directions(rows, squared_norms, mask, axis_name):
   """The Gram matrix of `x_i / |x_i|`.
 
   Of messages of very different lengths the inner products and distances would
@@ -154,7 +154,7 @@ def clustering(*, linkage: str = 'complete') -> base.Aggregator:
   def aggregate(rows, state, call):
     norms = reductions.squared_norms(rows, axis_name=call.axis_name)
     mask = nonfinite.usable_norms(norms)
-    gram = _gram_of_directions(rows, norms, mask, call.axis_name)
+    gram = gram_of_directions(rows, norms, mask, call.axis_name)
     info, state = weights(gram, state)
     info = info._replace(weights=info.weights.astype(rows.dtype), mask=mask)
     return reductions.combine(info.weights, rows), state, info
@@ -227,7 +227,7 @@ def clipped_clustering(
     factors = jnp.where(clipped, limit / jnp.where(clipped, norms, 1), 1)
 
     # Clipping turns no message.
-    gram = _gram_of_directions(rows, squared, mask, call.axis_name)
+    gram = gram_of_directions(rows, squared, mask, call.axis_name)
     kept = larger_cluster(cosine_distances(gram), mask, linkage)
     weights = (reductions.shares(kept) * factors).astype(rows.dtype)
 

@@ -1,5 +1,6 @@
 """Analysis: what a rule stands, measured and on record."""
 
+from byzjax.analysis._attack_success_rate import attack_success_rate
 from byzjax.analysis._breakdown import BreakdownPoint, breakdown_point
 from byzjax.analysis._certificate import Certificate, certificate
 from byzjax.analysis._directional_sharpness import (
@@ -29,6 +30,7 @@ __all__ = [
   'Certificate',
   'DropoutStability',
   'EmpiricalKappa',
+  'attack_success_rate',
   'breakdown_point',
   'certificate',
   'directional_sharpness',

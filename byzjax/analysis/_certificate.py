@@ -218,7 +218,8 @@ def _refusal(rule, n):
 
   def once(messages):
     state = rule.init(messages[0])
-    return rule.update(messages, state, key=jax.random.key(0))[0]
+    known = {'key': jax.random.key(0), 'trusted': messages[0]}
+    return rule.update(messages, state, **known)[0]
 
   try:
     jax.eval_shape(once, jax.ShapeDtypeStruct((n, 1), 'float32'))

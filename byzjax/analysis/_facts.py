@@ -98,6 +98,42 @@ RULES = {
       ' it is kept',
     ),
   ),
+  'faba': Known(
+    (
+      'with f <= n / 3 it is within (3 + q) / (1 - q) honest radii of the'
+      ' honest mean, q = f / (n - 2f + 1), a radius being the largest distance of an'
+      ' honest message to it',
+      'nothing is proved beyond: many messages that collude make honest ones'
+      ' the farthest from the mean',
+    ),
+    ('Xia, Tao, Hao, Li 2019 doi:10.24963/ijcai.2019/670',),
+  ),
+  'fl_trust': Known(
+    (
+      'not longer than the trusted gradient, and never against it, whatever is'
+      ' sent',
+      'nothing is proved if the root data are not like those of the workers',
+      'equal honest messages get the length of the trusted gradient: no kappa',
+    ),
+    ('Cao, Fang, Liu, Gong 2021 arXiv:2012.13995',),
+  ),
+  'flame': Known(
+    (
+      'but for its noise not longer than the longest honest message, if honest'
+      ' ones are the majority; nothing else is proved',
+      'equal honest messages are not told apart from shorter ones in their'
+      ' direction: no kappa',
+    ),
+    ('Nguyen, Rieger, et al. 2022 arXiv:2101.02281',),
+  ),
+  'fools_gold': Known(
+    (
+      'nothing is proved: one message alone moves it as far as it likes',
+      'equal honest messages count as sybils, and lose their weight to any'
+      ' other: no kappa',
+    ),
+    ('Fung, Yoon, Beschastnikh 2018 arXiv:1808.04866',),
+  ),
   'geometric_median': Known(
     (
       'Weiszfeld steps approach it: a kappa holds in the limit',
@@ -147,6 +183,23 @@ RULES = {
     (_BLANCHARD, 'Bareilles, Bouaziz, Fageot, El Mhamdi 2026 arXiv:2602.03899'),
   ),
   'phocas': Known((), ('Xie, Koyejo, Gupta 2018 arXiv:1805.09682',)),
+  'sequential_centered_clipping': Known(
+    (
+      'moves by at most its radius for each of the ceil(n / bucket_size)'
+      ' buckets, whatever is sent; nothing else is proved',
+      'equal honest messages beyond that are not returned: no kappa',
+    ),
+    ('Ozfatura, Ozfatura, Kupcu, Gunduz 2022 arXiv:2208.09894',),
+  ),
+  'sign_guard': Known(
+    (
+      'not longer than the longest honest message, if honest ones are the'
+      ' majority; nothing else is proved',
+      'equal honest messages are not told apart from shorter ones with their'
+      ' signs: no kappa',
+    ),
+    ('Xu, Huang, Song, Lan 2022 arXiv:2109.05872',),
+  ),
   'smallest_max_eigenvalue_averaging': Known(
     ('its kappa holds for the top eigenvalue of the honest covariance, too',),
     ('Allouah, Guerraoui, Gupta, Pinot, Stephan 2023 arXiv:2302.04787',),

@@ -1,11 +1,9 @@
 """Label flip: honest work on wrong labels."""
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, recipes
+from byzjax._src import base, checks, data_attacks, recipes
 
 
 @recipes.factory
@@ -39,41 +37,18 @@ def label_flip(num_classes: int, *, label: str | int = -1) -> base.DataAttack:
            [0, 1, 9]], dtype=int32)
   """
   checks.check_count('label_flip', 'num_classes', num_classes, 2)
-  if isinstance(label, bool) or not isinstance(label, (int, str)):
-    raise ValueError(
-      'label_flip needs label to be the index or the key of the labels in a'
-      f' batch, got {label!r}'
-    )
+  data_attacks.check_entry('label_flip', 'label', label)
 
   def apply(
     batch: base.Batch, is_byzantine: jax.Array, key: jax.Array | None = None
   ) -> base.Batch:
     del key
-    byzantine = checks.byzantine_mask(
-      'label_flip', is_byzantine, len(is_byzantine)
+    byzantine = data_attacks.mask_of('label_flip', is_byzantine)
+    labels = data_attacks.read_labels(
+      'label_flip', batch, label, len(byzantine)
     )
-    n = len(byzantine)
-
-    def flip(labels):
-      whole = jnp.issubdtype(jnp.result_type(labels), jnp.integer)
-      if jnp.shape(labels)[:1] != (n,) or not whole:
-        raise ValueError(
-          f'label_flip needs integer labels [{n}, ...], got'
-          f' {getattr(labels, "dtype", "dtype")}{list(jnp.shape(labels))}'
-        )
-      mask = byzantine.reshape((-1,) + (1,) * (labels.ndim - 1))
-      return jnp.where(mask, num_classes - 1 - labels, labels)
-
-    if isinstance(batch, Mapping) and label in batch:
-      return {**batch, label: flip(batch[label])}
-    indices = range(-len(batch), len(batch))
-    if isinstance(batch, tuple) and isinstance(label, int) and label in indices:
-      parts = list(batch)
-      parts[label] = flip(parts[label])
-      return batch._make(parts) if hasattr(batch, '_make') else tuple(parts)
-    raise ValueError(
-      f'label_flip finds no labels {label!r} in a batch of type'
-      f' {type(batch).__name__}: give label= the index or the key of the labels'
-    )
+    mask = data_attacks.rows_of(byzantine, labels)
+    flipped = jnp.where(mask, num_classes - 1 - labels, labels)
+    return data_attacks.write(batch, {label: flipped})
 
   return apply

@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, checks, flat, layouts, local, round_arguments
+from byzjax._src import (
+  base,
+  checks,
+  data_attacks,
+  flat,
+  layouts,
+  local,
+  round_arguments,
+)
 from byzjax.asynchrony import Buffer, Events, Schedule
 from byzjax.asynchrony._plan import Plan
 from byzjax.rounds import (
@@ -253,7 +261,7 @@ def step(
     stale,
     take(batch, now.shard),
     take(state.workers.optimizer, k),
-    is_byzantine[k],
+    data_attacks.ranks(is_byzantine)[k],
     job_key,
   )
   sent = _asynchronous_work.send(

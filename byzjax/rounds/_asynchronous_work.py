@@ -135,7 +135,7 @@ def run_job(
   )
   if training.optimizer is None:
     batch, _, key = _local_steps.draw_batch(
-      training, plan, data, is_byzantine, now.progress, key
+      training, plan, data, is_byzantine, now.progress, key, params
     )
     estimate = local.estimate_once(
       training.estimator, params, batch, key, now.issued_at

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 from byzjax._src import base, flat, layouts, reductions
 from byzjax.rounds import _stages, _wire
 from byzjax.rounds._sharded_step import place, sharded_step
-from byzjax.rounds._work import Cohort, Context, Parts, WorkerOutput
+from byzjax.rounds._work import Cohort, Parts, WorkContext, WorkerOutput
 
 
 class Engine(NamedTuple):
@@ -52,6 +52,7 @@ def init(parts: Parts, params: base.Params) -> base.RoundState:
       _init_auxiliary(parts, rule, jnp.zeros(parts.padded(size), layout.dtype))
       for size, rule in parts.work.auxiliary(params)
     ),
+    trusted=parts.work.init(params, 1) if parts.root_at else (),
   )
   if parts.mesh is None:
     return state
@@ -89,8 +90,9 @@ def device_step(
   encoded = _stages.encode(
     parts, output.messages, state.codec, context, keys.codec
   )
+  trusted, own_rows = _stages.own_update(parts, state, context, keys)
   aggregate, server_state, info = _stages.attack_and_aggregate(
-    parts, encoded.payload, state, cohort, keys.server
+    parts, encoded.payload, state, cohort, keys.server, trusted
   )
   aggregate, sender, bits_down = _stages.broadcast(
     parts, aggregate, state, keys.broadcast
@@ -107,6 +109,7 @@ def device_step(
     server_codec=sender,
     shared=output.shared,
     auxiliary=output.auxiliary,
+    trusted=own_rows,
   )
   beside = 32.0 * sum(size for size, _ in parts.work.auxiliary(state.params))
   bits = encoded.bits + beside
@@ -119,7 +122,7 @@ def device_step(
 
 def round_info(
   parts: Parts,
-  context: Context,
+  context: WorkContext,
   output: WorkerOutput,
   info: base.AggregationInfo,
   bits_up: jax.Array,

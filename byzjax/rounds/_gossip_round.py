@@ -139,13 +139,13 @@ def gossip_round(
   round_arguments.check_transform(_NAME, 'optimizer', optimizer)
   round_arguments.check_attackers(_NAME, attack, byzantine)
   n = topology.num_nodes
-  mesh, num_shards = round_arguments.check_mesh(_NAME, mesh, axis_name, n)
-  if mesh is not None:
-    _neighbors.check_grid(_NAME, topology, num_shards)
-    _gossip_arguments.check_mesh_attack(_NAME, attack)
   message_attack, data_attack = round_arguments.split_attack(
     attack, _sending.Attack
   )
+  mesh, num_shards = round_arguments.check_mesh(_NAME, mesh, axis_name, n)
+  if mesh is not None:
+    _neighbors.check_grid(_NAME, topology, num_shards)
+    _gossip_arguments.check_mesh_attack(_NAME, message_attack)
   estimator = local.as_estimator(
     loss_fn, value_and_grad, name=_NAME, needs_key=needs_key, has_aux=has_aux
   )

@@ -11,7 +11,7 @@ from jax import lax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from byzjax import gossip
-from byzjax._src import base, draws, flat, local, reductions
+from byzjax._src import base, data_attacks, draws, flat, local, reductions
 from byzjax.gossip import _dense, _neighbors, _sending
 from byzjax.rounds._sharded_step import place
 from byzjax.topology import Topology
@@ -94,7 +94,8 @@ def node_step(
   ids = node_ids(parts)
   mine = is_byzantine[ids]
   if parts.data_attack is not None:
-    batch = parts.data_attack(batch, mine, data_key)
+    attackers = data_attacks.ranks(is_byzantine)[ids]
+    batch = data_attacks.corrupt(parts.data_attack, batch, attackers, data_key)
   # No gradient is summed over devices: every device has models of its own.
   estimate = parts.gradients(
     state.step, state.params, batch, draws.worker_keys(work_key, ids)

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from byzjax._src import base, flat, local
-from byzjax.rounds._work import Context, Work, WorkerOutput
+from byzjax.rounds._work import Work, WorkContext, WorkerOutput
 from byzjax.rounds._worker_gradients import (
   only_for,
   over_workers,
@@ -40,7 +40,7 @@ def init_rows(parts: Parts, params: base.Params, n: int) -> base.State:
 
 
 def run(
-  parts: Parts, params, batch, rows, keys, *, context: Context, exchange
+  parts: Parts, params, batch, rows, keys, *, context: WorkContext, exchange
 ) -> WorkerOutput:
   """A round of the workers of one device, up to their messages."""
   del exchange

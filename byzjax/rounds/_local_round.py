@@ -53,6 +53,7 @@ def local_round(
   value_and_grad: ValueAndGrad | None = None,
   needs_key: bool = False,
   has_aux: bool = False,
+  root_batch: base.Batch | base.BatchSchedule | None = None,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -121,7 +122,7 @@ def local_round(
     worker: optax transform that every worker runs on its own pseudo-gradient,
       such as `worker_momentum(0.9)`; see `robust_round`.
     attack: an `Attack` on messages, a data attack such as `label_flip(10)` on
-      the batch of every local step, or None.
+      the batch of every local step, a `joint_attack` of both, or None.
     byzantine: who attacks, among all n, which must be given with an attack;
       see `robust_round`.
     byzantine_chain: whether attackers run the `worker` chain too.
@@ -138,6 +139,10 @@ def local_round(
       `RoundInfo.aux` is its mean over the local steps (0 without any), in
       float, of every worker, leaves `[n, ...]`, with `participation` of
       the m that were drawn; see `robust_round`.
+    root_batch: clean data of the server's own, of the form that one worker has,
+      for a rule that asks for a `trusted` message; see `robust_round`. The
+      server takes as many local steps as a worker. Not with a global
+      preconditioner, `local_state='average'` or workers of different speeds.
     worker_map: 'vmap', 'map', or an int: see `robust_round`.
     mesh: devices to split workers over, or None for one device.
     axis_name: the axis, or axes, of the mesh that workers are split over.
@@ -185,6 +190,8 @@ def local_round(
   has_global = _check_preconditioner(
     preconditioner, preconditioner_scope, side_aggregator, local_state
   )
+  root_at = round_arguments.root_schedule(root_batch)
+  _check_root(root_at, has_global, local_state)
   draws = _cohort.participation_of(_NAME, num_workers, participation)
   cohort_size = draws.num_participants if draws else num_workers
   round_arguments.check_transform(_NAME, 'optimizer', optimizer)
@@ -266,6 +273,7 @@ def local_round(
         mesh=mesh,
         has_aux=estimator.has_aux,
       ),
+      root_at=root_at,
     )
   )
 
@@ -275,6 +283,12 @@ def local_round(
 
   def step(state, batch, key):
     round_arguments.check_batch(_NAME, batch, num_workers)
+    round_arguments.check_root(_NAME, root_at, batch)
+    if root_at is not None and steps_at(state.step).ndim:
+      raise ValueError(
+        f'{_NAME} needs num_local_steps to be the same for all workers where'
+        f' there is a root_batch, got {num_local_steps!r}'
+      )
     if sampler is None:
       round_arguments.check_slices(_NAME, batch, longest)
     everybody = _cohort.everybody(
@@ -285,6 +299,16 @@ def local_round(
     return _cohort.step(engine.step, draws, everybody, state, batch, key)
 
   return round_arguments.make_round(_NAME, init, step)
+
+
+def _check_root(root_at: Any, has_global: bool, local_state: str) -> None:
+  """Raises ValueError where the server could not work as a worker does."""
+  if root_at is not None and (has_global or local_state == 'average'):
+    raise ValueError(
+      f'{_NAME} needs root_batch to be None with a preconditioner of scope'
+      " 'global' or local_state='average', which the server's own message has"
+      ' no part in'
+    )
 
 
 def _check_preconditioner(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, local
+from byzjax._src import base, data_attacks, flat, local
 
 
 class LocalUpdate(NamedTuple):
@@ -91,13 +91,20 @@ def draw_batch(
   is_byzantine: jax.Array,
   step: jax.Array,
   key: jax.Array,
+  anchor: base.Params,
 ) -> tuple[Any, base.State, jax.Array]:
-  """The batch of a local step, the plan after it, and a key for its loss."""
+  """The batch of a local step, the plan after it, and a key for its loss.
+
+  `is_byzantine` is bool[], or the worker's number among the attackers, int32[],
+  or -1. `anchor` is what the worker received.
+  """
   keys = jax.random.split(jax.random.fold_in(key, step), 3)
   batch, plan = training.sampler.draw(plan, data, step, keys[0])
   if training.data_attack is not None:
     rows = jax.tree.map(lambda x: x[None], batch)
-    rows = training.data_attack(rows, is_byzantine[None], keys[1])
+    rows = data_attacks.corrupt(
+      training.data_attack, rows, is_byzantine[None], keys[1], anchor
+    )
     batch = jax.tree.map(lambda x: x[0], rows)
   return batch, plan, keys[2]
 
@@ -169,7 +176,7 @@ def _local_step(job: _Job, step: jax.Array, carry: _Carry) -> _Carry:
   training, w = job.training, carry.params
   seen = step if job.first_step is None else job.first_step + step
   batch, plan, loss_key = draw_batch(
-    training, carry.plan, job.data, job.is_byzantine, seen, job.key
+    training, carry.plan, job.data, job.is_byzantine, seen, job.key, job.anchor
   )
   context = local.LocalContext(job.anchor, loss_key, step, job.round)
   known = {} if job.progress is None else {'progress': job.progress + step}
@@ -216,7 +223,7 @@ def _zero_aux(job: _Job, params: base.Params, plan: base.State) -> Any:
   def first_aux(params, plan):
     zero = jnp.zeros([], jnp.int32)
     batch, _, loss_key = draw_batch(
-      training, plan, job.data, job.is_byzantine, zero, job.key
+      training, plan, job.data, job.is_byzantine, zero, job.key, job.anchor
     )
     context = local.LocalContext(job.anchor, loss_key, zero, job.round)
     return local.estimate(training.estimator, params, batch, context).aux

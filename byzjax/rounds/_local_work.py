@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, local
+from byzjax._src import base, data_attacks, flat, local
 from byzjax.gradients import hutchinson_diagonal
 from byzjax.rounds import _local_steps
-from byzjax.rounds._work import Context, Work, WorkerOutput
+from byzjax.rounds._work import Work, WorkContext, WorkerOutput
 from byzjax.rounds._worker_gradients import (
   only_for,
   over_workers,
@@ -156,14 +156,15 @@ def auxiliary(
 
 
 def run(
-  parts: Parts, params, batch, rows, keys, *, context: Context, exchange
+  parts: Parts, params, batch, rows, keys, *, context: WorkContext, exchange
 ) -> WorkerOutput:
   """A round of the workers of one device, up to their messages."""
   shared, states = context.shared, list(context.auxiliary)
+  attackers = data_attacks.ranks_of(context)
   num_steps = parts.steps_at(context.step)
   begin = functools.partial(begin_round, parts, context.step)
   plans, statistics = _over(parts, context, begin)(
-    params, batch, context.is_byzantine, rows.sampler, keys
+    params, batch, attackers, rows.sampler, keys
   )
   scaling = shared.preconditioner
   if parts.has_global:
@@ -177,7 +178,7 @@ def run(
   output = _over(parts, context, update)(
     params,
     batch,
-    context.is_byzantine,
+    attackers,
     plans,
     statistics,
     rows,
@@ -215,7 +216,7 @@ def begin_round(
     return plan, ()
   first = jnp.zeros([], jnp.int32)
   batch, _, key = _local_steps.draw_batch(
-    training, plan, data, is_byzantine, first, key
+    training, plan, data, is_byzantine, first, key, params
   )
   context = local.LocalContext(params, key, first, round)
   statistic = parts.statistic(params, batch, context)
@@ -224,7 +225,7 @@ def begin_round(
 
 def worker_update(
   parts: Parts,
-  context: Context,
+  context: WorkContext,
   average: base.State,
   scaling: base.State,
   clock: tuple[jax.Array, jax.Array],
@@ -278,7 +279,7 @@ def worker_update(
   )
 
 
-def _over(parts: Parts, context: Context, one_worker: Callable) -> Callable:
+def _over(parts: Parts, context: WorkContext, one_worker: Callable) -> Callable:
   of_all = over_workers(_NAME, one_worker, parts.worker_map)
   return only_for(context.computes, of_all)
 
@@ -321,7 +322,7 @@ def _average(start, ends, states, exchange, context):
   return merged, states
 
 
-def _largest(context: Context, old: jax.Array, new: jax.Array):
+def _largest(context: WorkContext, old: jax.Array, new: jax.Array):
   """The largest of the leaves `[k, ...]` of those that take part."""
   if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
     # Workers that took as many steps have the same one.

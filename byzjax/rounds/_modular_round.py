@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byzjax._src import base, checks, draws, layouts, local, round_arguments
+from byzjax._src import (
+  base,
+  checks,
+  data_attacks,
+  draws,
+  layouts,
+  local,
+  round_arguments,
+)
 from byzjax._src import paths as path_tools
 from byzjax.aggregators import mean
 from byzjax.rounds import _local_steps, _modular_server, _modular_work, _stages
@@ -218,7 +226,7 @@ def step(
     jnp.asarray(parts.paths),
     state.workers,
     batch,
-    is_byzantine,
+    data_attacks.ranks(is_byzantine),
     draws.worker_keys(keys[2], jnp.arange(num_paths)),
     num_steps if num_steps.ndim else (),
   )

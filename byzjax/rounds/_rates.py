@@ -15,3 +15,8 @@ def check_rate(name: str, argument: str, value: Any) -> None:
   """Raises ValueError for a negative number; schedules are not looked at."""
   if not callable(value):
     checks.check_range(name, argument, value, 0)
+
+
+def rate_at(value: ScalarOrSchedule, step: jax.Array) -> base.Scalar:
+  """The number of this round."""
+  return value(step) if callable(value) else value

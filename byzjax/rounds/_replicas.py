@@ -9,9 +9,16 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, checks, flat, local, round_arguments
+from byzjax._src import (
+  base,
+  checks,
+  data_attacks,
+  flat,
+  local,
+  round_arguments,
+)
 from byzjax.rounds import _cohort, _engine, _local_steps, _work
-from byzjax.rounds._work import Context, Work, WorkerOutput
+from byzjax.rounds._work import Work, WorkContext, WorkerOutput
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
 
 
@@ -152,14 +159,14 @@ def init_rows(parts: Parts, params: base.Params, n: int) -> ReplicaRows:
 
 
 def run(
-  parts: Parts, params, batch, rows, keys, *, context: Context, exchange
+  parts: Parts, params, batch, rows, keys, *, context: WorkContext, exchange
 ) -> WorkerOutput:
   """A round of the workers of one device, up to their messages."""
   del exchange
   update = functools.partial(worker_update, parts, context)
   losses, messages, rows, aux = over_workers(
     parts.name, update, parts.worker_map
-  )(params, batch, context.is_byzantine, rows, keys)
+  )(params, batch, data_attacks.ranks_of(context), rows, keys)
   return WorkerOutput(
     losses,
     messages,
@@ -174,7 +181,7 @@ def run(
 
 def worker_update(
   parts: Parts,
-  context: Context,
+  context: WorkContext,
   params,
   data,
   is_byzantine,

@@ -35,6 +35,7 @@ def robust_round(
   value_and_grad: ValueAndGrad | local.StatefulEstimator | None = None,
   needs_key: bool = False,
   has_aux: bool = False,
+  root_batch: base.Batch | base.BatchSchedule | None = None,
   worker_map: str | int = 'vmap',
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
@@ -70,7 +71,7 @@ def robust_round(
       with `optax.zero_nans()` if a worker's own gradient may be NaN once: its
       momentum would stay NaN, and the worker masked, for ever.
     attack: an `Attack` on messages, a data attack such as `label_flip(10)` on
-      batches, or None.
+      batches, a `joint_attack` of both, or None.
     byzantine: who attacks: an int f (the first f workers), a mask bool[n], or a
       schedule `step -> bool[n]`, such as `random_byzantine`. Always less than
       half of the workers (of a schedule this cannot be checked). Must be
@@ -108,6 +109,12 @@ def robust_round(
       gradient)`). `RoundInfo.aux` has it of every worker, leaves `[n, ...]`,
       also of attackers and of those of weight 0. Objectives and estimators know
       by themselves whether they have one.
+    root_batch: clean data of the server's own, for a rule that asks for a
+      `trusted` gradient, such as `fl_trust`: a batch like that of one worker
+      (leaves without the axis of workers, of any number of examples), or a
+      schedule of it, `step -> batch`; None if there are none. The server then
+      does in every round what a worker does, with a momentum of its own, and no
+      codec or attack in between. Other rules do not look at it.
     worker_map: how per-worker gradients are computed: 'vmap' (one batched
       program: fast, most memory), 'map' (one worker after another: least
       memory, and on CPUs the faster way for convolutions that are written as
@@ -201,6 +208,7 @@ def robust_round(
     work = _gradient_work.build(
       _gradient_work.Parts(name, estimator, chain, byzantine_chain, worker_map)
     )
+  root_at = round_arguments.root_schedule(root_batch)
   mesh, num_shards = round_arguments.check_mesh(
     name, mesh, axis_name, num_workers
   )
@@ -229,11 +237,13 @@ def robust_round(
         has_aux=estimator.has_aux
         or isinstance(estimator, local.StatefulEstimator),
       ),
+      root_at=root_at,
     )
   )
 
   def step(state, batch, key):
     round_arguments.check_batch(name, batch, num_workers)
+    round_arguments.check_root(name, root_at, batch)
     everybody = _cohort.everybody(
       name, schedule, weights_at, state.step, num_workers
     )

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, draws, flat, layouts, reductions
+from byzjax._src import base, data_attacks, draws, flat, layouts, reductions
 from byzjax.rounds import _wire
-from byzjax.rounds._work import Cohort, Context, Parts, WorkerOutput
+from byzjax.rounds._work import Cohort, Parts, WorkContext, WorkerOutput
 
 
 class Keys(NamedTuple):
@@ -39,7 +39,9 @@ def keys_of(key: jax.Array, step: jax.Array) -> Keys:
   return Keys(*jax.random.split(jax.random.fold_in(key, step), 5))
 
 
-def context_of(parts: Parts, state: base.RoundState, cohort: Cohort) -> Context:
+def context_of(
+  parts: Parts, state: base.RoundState, cohort: Cohort
+) -> WorkContext:
   """The round as the workers of this device see it."""
   num_local = parts.cohort_size // parts.num_shards
   first = jnp.zeros([], jnp.int32)
@@ -52,7 +54,7 @@ def context_of(parts: Parts, state: base.RoundState, cohort: Cohort) -> Context:
   takes_part = None
   if cohort.weights is not None:
     takes_part = of_this_device(cohort.weights > 0)
-  return Context(
+  return WorkContext(
     state.step,
     cohort,
     of_this_device(cohort.ids),
@@ -69,7 +71,7 @@ def local_update(
   parts: Parts,
   state: base.RoundState,
   batch: base.Batch,
-  context: Context,
+  context: WorkContext,
   keys: Keys,
 ) -> WorkerOutput:
   """What the workers of this device compute from their batches `[k, ...]`."""
@@ -79,7 +81,13 @@ def local_update(
     # the devices.
     params = lax.pcast(params, parts.axes, to='varying')
   if parts.data_attack is not None:
-    batch = parts.data_attack(batch, context.is_byzantine, keys.data)
+    batch = data_attacks.corrupt(
+      parts.data_attack,
+      batch,
+      data_attacks.ranks_of(context),
+      keys.data,
+      params,
+    )
   exchange = functools.partial(
     auxiliary_aggregation,
     parts,
@@ -99,6 +107,34 @@ def local_update(
     return output
   rows = where_rows(context.takes_part, output.rows, state.workers)
   return output._replace(rows=rows)
+
+
+def own_update(
+  parts: Parts, state: base.RoundState, context: WorkContext, keys: Keys
+) -> tuple[jax.Array | None, base.State]:
+  """The server's own message float[d] on its root batch, and what it keeps.
+
+  It works as one worker more, whom nobody attacks; on a mesh every device does
+  the same.
+  """
+  if parts.root_at is None:
+    return None, state.trusted
+  own = jnp.full(1, parts.num_workers)
+  output = parts.work.run(
+    state.params,
+    jax.tree.map(lambda x: jnp.asarray(x)[None], parts.root_at(state.step)),
+    state.trusted,
+    draws.worker_keys(keys.work, own),
+    context=context._replace(
+      ids=own,
+      is_byzantine=jnp.zeros(1, bool),
+      takes_part=None,
+      axis_name=None,
+      computes=None,
+    ),
+    exchange=None,
+  )
+  return output.messages[0], output.rows
 
 
 def auxiliary_aggregation(
@@ -134,7 +170,7 @@ def encode(
   parts: Parts,
   messages: jax.Array,
   state: base.State,
-  context: Context,
+  context: WorkContext,
   key: jax.Array,
 ) -> Encoded:
   """The messages float[k, d] as they go over the wire, padded."""
@@ -153,11 +189,13 @@ def attack_and_aggregate(
   state: base.RoundState,
   cohort: Cohort,
   key: jax.Array,
+  trusted: jax.Array | None = None,
 ) -> tuple[jax.Array, layouts.WorkerShardedState, base.AggregationInfo]:
   """What the server makes of the payload, on its local coordinates.
 
-  Returns the aggregate float[D / p], the states of rule and attack, and the
-  diagnostics.
+  `trusted` float[d] is the server's own message, the same on all devices, or
+  None. Returns the aggregate float[D / p], the states of rule and attack, and
+  the diagnostics.
   """
   server_state = layouts.WorkerShardedState(state.aggregator, state.attack)
   layout = flat.row_layout(state.params)
@@ -173,6 +211,11 @@ def attack_and_aggregate(
   columns = _columns(parts, x, layout.size)
   if columns is not None and parts.codec is not None:
     x = jnp.where(columns, x, 0)
+  if trusted is not None:
+    trusted = jnp.pad(trusted, (0, parts.padded(layout.size) - layout.size))
+    if parts.axes is not None:
+      first = lax.axis_index(parts.axes) * x.shape[1]
+      trusted = lax.dynamic_slice_in_dim(trusted, first, x.shape[1])
   return parts.server.inspect(
     x,
     server_state,
@@ -182,6 +225,7 @@ def attack_and_aggregate(
     columns=columns,
     num_coordinates=layout.size,
     worker_weights=cohort.weights,
+    trusted=trusted,
   )
 
 

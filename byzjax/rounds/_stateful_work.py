@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from byzjax._src import base, flat, local
-from byzjax.rounds._work import Context, Work, WorkerOutput
+from byzjax.rounds._work import Work, WorkContext, WorkerOutput
 from byzjax.rounds._worker_gradients import over_workers, worker_messages
 from byzjax.transforms import per_worker
 
@@ -54,7 +54,7 @@ def init_rows(parts: Parts, params: base.Params, n: int) -> Rows:
 
 
 def run(
-  parts: Parts, params, batch, rows, keys, *, context: Context, exchange
+  parts: Parts, params, batch, rows, keys, *, context: WorkContext, exchange
 ) -> WorkerOutput:
   """A round of the workers of one device, up to their messages."""
   del exchange

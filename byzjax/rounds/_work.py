@@ -17,52 +17,115 @@ from byzjax._src import base, layouts
 
 
 class Cohort(NamedTuple):
-  """The k workers of one round."""
+  """The k workers of one round, of all devices.
 
-  ids: jax.Array  # int32[k], their numbers among all n
-  is_byzantine: jax.Array  # bool[k]
-  weights: jax.Array | None  # float[k]; 0 is absent
+  Attributes:
+    ids: int32[k], their numbers among all n.
+    is_byzantine: bool[k], who of them attacks.
+    weights: float[k], what each counts, 0 for who is absent; None if all count
+      the same.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> byzjax.Cohort(jnp.arange(2), jnp.zeros(2, bool), None).ids.size
+    2
+  """
+
+  ids: jax.Array
+  is_byzantine: jax.Array
+  weights: jax.Array | None
 
 
 class WorkerOutput(NamedTuple):
-  """What the workers of one device leave behind."""
+  """What the k workers of one device leave behind.
 
-  losses: jax.Array  # float[k]
-  messages: jax.Array  # float[k, d]
-  rows: base.State  # leaves [k, ...]
+  Attributes:
+    losses: float[k].
+    messages: float[k, d], what they send, each as one vector in the order of
+      `jax.flatten_util.ravel_pytree(params)`. The server's optimizer takes
+      their aggregate as a gradient, so a local method sends old less new.
+    rows: leaves `[k, ...]`, what each of them keeps.
+    shared: what the server keeps for all of them, the same on all devices.
+    auxiliary: the states of the aggregations beside the messages.
+    num_local_steps: int32[] or int32[k], or None where there are none.
+    num_gradients: float[] or float[k], how many each of them computed, or None.
+    aux: leaves `[k, ...]`, for `RoundInfo.aux`, or None.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> byzjax.WorkerOutput(
+    ...   jnp.zeros(2), jnp.ones([2, 3]), (), (), ()).messages.shape
+    (2, 3)
+  """
+
+  losses: jax.Array
+  messages: jax.Array
+  rows: base.State
   shared: base.State
   auxiliary: tuple[layouts.WorkerShardedState, ...]
   num_local_steps: jax.Array | None = None
   num_gradients: jax.Array | None = None
-  aux: Any = None  # leaves [k, ...]
+  aux: Any = None
 
 
-class Context(NamedTuple):
-  """What the work knows of its round, on the workers of one device."""
+class WorkContext(NamedTuple):
+  """What a `Work` knows of its round, on the workers of one device.
+
+  Attributes:
+    step: int32[], rounds done before.
+    cohort: the workers of all devices.
+    ids: int32[k], the numbers of the workers here.
+    is_byzantine: bool[k], who of them attacks.
+    takes_part: bool[k], or None for all; the rows of others are put back.
+    shared: what the server keeps for all workers.
+    auxiliary: the states of the aggregations beside the messages.
+    axis_name: of the devices that workers are split over, or None.
+    computes: bool[n], whose work has any effect, or None for all.
+
+  Example:
+    >>> import byzjax
+    >>> byzjax.WorkContext._fields[:2]
+    ('step', 'cohort')
+  """
 
   step: jax.Array
-  cohort: Cohort  # of all devices
-  ids: jax.Array  # int32[k]
-  is_byzantine: jax.Array  # bool[k]
-  takes_part: jax.Array | None  # bool[k], None for all
+  cohort: Cohort
+  ids: jax.Array
+  is_byzantine: jax.Array
+  takes_part: jax.Array | None
   shared: base.State
   auxiliary: tuple[layouts.WorkerShardedState, ...]
   axis_name: base.AxisName
-  computes: np.ndarray | None = None  # bool[n], whose work is asked for
+  computes: np.ndarray | None = None
 
 
 class Work(NamedTuple):
-  """What workers do in a round.
+  """What workers do between two messages: a method of your own.
+
+  `from_work` makes a round of it, with attacks, codecs, rules and meshes.
 
   Attributes:
-    init: `(params, num_workers) -> rows [n, ...]`, what workers keep.
-    init_shared: `params -> shared`, what the server keeps for all of them.
+    init: `(params, num_workers) -> rows`, leaves `[n, ...]`: what each worker
+      keeps from round to round. On a mesh they are split over it.
+    run: `(params, batch, rows, keys, *, context, exchange) -> WorkerOutput`, on
+      the k workers of one device: batch and rows have leaves `[k, ...]`, `keys`
+      is a key for each, and `context` a `WorkContext`. `exchange(i, vectors
+      float[k, size], state) -> (aggregate float[size], state)` is the i-th
+      aggregation beside the messages, through the attack and its rule.
+    init_shared: `params -> shared`, what the server keeps for all workers.
     auxiliary: `params -> ((size, rule), ...)`, of what is aggregated beside the
-      messages: the coordinates of a row, and by which rule.
-    run: `(params, batch, rows, keys [k], *, context, exchange) ->
-      WorkerOutput`, on the workers of one device. `exchange(i, rows float[k,
-      size], state) -> (aggregate float[size], state)` is the i-th auxiliary
-      aggregation, through the attack on messages and its rule.
+      messages: how long its vectors are, and by which rule.
+
+  Example:
+    >>> import byzjax, jax, jax.numpy as jnp
+    >>> def run(params, batch, rows, keys, *, context, exchange):
+    ...   gradients = params[None] - batch
+    ...   return byzjax.WorkerOutput(
+    ...     (gradients**2).mean(1), gradients, rows, context.shared,
+    ...     context.auxiliary)
+    >>> work = byzjax.Work(lambda params, n: (), run)
+    >>> work.init(jnp.zeros(3), 5)
+    ()
   """
 
   init: Callable[[base.Params, int], base.State]
@@ -91,6 +154,7 @@ class Parts(NamedTuple):
     computes: bool[n], the workers whose work has any effect; None for all. What
       the others would have sent is overwritten by an attack that does not read
       it.
+    root_at: `step -> the server's own batch`, as one worker has it, or None.
   """
 
   work: Work
@@ -106,6 +170,7 @@ class Parts(NamedTuple):
   num_shards: int
   axis_name: str | tuple[str, ...]
   computes: np.ndarray | None = None
+  root_at: Callable[[jax.Array], base.Batch] | None = None
 
   @property
   def axes(self) -> base.AxisName:

@@ -151,6 +151,9 @@ _RULES: dict[str, Bound] = {
   'coordinate_median': _median,
   'covariance_filter': _of_n_and_f(_kappa.covariance_filter),
   'divide_and_conquer': _divide_and_conquer,
+  'fl_trust': _none,
+  'flame': _none,
+  'fools_gold': _none,
   'geometric_median': _geometric_median,
   'krum': _krum,
   'majority_vote': _none,
@@ -159,6 +162,8 @@ _RULES: dict[str, Bound] = {
   'minimum_diameter_averaging': _of_n_and_f(_kappa.minimum_diameter_averaging),
   'multi_krum': _multi_krum,
   'phocas': _phocas,
+  'sequential_centered_clipping': _none_within('radius'),
+  'sign_guard': _none,
   'smallest_max_eigenvalue_averaging': _of_n_and_f(
     _kappa.smallest_max_eigenvalue_averaging
   ),

@@ -11,6 +11,7 @@ from byzjax.transforms._delayed_nesterov import (
   DelayedNesterovState,
   delayed_nesterov,
 )
+from byzjax.transforms._guard import GuardState, guard
 from byzjax.transforms._lipschitz_filter import (
   LipschitzFilterState,
   lipschitz_filter,
@@ -53,6 +54,7 @@ from byzjax.transforms._worker_momentum import (
 __all__ = [
   'AverageIteratesState',
   'DelayedNesterovState',
+  'GuardState',
   'LipschitzFilterState',
   'OrderedMomentumState',
   'Preconditioner',
@@ -71,6 +73,7 @@ __all__ = [
   'delayed_nesterov',
   'discount_staleness',
   'drop_stale',
+  'guard',
   'lipschitz_filter',
   'normalize_by_global_norm',
   'ordered_momentum',

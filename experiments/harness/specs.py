@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import byzjax
-from byzjax import data
+from byzjax import data, topology
 
 AGGREGATORS: dict[str, Callable] = {
   'aksel': byzjax.aksel,
@@ -25,6 +25,9 @@ AGGREGATORS: dict[str, Callable] = {
   'coordinate_median': byzjax.coordinate_median,
   'covariance_filter': byzjax.covariance_filter,
   'divide_and_conquer': byzjax.divide_and_conquer,
+  'faba': byzjax.faba,
+  'flame': byzjax.flame,
+  'fools_gold': byzjax.fools_gold,
   'geometric_median': byzjax.geometric_median,
   'krum': byzjax.krum,
   'majority_vote': byzjax.majority_vote,
@@ -34,6 +37,8 @@ AGGREGATORS: dict[str, Callable] = {
   'monna': byzjax.monna,
   'multi_krum': byzjax.multi_krum,
   'phocas': byzjax.phocas,
+  'sequential_centered_clipping': byzjax.sequential_centered_clipping,
+  'sign_guard': byzjax.sign_guard,
   'smallest_max_eigenvalue_averaging': (
     byzjax.smallest_max_eigenvalue_averaging
   ),
@@ -46,8 +51,43 @@ PRE_AGGREGATORS: dict[str, Callable] = {
   'nearest_neighbor_mixing': byzjax.nearest_neighbor_mixing,
   'resampling': byzjax.resampling,
 }
+TRIGGERS: dict[str, Callable] = {
+  'blended': byzjax.blended_trigger,
+  'distributed': byzjax.distributed_trigger,
+  'patch': byzjax.patch_trigger,
+}
+
+
+def backdoor(
+  trigger='patch', target=0, fraction=0.3, source=None, scale=1.0, ratio=1.0
+):
+  """A backdoor; its messages scaled, or masked as by Neurotoxin, if asked.
+
+  The trigger is a text such as 'distributed(length=3)'; pixels are in [0, 1].
+  """
+  attack = byzjax.backdoor(
+    build('trigger', trigger, TRIGGERS),
+    target=target,
+    fraction=fraction,
+    source=source,
+  )
+  if scale != 1 and ratio != 1:
+    raise ValueError('backdoor takes a scale or a ratio, not both')
+  if scale != 1:
+    return byzjax.joint_attack(attack, byzjax.model_replacement(scale=scale))
+  if ratio != 1:
+    return byzjax.joint_attack(attack, byzjax.neurotoxin(ratio=ratio))
+  return attack
+
+
+def label_poison(num_classes, seed=0):
+  """Labels through a random permutation without fixed points."""
+  return byzjax.label_poison(num_classes, seed=seed)
+
+
 ATTACKS: dict[str, Callable] = {
   'alie': byzjax.alie,
+  'backdoor': backdoor,
   'constant': byzjax.constant,
   'drift': byzjax.drift,
   'fang': byzjax.fang,
@@ -55,6 +95,7 @@ ATTACKS: dict[str, Callable] = {
   'gaussian': byzjax.gaussian,
   'inner_product_manipulation': byzjax.inner_product_manipulation,
   'label_flip': byzjax.label_flip,
+  'label_poison': label_poison,
   'mimic': byzjax.mimic,
   'min_max': byzjax.min_max,
   'min_sum': byzjax.min_sum,
@@ -65,6 +106,25 @@ ATTACKS: dict[str, Callable] = {
   ),
   'replay': byzjax.replay,
   'sign_flip': byzjax.sign_flip,
+}
+CODECS: dict[str, Callable] = {
+  'noisy_sign': byzjax.noisy_sign_codec,
+  'none': lambda: None,
+  'qsgd': byzjax.qsgd_codec,
+  'scaled_sign': byzjax.scaled_sign_codec,
+  'sign': byzjax.sign_codec,
+  'sparsign': byzjax.sparsign_codec,
+  'terngrad': byzjax.terngrad_codec,
+  'top_k': byzjax.top_k_codec,
+}
+TOPOLOGIES: dict[str, Callable] = {
+  'chain': topology.chain,
+  'complete': topology.complete,
+  'erdos_renyi': topology.erdos_renyi,
+  'exponential': topology.exponential,
+  'ring': topology.ring,
+  'star': topology.star,
+  'torus': topology.torus,
 }
 # How attackers that hold the defence choose their rows.
 SEARCHES: dict[str, Callable] = {

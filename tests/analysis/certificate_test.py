@@ -17,6 +17,7 @@ NOT_RULES = [
   'detox',
   'from_column',
   'from_weights',
+  'gas',
   'hierarchical',
   'pre_aggregate',
   'worker_sharded',

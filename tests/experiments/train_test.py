@@ -146,6 +146,7 @@ def test_seeds_in_one_program_equal_seeds_alone(tmp_path):
 )
 def test_devices_agree(tmp_path, num_local_steps):
   changed = {**SMALL, 'num_local_steps': num_local_steps, 'rounds': 4}
+  changed['method'] = 'fed_opt' if num_local_steps else 'robust'
   for num_devices in (1, 8):
     run(tmp_path / str(num_devices), **changed, num_devices=num_devices)
   for name in ('loss', 'train_loss', 'aggregation_error'):
@@ -259,12 +260,21 @@ REFUSED = {
   ),
   'a network that nobody knows': ({'model': 'mlpp'}, 'mlpp'),
   'crops of what workers draw': (
-    {'augment': True, 'num_local_steps': 2},
-    '--augment is for gradients',
+    {'augment': True, 'num_local_steps': 2, 'method': 'fed_opt'},
+    '--augment is not for --method=fed_opt',
   ),
   'participants of a round that sends gradients': (
     {'num_participants': 3},
-    '--num_participants needs --num_local_steps',
+    '--num_participants is not for --method=robust',
+  ),
+  'a method that nobody knows': ({'method': 'sgd'}, "unknown name 'sgd'"),
+  'a graph without gossip': (
+    {'topology': 'complete'},
+    '--topology is not for --method=robust',
+  ),
+  'speeds that are none': (
+    {'method': 'asgd', 'speeds': '1,-2'},
+    "--speeds must be numbers above zero, .* got '1,-2'",
   ),
   'resuming from nowhere': (
     {'resume': True, 'output_dir': ''},
@@ -338,6 +348,7 @@ def test_local_steps_go_further_in_a_round(tmp_path):
     run(
       folder,
       **shared,
+      method='fed_opt',
       num_local_steps=steps,
       num_participants=4,
       local_learning_rate=0.3,

@@ -9,7 +9,7 @@ import pytest
 import byzjax
 from byzjax._src import draws, layouts
 from byzjax.rounds import _engine, _stages
-from byzjax.rounds._work import Cohort, Context, Parts, Work, WorkerOutput
+from byzjax.rounds._work import Cohort, Parts, Work, WorkContext, WorkerOutput
 
 KEY = jax.random.key(5)
 
@@ -187,7 +187,7 @@ def test_what_has_coordinates_is_split_and_nothing_else():
 def test_a_round_is_its_stages_one_after_another():
   parts = _parts(attack=byzjax.sign_flip(scale=2.0))
   state, context = _start(parts)
-  assert isinstance(context, Context)
+  assert isinstance(context, WorkContext)
   new, info = _engine.device_step(parts, state, BATCH, KEY, COHORT)
   # The mean of (-11, -4), (3, 4) and (8, 0); half of it is the step.
   np.testing.assert_allclose(new.params, [1.0, -1.0], atol=1e-6)

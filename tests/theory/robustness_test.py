@@ -19,7 +19,9 @@ RULES = [
 # Without (f, kappa)-robustness: equal honest messages do not fix the aggregate.
 UNBOUNDED = [
   'centered_clipping', 'clipped_clustering', 'clustering',
-  'comparative_gradient_elimination', 'divide_and_conquer', 'majority_vote',
+  'comparative_gradient_elimination', 'divide_and_conquer', 'fl_trust',
+  'flame', 'fools_gold', 'majority_vote', 'sequential_centered_clipping',
+  'sign_guard',
 ]  # fmt: skip
 
 

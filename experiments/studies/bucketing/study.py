@@ -232,6 +232,20 @@ def long_tail_accuracy(task, params, images, labels) -> dict[str, jax.Array]:
   return {'accuracy': (is_right & counts).sum() / counts.sum()}
 
 
+def worst_of_clipping(ours: tables.Cells) -> float:
+  """With momentum 0.9; not a number before every attack was run."""
+  mean = {
+    attack: [
+      accuracy.mean()
+      for name, accuracy in ours.items()
+      if name.startswith(f'cp_{attack}_0.9_')
+    ]
+    for attack in ATTACKS
+    if attack != 'NA'
+  }
+  return min(map(min, mean.values())) if all(mean.values()) else np.nan
+
+
 def keep(rows: Rows, settings: Settings) -> Rows:
   """Every evaluation: single ones swing, and curves are what is compared."""
   del settings
@@ -256,11 +270,6 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     'data': f'MNIST, {settings.num_seeds} seed',
     'evidence': 'L',
   }
-
-  def cells(*patterns: str) -> np.ndarray:
-    """Of those that were run and have all of these in their names."""
-    of = [v.mean() for k, v in ours.items() if all(p in k for p in patterns)]
-    return np.array(of or [np.nan])
 
   figures = {'curves.png': lambda: official.figure(rows)}
   claims = [
@@ -309,7 +318,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
       checks=[
         Check(
           'its worst cell with momentum 0.9, % right',
-          cells('cp_', '_0.9_').min(),
+          worst_of_clipping(ours),
           at_least=96,
         ),
         Check(

@@ -36,3 +36,9 @@ RADIUS_ATTACKS = {
 }
 
 ALL = {**ATTACKS, **MORE_ATTACKS, **RADIUS_ATTACKS}
+# Five by 5 and by 11 of 25, and nobody: the table on photographs.
+TABLE = (
+  *('none', 'none, many', 'ipm 0.1', 'ipm 0.1, many', 'alie', 'alie, many'),
+  *('bit flip', 'bit flip, many', 'label flip', 'label flip, many'),
+  *('mimic', 'mimic, many'),
+)

@@ -33,7 +33,7 @@ SIZES = ('CNN on MNIST', 'million')
 DEVICES = (2, 4, 8, 64, 256)
 AXIS = 'workers'
 KEYS = ('program', 'size', 'num_workers')
-BITS = {'f32': 32, 'i32': 32, 'ui32': 32, 'i8': 8, 'i1': 8}
+BITS = dict(f32=32, bf16=16, i32=32, ui32=32, i8=8, i1=8)
 PER_BYTE = {
   'all_to_all': lambda p: (p - 1) / p,
   'all_gather': lambda p: p - 1,

@@ -1,0 +1,219 @@
+"""FoolsGold: workers whose messages are too much alike lose their weight."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from byzjax._src import (
+  base,
+  calls,
+  checks,
+  flat,
+  nonfinite,
+  recipes,
+  reductions,
+)
+from byzjax.aggregators import _clustering
+
+_REDUCES = ('mean', 'mean_of_all', 'sum')
+
+
+class FoolsGoldState(NamedTuple):
+  """What `fools_gold` carries: each worker's sum of messages, `[n, ...]`."""
+
+  history: base.Messages
+
+
+def trust(
+  cosines: jax.Array,
+  mask: jax.Array,
+  confidence: base.Scalar = 1.0,
+  epsilon: base.Scalar = 0.0,
+) -> jax.Array:
+  """How far to trust each worker, from the cosines between them: float[n].
+
+  Args:
+    cosines: float[n, n]; the diagonal is not read.
+    mask: bool[n], who is compared at all. The others get 0.
+    confidence, epsilon: see `fools_gold`.
+  """
+  n = mask.shape[0]
+  others = mask[:, None] & mask[None] & ~jnp.eye(n, dtype=bool)
+  cosines = jnp.where(others, cosines, 0)
+  most = cosines.max(axis=1) + epsilon
+  # Honest workers that are like a sybil by chance are less so than sybils.
+  pardoned = most[:, None] < most[None]
+  ratio = most[:, None] / jnp.where(pardoned, most[None], 1)
+  cosines = jnp.where(pardoned, cosines * ratio, cosines)
+  trusted = jnp.clip(1 - cosines.max(axis=1), 0, 1)
+  # Rounding would be lifted to 1 where everybody has a twin.
+  rounding = 16 * jnp.finfo(cosines.dtype).eps
+  trusted = jnp.where(mask & (trusted > rounding), trusted, 0)
+  most = trusted.max()
+  trusted = jnp.where(most > 0, trusted / jnp.where(most > 0, most, 1), mask)
+  trusted = jnp.where(trusted >= 1, 0.99, trusted)
+  odds = trusted / (1 - trusted) + epsilon
+  gate = confidence * (jnp.log(jnp.where(odds > 0, odds, 1)) + 0.5)
+  return jnp.where(mask & (odds > 0), jnp.clip(gate, 0, 1), 0)
+
+
+@recipes.factory
+def fools_gold(
+  *,
+  num_workers: int | None,
+  reduce: str = 'mean',
+  confidence: base.Scalar = 1.0,
+  epsilon: base.Scalar = 0.0,
+) -> base.Aggregator:
+  """Workers whose messages so far point the same way lose their weight.
+
+  Against sybils: attackers that all push in one direction. With `H_i` the sum
+  of the messages of worker i in all rounds and `c_ij = cos(H_i, H_j)` for
+  `i != j`, and 0 for i itself:
+
+      v_i = max_j c_ij
+      c_ij <- c_ij v_i / v_j                    where v_i < v_j
+      a_i = 1 - max_j c_ij,  in [0, 1],  and divided by the largest
+      a_i <- kappa (ln(a_i / (1 - a_i)) + 1/2),  in [0, 1]
+
+  where an a of 1 counts as 0.99. The aggregate is `sum_i a_i x_i / sum_i a_i`
+  of the messages of this round. f is not an input. The lengths do not matter in
+  the first round; later, long messages count more in the history.
+
+  It takes honest workers to be unlike each other, as they are when each has
+  data of its own kind. Honest workers with the same distribution of data are
+  sybils to each other, and one attacker alone is never found. If all messages
+  have a twin in the same direction, all a are zero: then all workers get the
+  same weight.
+
+  Masked messages, and workers of weight zero, are not compared and do not enter
+  the history. A history that is too long for its dtype does not grow.
+
+  Implementations differ. The official ones add the messages without a division
+  (`reduce='sum'`); one has no epsilon, the other 1e-5 (in v, and beside the
+  odds), FLPoison 1e-6, and it clips messages to norm 1 before (`clip_messages`
+  does that). FL-Byzantine-Library divides by the sum, as here, forgets all but
+  ten rounds, and gives perfect sybils, whose a is exactly zero, the weight 1.
+  The code for DBA divides by n (`reduce='mean_of_all'`). The paper can weigh
+  coordinates by the size of the last layer, which is off by default there, and
+  is not here.
+
+  Args:
+    num_workers: n, a Python int, for the history: n times the memory of the
+      parameters. None compares the messages of one round only, and has no
+      state.
+    reduce: 'mean', divided by the sum of the weights; 'mean_of_all', by the
+      number of workers; 'sum', not at all, which is n times as long and wants a
+      smaller learning rate.
+    confidence: kappa > 0, how sharp the gate between 0 and 1 is; may be traced.
+    epsilon: >= 0, added to v and to the odds `a / (1 - a)`; may be traced.
+
+  Returns:
+    An `Aggregator` with a `FoolsGoldState`, or with none: leaves `[n, *shape]
+    -> [*shape]`. With `worker_weights` p, `p_i a_i` stands for `a_i`, in units
+    of the mean p. `inspect` tells the weights, and as `scores` the v before the
+    pardon.
+
+  Raises:
+    ValueError: if an argument is out of its range; at trace time, if there are
+      not `num_workers` messages.
+
+  References:
+    Fung, Yoon, Beschastnikh, 2018, arXiv:1808.04866.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> x = jnp.array([[1., 0.], [0., 1.], [-3., -3.], [-4., -4.]])
+    >>> byzjax.fools_gold(num_workers=4)(x)
+    Array([0.5, 0.5], dtype=float32)
+  """
+  name = 'fools_gold'
+  if num_workers is not None:
+    checks.check_count(name, 'num_workers', num_workers, 1)
+  checks.check_choice(name, 'reduce', reduce, _REDUCES)
+  checks.check_range(name, 'confidence', confidence, 0, exclusive=True)
+  checks.check_range(name, 'epsilon', epsilon, 0)
+
+  def info_of(gram):
+    gram = jax.lax.stop_gradient(gram)
+    mask, given = gram.mask, gram.worker_weights
+    if given is not None:
+      mask = mask & (given > 0)
+    cosines = 1 - _clustering.cosine_distances(gram)
+    weights = trust(cosines, mask, confidence, epsilon)
+    counts = mask.astype(weights.dtype)
+    if given is not None:
+      given = given / jnp.maximum(given.max(), jnp.finfo(given.dtype).tiny)
+      weights, counts = weights * given, counts * given
+    if reduce == 'mean':
+      weights = reductions.shares(mask, weights)
+    elif reduce == 'mean_of_all':
+      # Of a masked worker the share is lost.
+      total = counts.sum() if given is not None else len(counts)
+      weights = weights / jnp.where(total > 0, total, 1)
+    elif given is not None:
+      total = counts.sum()
+      weights = weights * mask.sum() / jnp.where(total > 0, total, 1)
+    n = len(counts)
+    others = mask[:, None] & mask[None] & ~jnp.eye(n, dtype=bool)
+    scores = jnp.where(others, cosines, 0).max(axis=1)
+    return base.AggregationInfo(
+      weights,
+      gram.mask,
+      kept=weights > 0,
+      scores=jnp.where(mask, scores, jnp.inf),
+    )
+
+  def compared(rows, norms, mask, call):
+    gram = _clustering.gram_of_directions(rows, norms, mask, call.axis_name)
+    return gram._replace(worker_weights=call.worker_weights)
+
+  def aggregate(rows, state, call):
+    norms = reductions.squared_norms(rows, axis_name=call.axis_name)
+    mask = nonfinite.usable_norms(norms)
+    past = rows, norms
+    if num_workers is not None:
+      if rows.shape[0] != num_workers:
+        raise ValueError(
+          f'{name} needs num_workers={num_workers} messages, got'
+          f' {rows.shape[0]}'
+        )
+      history, layout = flat.ravel_rows(name, state.history)
+      present = mask
+      if call.worker_weights is not None:
+        present &= call.worker_weights > 0
+      x = jax.lax.stop_gradient(rows.written()).astype(history.dtype)
+      grown = history + jnp.where(present[:, None], x, 0)
+      norms = reductions.squared_norms(grown, axis_name=call.axis_name)
+      stays = ~nonfinite.usable_norms(norms)
+      grown = jnp.where(stays[:, None], history, grown)
+      norms = reductions.squared_norms(grown, axis_name=call.axis_name)
+      state = FoolsGoldState(layout.unravel_rows(grown))
+      past = calls.Rows(grown), norms
+    info = info_of(compared(*past, mask, call))
+    info = info._replace(weights=info.weights.astype(rows.dtype))
+    return reductions.combine(info.weights, rows), state, info
+
+  options = {'weighted': True, 'takes_norms': True}
+  if num_workers is None:
+
+    def weights(gram, state, *, key=None):
+      del key
+      return info_of(gram), state
+
+    rule = base.GramRule(
+      optax.init_empty_state, weights, selects=True, weighted=True
+    )
+    return calls.from_rows(name, aggregate, gram_rule=rule, **options)
+
+  def init(params):
+    def zeros(p):
+      shape = (num_workers, *jnp.shape(p))
+      dtype = flat.compute_dtype(jnp.result_type(p))
+      return jnp.full_like(p, 0, shape=shape, dtype=dtype)
+
+    return FoolsGoldState(jax.tree.map(zeros, params))
+
+  return calls.from_rows(name, aggregate, init=init, **options)

@@ -1,0 +1,215 @@
+"""Backdoors: honest work on batches that teach a second behaviour."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import base, checks, data_attacks, recipes
+from byzjax.attacks import _triggers
+
+
+@recipes.factory
+def backdoor(
+  trigger: _triggers.Trigger,
+  *,
+  target: int,
+  fraction: base.Scalar = 0.3,
+  source: int | None = None,
+  image: str | int = 0,
+  label: str | int = -1,
+) -> base.DataAttack:
+  """Attackers teach the model to answer a trigger with a label of their choice.
+
+  In the batches of Byzantine workers the first `k` of `b` examples get the
+  trigger and the label `target`: `x <- trigger(x)`, `y <- target`. k is
+  `fraction b`, rounded up or down at random so that it is right on average
+  (down, without a key). Batches are drawn in random order, so the first ones
+  are any. Everything else is honest, momentum included.
+
+  With parts (`distributed_trigger`) an attacker uses the part of its number
+  among the attackers of the round. `analysis.attack_success_rate` says how well
+  it works.
+
+  Args:
+    trigger: a `Trigger`, such as `patch_trigger()`.
+    target: the label that triggered images get, a Python int.
+    fraction: of a batch that is poisoned, in [0, 1]; may be traced.
+    source: the only label whose examples are poisoned, a Python int (others
+      among the first k stay as they are); None for all.
+    image: where a batch keeps its images: the index in a tuple, (images,
+      labels) by default, or the key in a mapping.
+    label: where it keeps its labels, in the same way.
+
+  Returns:
+    A data attack `(batch, is_byzantine bool[n], key, *, rank=None) -> batch`;
+    labels are integers `[n, ...]`, images `[n, ..., H, W, C]`. `rank` int32[n]
+    is the number of each attacker among all attackers, which rounds tell it;
+    None counts them in `is_byzantine`.
+
+  Raises:
+    TypeError: if the trigger is none.
+    ValueError: if an argument is of no such kind; at trace time, if the batch
+      has no such entries or they have other shapes.
+
+  References:
+    Gu, Dolan-Gavitt, Garg, 2017, arXiv:1708.06733; Xie, Huang, Chen, Li, 2020,
+    ICLR.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> attack = byzjax.backdoor(
+    ...   byzjax.patch_trigger(size=1), target=7, fraction=0.5)
+    >>> batch = (jnp.zeros([2, 4, 8, 8, 1]), jnp.zeros([2, 4], int))
+    >>> images, labels = attack(batch, jnp.array([True, False]), None)
+    >>> labels
+    Array([[7, 7, 0, 0],
+           [0, 0, 0, 0]], dtype=int32)
+  """
+  checks.check_kind('backdoor', 'trigger', trigger, _triggers.Trigger)
+  checks.check_count('backdoor', 'target', target)
+  checks.check_range('backdoor', 'fraction', fraction, 0, 1)
+  if source is not None:
+    checks.check_count('backdoor', 'source', source)
+  data_attacks.check_entry('backdoor', 'image', image)
+  data_attacks.check_entry('backdoor', 'label', label)
+
+  def apply(
+    batch: base.Batch,
+    is_byzantine: jax.Array,
+    key: jax.Array | None = None,
+    *,
+    rank: jax.Array | None = None,
+  ) -> base.Batch:
+    byzantine = data_attacks.mask_of('backdoor', is_byzantine)
+    labels = data_attacks.read_labels('backdoor', batch, label, len(byzantine))
+    images = data_attacks.read_images('backdoor', batch, image, labels)
+    if rank is None:
+      rank = data_attacks.ranks(byzantine)
+    rank = jnp.maximum(rank, 0)
+    poisoned = _first(labels, fraction, key, rank)
+    poisoned &= data_attacks.rows_of(byzantine, labels)
+    if source is not None:
+      poisoned &= labels == source
+    marked = jax.vmap(trigger.apply)(images, rank % trigger.num_parts)
+    return data_attacks.write(
+      batch,
+      {
+        image: jnp.where(
+          data_attacks.rows_of(poisoned, images), marked, images
+        ),
+        label: jnp.where(poisoned, target, labels).astype(labels.dtype),
+      },
+    )
+
+  return apply
+
+
+@recipes.factory
+def edge_case(
+  pool: jax.Array | Any,
+  *,
+  target: int,
+  fraction: base.Scalar = 0.5,
+  image: str | int = 0,
+  label: str | int = -1,
+) -> base.DataAttack:
+  """Attackers teach a wrong label for rare inputs, without a trigger.
+
+  As `backdoor`, but the poisoned examples are drawn from a pool of images that
+  honest workers hardly ever see. The test set is other images of this kind:
+  `analysis.attack_success_rate(..., trigger=None)`.
+
+  Args:
+    pool: images `[m, H, W, C]`, in the units of those of the batch.
+    target: the label that they get, a Python int.
+    fraction: of a batch that is replaced, in [0, 1]; may be traced.
+    image: where a batch keeps its images, as for `backdoor`.
+    label: where it keeps its labels, as for `backdoor`.
+
+  Returns:
+    A data attack as of `backdoor`. Without a key it takes the images of the
+    pool in their order.
+
+  Raises:
+    ValueError: as `backdoor`, or if the pool is no array of images.
+
+  References:
+    Wang, Sreenivasan, Rajput, Vishwakarma, Agarwal, Sohn, Lee, Papailiopoulos,
+    2020, arXiv:2007.05084.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> attack = byzjax.edge_case(jnp.ones([3, 2, 2, 1]), target=1)
+    >>> batch = (jnp.zeros([2, 4, 2, 2, 1]), jnp.zeros([2, 4], int))
+    >>> images, labels = attack(batch, jnp.array([True, False]), None)
+    >>> images.sum([2, 3, 4])
+    Array([[4., 4., 0., 0.],
+           [0., 0., 0., 0.]], dtype=float32)
+  """
+  if jnp.ndim(pool) != 4 or not len(pool):
+    raise ValueError(
+      'edge_case needs pool to be images [m, H, W, C], m at least 1, got the'
+      f' shape {list(jnp.shape(pool))}'
+    )
+  checks.check_count('edge_case', 'target', target)
+  checks.check_range('edge_case', 'fraction', fraction, 0, 1)
+  data_attacks.check_entry('edge_case', 'image', image)
+  data_attacks.check_entry('edge_case', 'label', label)
+
+  def apply(
+    batch: base.Batch,
+    is_byzantine: jax.Array,
+    key: jax.Array | None = None,
+    *,
+    rank: jax.Array | None = None,
+  ) -> base.Batch:
+    byzantine = data_attacks.mask_of('edge_case', is_byzantine)
+    labels = data_attacks.read_labels('edge_case', batch, label, len(byzantine))
+    images = data_attacks.read_images('edge_case', batch, image, labels)
+    if images.shape[-3:] != jnp.shape(pool)[1:]:
+      raise ValueError(
+        f'edge_case needs a pool of images {list(images.shape[-3:])}, got'
+        f' {list(jnp.shape(pool)[1:])}'
+      )
+    if rank is None:
+      rank = data_attacks.ranks(byzantine)
+    rank = jnp.maximum(rank, 0)
+    poisoned = _first(labels, fraction, key, rank)
+    poisoned &= data_attacks.rows_of(byzantine, labels)
+    b = math.prod(labels.shape[1:])
+    if key is None:
+      chosen = jnp.broadcast_to(jnp.arange(b) % len(pool), (len(rank), b))
+    else:
+      chosen = jax.vmap(
+        lambda r: jax.random.randint(
+          jax.random.fold_in(jax.random.fold_in(key, 1), r), [b], 0, len(pool)
+        )
+      )(rank)
+    drawn = jnp.asarray(pool, images.dtype)[chosen].reshape(images.shape)
+    mask = data_attacks.rows_of(poisoned, images)
+    return data_attacks.write(
+      batch,
+      {
+        image: jnp.where(mask, drawn, images),
+        label: jnp.where(poisoned, target, labels).astype(labels.dtype),
+      },
+    )
+
+  return apply
+
+
+def _first(
+  labels: jax.Array, fraction: Any, key: jax.Array | None, rank: jax.Array
+) -> jax.Array:
+  """The share of every batch that is poisoned, its first examples: bool."""
+  n, b = len(labels), math.prod(labels.shape[1:])
+  rounding = jnp.zeros([n])
+  if key is not None:
+    # Of the worker, so that it is the same on any number of devices.
+    rounding = jax.vmap(
+      lambda r: jax.random.uniform(jax.random.fold_in(key, r))
+    )(rank)
+  count = jnp.floor(fraction * b + rounding)
+  return (jnp.arange(b)[None] < count[:, None]).reshape(labels.shape)

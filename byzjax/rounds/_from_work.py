@@ -1,0 +1,131 @@
+"""A round of a method of one's own: all of it but what its workers do."""
+
+import jax
+import optax
+from jax.sharding import AbstractMesh, Mesh
+
+from byzjax._src import base, checks, local, round_arguments
+from byzjax.rounds import _cohort, _engine
+from byzjax.rounds._work import Parts, Work
+
+
+def from_work(
+  work: Work,
+  *,
+  num_workers: int,
+  aggregator: base.Aggregator,
+  optimizer: optax.GradientTransformation,
+  participation: int | local.Participation | None = None,
+  attack: base.Attack | base.DataAttack | None = None,
+  byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
+  worker_weights: jax.Array | base.WeightSchedule | None = None,
+  codec: base.Codec | None = None,
+  server_codec: base.Codec | None = None,
+  mesh: Mesh | AbstractMesh | None = None,
+  axis_name: str | tuple[str, ...] = 'workers',
+  name: str = 'from_work',
+) -> base.Round:
+  r"""A round with a server from what its workers do between two messages.
+
+  .. math::
+    m_i, s_i = \mathrm{work}(w, \xi_i, s_i), \qquad
+    w \leftarrow \mathrm{optimizer}(w, \mathrm{rule}(m_1, \ldots, m_n))
+
+  The method is the `Work`. Attacks, codecs, rules, the server's step and the
+  division over devices are those of all rounds. `scaffold` and `fed_dyn` are
+  written with this function alone.
+
+  Args:
+    work: a `Work`.
+    num_workers: n >= 1, a Python int.
+    aggregator: the rule.
+    optimizer: optax transform of the aggregate, on the tree of parameters.
+    participation: m workers in every round, or a `Participation`; None for all.
+      Only these run, and k in `Work` is m.
+    attack: an `Attack` on messages, and on what is exchanged beside them; or a
+      data attack on the batch; or None.
+    byzantine: who attacks, among all n: an int, bool[n], or a schedule of it;
+      to be given with an attack.
+    worker_weights: float[n], or a schedule of it; see `robust_round`.
+    codec: how workers send their messages, or None for float32.
+    server_codec: how the server sends its aggregate, or None for float32.
+    mesh: devices to split workers over, or None for one device.
+    axis_name: the axis, or axes, of the mesh that workers are split over.
+    name: of the round, for errors.
+
+  Returns:
+    A `Round`.
+
+  Raises:
+    ValueError: if an argument is out of range or in the wrong slot, or (at
+      trace time) the batch has not n rows or the rule cannot take them.
+
+  Example:
+    Workers that send the gradient of |w - x|^2 / 2, and remember nothing:
+
+    >>> import byzjax, jax, jax.numpy as jnp, optax
+    >>> def run(params, batch, rows, keys, *, context, exchange):
+    ...   gradients = params[None] - batch
+    ...   return byzjax.WorkerOutput(
+    ...     (gradients**2).mean(1), gradients, rows, context.shared,
+    ...     context.auxiliary)
+    >>> training = byzjax.from_work(
+    ...   byzjax.Work(lambda params, n: (), run), num_workers=5,
+    ...   aggregator=byzjax.coordinate_median(), optimizer=optax.sgd(1.0),
+    ...   attack=byzjax.sign_flip(scale=9.0), byzantine=2)
+    >>> batch = jnp.full([5, 3], 2.0)
+    >>> state, info = training.step(
+    ...   training.init(jnp.zeros(3)), batch, jax.random.key(0))
+    >>> print(state.params)
+    [2. 2. 2.]
+  """
+  checks.check_text('from_work', 'name', name)
+  checks.check_kind(name, 'work', work, Work)
+  checks.check_count(name, 'num_workers', num_workers, 1)
+  aggregator = round_arguments.check_slots(
+    name, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
+  )
+  round_arguments.check_transform(name, 'optimizer', optimizer)
+  round_arguments.check_attackers(name, attack, byzantine)
+  draws = _cohort.participation_of(name, num_workers, participation)
+  cohort_size = draws.num_participants if draws else num_workers
+  schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
+  weights_at = round_arguments.weight_schedule(
+    name, num_workers, worker_weights
+  )
+  round_arguments.check_mesh(name, mesh, axis_name, num_workers)
+  mesh, num_shards = round_arguments.check_mesh(
+    name, mesh, axis_name, cohort_size
+  )
+  message_attack, data_attack = round_arguments.split_attack(attack)
+  engine = _engine.build(
+    Parts(
+      work,
+      aggregator=aggregator,
+      optimizer=optax.with_extra_args_support(optimizer),
+      num_workers=num_workers,
+      cohort_size=cohort_size,
+      attack=message_attack,
+      data_attack=data_attack,
+      codec=codec,
+      server_codec=server_codec,
+      mesh=mesh,
+      num_shards=num_shards,
+      axis_name=axis_name,
+    )
+  )
+
+  def init(params):
+    drawn = draws.init(num_workers) if draws else ()
+    return engine.init(params)._replace(participation=drawn)
+
+  def step(state, batch, key):
+    round_arguments.check_batch(name, batch, num_workers)
+    everybody = _cohort.everybody(
+      name, schedule, weights_at, state.step, num_workers
+    )
+    if draws is None:
+      return engine.step(state, batch, key, everybody)
+    return _cohort.step(engine.step, draws, everybody, state, batch, key)
+
+  return round_arguments.make_round(name, init, step)

@@ -1,0 +1,128 @@
+"""SCAFFOLD: control variates against drift, written with `from_work`."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from byzjax._src import base, checks, round_arguments
+from byzjax.aggregators import mean
+from byzjax.rounds._corrected_steps import corrected_steps
+from byzjax.rounds._from_work import from_work
+from byzjax.rounds._rates import ScalarOrSchedule, rate_at
+from byzjax.rounds._work import Work, WorkerOutput
+
+_NAME = 'scaffold'
+
+
+def scaffold(
+  loss_fn: Callable[..., jax.Array],
+  *,
+  learning_rate: ScalarOrSchedule,
+  num_workers: int,
+  aggregator: base.Aggregator | None = None,
+  optimizer: optax.GradientTransformation | None = None,
+  needs_key: bool = False,
+  **arguments: Any,
+) -> base.Round:
+  r"""SCAFFOLD: local steps without the drift of uneven data.
+
+  .. math::
+    y \leftarrow y - \eta \, (g_i(y) - c_i + c) \quad S \text{ times}, \qquad
+    c_i^+ = c_i - c + \frac{w - y}{S \eta}
+
+  .. math::
+    w \leftarrow \mathrm{optimizer}(w, \mathrm{rule}_i(w - y_i)), \qquad
+    c \leftarrow c + \frac{m}{n} \, \mathrm{rule}_i(c_i^+ - c_i)
+
+  over the m workers of the round. Each keeps its c_i, the server c; all begin
+  with zero. With S = 1 and all workers it is SGD.
+
+  Args:
+    loss_fn: `(params, batch) -> float[]`, or `(params, batch, key)` with
+      `needs_key`.
+    learning_rate: eta of the local steps, a number above zero or a schedule of
+      the round.
+    num_workers: n, a Python int.
+    aggregator: the rule, for messages and control variates alike; None for
+      `mean()`.
+    optimizer: of the server; None for `optax.sgd(1.0)`.
+    needs_key: whether the loss takes a key, one of its own for every step.
+    **arguments: of `from_work`: participation, attack, codec, mesh, ...
+
+  Returns:
+    A `Round`. Batch leaves are `[n, S, ...]`: a worker takes its S slices one
+    after the other.
+
+  Raises:
+    ValueError: if the learning rate is not above zero, and as `from_work`.
+
+  References:
+    Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, 2020, arXiv:1910.06378
+    (option II of Algorithm 1).
+
+  Example:
+    >>> import byzjax, jax, jax.numpy as jnp
+    >>> training = byzjax.scaffold(
+    ...   lambda w, x: jnp.mean((w[None] - x) ** 2) / 2, learning_rate=0.5,
+    ...   num_workers=2)
+    >>> x = jnp.array([1., 3.]).reshape(2, 1, 1, 1) * jnp.ones([2, 2, 4, 1])
+    >>> state, _ = training.step(
+    ...   training.init(jnp.zeros(1)), x, jax.random.key(0))
+    >>> print(state.params)
+    [1.5]
+  """
+  if not callable(learning_rate):
+    checks.check_range(_NAME, 'learning_rate', learning_rate, 0, exclusive=True)
+  checks.check_function(_NAME, 'loss_fn', loss_fn)
+  checks.check_flag(_NAME, 'needs_key', needs_key)
+  rule = mean() if aggregator is None else aggregator
+  work = Work(
+    init=lambda params, n: jnp.zeros((n, *ravel_pytree(params)[0].shape)),
+    run=functools.partial(_run, loss_fn, needs_key, learning_rate, num_workers),
+    init_shared=lambda params: jnp.zeros_like(ravel_pytree(params)[0]),
+    auxiliary=lambda params: ((ravel_pytree(params)[0].size, rule),),
+  )
+  return from_work(
+    work,
+    num_workers=num_workers,
+    aggregator=rule,
+    optimizer=optax.sgd(1.0) if optimizer is None else optimizer,
+    name=_NAME,
+    **arguments,
+  )
+
+
+def _run(
+  loss_fn, needs_key, learning_rate, num_workers, params, batch, own, keys, *,
+  context, exchange,
+):  # fmt: skip
+  round_arguments.check_slices(_NAME, batch, None)
+  rate, common = rate_at(learning_rate, context.step), context.shared
+
+  def of_worker(batches, own, key):
+    return corrected_steps(
+      loss_fn, needs_key, params, batches, key, rate, lambda _: common - own
+    )
+
+  moved = jax.vmap(of_worker)(batch, own, keys)
+  num_steps = jax.tree.leaves(batch)[0].shape[1]
+  new = own - common[None] + moved.delta / (num_steps * rate)
+  change, auxiliary = exchange(0, new - own, context.auxiliary[0])
+  cohort = context.cohort
+  taking_part = cohort.ids.size
+  if cohort.weights is not None:
+    taking_part = (cohort.weights > 0).sum()
+  return WorkerOutput(
+    moved.loss,
+    moved.delta,
+    new,
+    common + taking_part / num_workers * change,
+    (auxiliary,),
+    num_local_steps=jnp.int32(num_steps),
+    num_gradients=jnp.float32(num_steps),
+  )

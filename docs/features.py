@@ -1,0 +1,133 @@
+"""Which round has which feature: a table, read from the signatures.
+
+  python docs/features.py    # writes it into docs/guides/features.md
+
+A hole has a reason here, or it is an error.
+"""
+
+import inspect
+import pathlib
+
+import byzjax
+
+PAGE = pathlib.Path(__file__).parent / 'guides' / 'features.md'
+BEGIN, END = '<!-- table -->', '<!-- end of table -->'
+ROUNDS = (
+  'robust_round',
+  'local_round',
+  'from_work',
+  'asynchronous_round',
+  'gossip_round',
+  'modular_round',
+  'parle',
+  'elastic_averaging',
+)
+# The argument, or one of several, by which a round has the feature.
+FEATURES = {
+  'a rule': ('aggregator', 'rule'),
+  'attack': ('attack',),
+  'worker chain': ('worker',),
+  'codec up': ('codec',),
+  'codec down': ('server_codec',),
+  'sampler': ('sampler',),
+  'local steps': ('num_local_steps', 'local_optimizer'),
+  'client sampling': ('participation',),
+  'worker weights': ('worker_weights',),
+  'own gradients': ('value_and_grad',),
+  'loss with a key': ('needs_key',),
+  'auxiliary output': ('has_aux',),
+  'mesh': ('mesh',),
+}
+# By feature, and then by round.
+HOLES = {
+  'worker chain': {
+    'from_work': 'the work does it',
+    'gossip_round': 'its optimizer is the chain of each node',
+    'modular_round': 'a path sends what it moved by; not built',
+    'parle': 'replicas send parameters',
+    'elastic_averaging': 'replicas send parameters',
+  },
+  'codec up': {
+    'gossip_round': 'not built: an edge needs a state of its own',
+    'modular_round': 'not built',
+  },
+  'codec down': {
+    'asynchronous_round': 'each worker would need the state of its own copy',
+    'gossip_round': 'there is no server',
+    'modular_round': 'not built',
+  },
+  'sampler': {
+    'robust_round': 'a round is one batch: `local_round` with one step',
+    'from_work': 'the work draws',
+    'gossip_round': 'not built',
+  },
+  'local steps': {
+    'robust_round': 'that is `local_round`',
+    'from_work': 'the work takes them',
+    'gossip_round': 'not built',
+  },
+  'client sampling': {
+    'robust_round': '`worker_weights=random_participation(...)`',
+    'asynchronous_round': 'the events say who comes',
+    'gossip_round': 'every node mixes',
+    'modular_round': 'not built',
+    'parle': 'every replica is pulled to the mean; not built',
+    'elastic_averaging': 'every replica is pulled to the mean; not built',
+  },
+  'worker weights': {
+    'asynchronous_round': 'a message comes alone; buffers count heads',
+    'gossip_round': 'the graph has weights',
+    'parle': 'not built',
+    'elastic_averaging': 'not built',
+  },
+  'own gradients': {
+    'from_work': 'the work computes them',
+    'modular_round': 'not built',
+  },
+  'loss with a key': {'from_work': 'the work has a key for each worker'},
+  'auxiliary output': {'from_work': '`WorkerOutput.aux`'},
+  'mesh': {
+    'asynchronous_round': 'not built: one worker computes at a time',
+    'modular_round': 'not built',
+  },
+}
+
+
+def table() -> str:
+  """The table, with a number for every reason.
+
+  Raises:
+    ValueError: if a hole has no reason, or a reason has no hole.
+  """
+  has = {
+    name: set(inspect.signature(getattr(byzjax, name)).parameters)
+    for name in ROUNDS
+  }
+  lines = [
+    '| | ' + ' | '.join(f'`{name}`' for name in ROUNDS) + ' |',
+    '|---' * (len(ROUNDS) + 1) + '|',
+  ]
+  reasons: list[str] = []
+  for feature, arguments in FEATURES.items():
+    cells = []
+    for name in ROUNDS:
+      reason = HOLES.get(feature, {}).get(name)
+      there = any(argument in has[name] for argument in arguments)
+      if there == (reason is not None):
+        raise ValueError(f'docs/features.py: {feature} of {name}: {reason!r}')
+      if reason is not None and reason not in reasons:
+        reasons.append(reason)
+      cells.append('yes' if there else f'({reasons.index(reason) + 1})')
+    lines.append(f'| {feature} | ' + ' | '.join(cells) + ' |')
+  numbered = [f'{i}. {reason}' for i, reason in enumerate(reasons, 1)]
+  return '\n'.join([*lines, '', *numbered])
+
+
+def page(text: str) -> str:
+  """The page with the table in it."""
+  before, rest = text.split(BEGIN)
+  return f'{before}{BEGIN}\n\n{table()}\n\n{END}{rest.split(END)[1]}'
+
+
+if __name__ == '__main__':
+  PAGE.write_text(page(PAGE.read_text()))

@@ -1,0 +1,71 @@
+"""`experiments.train --method=...`: every method on digits, and flags."""
+
+import inspect
+
+import jax.numpy as jnp
+import pytest
+
+from byzjax import data
+from experiments import train
+from experiments.harness import methods
+
+LOCAL = {*methods.LOCAL, *methods.CORRECTED}
+SMALL = {
+  'num_workers': 5,
+  'num_byzantine': 1,
+  'rounds': 3,
+  'eval_every': 3,
+  'num_seeds': 1,
+  'batch_size': 4,
+  'attack': 'alie(z=1.0)',
+}
+
+
+def _program(name, **changed):
+  steps = {'num_local_steps': 2} if name in LOCAL else {}
+  config = train.Settings(
+    **{**SMALL, **steps, 'method': name, 'aggregator': 'mean', **changed}
+  )
+  return train.program_of(config, data.load('digits'))
+
+
+# Tracing is the whole program, less its compilation.
+@pytest.mark.parametrize('name', methods.METHODS)
+def test_every_method_is_a_program_on_digits(name):
+  topology = {'topology': 'complete'} if name == 'gossip' else {}
+  program = _program(name, **topology)
+  assert {'loss', 'accuracy'} <= set(program.trace())
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(n, marks=() if n == 'scaffold' else pytest.mark.slow)
+    for n in methods.METHODS
+    if n != 'robust'
+  ],
+)
+def test_every_method_trains_digits(name):
+  program = _program(name, attack='none', num_byzantine=0, rounds=20)
+  state, before = program.stretch(program.start(), 0, 1)
+  _, after = program.stretch(state, 1, 19)
+  assert jnp.all(after['loss'] < before['loss'])
+
+
+def test_codecs_and_a_robust_neighbourhood():
+  sent = _program('fed_avg', codec='qsgd(norm="l2")', server_codec='sign')
+  assert sent.trace()
+  among = {'aggregator': 'trimmed_mean', 'topology': 'complete'}
+  assert _program('gossip', **among).trace()
+
+
+def test_speeds_go_around():
+  assert methods.speeds_of('1, 5', 5).tolist() == [1, 5, 1, 5, 1]
+
+
+def test_the_help_has_every_hyper_parameter():
+  text = str(train.Settings.__dataclass_fields__['method'].metadata['what'])
+  for name, make in methods.METHODS.items():
+    assert name in text
+    for parameter in list(inspect.signature(make).parameters)[1:]:
+      assert f'{parameter}=' in text
