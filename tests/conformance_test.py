@@ -25,8 +25,8 @@ OTHER_OPERATIONS = {
   ('epfml_decentralized', 'dissensus'): 'asked in tests/gossip',
   ('epfml_decentralized', 'metropolis'): 'asked in tests/gossip',
   ('fedlib', 'Signguard'): (
-    'k-means, with its random starts, on the shares of signs: a rule that'
-    ' byzjax does not have'
+    'k-means, with its random starts, on the shares of signs; sign_guard has'
+    ' mean shift and DBSCAN: asked in conformance_defences_test.py'
   ),
 }
 

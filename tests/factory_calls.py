@@ -94,7 +94,8 @@ def poison_once(attack):
 
 
 def on_images(trigger):
-  jax.eval_shape(trigger, jax.ShapeDtypeStruct((2, 16, 16, 1), 'float32'))
+  images = jax.ShapeDtypeStruct((2, 16, 16, 1), 'float32')
+  jax.eval_shape(trigger.apply, images)
 
 
 def codec_once(codec):

@@ -88,7 +88,8 @@ def sign_guard(
     method: 'mean_shift', or 'dbscan'.
     fraction: in (0, 1], a Python number; k is at least 1. 1 takes all
       coordinates and needs no key. The window may lie in one layer only.
-    shortest, longest: bounds of the norm in units of M, >= 0; may be traced.
+    shortest: the lower bound of norms, in units of M, >= 0; may be traced.
+    longest: the upper bound, likewise.
     radius: of DBSCAN, >= 0; may be traced.
     min_samples: of DBSCAN, a Python int >= 1: how many messages within the
       radius make a core point.

@@ -101,8 +101,8 @@ RULES = {
   'faba': Known(
     (
       'with f <= n / 3 it is within (3 + q) / (1 - q) honest radii of the'
-      ' honest mean, q = f / (n - 2f + 1), a radius being the largest distance of an'
-      ' honest message to it',
+      ' honest mean, q = f / (n - 2f + 1), a radius being the largest distance'
+      ' of an honest message to it',
       'nothing is proved beyond: many messages that collude make honest ones'
       ' the farthest from the mean',
     ),

@@ -15,6 +15,9 @@ CORNERS = ('top_left', 'top_right', 'bottom_left', 'bottom_right')
 class Trigger(NamedTuple):
   """A mark in images that a backdoored model answers to.
 
+  Calling it puts in the whole trigger. Jit `trigger.apply`, or a function that
+  uses it: a tuple cannot be jitted itself.
+
   Attributes:
     num_parts: into how many parts attackers share it; 1 for a whole one.
     apply: `(images [..., H, W, C], part=None) -> images`, with the whole

@@ -163,7 +163,8 @@ def pivot(cells: Pivot, digits: int = 1) -> str:
       cell = cells.get((row, name))
       text = '-'
       if cell is not None:
-        mean, deviation = np.mean(cell), np.std(cell)
+        with np.errstate(invalid='ignore'):  # What one seed never reached.
+          mean, deviation = np.mean(cell), np.std(cell)
         text = f'{mean:.{digits}f}'
         if np.size(cell) > 1:
           text += f' ± {deviation:.{digits}f}'

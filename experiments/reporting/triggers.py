@@ -1,6 +1,6 @@
 """What triggers of backdoors look like: a row of images for each.
 
-  python -m experiments.reporting.triggers    # writes triggers.png
+python -m experiments.reporting.triggers    # writes triggers.png
 """
 
 import pathlib

@@ -206,7 +206,7 @@ def _drawn(rule, mesh=None):
 @pytest.mark.parametrize(
   'rule',
   [
-    byzjax.flame(noise=0.1),
+    pytest.param(byzjax.flame(noise=0.1), marks=pytest.mark.slow),
     byzjax.fools_gold(num_workers=8),
     byzjax.sign_guard(method='dbscan', feature='cosine', radius=0.2),
   ],
