@@ -29,6 +29,7 @@ from absl import app, flags, logging
 import byzjax
 from byzjax import data
 from experiments.harness import (
+  backdoors,
   distributed,
   lock,
   loop,
@@ -157,6 +158,7 @@ def cell_of(config: Settings, mesh: jax.sharding.Mesh | None = None) -> Cell:
   """
   name = run_arguments.check(config)
   steps = max(config.num_local_steps, 1)
+  model_of = functools.partial(methods.model_of, name)
 
   def make_round(task, key):
     arguments = run_arguments.make(config, task, key, mesh)
@@ -170,7 +172,8 @@ def cell_of(config: Settings, mesh: jax.sharding.Mesh | None = None) -> Cell:
     batch_size=config.batch_size * (steps if name in methods.CORRECTED else 1),
     partition=config.partition,
     is_local=methods.takes_examples(name),
-    model_of=functools.partial(methods.model_of, name),
+    model_of=model_of,
+    measure=backdoors.measure(config.attack, model_of),
     metrics=metrics,
   )
 

@@ -59,6 +59,14 @@ def test_codecs_and_a_robust_neighbourhood():
   assert _program('gossip', **among).trace()
 
 
+def test_a_backdoor_adds_its_success_rate():
+  attack = "backdoor(trigger='patch(size=2, margin=0)', target=7, fraction=0.5)"
+  for name in ('robust', 'fed_avg'):
+    program = _program(name, attack=attack)
+    assert 'attack_success_rate' in program.trace()
+  assert 'attack_success_rate' not in _program('robust').trace()
+
+
 def test_speeds_go_around():
   assert methods.speeds_of('1, 5', 5).tolist() == [1, 5, 1, 5, 1]
 
