@@ -48,4 +48,6 @@ RULES = (
   + defence_rows.RULES
 )
 RULE = {rule.name: rule for rule in RULES}
+# Of the pieces of `gas`, a rule that reads coordinates must have all of them.
+ON_A_MESH = [name for name in RULE if name != 'gas_coordinate_median']
 ATTACKS = attack_rows.ATTACKS

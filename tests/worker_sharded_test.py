@@ -130,14 +130,14 @@ def test_any_mesh_agrees_with_one_device(name, shape):
   _check_rule(_rule(name), shape)
 
 
-@pytest.mark.parametrize('name', _slow(tables.RULE, OTHERS))
+@pytest.mark.parametrize('name', _slow(tables.ON_A_MESH, OTHERS))
 def test_every_rule_agrees_with_one_device(name):
   _check_rule(_rule(name), (2, 2, 2))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('shape', MESHES[:-1], ids=str)
-@pytest.mark.parametrize('name', tables.RULE)
+@pytest.mark.parametrize('name', tables.ON_A_MESH)
 def test_every_rule_on_every_mesh(name, shape):
   _check_rule(_rule(name), shape)
 

@@ -36,6 +36,7 @@ def fed_opt(
   worker_weights: jax.Array | base.WeightSchedule | None = None,
   codec: base.Codec | None = None,
   server_codec: base.Codec | None = None,
+  root_batch: base.Batch | base.BatchSchedule | None = None,
   value_and_grad: ValueAndGrad | None = None,
   needs_key: bool = False,
   has_aux: bool = False,
@@ -71,6 +72,8 @@ def fed_opt(
     worker_weights: float[n], or a schedule of it.
     codec: how workers send their messages, or None for float32.
     server_codec: how the server sends its aggregate, or None for float32.
+    root_batch: the server's own clean data, for rules that ask for a `trusted`
+      message, or None.
     value_and_grad: what takes the place of the gradient of `loss_fn`.
     needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
     has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
@@ -120,6 +123,7 @@ def fed_opt(
     worker_weights=worker_weights,
     codec=codec,
     server_codec=server_codec,
+    root_batch=root_batch,
     value_and_grad=value_and_grad,
     needs_key=needs_key,
     has_aux=has_aux,

@@ -37,6 +37,7 @@ def fed_prox(
   worker_weights: jax.Array | base.WeightSchedule | None = None,
   codec: base.Codec | None = None,
   server_codec: base.Codec | None = None,
+  root_batch: base.Batch | base.BatchSchedule | None = None,
   needs_key: bool = False,
   has_aux: bool = False,
   worker_map: str | int = 'vmap',
@@ -68,6 +69,8 @@ def fed_prox(
     worker_weights: float[n], or a schedule of it.
     codec: how workers send their messages, or None for float32.
     server_codec: how the server sends its aggregate, or None for float32.
+    root_batch: the server's own clean data, for rules that ask for a `trusted`
+      message, or None.
     needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
     has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
     worker_map: 'vmap', 'map' or an int.
@@ -116,6 +119,7 @@ def fed_prox(
     worker_weights=worker_weights,
     codec=codec,
     server_codec=server_codec,
+    root_batch=root_batch,
     worker_map=worker_map,
     mesh=mesh,
     axis_name=axis_name,

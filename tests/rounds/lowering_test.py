@@ -82,7 +82,10 @@ def _assert_cheap(ops, num_workers, num_devices):
   assert on_the_wire == (k + 1) * 4 * WIDTH * (p - 1) / p
 
 
-@pytest.mark.parametrize('name', tables.RULE)
+# Of `gas` every piece has a Gram matrix of its own.
+@pytest.mark.parametrize(
+  'name', [name for name in tables.ON_A_MESH if not name.startswith('gas')]
+)
 def test_64_workers_on_64_devices(name):
   rule = tables.RULE[name]
   f = min(F, rule.num_byzantine)

@@ -88,7 +88,7 @@ def _assert_same(result, expected):
   'name',
   [
     pytest.param(name, marks=() if name in KINDS else pytest.mark.slow)
-    for name in tables.RULE
+    for name in tables.ON_A_MESH
   ],
 )
 def test_eight_devices_agree_with_one_after_twenty_rounds(name, attack):
