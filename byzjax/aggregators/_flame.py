@@ -25,7 +25,7 @@ def flame(
   With `c_ij = 1 - cos(x_i, x_j)`, and 1 to a message of zeros, K is the first
   cluster of more than half of the messages that single linkage makes: workers
   are linked where `c_ij <= t`, and t grows until so many hang together. With S
-  the median norm of all messages,
+  the median norm of all messages::
 
       aggregate = (1 / |K|) sum_{i in K} x_i min(1, S / |x_i|)
                   + N(0, (lambda S)^2) on every coordinate.

@@ -71,7 +71,7 @@ def fools_gold(
 
   Against sybils: attackers that all push in one direction. With `H_i` the sum
   of the messages of worker i in all rounds and `c_ij = cos(H_i, H_j)` for
-  `i != j`, and 0 for i itself:
+  `i != j`, and 0 for i itself::
 
       v_i = max_j c_ij
       c_ij <- c_ij v_i / v_j                    where v_i < v_j

@@ -61,7 +61,7 @@ def from_work(
       trace time) the batch has not n rows or the rule cannot take them.
 
   Example:
-    Workers that send the gradient of |w - x|^2 / 2, and remember nothing:
+    Workers that send the gradient of `|w - x|^2 / 2`, and remember nothing:
 
     >>> import byzjax, jax, jax.numpy as jnp, optax
     >>> def run(params, batch, rows, keys, *, context, exchange):
