@@ -227,6 +227,18 @@ def test_chunks_give_the_same(name):
   _assert_same(result, rule(messages))
 
 
+@pytest.mark.parametrize('mesh_name', ['8', '4x2'])
+def test_votes_do_not_see_that_dtypes_travel_apart(mesh_name):
+  messages = _messages()
+  messages['kernel'] = jnp.asarray(messages['kernel'], jnp.bfloat16)
+  vote = byzjax.majority_vote()
+  result = _reduced(vote, _mesh(mesh_name), messages)
+  for name, expected in vote(messages).items():
+    np.testing.assert_array_equal(
+      np.float32(result[name]), np.float32(expected)
+    )
+
+
 # What is sent: read from programs for larger meshes than any here.
 
 

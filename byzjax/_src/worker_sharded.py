@@ -127,7 +127,7 @@ def worker_sharded(
     _check_state(server, state, split, layout.dtype)
     owned = ownership.to_owners(messages, split, layout.dtype)
     numbers = true = None
-    if cut:
+    if cut or len(split.groups) > 1:
       numbers = ownership.own_numbers(rows, split, specs)
       if ownership.is_padded(split):
         true = numbers < split.num_coordinates
