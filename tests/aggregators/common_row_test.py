@@ -42,7 +42,7 @@ def _compiled(name):
   return both
 
 
-@running.all_rules
+@running.one_of_each_kind
 def test_a_common_row_is_as_good_as_written(rule):
   assert running.make(rule).update.takes_common
   x = np.float32(tables.random_messages(3))

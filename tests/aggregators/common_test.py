@@ -38,28 +38,7 @@ DTYPES = {
 }
 
 
-# One of each kind; each takes a program more, so the others are slow tests.
-KINDS = (
-  'mean',
-  'coordinate_median',
-  'krum',
-  'geometric_median',
-  'centered_clipping',
-  'nnm_coordinate_median',
-  'covariance_filter',
-  'clipped_clustering',
-)
-
-
-@pytest.mark.parametrize(
-  'rule',
-  [
-    pytest.param(
-      rule, id=name, marks=() if name in KINDS else pytest.mark.slow
-    )
-    for name, rule in tables.RULE.items()
-  ],
-)
+@running.one_of_each_kind
 @pytest.mark.parametrize('dtype_name', DTYPES)
 def test_agrees_with_the_oracle_in_another_dtype(rule, dtype_name):
   dtype, tolerance = DTYPES[dtype_name]

@@ -17,6 +17,29 @@ all_rules = pytest.mark.parametrize(
   'rule', tables.RULES, ids=[rule.name for rule in tables.RULES]
 )
 
+# What takes a program more of every rule; the others are slow tests.
+_KINDS = (
+  'mean',
+  'coordinate_median',
+  'krum',
+  'geometric_median',
+  'centered_clipping',
+  'nnm_coordinate_median',
+  'covariance_filter',
+  'clipped_clustering',
+)
+one_of_each_kind = pytest.mark.parametrize(
+  'rule',
+  [
+    pytest.param(
+      rule,
+      id=rule.name,
+      marks=() if rule.name in _KINDS else pytest.mark.slow,
+    )
+    for rule in tables.RULES
+  ],
+)
+
 
 @functools.cache
 def _compiled(name):

@@ -45,7 +45,7 @@ def _batches(count=3):
   )
 
 
-@running.all_rules
+@running.one_of_each_kind
 def test_scan_equals_a_loop_which_compiles_once(rule):
   aggregator, batches = running.make(rule), _batches()
   expected, expected_state = _loop(rule, batches)

@@ -168,12 +168,15 @@ def test_devices_agree(tmp_path, num_local_steps):
       'redraw_byzantine': True,
       'partition': 'label_sorted',
     },
-    {
-      'model': 'dropout_cnn',
-      'schedule': 'cosine',
-      'optimizer': 'adam',
-      'rounds': 2,
-    },
+    pytest.param(
+      {
+        'model': 'dropout_cnn',
+        'schedule': 'cosine',
+        'optimizer': 'adam',
+        'rounds': 2,
+      },
+      marks=pytest.mark.slow,
+    ),
     {
       'attack': 'alie(z=1.0)',
       'search': 'strength, gradient(num_steps=2)',
