@@ -223,8 +223,9 @@ def test_chunks_give_the_same(name):
   rule = RULES.get(name, byzjax.mean)()
   messages = _messages()
   messages['norm'][5, 0] = np.nan
-  result = _reduced(rule, _mesh('2x2x2'), messages, num_chunks=3)
-  _assert_same(result, rule(messages))
+  told = {} if name == 'krum' else {'worker_weights': 1.0 + np.arange(N)}
+  result = _reduced(rule, _mesh('2x2x2'), messages, num_chunks=3, **told)
+  _assert_same(result, rule.update(messages, rule.init(messages), **told)[0])
 
 
 @pytest.mark.parametrize('mesh_name', ['8', '4x2'])
@@ -334,6 +335,10 @@ def test_bfloat16_travels_as_bfloat16():
     (
       {'rule': RULES['nnm_trimmed_mean'](), 'num_chunks': 2},
       'num_chunks=2 and nearest',
+    ),
+    (
+      {'worker_weights': np.ones(N), 'num_chunks': 2},
+      'krum has no version with worker_weights',
     ),
     (
       {'rule': byzjax.centered_clipping(radius=1.0), 'state': {'a': 1}},

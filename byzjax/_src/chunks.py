@@ -64,8 +64,13 @@ def chunked(
     layout = flat.row_layout(rows)
     blocks = _blocks(messages, split, num_chunks)
     n = jax.tree.leaves(messages)[0].shape[0] * _size(workers)
+    gram_rule = rule.update.gram_rule
     weights = calls.relative_weights(
-      rule.name, worker_weights, n, supported=True
+      rule.name,
+      worker_weights,
+      n,
+      # A rule on coordinates refuses them by itself.
+      supported=gram_rule is None or gram_rule.weighted,
     )
     over = functools.partial(_over_chunks, blocks, split, layout.dtype)
     if rule.update.by_coordinate:
