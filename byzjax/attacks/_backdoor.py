@@ -82,23 +82,17 @@ def backdoor(
     *,
     rank: jax.Array | None = None,
   ) -> base.Batch:
-    byzantine = data_attacks.mask_of('backdoor', is_byzantine)
-    labels = data_attacks.read_labels('backdoor', batch, label, len(byzantine))
-    images = data_attacks.read_images('backdoor', batch, image, labels)
-    if rank is None:
-      rank = data_attacks.ranks(byzantine)
-    rank = jnp.maximum(rank, 0)
-    poisoned = _first(labels, fraction, key, rank)
-    poisoned &= data_attacks.rows_of(byzantine, labels)
+    images, labels, poisoned, rank = _read(
+      'backdoor', batch, (image, label), is_byzantine, rank, fraction, key
+    )
     if source is not None:
       poisoned &= labels == source
     marked = jax.vmap(trigger.apply)(images, rank % trigger.num_parts)
+    mask = data_attacks.rows_of(poisoned, images)
     return data_attacks.write(
       batch,
       {
-        image: jnp.where(
-          data_attacks.rows_of(poisoned, images), marked, images
-        ),
+        image: jnp.where(mask, marked, images),
         label: jnp.where(poisoned, target, labels).astype(labels.dtype),
       },
     )
@@ -165,19 +159,14 @@ def edge_case(
     *,
     rank: jax.Array | None = None,
   ) -> base.Batch:
-    byzantine = data_attacks.mask_of('edge_case', is_byzantine)
-    labels = data_attacks.read_labels('edge_case', batch, label, len(byzantine))
-    images = data_attacks.read_images('edge_case', batch, image, labels)
+    images, labels, poisoned, rank = _read(
+      'edge_case', batch, (image, label), is_byzantine, rank, fraction, key
+    )
     if images.shape[-3:] != jnp.shape(pool)[1:]:
       raise ValueError(
         f'edge_case needs a pool of images {list(images.shape[-3:])}, got'
         f' {list(jnp.shape(pool)[1:])}'
       )
-    if rank is None:
-      rank = data_attacks.ranks(byzantine)
-    rank = jnp.maximum(rank, 0)
-    poisoned = _first(labels, fraction, key, rank)
-    poisoned &= data_attacks.rows_of(byzantine, labels)
     b = math.prod(labels.shape[1:])
     if key is None:
       chosen = jnp.broadcast_to(jnp.arange(b) % len(pool), (len(rank), b))
@@ -198,6 +187,30 @@ def edge_case(
     )
 
   return apply
+
+
+def _read(
+  name: str,
+  batch: base.Batch,
+  entries: tuple[str | int, str | int],
+  is_byzantine: jax.Array,
+  rank: jax.Array | None,
+  fraction: Any,
+  key: jax.Array | None,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+  """Images, labels, which of them are poisoned, and the rank of each worker.
+
+  The rank of who does not attack is 0.
+  """
+  image, label = entries
+  byzantine = data_attacks.mask_of(name, is_byzantine)
+  labels = data_attacks.read_labels(name, batch, label, len(byzantine))
+  images = data_attacks.read_images(name, batch, image, labels)
+  rank = data_attacks.ranks(byzantine) if rank is None else rank
+  rank = jnp.maximum(rank, 0)
+  poisoned = _first(labels, fraction, key, rank)
+  poisoned &= data_attacks.rows_of(byzantine, labels)
+  return images, labels, poisoned, rank
 
 
 def _first(

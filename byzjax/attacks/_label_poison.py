@@ -8,6 +8,8 @@ import numpy as np
 
 from byzjax._src import base, checks, data_attacks, recipes
 
+_NAME = 'label_poison'
+
 
 @recipes.factory
 def label_poison(
@@ -57,7 +59,7 @@ def label_poison(
     >>> bool((poisoned[0] == batch[1][0]).any()), poisoned[1]
     (False, Array([0, 1, 2], dtype=int32))
   """
-  name = 'label_poison'
+  name = _NAME
   checks.check_count(name, 'num_classes', num_classes, 2)
   if logits_fn is not None:
     checks.check_function(name, 'logits_fn', logits_fn)
@@ -68,21 +70,6 @@ def label_poison(
   order = np.random.default_rng(seed).permutation(num_classes)
   table = np.empty(num_classes, np.int32)
   table[order] = np.roll(order, -1)
-
-  def least_likely(params, images, labels):
-    if params is None:
-      raise ValueError(
-        f'{name} needs params for its logits_fn, but this round does not tell'
-        ' them: use static labels (logits_fn=None)'
-      )
-    flat = images.reshape((-1,) + images.shape[labels.ndim :])
-    logits = logits_fn(params, flat)  # type: ignore[misc]
-    if logits.shape != (labels.size, num_classes):
-      raise ValueError(
-        f'{name} needs logits_fn to return logits [{labels.size},'
-        f' {num_classes}], got the shape {list(logits.shape)}'
-      )
-    return jnp.argmin(logits, -1).reshape(labels.shape)
 
   def apply(
     batch: base.Batch,
@@ -98,9 +85,25 @@ def label_poison(
       wrong = jnp.asarray(table)[labels]
     else:
       images = data_attacks.read(name, 'image', batch, image)
-      wrong = least_likely(params, images, labels)
+      wrong = _least_likely(logits_fn, num_classes, params, images, labels)
     mask = data_attacks.rows_of(byzantine, labels)
     changed = jnp.where(mask, wrong.astype(labels.dtype), labels)
     return data_attacks.write(batch, {label: changed})
 
   return apply
+
+
+def _least_likely(logits_fn, num_classes, params, images, labels):
+  """The class that the model finds least likely, for every image."""
+  if params is None:
+    raise ValueError(
+      f'{_NAME} needs params for its logits_fn, but this round does not tell'
+      ' them: use static labels (logits_fn=None)'
+    )
+  logits = logits_fn(params, images.reshape(-1, *images.shape[labels.ndim :]))
+  if logits.shape != (labels.size, num_classes):
+    raise ValueError(
+      f'{_NAME} needs logits_fn to return logits [{labels.size},'
+      f' {num_classes}], got the shape {list(logits.shape)}'
+    )
+  return jnp.argmin(logits, -1).reshape(labels.shape)

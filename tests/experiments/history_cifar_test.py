@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from byzjax import models
+from experiments.reporting import logs
 from experiments.studies.history_cifar import network, official, study, training
 
 ROUNDS = 2
@@ -134,8 +135,8 @@ def test_rounds_of_an_epoch_are_the_official_ones():
   assert cells['f11_IPM_cp_m0.9'] == 111
   assert cells['f5_ALIE_cm_m0.9'] == 78
   every = study.define(study.Settings(cells=()))
-  assert {cell.name for cell in every} >= set(official.means())
-  assert set(official.means()) == set(official.curves())
+  assert {cell.name for cell in every} >= set(logs.means(official.FOLDER))
+  assert set(logs.means(official.FOLDER)) == set(logs.curves(official.FOLDER))
 
 
 def test_a_cell_that_is_not_known_is_refused():

@@ -1,6 +1,5 @@
 """The logs of the authors, and our runs beside them."""
 
-import csv
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -8,25 +7,9 @@ from typing import Any
 import numpy as np
 
 from experiments.harness.cells import Rows
-from experiments.reporting import pictures, tables
+from experiments.reporting import logs, pictures, tables
 
 FOLDER = pathlib.Path(__file__).parent
-
-
-def means() -> dict[str, dict[str, str]]:
-  """Mean and deviation over seeds of the last five evaluations, by cell."""
-  with (FOLDER / 'official.csv').open() as file:
-    return {row['cell']: row for row in csv.DictReader(file)}
-
-
-def curves() -> dict[str, np.ndarray]:
-  """Test accuracy [seeds, evaluations] by cell; evaluated every 30 rounds."""
-  curves: dict[str, list] = {}
-  with (FOLDER / 'official_curves.csv').open() as file:
-    for row in csv.DictReader(file):
-      accuracies = list(map(float, row['accuracies'].split()))
-      curves.setdefault(row['cell'], []).append(accuracies)
-  return {name: np.array(values) for name, values in curves.items()}
 
 
 def last_five(rows: Rows) -> np.ndarray:
@@ -43,7 +26,7 @@ def comparisons(ours: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
   """A line for every cell that was run and has an official number."""
   lines = []
   for name, values in ours.items():
-    if name not in (published := means()):
+    if name not in (published := logs.means(FOLDER)):
       continue
     mean = float(published[name]['last5_mean'])
     deviation = float(published[name]['last5_std'])
@@ -66,7 +49,7 @@ def outside(rows: Rows) -> list[dict[str, Any]]:
   """How far each of our curves leaves the band of the official seeds."""
   lines = []
   for (name, seed), run in tables.split_by(rows, 'cell', 'seed'):
-    values = curves().get(name)
+    values = logs.curves(FOLDER).get(name)
     if values is None or len(run) != values.shape[1]:
       continue
     ours = 100 * tables.column(run, 'accuracy')
@@ -86,7 +69,7 @@ def outside(rows: Rows) -> list[dict[str, Any]]:
 
 def figure(rows: Rows):
   """Ours, a line per seed, over the band and the mean of the official ones."""
-  known = curves()
+  known = logs.curves(FOLDER)
   of_cells = {k: v for k, v in tables.split(rows, 'cell').items() if k in known}
   columns = max(min(4, len(of_cells)), 1)
   drawing, axes = pictures.panels(

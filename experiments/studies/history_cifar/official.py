@@ -1,36 +1,19 @@
 """The logs of the authors, and our runs beside them."""
 
-import csv
 import pathlib
 from typing import Any
 
 import numpy as np
 
 from experiments.harness.cells import Rows
-from experiments.reporting import pictures, tables
+from experiments.reporting import logs, pictures, tables
 
 FOLDER = pathlib.Path(__file__).parent
 
 
-def means() -> dict[str, dict[str, str]]:
-  """Mean and deviation over seeds of the last five of 100 epochs, by cell."""
-  with (FOLDER / 'official.csv').open() as file:
-    return {row['cell']: row for row in csv.DictReader(file)}
-
-
-def curves() -> dict[str, np.ndarray]:
-  """Test accuracy (%) [seeds, 30] by cell: of the first thirty epochs."""
-  curves: dict[str, list] = {}
-  with (FOLDER / 'official_curves.csv').open() as file:
-    for row in csv.DictReader(file):
-      accuracies = list(map(float, row['accuracies'].split()))
-      curves.setdefault(row['cell'], []).append(accuracies)
-  return {name: np.array(values) for name, values in curves.items()}
-
-
 def compared(rows: Rows) -> list[dict[str, Any]]:
   """A line for every epoch that was run and is in the official curves."""
-  known, lines = curves(), []
+  known, lines = logs.curves(FOLDER), []
   for (name, epoch), runs in tables.split_by(rows, 'cell', 'epoch'):
     if name not in known or epoch > known[name].shape[1]:
       continue
@@ -52,7 +35,7 @@ def compared(rows: Rows) -> list[dict[str, Any]]:
 
 def at_the_end(rows: Rows) -> list[dict[str, Any]]:
   """A line for every cell that was run for 100 epochs and has a number."""
-  known, lines = means(), []
+  known, lines = logs.means(FOLDER), []
   for name, runs in tables.split(rows, 'cell').items():
     last = [row for row in runs if 95 < row['epoch'] <= 100]
     if name not in known or len(last) < 5:
@@ -80,7 +63,7 @@ def difference(rows: Rows, name: str) -> float:
 
 def figure(rows: Rows):
   """Ours, a line per seed, over the band and the mean of the official ones."""
-  known = curves()
+  known = logs.curves(FOLDER)
   of_cells = {k: v for k, v in tables.split(rows, 'cell').items() if k in known}
   columns = max(min(4, len(of_cells)), 1)
   drawing, axes = pictures.panels(
