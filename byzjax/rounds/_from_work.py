@@ -5,8 +5,8 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from byzjax._src import base, checks, local, round_arguments
-from byzjax.rounds import _cohort, _engine
-from byzjax.rounds._work import Parts, Work
+from byzjax.rounds._assemble import assemble
+from byzjax.rounds._work import Work
 
 
 def from_work(
@@ -87,45 +87,20 @@ def from_work(
   )
   round_arguments.check_transform(name, 'optimizer', optimizer)
   round_arguments.check_attackers(name, attack, byzantine)
-  draws = _cohort.participation_of(name, num_workers, participation)
-  cohort_size = draws.num_participants if draws else num_workers
-  schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
-  weights_at = round_arguments.weight_schedule(
-    name, num_workers, worker_weights
-  )
-  round_arguments.check_mesh(name, mesh, axis_name, num_workers)
-  mesh, num_shards = round_arguments.check_mesh(
-    name, mesh, axis_name, cohort_size
-  )
   message_attack, data_attack = round_arguments.split_attack(attack)
-  engine = _engine.build(
-    Parts(
-      work,
-      aggregator=aggregator,
-      optimizer=optax.with_extra_args_support(optimizer),
-      num_workers=num_workers,
-      cohort_size=cohort_size,
-      attack=message_attack,
-      data_attack=data_attack,
-      codec=codec,
-      server_codec=server_codec,
-      mesh=mesh,
-      num_shards=num_shards,
-      axis_name=axis_name,
-    )
+  return assemble(
+    name,
+    work,
+    num_workers=num_workers,
+    aggregator=aggregator,
+    optimizer=optimizer,
+    message_attack=message_attack,
+    data_attack=data_attack,
+    byzantine=byzantine,
+    worker_weights=worker_weights,
+    participation=participation,
+    codec=codec,
+    server_codec=server_codec,
+    mesh=mesh,
+    axis_name=axis_name,
   )
-
-  def init(params):
-    drawn = draws.init(num_workers) if draws else ()
-    return engine.init(params)._replace(participation=drawn)
-
-  def step(state, batch, key):
-    round_arguments.check_batch(name, batch, num_workers)
-    everybody = _cohort.everybody(
-      name, schedule, weights_at, state.step, num_workers
-    )
-    if draws is None:
-      return engine.step(state, batch, key, everybody)
-    return _cohort.step(engine.step, draws, everybody, state, batch, key)
-
-  return round_arguments.make_round(name, init, step)

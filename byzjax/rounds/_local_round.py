@@ -15,13 +15,8 @@ from byzjax._src import (
   local,
   round_arguments,
 )
-from byzjax.rounds import (
-  _cohort,
-  _engine,
-  _local_steps,
-  _local_work,
-)
-from byzjax.rounds._work import Parts
+from byzjax.rounds import _local_steps, _local_work
+from byzjax.rounds._assemble import assemble
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
 from byzjax.transforms import Preconditioner
 
@@ -190,10 +185,7 @@ def local_round(
   has_global = _check_preconditioner(
     preconditioner, preconditioner_scope, side_aggregator, local_state
   )
-  root_at = round_arguments.root_schedule(root_batch)
-  _check_root(root_at, has_global, local_state)
-  draws = _cohort.participation_of(_NAME, num_workers, participation)
-  cohort_size = draws.num_participants if draws else num_workers
+  _check_root(root_batch, has_global, local_state)
   round_arguments.check_transform(_NAME, 'optimizer', optimizer)
   round_arguments.check_transform(_NAME, 'local_optimizer', local_optimizer)
   round_arguments.check_transforms(_NAME, {'worker': worker})
@@ -202,16 +194,8 @@ def local_round(
     _NAME, 'sampler', sampler, local.LocalSampler, optional=True
   )
   checks.check_flag(_NAME, 'byzantine_chain', byzantine_chain)
-  schedule = round_arguments.byzantine_schedule(_NAME, num_workers, byzantine)
-  weights_at = round_arguments.weight_schedule(
-    _NAME, num_workers, worker_weights
-  )
   steps_at, longest = round_arguments.step_schedule(
     _NAME, num_workers, num_local_steps
-  )
-  round_arguments.check_mesh(_NAME, mesh, axis_name, num_workers)
-  mesh, num_shards = round_arguments.check_mesh(
-    _NAME, mesh, axis_name, cohort_size
   )
   message_attack, data_attack = round_arguments.split_attack(attack)
   estimator = local.as_estimator(
@@ -249,61 +233,39 @@ def local_round(
       worker_map=worker_map,
     )
   )
-  engine = _engine.build(
-    Parts(
-      work,
-      aggregator=aggregator,
-      optimizer=optax.with_extra_args_support(optimizer),
-      num_workers=num_workers,
-      cohort_size=cohort_size,
-      attack=message_attack,
-      data_attack=None,
-      codec=codec,
-      server_codec=server_codec,
-      mesh=mesh,
-      num_shards=num_shards,
-      axis_name=axis_name,
-      computes=None
-      if draws
-      else round_arguments.who_computes(
-        num_workers,
-        message_attack,
-        byzantine,
-        codec=codec,
-        mesh=mesh,
-        has_aux=estimator.has_aux,
-      ),
-      root_at=root_at,
-    )
-  )
 
-  def init(params):
-    drawn = draws.init(num_workers) if draws else ()
-    return engine.init(params)._replace(participation=drawn)
-
-  def step(state, batch, key):
-    round_arguments.check_batch(_NAME, batch, num_workers)
-    round_arguments.check_root(_NAME, root_at, batch)
-    if root_at is not None and steps_at(state.step).ndim:
+  def check(state, batch):
+    if root_batch is not None and steps_at(state.step).ndim:
       raise ValueError(
         f'{_NAME} needs num_local_steps to be the same for all workers where'
         f' there is a root_batch, got {num_local_steps!r}'
       )
     if sampler is None:
       round_arguments.check_slices(_NAME, batch, longest)
-    everybody = _cohort.everybody(
-      _NAME, schedule, weights_at, state.step, num_workers
-    )
-    if draws is None:
-      return engine.step(state, batch, key, everybody)
-    return _cohort.step(engine.step, draws, everybody, state, batch, key)
 
-  return round_arguments.make_round(_NAME, init, step)
+  return assemble(
+    _NAME,
+    work,
+    num_workers=num_workers,
+    aggregator=aggregator,
+    optimizer=optimizer,
+    message_attack=message_attack,
+    byzantine=byzantine,
+    worker_weights=worker_weights,
+    participation=participation,
+    codec=codec,
+    server_codec=server_codec,
+    mesh=mesh,
+    axis_name=axis_name,
+    root_batch=root_batch,
+    skips_attackers=not estimator.has_aux,
+    check=check,
+  )
 
 
-def _check_root(root_at: Any, has_global: bool, local_state: str) -> None:
+def _check_root(root_batch: Any, has_global: bool, local_state: str) -> None:
   """Raises ValueError where the server could not work as a worker does."""
-  if root_at is not None and (has_global or local_state == 'average'):
+  if root_batch is not None and (has_global or local_state == 'average'):
     raise ValueError(
       f'{_NAME} needs root_batch to be None with a preconditioner of scope'
       " 'global' or local_state='average', which the server's own message has"

@@ -17,7 +17,8 @@ from byzjax._src import (
   local,
   round_arguments,
 )
-from byzjax.rounds import _cohort, _engine, _local_steps, _work
+from byzjax.rounds import _local_steps
+from byzjax.rounds._assemble import assemble
 from byzjax.rounds._work import Work, WorkContext, WorkerOutput
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
 
@@ -100,10 +101,6 @@ def build(
   )
   round_arguments.check_attackers(name, attack, byzantine)
   checks.check_kind(name, 'sampler', sampler, local.LocalSampler, optional=True)
-  schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
-  mesh, num_shards = round_arguments.check_mesh(
-    name, mesh, axis_name, num_workers
-  )
   message_attack, data_attack = round_arguments.split_attack(attack)
   parts = Parts(
     name,
@@ -119,33 +116,26 @@ def build(
   work = Work(
     functools.partial(init_rows, parts), functools.partial(run, parts)
   )
-  engine = _engine.build(
-    _work.Parts(
-      work,
-      aggregator=aggregator,
-      optimizer=optax.with_extra_args_support(method.server),
-      num_workers=num_workers,
-      cohort_size=num_workers,
-      attack=message_attack,
-      data_attack=None,
-      codec=codec,
-      server_codec=server_codec,
-      mesh=mesh,
-      num_shards=num_shards,
-      axis_name=axis_name,
-    )
-  )
 
-  def step(state, batch, key):
-    round_arguments.check_batch(name, batch, num_workers)
+  def check(state, batch):
+    del state
     if sampler is None:
       round_arguments.check_slices(name, batch, num_local_steps)
-    everybody = _cohort.everybody(
-      name, schedule, lambda step: None, state.step, num_workers
-    )
-    return engine.step(state, batch, key, everybody)
 
-  return round_arguments.make_round(name, engine.init, step)
+  return assemble(
+    name,
+    work,
+    num_workers=num_workers,
+    aggregator=aggregator,
+    optimizer=method.server,
+    message_attack=message_attack,
+    byzantine=byzantine,
+    codec=codec,
+    server_codec=server_codec,
+    mesh=mesh,
+    axis_name=axis_name,
+    check=check,
+  )
 
 
 def init_rows(parts: Parts, params: base.Params, n: int) -> ReplicaRows:

@@ -10,8 +10,8 @@ from byzjax._src import (
   local,
   round_arguments,
 )
-from byzjax.rounds import _cohort, _engine, _gradient_work, _stateful_work
-from byzjax.rounds._work import Parts
+from byzjax.rounds import _gradient_work, _stateful_work
+from byzjax.rounds._assemble import assemble
 from byzjax.rounds._worker_gradients import (
   LossFn,
   ValueAndGrad,
@@ -181,10 +181,6 @@ def robust_round(
   round_arguments.check_transforms(name, {'worker': worker})
   round_arguments.check_attackers(name, attack, byzantine)
   checks.check_flag(name, 'byzantine_chain', byzantine_chain)
-  schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
-  weights_at = round_arguments.weight_schedule(
-    name, num_workers, worker_weights
-  )
   check_worker_map(name, worker_map)
   chain = optax.identity() if worker is None else worker
   estimator: local.GradientEstimator | local.StatefulEstimator
@@ -208,45 +204,23 @@ def robust_round(
     work = _gradient_work.build(
       _gradient_work.Parts(name, estimator, chain, byzantine_chain, worker_map)
     )
-  root_at = round_arguments.root_schedule(root_batch)
-  mesh, num_shards = round_arguments.check_mesh(
-    name, mesh, axis_name, num_workers
-  )
   message_attack, data_attack = round_arguments.split_attack(attack)
-  engine = _engine.build(
-    Parts(
-      work,
-      aggregator=aggregator,
-      optimizer=optax.with_extra_args_support(optimizer),
-      num_workers=num_workers,
-      cohort_size=num_workers,
-      attack=message_attack,
-      data_attack=data_attack,
-      codec=codec,
-      server_codec=server_codec,
-      mesh=mesh,
-      num_shards=num_shards,
-      axis_name=axis_name,
-      computes=round_arguments.who_computes(
-        num_workers,
-        message_attack,
-        byzantine,
-        codec=codec,
-        mesh=mesh,
-        # What is remembered is of everybody.
-        has_aux=estimator.has_aux
-        or isinstance(estimator, local.StatefulEstimator),
-      ),
-      root_at=root_at,
-    )
+  # What is remembered, and what is told of the loss, is of everybody.
+  is_stateful = isinstance(estimator, local.StatefulEstimator)
+  return assemble(
+    name,
+    work,
+    num_workers=num_workers,
+    aggregator=aggregator,
+    optimizer=optimizer,
+    message_attack=message_attack,
+    data_attack=data_attack,
+    byzantine=byzantine,
+    worker_weights=worker_weights,
+    codec=codec,
+    server_codec=server_codec,
+    mesh=mesh,
+    axis_name=axis_name,
+    root_batch=root_batch,
+    skips_attackers=not (estimator.has_aux or is_stateful),
   )
-
-  def step(state, batch, key):
-    round_arguments.check_batch(name, batch, num_workers)
-    round_arguments.check_root(name, root_at, batch)
-    everybody = _cohort.everybody(
-      name, schedule, weights_at, state.step, num_workers
-    )
-    return engine.step(state, batch, key, everybody)
-
-  return round_arguments.make_round(name, engine.init, step)
