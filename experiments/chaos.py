@@ -16,8 +16,9 @@ import byzjax
 from experiments.reporting import pictures, tables
 
 FAULTS = ('none', 'crash', 'lag', 'flip', 'nan', 'lie')
-# Syncs that what is sent under `lag` may be old; between which rounds replicas
-# that crash are away; in which one a number of the optimizer's state gets NaN.
+# Under `lag` a message is less than so many syncs old. Replicas that crash are
+# away from the first of these rounds until the second. Under `nan` a number of
+# the optimizer's state becomes NaN in that round.
 LAG, AWAY, NAN_ROUND = 4, (3, 8), 3
 
 

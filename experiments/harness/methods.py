@@ -113,7 +113,7 @@ def qsr(of: Arguments, growth=0.2) -> byzjax.Round:
       rate, total_steps=steps, base_steps=of.steps, growth=growth
     )
   # Fewer, longer rounds: what is left of the run has nothing to do.
-  lengths = np.resize(np.pad(lengths, (0, of.rounds)), of.rounds)
+  lengths = np.pad(lengths, (0, of.rounds - len(lengths)))
   return byzjax.local_round(
     of.task.loss_fn,
     local_optimizer=optax.sgd(rate),
@@ -263,31 +263,6 @@ CORRECTED = ('scaffold', 'fed_dyn')
 def takes_examples(name: str) -> bool:
   """Whether the round is given the partition, and not a batch."""
   return name in LOCAL or name in ASYNCHRONOUS
-
-
-def check(name: str, given: dict[str, bool]) -> None:
-  """Raises ValueError for flags that the method does not know.
-
-  Args:
-    name: of the method.
-    given: by flag, whether it says something.
-  """
-  local, late = name in LOCAL or name in CORRECTED, name in ASYNCHRONOUS
-  knows = {
-    'num_local_steps': local,
-    'num_participants': local,
-    'codec': name != 'gossip',
-    'server_codec': not (late or name == 'gossip'),
-    'topology': name == 'gossip',
-    'speeds': late,
-    'num_devices': not late,
-    'augment': not takes_examples(name),
-    'optimizer': name in ('robust', 'fed_opt'),
-    'redraw_byzantine': not late,
-  }
-  for flag, says in given.items():
-    if says and not knows[flag]:
-      raise ValueError(f'--{flag} is not for --method={name}')
 
 
 def build(text: str, of: Arguments) -> byzjax.Round:

@@ -7,34 +7,42 @@ import jax
 import byzjax
 from experiments.harness import methods, specs
 
+# Flags that not every method knows.
+_FLAGS = (
+  'num_local_steps',
+  'num_participants',
+  'codec',
+  'server_codec',
+  'topology',
+  'speeds',
+  'num_devices',
+  'augment',
+  'optimizer',
+  'redraw_byzantine',
+  'learning_rate',
+  'schedule',
+  'local_learning_rate',
+  'momentum',
+  'worker_map',
+)
+
 
 def check(config: Any) -> str:
   """The name of the method, if all flags are for it."""
   name, _ = specs.parse(config.method)
 
-  def default(flag):
-    return type(config).__dataclass_fields__[flag].default
+  def says(flag):
+    return (
+      getattr(config, flag) != type(config).__dataclass_fields__[flag].default
+    )
 
   if name not in methods.METHODS:
     raise ValueError(
       f'--method: unknown name {name!r}; known are'
       f' {", ".join(sorted(methods.METHODS))}'
     )
-  methods.check(
-    name,
-    {
-      'num_local_steps': config.num_local_steps > 0,
-      'num_participants': config.num_participants is not None,
-      'codec': config.codec != 'none',
-      'server_codec': config.server_codec != 'none',
-      'topology': config.topology != default('topology'),
-      'speeds': config.speeds != default('speeds'),
-      'num_devices': config.num_devices > 1,
-      'augment': config.augment,
-      'optimizer': config.optimizer != default('optimizer'),
-      'redraw_byzantine': config.redraw_byzantine,
-    },
-  )
+  _check_flags(name, {flag: says(flag) for flag in _FLAGS})
+  _check_rule(name, config.aggregator, config.pre_aggregators)
   return name
 
 
@@ -105,3 +113,45 @@ def byzantine_of(config: Any, attack: Any, key: jax.Array) -> Any:
   if not config.redraw_byzantine:
     return config.num_byzantine
   return byzjax.random_byzantine(config.num_workers, config.num_byzantine, key)
+
+
+def _check_flags(name: str, given: dict[str, bool]) -> None:
+  """Raises ValueError for flags that the method does not know.
+
+  Args:
+    name: of the method.
+    given: by flag, whether it says something.
+  """
+  local, late = (
+    name in methods.LOCAL or name in methods.CORRECTED,
+    name in methods.ASYNCHRONOUS,
+  )
+  knows = {
+    'num_local_steps': local,
+    'num_participants': local,
+    'codec': name != 'gossip',
+    'server_codec': not (late or name == 'gossip'),
+    'topology': name == 'gossip',
+    'speeds': late,
+    'num_devices': not late,
+    'augment': not methods.takes_examples(name),
+    'optimizer': name in ('robust', 'fed_opt'),
+    'redraw_byzantine': not late,
+    'learning_rate': late or name in ('robust', 'fed_opt', 'gossip'),
+    'schedule': late or name in ('robust', 'fed_opt', 'gossip'),
+    'local_learning_rate': local,
+    'momentum': name not in ('asgd', 'fedbuff', *methods.CORRECTED),
+    'worker_map': not (late or name in methods.CORRECTED),
+  }
+  for flag, says in given.items():
+    if says and not knows[flag]:
+      raise ValueError(f'--{flag} is not for --method={name}')
+
+
+def _check_rule(name: str, aggregator: str, pre_aggregators: str) -> None:
+  """Raises ValueError for a rule where every message is a step by itself."""
+  if name in ('asgd', 'ormo') and (aggregator != 'mean' or pre_aggregators):
+    raise ValueError(
+      f'--method={name} has no rule, for every message is a step: give'
+      ' --aggregator=mean, or --method=fedbuff'
+    )

@@ -67,6 +67,20 @@ def test_a_backdoor_adds_its_success_rate():
   assert 'attack_success_rate' not in _program('robust').trace()
 
 
+@pytest.mark.parametrize(
+  'name, changed, message',
+  [
+    ('asgd', {'aggregator': 'krum'}, 'asgd has no rule, .* --method=fedbuff'),
+    ('fed_avg', {'learning_rate': 0.2}, '--learning_rate is not for'),
+    ('robust', {'local_learning_rate': 0.2}, '--local_learning_rate is not'),
+    ('scaffold', {'momentum': 0.5}, '--momentum is not for --method=scaffold'),
+  ],
+)
+def test_what_a_method_does_not_know_is_refused(name, changed, message):
+  with pytest.raises(ValueError, match=message):
+    _program(name, **changed)
+
+
 def test_speeds_go_around():
   assert methods.speeds_of('1, 5', 5).tolist() == [1, 5, 1, 5, 1]
 

@@ -276,7 +276,7 @@ REFUSED = {
     '--topology is not for --method=robust',
   ),
   'speeds that are none': (
-    {'method': 'asgd', 'speeds': '1,-2'},
+    {'method': 'fedbuff', 'speeds': '1,-2'},
     "--speeds must be numbers above zero, .* got '1,-2'",
   ),
   'resuming from nowhere': (
