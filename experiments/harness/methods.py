@@ -118,7 +118,8 @@ def qsr(of: Arguments, growth=0.2) -> byzjax.Round:
     of.task.loss_fn,
     local_optimizer=optax.sgd(rate),
     optimizer=optax.sgd(1.0),
-    **_local(of) | {'num_local_steps': lengths},
+    # A momentum of messages would move the model on when all steps are taken.
+    **_local(of) | {'num_local_steps': lengths, 'worker': None},
   )
 
 

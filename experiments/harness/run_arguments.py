@@ -140,7 +140,7 @@ def _check_flags(name: str, given: dict[str, bool]) -> None:
     'learning_rate': late or name in ('robust', 'fed_opt', 'gossip'),
     'schedule': late or name in ('robust', 'fed_opt', 'gossip'),
     'local_learning_rate': local,
-    'momentum': name not in ('asgd', 'fedbuff', *methods.CORRECTED),
+    'momentum': name not in ('asgd', 'fedbuff', 'qsr', *methods.CORRECTED),
     'worker_map': not (late or name in methods.CORRECTED),
   }
   for flag, says in given.items():
