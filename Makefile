@@ -17,8 +17,11 @@ help:
 	@echo 'make check-dist  both, tried in an empty environment'
 	@echo 'make clean       removes .venv and what was built'
 
+# A loud attack, which ruins the mean, and a quiet one, which ruins Krum.
 run: $(READY)
-	$(BIN)/python -m experiments.train $(ARGS)
+	$(BIN)/python -m experiments.train \
+	  --attack='sign_flip(scale=10.0); inner_product_manipulation(epsilon=0.1)' \
+	  $(ARGS)
 
 # Whole files go to one of two processes: what a file compiles it uses again.
 test: $(READY) lint docs

@@ -116,9 +116,9 @@ def pending() -> list[str]:
   return [n for n in study.names() if not study.variants(study.load(n))]
 
 
-def _linked(entry: Entry, to: str) -> str:
-  method = entry.claim.method
-  return f'[{method}]({to}/{entry.study}/README.md)' if entry.study else method
+def _linked(entry: Entry) -> str:
+  method, page = entry.claim.method, f'studies/{entry.study}/README.md'
+  return f'[{method}]({page})' if entry.study else method
 
 
 def counts() -> str:
@@ -138,7 +138,7 @@ def page() -> str:
     claim = entry.claim
     lines.append(
       [
-        f'{_linked(entry, "studies")}<br>{claim.paper}',
+        f'{_linked(entry)}<br>{claim.paper}',
         claim.says,
         claim.published + (f' [{claim.evidence}]' if claim.evidence else ''),
         '<br>'.join(map(str, claim.checks)) or '-',
@@ -185,17 +185,7 @@ def _waiting() -> list[str]:
 
 def block() -> str:
   """What the README has of it."""
-  lines = [
-    [
-      _linked(entry, 'experiments/studies'),
-      entry.claim.says,
-      entry.claim.data,
-      f'**{entry.claim.verdict}**',
-    ]
-    for entry in entries()
-  ]
-  heads = ['method', 'claim of the paper', 'data here', 'verdict']
-  return '\n'.join([counts(), '', *summary.markdown(heads, lines)])
+  return f'{counts()}\n\n![{counts()}](experiments/scorecard.png)'
 
 
 def picture() -> plt.Figure:

@@ -6,16 +6,18 @@ r"""One training run under attack, or the same run with several rules.
 
 Names take their hyper-parameters in parentheses, `centered_clipping(radius=1)`;
 the number of Byzantine workers is filled in where a rule asks for it. Several
-rules, separated by semicolons, run one after the other and end in one table and
-one picture, `curve.png`; under the table is the command of each row. Each
-writes `config.json`, `metrics.csv` (a row per evaluation and seed) and
-checkpoints. A killed run goes on to the same bits with `--output_dir=FOLDER
---resume`. Several processes: `experiments/harness/distributed.py`.
+rules and attacks, separated by semicolons, run one after the other: each rule
+under each attack. They end in a table for each attack and in one picture,
+`curve.png`; under the tables is the command of each row. Each writes
+`config.json`, `metrics.csv` (a row per evaluation and seed) and checkpoints. A
+killed run goes on to the same bits with `--output_dir=FOLDER --resume`. Several
+processes: `experiments/harness/distributed.py`.
 """
 
 import contextlib
 import dataclasses
 import functools
+import itertools
 import pathlib
 import sys
 import time
@@ -70,7 +72,8 @@ class Settings(ImageSettings):
   )
   attack: str = option(
     'inner_product_manipulation(epsilon=0.1)',
-    f'What attackers send: {specs.describe(specs.ATTACKS)}. E.g. alie(z=1.5).',
+    'What attackers send, or several attacks separated by semicolons:'
+    f' {specs.describe(specs.ATTACKS)}. E.g. alie(z=1.5).',
   )
   search: str = option(
     'none',
@@ -81,13 +84,14 @@ class Settings(ImageSettings):
   )
   pre_aggregators: str = option(
     '',
-    'What messages go through before the rule, separated by commas:'
+    'What messages go through before every rule, separated by commas:'
     f' {specs.describe(specs.PRE_AGGREGATORS)}. E.g. bucketing(bucket_size=2).',
   )
   aggregator: str = option(
-    'mean; krum; centered_clipping(radius=0.3)',
+    'mean; krum; nearest_neighbor_mixing, trimmed_mean',
     'The rule, or several separated by semicolons:'
-    f' {specs.describe(specs.AGGREGATORS)}.',
+    f' {specs.describe(specs.AGGREGATORS)}; perhaps behind pre-aggregators and'
+    ' a comma.',
   )
   method: str = option(
     'robust',
@@ -201,7 +205,7 @@ def program_of(config: Settings, dataset: data.Dataset) -> Program:
 
 
 class Run(NamedTuple):
-  """One rule of the table."""
+  """One rule under one attack."""
 
   config: Settings
   program: Program
@@ -251,14 +255,19 @@ def title_of(config: Settings) -> str:
   )
 
 
-def say(config: Settings, runs: Sequence[Run], results, root) -> None:
-  """Prints the table and what makes each of its rows again; draws curves."""
-  title = title_of(config)
-  print(f'\n{title}; {config.rounds} rounds, {config.num_seeds} seeds')
-  print(curves.table(results))
+def say(runs: Sequence[Run], results: Sequence[Rows], root) -> None:
+  """Prints tables and what makes each of their rows again; draws curves."""
+  by_attack: dict[str, dict[str, Rows]] = {}
+  for run, rows in zip(runs, results):
+    of_attack = by_attack.setdefault(title_of(run.config), {})
+    of_attack[run.config.aggregator] = rows
+  config = runs[0].config
+  for title, of_rules in by_attack.items():
+    print(f'\n{title}; {config.rounds} rounds, {config.num_seeds} seeds')
+    print(curves.table(of_rules))
   print('\nThe command of each row:')
   print('\n'.join(command(run.config) for run in runs))
-  curves.picture(results, f'{config.dataset}: {title}', root / 'curve.png')
+  curves.picture(by_attack, config.dataset, root / 'curve.png')
 
 
 def of_folder(config: Settings) -> dict[str, Any]:
@@ -277,26 +286,58 @@ def read_settings(root: pathlib.Path) -> Settings:
     resume.adopt(root, 'train', names)
   config = settings.read(Settings)
   distributed.split_cpu(config.num_devices)  # Before JAX looks for devices.
-  rules = specs.split_top(config.aggregator, ';')
-  if not rules:
-    raise ValueError('--aggregator names no rule')
-  if len({output.slug(rule) for rule in rules}) < len(rules):
-    raise ValueError(f'--aggregator names a rule twice: {rules}')
+  several = {
+    flag: entries(config, flag, kind)
+    for flag, kind in [('attack', 'attack'), ('aggregator', 'rule')]
+  }
   if jax.process_count() > 1 and not FLAGS.output_dir:
     raise ValueError('several processes need --output_dir, which all see')
-  return dataclasses.replace(config, aggregator='; '.join(rules))
+  texts = {flag: '; '.join(given) for flag, given in several.items()}
+  return dataclasses.replace(config, **texts)
+
+
+def entries(config: Settings, flag: str, kind: str) -> list[str]:
+  """What a flag names, separated by semicolons.
+
+  Raises:
+    ValueError: if that is nothing, or the same thing twice.
+  """
+  given = specs.split_top(getattr(config, flag), ';')
+  if not given:
+    raise ValueError(f'--{flag} names no {kind}')
+  if len({output.slug(text) for text in given}) < len(given):
+    raise ValueError(f'--{flag} names the same {kind} twice: {given}')
+  return given
+
+
+def runs_of(
+  config: Settings, root: pathlib.Path
+) -> dict[pathlib.Path, Settings]:
+  """The settings of every rule under every attack, and their folders.
+
+  A run that is alone writes to the folder itself, several to a folder each,
+  which has the name of what they differ in.
+  """
+  several = {
+    flag: specs.split_top(getattr(config, flag), ';')
+    for flag in ('attack', 'aggregator')
+  }
+  made = {}
+  for pair in itertools.product(*several.values()):
+    names = [text for text, all_ in zip(pair, several.values()) if all_[1:]]
+    folder = root / output.slug('; '.join(names)) if names else root
+    values: dict[str, Any] = dict(zip(several, pair))
+    made[folder] = dataclasses.replace(config, **values)
+  return made
 
 
 def open_runs(
   config: Settings, root: pathlib.Path, held: contextlib.ExitStack
 ) -> list[Run]:
   """Checks all, then locks and makes the folders; as long as `held` is open."""
-  rules = specs.split_top(config.aggregator, ';')
-  # One rule writes to the folder itself, several to a folder each.
-  folders = [root / output.slug(r) if rules[1:] else root for r in rules]
-  alone = [dataclasses.replace(config, aggregator=rule) for rule in rules]
+  alone = runs_of(config, root)
   configs = {root: of_folder(config)}
-  configs |= {f: of_folder(c) for f, c in zip(folders, alone)}
+  configs |= {folder: of_folder(one) for folder, one in alone.items()}
 
   def take():
     held.callback(lock.release, lock.take(*configs, resume=FLAGS.resume))
@@ -306,7 +347,7 @@ def open_runs(
     resume.check(configs)
     take()
   dataset = data.load(config.dataset, config.data_dir)
-  made = [program_of(one, dataset) for one in alone]
+  made = [program_of(one, dataset) for one in alone.values()]
   distributed.wait_for_all('checked')
   if not FLAGS.resume:
     take()
@@ -314,7 +355,7 @@ def open_runs(
     distributed.process_0_first(output.open_folder, folder, values, 'rounds')
   return [
     Run(one, program, folder, beginning(program, folder))
-    for one, program, folder in zip(alone, made, folders)
+    for (folder, one), program in zip(alone.items(), made)
   ]
 
 
@@ -352,9 +393,9 @@ def main(argv):
     except (OSError, ValueError) as error:
       sys.exit(f'train.py: {error}')
     distributed.say(f'Writing to {root}')
-    results = {run.config.aggregator: train(run) for run in runs}
+    results = [train(run) for run in runs]
     if jax.process_index() == 0:
-      say(config, runs, results, root)
+      say(runs, results, root)
 
 
 if __name__ == '__main__':

@@ -1,8 +1,9 @@
 """The documentation: its code runs, and every public name has a place in it."""
 
-import importlib.util
+import importlib
 import pkgutil
 import re
+import sys
 
 import pytest
 
@@ -14,14 +15,10 @@ GUIDES = sorted((DOCS / 'guides').glob('*.md'))
 PAGES = [DOCS / 'index.md', *GUIDES]
 
 
-def _load(name):
-  spec = importlib.util.spec_from_file_location(name, DOCS / f'{name}.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-groups, features = _load('groups'), _load('features')
+sys.path.insert(0, str(DOCS))  # Where Sphinx looks for them, too.
+catalogue, features, groups = map(
+  importlib.import_module, ('catalogue', 'features', 'groups')
+)
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
@@ -103,3 +100,14 @@ def test_every_study_is_in_the_guide():
 
 def test_the_table_of_features_is_that_of_the_signatures():
   assert features.page(features.PAGE.read_text()) == features.PAGE.read_text()
+
+
+def test_the_catalogue_is_that_of_the_docstrings():
+  assert catalogue.page() == catalogue.PAGE.read_text(), (
+    'python docs/catalogue.py'
+  )
+
+
+def test_the_readme_counts_what_there_is():
+  readme = (markdown.ROOT / 'README.md').read_text()
+  assert catalogue.counts() in ' '.join(readme.split())

@@ -313,12 +313,16 @@ def split_top(text: str, separator: str) -> list[str]:
 def aggregator(
   text: str, pre_aggregators: str, num_byzantine: int
 ) -> byzjax.Aggregator:
-  """The rule behind its pre-aggregators, each given f where it asks for it."""
+  """The rule behind the pre-aggregators of both texts.
+
+  Each is given f where it asks for it.
+  """
   fill = functools.partial(build, defaults={'num_byzantine': num_byzantine})
-  rule = fill('aggregator', text, AGGREGATORS)
+  *before, last = split_top(text, ',')
+  rule = fill('aggregator', last, AGGREGATORS)
   stages = [
     fill('pre_aggregators', stage, PRE_AGGREGATORS)
-    for stage in split_top(pre_aggregators, ',')
+    for stage in [*split_top(pre_aggregators, ','), *before]
   ]
   return byzjax.pre_aggregate(*stages, rule) if stages else rule
 

@@ -23,12 +23,20 @@ def table(results: Mapping[str, Rows]) -> str:
 
 
 def picture(
-  results: Mapping[str, Rows], title: str, path: pathlib.Path
+  results: Mapping[str, Mapping[str, Rows]], title: str, path: pathlib.Path
 ) -> None:
-  """Accuracy over rounds: a line per rule, a band from worst to best seed."""
-  figure, ((axes,),) = pictures.panels(figsize=(7, 4))
-  pictures.curves(axes, results, scale=100)
-  axes.set(xlabel='round', ylabel='test accuracy (%)', ylim=(0, 100))
-  axes.set_title(title)
-  axes.legend(loc='best')
+  """Accuracy over rounds: a panel per attack, a line per rule, a band of seeds.
+
+  A band is from the worst seed to the best.
+  """
+  several = len(results) > 1
+  size = (5.5 * len(results) if several else 7, 4)
+  figure, (row,) = pictures.panels(1, len(results), figsize=size)
+  for axes, (attack, of_rules) in zip(row, results.items()):
+    pictures.curves(axes, of_rules, scale=100)
+    axes.set(xlabel='round', ylabel='test accuracy (%)', ylim=(0, 100))
+    axes.set_title(attack if several else f'{title}: {attack}', fontsize=10)
+  if several:
+    figure.suptitle(title)
+  row[0].legend(loc='best')
   pictures.save(figure, path, dpi=150)

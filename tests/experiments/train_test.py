@@ -1,5 +1,6 @@
 """The binary as its users meet it: results, resuming, and what it refuses."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -115,21 +116,29 @@ def test_a_run_leaves_its_files(tmp_path):
   assert 'class-balanced' in printed and 'coordinate_median' in printed
 
 
-def test_the_command_of_each_row_is_printed(tmp_path):
-  rules = ('mean', 'centered_clipping(radius=0.3)')
-  several = {**SMALL, 'aggregator': '; '.join(rules), 'rounds': 2}
-  printed = run(tmp_path / 'both', **several, validation=True)
+def test_every_rule_meets_every_attack_and_the_command_of_each_is_printed(
+  tmp_path,
+):
+  rules = ('mean', 'bucketing(bucket_size=2), coordinate_median')
+  attacks = ('sign_flip(scale=10.0)', 'alie(z=1.5)')
+  several = {'aggregator': '; '.join(rules), 'attack': '; '.join(attacks)}
+  changed = {**SMALL, **several, 'rounds': 2}
+  printed = run(tmp_path / 'all', **changed, validation=True)
+  for attack in attacks:
+    assert f'2 of 8 workers send {attack}; 2 rounds, 2 seeds' in printed
   lines = [line for line in printed.splitlines() if 'python -m' in line]
-  for line, rule in zip(lines, rules, strict=True):
-    command = shlex.split(line)
+  commands = [shlex.split(line) for line in lines]
+  pairs = list(itertools.product(attacks, rules))
+  for command, (attack, rule) in zip(commands, pairs, strict=True):
     assert command[:3] == ['python', '-m', 'experiments.train']
-    assert f'--aggregator={rule}' in command
-    folder = tmp_path / output.slug(rule)
-    call_train(*command[3:], f'--output_dir={folder}')
-    there = tmp_path / 'both' / output.slug(rule)
-    for file in ('metrics.csv', 'config.json'):
-      assert (folder / file).read_bytes() == (there / file).read_bytes()
-  assert 0 < rows_of(folder)[-1]['validation_accuracy'] < 1
+    assert {f'--attack={attack}', f'--aggregator={rule}'} <= {*command}
+  folders = [tmp_path / 'all' / output.slug('; '.join(pair)) for pair in pairs]
+  assert len({rows_of(folder)[-1]['loss'] for folder in folders}) == 4
+  call_train(*commands[-1][3:], f'--output_dir={tmp_path / "alone"}')
+  for file in ('metrics.csv', 'config.json'):
+    alone = (tmp_path / 'alone' / file).read_bytes()
+    assert alone == (folders[-1] / file).read_bytes()
+  assert 0 < rows_of(folders[-1])[-1]['validation_accuracy'] < 1
 
 
 def test_seeds_in_one_program_equal_seeds_alone(tmp_path):
@@ -289,8 +298,13 @@ REFUSED = {
   ),
   'the same rule twice': (
     {'aggregator': 'mean; krum; mean'},
-    'names a rule twice',
+    'names the same rule twice',
   ),
+  'the same attack twice': (
+    {'attack': 'none; none'},
+    'names the same attack twice',
+  ),
+  'no rule': ({'aggregator': ';'}, '--aggregator names no rule'),
 }
 
 
