@@ -1,17 +1,17 @@
 """byzjax: training that survives workers which lie, drift, lag or disagree.
 
-Everything public is here, flat. `byzjax.data` and `byzjax.models`, which need
-data sets and flax, are imported on their own. Names under `byzjax._src` and
-files that start with an underscore are private.
+Rules, attacks, codecs, transforms and rounds are here, flat: `byzjax.krum`.
+What has a name of its own is a package that is imported when it is first used:
+`byzjax.analysis`, `asynchrony`, `convex`, `data`, `gossip`, `models`,
+`objectives`, `theory`, `topology`. Names under `byzjax._src` and files that
+start with an underscore are private.
 """
 
-from byzjax import analysis as analysis
-from byzjax import asynchrony as asynchrony
-from byzjax import convex as convex
-from byzjax import gossip as gossip
-from byzjax import objectives as objectives
-from byzjax import theory as theory
-from byzjax import topology as topology
+import difflib as _difflib
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from byzjax._src.base import (
   Aggregate,
   AggregationInfo,
@@ -202,7 +202,38 @@ from byzjax.transforms import (
   worker_momentum,
 )
 
+if _TYPE_CHECKING:
+  from byzjax import analysis as analysis
+  from byzjax import asynchrony as asynchrony
+  from byzjax import convex as convex
+  from byzjax import data as data
+  from byzjax import gossip as gossip
+  from byzjax import models as models
+  from byzjax import objectives as objectives
+  from byzjax import theory as theory
+  from byzjax import topology as topology
+
 __version__ = '0.1.0'
+
+_FLAT = (
+  'aggregators',
+  'attacks',
+  'compression',
+  'gradients',
+  'rounds',
+  'transforms',
+)
+_PACKAGES = (
+  'analysis',
+  'asynchrony',
+  'convex',
+  'data',
+  'gossip',
+  'models',
+  'objectives',
+  'theory',
+  'topology',
+)
 
 __all__ = [
   'Aggregate',
@@ -381,3 +412,15 @@ __all__ = [
   'worker_sharded',
   'worst_case_byzantine',
 ]
+
+
+def __getattr__(name: str) -> _Any:
+  if name in _PACKAGES:
+    return _importlib.import_module(f'byzjax.{name}')
+  near = _difflib.get_close_matches(name, __dir__(), n=1)
+  hint = f'; did you mean {near[0]!r}?' if near else ''
+  raise AttributeError(f'byzjax has no {name!r}{hint}')
+
+
+def __dir__() -> list[str]:
+  return sorted([*__all__, *_FLAT, *_PACKAGES, '__version__'])

@@ -334,3 +334,20 @@ def test_import_is_light():
     [sys.executable, '-c', code], capture_output=True, text=True, check=True
   )
   assert result.stdout.strip() == '[]'
+
+
+def test_packages_are_imported_when_they_are_used():
+  code = """
+import sys, byzjax
+late = ['analysis', 'convex', 'data', 'models']
+assert not [name for name in late if f'byzjax.{name}' in sys.modules]
+for name in late:
+  assert name in dir(byzjax) and getattr(byzjax, name).__all__
+"""
+  subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_a_name_that_is_not_there_says_which_one_is_near():
+  with pytest.raises(AttributeError, match="no 'krumm'; did you mean 'krum'"):
+    _ = byzjax.krumm
+  assert not hasattr(byzjax, 'flower_strategies')

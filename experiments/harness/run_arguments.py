@@ -36,11 +36,7 @@ def check(config: Any) -> str:
       getattr(config, flag) != type(config).__dataclass_fields__[flag].default
     )
 
-  if name not in methods.METHODS:
-    raise ValueError(
-      f'--method: unknown name {name!r}; known are'
-      f' {", ".join(sorted(methods.METHODS))}'
-    )
+  specs.check_name('method', name, methods.METHODS)
   _check_flags(name, {flag: says(flag) for flag in _FLAGS})
   _check_rule(name, config.aggregator, config.pre_aggregators)
   return name

@@ -1,10 +1,12 @@
 """`'name(key=value)'` on the command line, and what the names stand for."""
 
 import ast
+import difflib
 import functools
+import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -223,7 +225,7 @@ def describe(known: Mapping[str, Callable]) -> str:
 def parse(text: str) -> tuple[str, dict[str, Any]]:
   """`'krum(num_neighbors=3)'` -> `('krum', {'num_neighbors': 3})`.
 
-  Values are Python literals, `inf` and `nan`.
+  Values are Python literals, `inf` and `nan`. A name may be `module:function`.
 
   Raises:
     ValueError: if the text is no name, with or without keyword arguments.
@@ -232,17 +234,21 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     f"expected name or name(key=value, ...), as in 'krum' or"
     f" 'centered_clipping(radius=1.0)', got {text!r}"
   )
-  if re.fullmatch(r'\w+', text.strip()):
-    return text.strip(), {}
+  rest = text.strip()
+  if module := re.match(r'[\w.]+:', rest):
+    rest = rest[module.end() :]
+  before = module[0] if module else ''
+  if re.fullmatch(r'\w+', rest):
+    return before + rest, {}
   try:
-    call = ast.parse(text.strip(), mode='eval').body
+    call = ast.parse(rest, mode='eval').body
     if (
       not isinstance(call, ast.Call)
       or not isinstance(call.func, ast.Name)
       or call.args
     ):
       raise ValueError(problem)
-    return call.func.id, {
+    return before + call.func.id, {
       str(keyword.arg): _literal(keyword.value) for keyword in call.keywords
     }
   except (SyntaxError, ValueError) as error:
@@ -283,11 +289,7 @@ def build(
     ValueError: if the name is unknown, or the factory refuses its arguments.
   """
   name, given = parse(text)
-  if name not in known:
-    raise ValueError(
-      f'--{flag}: unknown name {name!r}; known are {", ".join(sorted(known))}'
-    )
-  factory = known[name]
+  factory = factory_of(flag, name, known)
   parameters = inspect.signature(factory).parameters
   keywords = {
     key: value for key, value in (defaults or {}).items() if key in parameters
@@ -296,6 +298,33 @@ def build(
     return factory(*args, **{**keywords, **given, **(values or {})})
   except (TypeError, ValueError) as error:
     raise ValueError(f'--{flag}={text}: {error}') from error
+
+
+def check_name(flag: str, name: str, known: Iterable[str]) -> None:
+  """Raises ValueError for an unknown name; it says which known one is near."""
+  if name in (names := sorted(known)):
+    return
+  near = difflib.get_close_matches(name, names, n=1)
+  hint = f', did you mean {near[0]!r}?' if near else ''
+  raise ValueError(
+    f'--{flag}: unknown name {name!r}{hint}; known are {", ".join(names)}'
+  )
+
+
+def factory_of(flag: str, name: str, known: Mapping[str, Callable]) -> Callable:
+  """The function of a known name, or of `module:function`, which is imported.
+
+  Raises:
+    ValueError: if there is none.
+  """
+  module, colon, function = name.rpartition(':')
+  if not colon:
+    check_name(flag, name, known)
+    return known[name]
+  try:
+    return getattr(importlib.import_module(module), function)
+  except (AttributeError, ImportError) as error:
+    raise ValueError(f'--{flag}={name}: {error}') from error
 
 
 def split_top(text: str, separator: str) -> list[str]:

@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -41,10 +42,22 @@ def test_parse_refuses(text):
 
 
 def test_unknown_names_list_the_known_ones():
-  with pytest.raises(
-    ValueError, match="--attack: unknown name 'ally'; known are alie, backdoor"
-  ):
-    specs.build('attack', 'ally', specs.ATTACKS)
+  message = (
+    "--attack: unknown name 'labelflip', did you mean 'label_flip'?; known are"
+    ' alie, backdoor'
+  )
+  with pytest.raises(ValueError, match=re.escape(message)):
+    specs.build('attack', 'labelflip', specs.ATTACKS)
+
+
+def test_a_function_of_ones_own_is_named_by_its_module():
+  assert specs.parse('a.b:f(x=1)') == ('a.b:f', {'x': 1})
+  text = 'byzjax.aggregators:multi_krum(num_selected=2)'
+  rule = specs.aggregator(f'bucketing(bucket_size=2), {text}', '', 1)
+  assert 'multi_krum(num_byzantine=1, num_selected=2,' in repr(rule)
+  for name in ('byzjax.aggregators:krumm', 'nowhere:krum'):
+    with pytest.raises(ValueError, match=f'--aggregator={name}: '):
+      specs.aggregator(name, '', 1)
 
 
 def test_wrong_arguments_name_the_flag():

@@ -256,7 +256,7 @@ REFUSED = {
   ),
   'a rule that nobody knows': (
     {'aggregator': 'krumm'},
-    "--aggregator: unknown name 'krumm'; known are .*centered_clipping",
+    "--aggregator: unknown name 'krumm', did.*; known are .*centered_clipping",
   ),
   'workers that do not fit the devices': (
     {'num_devices': 3},
