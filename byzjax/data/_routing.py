@@ -173,5 +173,5 @@ def sklearn_module(name: str, module: str) -> Any:
   except ImportError as error:
     raise ValueError(
       f'{name} needs scikit-learn, which is not installed: '
-      "pip install 'byzjax[experiments]'."
+      "pip install 'byzjax[data]'."
     ) from error

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from byzjax.data import _routing
+
 _KNOWN = ('cifar10', 'fashion_mnist', 'mnist')
 _ENVIRONMENT_VARIABLE = 'TFDS_DATA_DIR'
 _DEFAULT_DIR = '~/tensorflow_datasets'
@@ -80,13 +82,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
 
 
 def _load_digits() -> Dataset:
-  try:
-    from sklearn import datasets
-  except ImportError as error:
-    raise ValueError(
-      "load: name='digits' needs scikit-learn, which is not installed: "
-      "pip install 'byzjax[experiments]'."
-    ) from error
+  datasets = _routing.sklearn_module("load: name='digits'", 'datasets')
   digits = datasets.load_digits()
   order = np.random.default_rng(0).permutation(len(digits.target))
   images = digits.images.astype(np.uint8)[order, :, :, None]
@@ -175,7 +171,13 @@ def _builder(
   problem = _missing(name, folder, 'is not', asked)
   if name.partition(':')[0].partition('/')[0] not in _prepared(folder).values():
     raise ValueError(problem)
-  import tensorflow_datasets as tfds
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise ValueError(
+      f'{asked[0]}: name={name!r} needs tensorflow-datasets, which is not'
+      " installed: pip install 'byzjax[data]'."
+    ) from error
 
   try:
     return tfds.builder(name, data_dir=folder)

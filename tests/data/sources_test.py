@@ -90,11 +90,19 @@ def test_digits_are_split_by_one_fixed_permutation():
 
 
 def test_digits_without_scikit_learn(monkeypatch):
-  monkeypatch.setitem(sys.modules, 'sklearn', None)
+  monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
   with pytest.raises(
-    ValueError, match=r"load: name='digits' .* 'byzjax\[experiments\]'"
+    ValueError, match=r"load: name='digits' .* 'byzjax\[data\]'"
   ):
     data.load('digits')
+
+
+def test_a_prepared_data_set_without_tfds(folder, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
+  with pytest.raises(
+    ValueError, match=r"load: name='toy' .* 'byzjax\[data\]'"
+  ):
+    data.load('toy', folder)
 
 
 def test_reads_a_prepared_data_set(folder, monkeypatch):
