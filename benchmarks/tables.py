@@ -68,6 +68,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     Column('x memory', 'memory_ratio'),
     Column('MiB', 'temporary_bytes', '.2f', 2**-20),
   ),
+  'guard': (
+    _WALL,
+    _CRITICAL,
+    _RATE,
+    Column('loss with a flipped bit', 'loss_broken', '.3g'),
+  ),
   'convex': (
     Column('iterations/s', 'rate', '.0f'),
     Column('ms', 'wall_median', '.1f', 1e3),

@@ -16,6 +16,7 @@ from benchmarks import (
   devices,
   gradients,
   growth,
+  guard,
   local_rounds,
   pictures,
   program,
@@ -31,6 +32,7 @@ MODULES = {
   'devices': devices,
   'gradients': gradients,
   'growth': growth,
+  'guard': guard,
   'local_rounds': local_rounds,
   'rounds': rounds,
   'rules': rules,
@@ -58,6 +60,14 @@ def test_none_is_missing():
   names = {each.name for each in __main__.BENCHMARKS if not each.is_peer}
   assert names == set(MODULES)
   assert {each.name for each in __main__.BENCHMARKS} <= set(tables.COLUMNS)
+
+
+def test_a_flipped_bit_harms_a_mean_and_no_guard():
+  (run,) = guard.measure(guard.QUICK)
+  losses = {f.name: f.values['loss_broken'] for f in run.figures}
+  floor = losses.pop(guard.FLOOR)
+  assert not floor < 1e3
+  assert all(loss < 10 for name, loss in losses.items() if 'finite' not in name)
 
 
 @pytest.mark.parametrize('name', MODULES)
