@@ -16,8 +16,8 @@ PAGES = [DOCS / 'index.md', *GUIDES]
 
 
 sys.path.insert(0, str(DOCS))  # Where Sphinx looks for them, too.
-catalogue, features, groups = map(
-  importlib.import_module, ('catalogue', 'features', 'groups')
+catalogue, coverage, features, groups = map(
+  importlib.import_module, ('catalogue', 'coverage', 'features', 'groups')
 )
 
 
@@ -106,6 +106,13 @@ def test_the_catalogue_is_that_of_the_docstrings():
   assert catalogue.page() == catalogue.PAGE.read_text(), (
     'python docs/catalogue.py'
   )
+
+
+def test_what_other_libraries_have_is_here_or_has_a_reason():
+  assert coverage.page() == coverage.PAGE.read_text(), 'python docs/coverage.py'
+  assert coverage.exists('krum(num_byzantine)')
+  assert not coverage.exists('krum(radius)')
+  assert not coverage.exists('krumm()')
 
 
 def test_the_readme_counts_what_there_is():
