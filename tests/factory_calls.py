@@ -226,6 +226,9 @@ CALLS = {
   **{name: Call(given, codec_once) for name, given in CODECS.items()},
   'alie_factor': Call({'num_workers': N, 'num_byzantine': 2}),
   'cap_weights': Call({'weights': jnp.ones(3), 'max_share': 0.5}),
+  'delayed_momentum': Call(
+    {'rule': byzjax.mean(), 'num_workers': N, 'decay': 0.1}, rule_once
+  ),
   'detox': Call({'group_size': 1, 'rule': byzjax.mean()}, rule_once),
   'diagnose': Call({'aggregator': byzjax.mean(), 'messages': jnp.ones((N, D))}),
   'fl_trust': Call({}, trusting_once),

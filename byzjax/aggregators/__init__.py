@@ -18,6 +18,10 @@ from byzjax.aggregators._comparative_gradient_elimination import (
 )
 from byzjax.aggregators._coordinate_median import coordinate_median
 from byzjax.aggregators._covariance_filter import covariance_filter
+from byzjax.aggregators._delayed_momentum import (
+  DelayedMomentumState,
+  delayed_momentum,
+)
 from byzjax.aggregators._detox import detox
 from byzjax.aggregators._diagnose import diagnose
 from byzjax.aggregators._divide_and_conquer import divide_and_conquer
@@ -53,6 +57,7 @@ from byzjax.aggregators._worker_weights import cap_weights
 __all__ = [
   'CenteredClippingState',
   'ClippedClusteringState',
+  'DelayedMomentumState',
   'FoolsGoldState',
   'SignGuardState',
   'adaptive_clipping',
@@ -67,6 +72,7 @@ __all__ = [
   'comparative_gradient_elimination',
   'coordinate_median',
   'covariance_filter',
+  'delayed_momentum',
   'detox',
   'diagnose',
   'divide_and_conquer',

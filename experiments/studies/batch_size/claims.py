@@ -150,7 +150,8 @@ def others(mean, settings, claim) -> list[Claim]:
           f'bit flip, {name}, batch {small}: points between m and nm',
           abs(gain(('bit flip', many, name))),
           at_most=2,
-          why='with this rule nm is ahead in every case, also without attackers',
+          why='with this rule nm is ahead in every case, also without'
+          ' attackers',
         )
         for name in settings.rules
       ),

@@ -1,0 +1,140 @@
+"""Delayed momentum: a rule on momenta of all workers, the absent ones too."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from byzjax._src import (
+  base,
+  calls,
+  checks,
+  flat,
+  injected,
+  recipes,
+  reductions,
+)
+
+_NAME = 'delayed_momentum'
+
+
+class DelayedMomentumState(NamedTuple):
+  """What `delayed_momentum` carries.
+
+  Attributes:
+    momenta: of every worker, absent ones too, leaves `[n, *shape]`.
+    rule: the state of the rule.
+  """
+
+  momenta: base.Messages
+  rule: base.State
+
+
+@recipes.factory
+def delayed_momentum(
+  rule: base.Aggregator,
+  *,
+  num_workers: int,
+  decay: base.Scalar,
+  participation: base.Scalar = 1.0,
+) -> base.Aggregator:
+  r"""A rule on momenta that the server keeps of all workers (DeMoA).
+
+  Where a few of many workers are drawn for a round, most of those drawn may be
+  Byzantine, and no rule survives that. Here the server keeps a momentum of
+  every worker, and the rule sees all n of them in every round:
+
+  .. math::
+    m_i \leftarrow (1 - a p) \, m_i + a \, 1[i \text{ takes part}] \, x_i,
+    \qquad
+    \text{aggregate} = \mathrm{rule}(m_1, \ldots, m_n)
+
+  with decay a and participation p, the probability that a worker takes part.
+  The momenta of absent workers shrink too, so in expectation each is a momentum
+  with the decay a p; attackers cannot keep theirs alive by staying away. The
+  share of Byzantine momenta is always f / n.
+
+  All start at zero. At p = 1 this is `optax.ema(1 - a, debias=False)` of each
+  worker, kept at the server: give workers no momentum of their own. A message
+  with NaN or inf counts as absent.
+
+  Args:
+    rule: an `Aggregator`; its f is that of all n workers, and not of those who
+      take part.
+    num_workers: n, a Python int, for the momenta: n times the memory of the
+      parameters.
+    decay: a in (0, 1]; may be traced.
+    participation: p in (0, 1], the probability that a worker takes part in a
+      round; may be traced.
+
+  Returns:
+    An `Aggregator` with a `DelayedMomentumState`: leaves `[n, *shape] ->
+    [*shape]`. A worker with a `worker_weights` of zero does not take part, and
+    all others do, whatever their weight. `inspect` tells what the rule says of
+    the momenta.
+
+  Raises:
+    ValueError: if an argument is out of its range; at trace time, if there are
+      not `num_workers` messages, and as the rule.
+
+  References:
+    Otsuka, Takezawa, Yamada, 2025, arXiv:2509.02970.
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> rule = byzjax.delayed_momentum(
+    ...   byzjax.coordinate_median(), num_workers=3, decay=0.5,
+    ...   participation=0.5)
+    >>> x = jnp.array([[1.], [1.], [-9.]])
+    >>> state = rule.init(x[0])
+    >>> for present in ([1., 1., 0.], [0., 0., 1.]):
+    ...   y, state = rule.update(x, state, worker_weights=jnp.array(present))
+    ...   print(y, state.momenta[:, 0])
+    [0.5] [0.5 0.5 0. ]
+    [0.375] [ 0.375  0.375 -4.5  ]
+  """
+  rule = injected.as_aggregator(_NAME, rule, 'rule')
+  checks.check_count(_NAME, 'num_workers', num_workers, 1)
+  checks.check_range(_NAME, 'decay', decay, 0, 1, exclusive=True)
+  checks.check_range(
+    _NAME, 'participation', participation, 0, 1, exclusive=True
+  )
+
+  def init(params):
+    def zeros(p):
+      shape = (num_workers, *jnp.shape(p))
+      dtype = flat.compute_dtype(jnp.result_type(p))
+      return jnp.full_like(p, 0, shape=shape, dtype=dtype)
+
+    return DelayedMomentumState(jax.tree.map(zeros, params), rule.init(params))
+
+  def aggregate(messages, state, call):
+    x, _ = flat.ravel_rows(_NAME, messages)
+    if x.shape[0] != num_workers:
+      raise ValueError(
+        f'{_NAME} needs num_workers={num_workers} messages, got {x.shape[0]}'
+      )
+    present = reductions.finite_rows(x, axis_name=call.axis_name)
+    if call.worker_weights is not None:
+      present &= call.worker_weights > 0
+
+    def moved(m: jax.Array, row: Any) -> jax.Array:
+      here = present.reshape(-1, *(1,) * (m.ndim - 1))
+      new = jnp.where(here, row, 0).astype(m.dtype)
+      return ((1 - decay * participation) * m + decay * new).astype(m.dtype)
+
+    momenta = jax.tree.map(moved, state.momenta, messages)
+    y, rule_state, info = rule.inspect(
+      momenta,
+      state.rule,
+      call.params,
+      key=call.key,
+      axis_name=call.axis_name,
+      **call.extra,
+    )
+    y = jax.tree.map(lambda a, b: a.astype(jnp.result_type(b)), y, messages)
+    return y, DelayedMomentumState(momenta, rule_state), info
+
+  return calls.from_messages(
+    f'{_NAME}({rule.name})', aggregate, init=init, weighted=True
+  )
