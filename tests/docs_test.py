@@ -16,8 +16,9 @@ PAGES = [DOCS / 'index.md', *GUIDES]
 
 
 sys.path.insert(0, str(DOCS))  # Where Sphinx looks for them, too.
-catalogue, coverage, features, groups = map(
-  importlib.import_module, ('catalogue', 'coverage', 'features', 'groups')
+catalogue, coverage, features, gallery, groups = map(
+  importlib.import_module,
+  ('catalogue', 'coverage', 'features', 'gallery', 'groups'),
 )
 
 
@@ -113,6 +114,10 @@ def test_what_other_libraries_have_is_here_or_has_a_reason():
   assert coverage.exists('krum(num_byzantine)')
   assert not coverage.exists('krum(radius)')
   assert not coverage.exists('krumm()')
+
+
+def test_the_gallery_has_the_pictures_of_the_studies():
+  assert gallery.page() == gallery.PAGE.read_text(), 'python docs/gallery.py'
 
 
 def test_the_readme_counts_what_there_is():
