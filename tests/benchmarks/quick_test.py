@@ -39,6 +39,10 @@ MODULES = {
 }
 
 
+# The others compile for longer; growth runs below, in a process of its own.
+QUICKEST = ('asynchronous', 'rounds', 'rules')
+
+
 def check(record: records.Record) -> None:
   """What is true of every record."""
   assert {'cpu', 'cores', 'caches'} <= set(record.machine)
@@ -70,7 +74,13 @@ def test_a_flipped_bit_harms_a_mean_and_no_guard():
   assert all(loss < 10 for name, loss in losses.items() if 'finite' not in name)
 
 
-@pytest.mark.parametrize('name', MODULES)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name in QUICKEST else pytest.mark.slow)
+    for name in MODULES
+  ],
+)
 def test_it_measures_at_toy_size(name, tmp_path):
   module = MODULES[name]
   program.record(
@@ -147,6 +157,7 @@ def test_a_budget_cuts_repeats_and_not_what_is_compiled(tmp_path):
   assert peer[0] == 'python-of-peers' and peer[-1] == '--row_seconds=3.0'
 
 
+@pytest.mark.slow
 def test_the_script_for_a_gpu(tmp_path):
   bash = {**os.environ, 'PYTHON': sys.executable, 'JAX_PLATFORMS': 'cpu'}
   script = 'benchmarks/gpu.sh'
