@@ -38,14 +38,14 @@ def shown(monkeypatch):
   return counts
 
 
-# The second and third call what the others call; they run in slow tests.
+# These call what the others call; they run in slow tests.
 @pytest.mark.parametrize(
   'path',
   [
     pytest.param(
       path,
       id=path.stem,
-      marks=pytest.mark.slow if path.stem[0] in '23' else (),
+      marks=pytest.mark.slow if path.stem[0] in '236' else (),
     )
     for path in PATHS
   ],
