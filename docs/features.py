@@ -71,14 +71,10 @@ HOLES = {
     'asynchronous_round': 'the events say who comes',
     'gossip_round': 'every node mixes',
     'modular_round': 'not built',
-    'parle': 'every replica is pulled to the mean; not built',
-    'elastic_averaging': 'every replica is pulled to the mean; not built',
   },
   'worker weights': {
     'asynchronous_round': 'a message comes alone; buffers count heads',
     'gossip_round': 'the graph has weights',
-    'parle': 'not built',
-    'elastic_averaging': 'not built',
   },
   'own gradients': {
     'from_work': 'the work computes them',

@@ -32,8 +32,10 @@ def parle(
   local_state: Literal['keep', 'reset'] | None = None,
   aggregator: base.Aggregator | None = None,
   sampler: local.LocalSampler | None = None,
+  participation: int | local.Participation | None = None,
   attack: base.Attack | base.DataAttack | None = None,
   byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
+  worker_weights: jax.Array | base.WeightSchedule | None = None,
   codec: base.Codec | None = None,
   server_codec: base.Codec | None = None,
   value_and_grad: ValueAndGrad | None = None,
@@ -93,8 +95,11 @@ def parle(
     aggregator: the rule on :math:`w - z_i`; None for `mean()`.
     sampler: where the batches of local steps come from. This and all arguments
       below are as for `local_round`.
+    participation: m workers in every round, or a `Participation`; the replicas
+      of the others stay where they are. None for all.
     attack: an `Attack` on messages, a data attack, or None.
     byzantine: who attacks, to be given with an attack.
+    worker_weights: float[n] for the rule, or a schedule of it.
     codec: how workers send their messages, or None for float32.
     server_codec: how the server sends its aggregate, or None for float32.
     value_and_grad: what takes the place of the gradient of `loss_fn`.
@@ -165,8 +170,10 @@ def parle(
     num_workers=num_workers,
     aggregator=mean() if aggregator is None else aggregator,
     sampler=sampler,
+    participation=participation,
     attack=attack,
     byzantine=byzantine,
+    worker_weights=worker_weights,
     codec=codec,
     server_codec=server_codec,
     value_and_grad=value_and_grad,

@@ -56,6 +56,27 @@ def test_is_the_loop_of_the_paper(num_steps):
     assert int(info.num_gradients) == int(info.num_local_steps) == num_steps
 
 
+def test_only_those_drawn_move_and_are_heard_by_their_weight():
+  many = [batches(N, 2, seed=s) for s in range(4)]
+  given = np.arange(1.0, N + 1)
+  rounds = elastic(2, participation=2, worker_weights=jnp.asarray(given))
+  w, x, alpha = X, np.stack([X] * N), 0.9 / N
+  seen = set()
+  for batch, (state, info) in zip(many, run(rounds, X, many)):
+    ids = np.asarray(info.participants)
+    seen |= set(ids.tolist())
+    shares = given[ids] / given[ids].sum()
+    center = w + 0.9 * shares @ (x[ids] - w[None])
+    for i in ids:
+      pull = alpha * (x[i] - w)
+      x[i] = x[i] - RATE * gradient(x[i], one(batch, i, 0)) - pull
+      x[i] = x[i] - RATE * gradient(x[i], one(batch, i, 1))
+    w = center
+    close(state.params, w)
+    close(byzjax.replicas(state), x)
+  assert len(seen) > 2
+
+
 def test_without_springs_workers_walk_alone():
   many = [batches(N, 2, seed=s) for s in range(2)]
   rounds = elastic(2, local_optimizer=optax.sgd(RATE, 0.9), alpha=0.0)

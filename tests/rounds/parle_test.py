@@ -185,6 +185,25 @@ def test_one_step_without_entropy_is_elastic_sgd():
     x = x - RATE * (RATE * g + 0.7 * (x - center))
 
 
+def test_replicas_that_are_not_drawn_stay_where_they_are():
+  many = [batches(N, 3, seed=s) for s in range(3)]
+  rounds = parle(participation=2)
+  everybody = run(parle(), X, many[:1])[0][0].workers
+  before = rounds.init(jnp.asarray(X)).workers
+  for t, (state, info) in enumerate(run(rounds, X, many)):
+    here = np.isin(np.arange(N), info.participants)
+    assert here.sum() == 2
+    for new, old in zip(
+      jax.tree.leaves(state.workers), jax.tree.leaves(before)
+    ):
+      np.testing.assert_array_equal(new[~here], old[~here])
+    if t == 0:
+      close(state.workers.average[here], everybody.average[here])
+      ends = state.workers.average[here] - X
+      close(state.params, X + ends.mean(axis=0))
+    before = state.workers
+
+
 @pytest.mark.parametrize('rule', ['median', 'mean'])
 def test_a_median_holds_under_sign_flips(rule):
   rules = {'mean': byzjax.mean(), 'median': byzjax.coordinate_median()}
