@@ -199,7 +199,7 @@ def test_replicas_that_are_not_drawn_stay_where_they_are():
       np.testing.assert_array_equal(new[~here], old[~here])
     if t == 0:
       close(state.workers.average[here], everybody.average[here])
-      ends = state.workers.average[here] - X
+      ends = np.asarray(state.workers.average[here]) - X
       close(state.params, X + ends.mean(axis=0))
     before = state.workers
 
