@@ -314,6 +314,7 @@ def claims(found: Found, dataset: str, goal: str, few: str) -> list[Claim]:
         f'{few} of workers: the same over qsgd',
         bits_over(('qsgd, 1 bit',)),
         at_most=1,
+        why='qsgd sends 0.03 bits a coordinate, and takes twice the rounds',
       ),
     ),
     claim(
@@ -322,6 +323,8 @@ def claims(found: Found, dataset: str, goal: str, few: str) -> list[Claim]:
         f'{few} of workers: points by server feedback, sparsign 10',
         gain(FEEDBACK, 'sparsign 10', few),
         at_least=1,
+        why='the rate that was chosen is the least of its grid; at 74 % it'
+        ' saves a fifth of the rounds',
       ),
     ),
     claim(
