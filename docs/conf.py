@@ -51,7 +51,12 @@ def copy_pages() -> None:
   source, target = HERE.parent / 'experiments', HERE / 'experiments'
   kept = set()
   for file in source.rglob('*.*'):
-    is_page = file.name in ('README.md', 'SCORECARD.md', 'adaptive.md')
+    is_page = file.name in (
+      'README.md',
+      'SCORECARD.md',
+      'LEADERBOARD.md',
+      'adaptive.md',
+    )
     if is_page or file.suffix in ('.png', '.csv'):
       content = file.read_bytes()
       if is_page:

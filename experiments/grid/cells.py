@@ -17,8 +17,9 @@ import jax
 
 import byzjax
 from byzjax import data
+from experiments.grid import texts
 from experiments.grid.settings import Grid
-from experiments.harness import programs, specs
+from experiments.harness import backdoors, programs, specs
 from experiments.harness.cells import Cell, Task
 
 Known = Mapping[str, Callable]
@@ -47,7 +48,7 @@ class Stage(NamedTuple):
   lists: Mapping[str, Sequence[float]]  # Real numbers, for one program.
 
   def text(self, values: Mapping[str, Any]) -> str:
-    return _call(self.name, {**self.given, **values})
+    return texts.call(self.name, {**self.given, **values})
 
   def build(self, *args, defaults, values: Mapping[str, Any]) -> Any:
     # Numbers go into the text, which errors repeat; tracers cannot.
@@ -112,11 +113,19 @@ def make_cells(grid: Grid, num_classes: int) -> list[Cell]:
     )
   if any(not rate >= 0 for rate in grid.learning_rates):
     problems.append(f'--learning_rates must be >= 0, got {grid.learning_rates}')
+  for f in grid.assumed_byzantine:
+    if f < 0 or grid.assumed_byzantine.count(f) > 1:
+      problems.append(f'--assumed_byzantine is negative or there twice: {f}')
   for momentum in grid.momenta:
     attempt(byzjax.worker_momentum, momentum)
   fronts, rules = grid.entries('pre_aggregators'), grid.entries('aggregators')
-  texts = itertools.product(fronts, rules)
-  by_text = [attempt(_defence, text, front) for front, text in texts]
+  by_text = [
+    attempt(_defence, text)
+    for front, rule in itertools.product(fronts, rules)
+    for text in attempt(
+      texts.told, texts.behind(front, rule), grid.assumed_byzantine
+    )
+  ]
   defences = [chain for chains in by_text for chain in chains]
   attacks = [
     chain
@@ -140,7 +149,7 @@ def make_cells(grid: Grid, num_classes: int) -> list[Cell]:
       attempt(stage.build, defaults=filled, values=values)
   if problems:
     raise ValueError('\n'.join(problems))
-  control, nobody = _defence('mean', 'none'), _attack('none')
+  control, nobody = _defence('mean'), _attack('none')
   queue = [
     (defence, attack, f)
     for f in grid.num_byzantine
@@ -247,19 +256,14 @@ def _cell(grid: Grid, defence: Chain, attack: Chain, f: int) -> Cell:
     batch_size=grid.batch_size,
     partition=grid.entries('partitions'),
     num_evals=grid.num_evals,
+    measure=backdoors.measure(attack.stages[0].text({})),
     describe=describe,
   )
 
 
-def _defence(text: str, front: str) -> list[Chain]:
-  """The rule behind the pre-aggregators of both texts."""
-  if front != 'none':
-    text = f'{front}, {text}'
-  parts = specs.split_top(text, ',')
-  # Which of two flags a stage comes from is not worth telling apart.
-  known = [specs.PRE_AGGREGATORS] * (len(parts) - 1) + [specs.AGGREGATORS]
-  flags = ['pre_aggregators'] * (len(parts) - 1) + ['aggregators']
-  return _chains(text, flags, known)
+def _defence(text: str) -> list[Chain]:
+  """The rule behind its pre-aggregators."""
+  return _chains(text, *texts.kinds(text))
 
 
 def _attack(text: str) -> list[Chain]:
@@ -282,10 +286,7 @@ def _chains(
 
 def _stages(flag: str, text: str, known: Known) -> list[Stage]:
   name, given = specs.parse(text)
-  if name not in known:
-    raise ValueError(
-      f'--{flag}: unknown name {name!r}; known are {", ".join(sorted(known))}'
-    )
+  factory = specs.factory_of(flag, name, known)
   lists: dict[str, Sequence[float]] = {}
   queued = {}
   for key, value in given.items():
@@ -294,7 +295,7 @@ def _stages(flag: str, text: str, known: Known) -> list[Stage]:
     if not value or len(set(map(repr, value))) < len(value):
       raise ValueError(f'--{flag}={text}: {key} is empty or has a value twice')
     numbers = all(type(v) in (int, float) for v in value)
-    if numbers and _is_real(known[name], key):
+    if numbers and _is_real(factory, key):
       lists[key] = tuple(map(float, value))
     else:
       queued[key] = value
@@ -340,14 +341,11 @@ def _is_real(factory: Callable, key: str) -> bool:
 def _title(text: str) -> str:
   calls = (specs.parse(part) for part in specs.split_top(text, ','))
   return ', '.join(
-    _call(name, {k: v for k, v in given.items() if not isinstance(v, list)})
+    texts.call(
+      name, {k: v for k, v in given.items() if not isinstance(v, list)}
+    )
     for name, given in calls
   )
-
-
-def _call(name: str, given: Mapping[str, Any]) -> str:
-  arguments = ', '.join(f'{key}={value!r}' for key, value in given.items())
-  return f'{name}({arguments})' if given else name
 
 
 def _lists(stages: Sequence[Stage]) -> list[str]:

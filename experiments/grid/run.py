@@ -25,15 +25,22 @@ the rest.
 import functools
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tqdm
 from absl import app, flags, logging
 
 from byzjax import data
 from experiments import train
+from experiments.grid import (
+  board_page,
+  board_store,
+  environment,
+  settings,
+  tables,
+  times,
+)
 from experiments.grid import cells as grid_cells
-from experiments.grid import settings, tables
 from experiments.grid.settings import Grid
 from experiments.harness import (
   distributed,
@@ -102,18 +109,32 @@ def without_refused(
   return left, reasons
 
 
+def without_cells(wanted: Sequence[Cell], left: Sequence[Cell]) -> list[str]:
+  """The defences of which no cell is left."""
+
+  def defences(cells):
+    return {cell.describe(cell.values[0])['defence'] for cell in cells}
+
+  return sorted(defences(wanted) - defences(left))
+
+
 def job_of(
-  i: int, cell: Cell, dataset: data.Dataset, options: programs.Options
+  i: int,
+  cell: Cell,
+  dataset: data.Dataset,
+  options: programs.Options,
+  stamp: Mapping[str, str],
 ) -> queue.Job:
   num_runs = programs.num_runs(cell, options)
 
   def run(folder, advance):
-    return loop.run(
+    rows = loop.run(
       programs.of_images(cell, dataset, options),
       folder,
       save_seconds=FLAGS.checkpoint_seconds,
       advance=lambda rounds, rows: advance(rounds * num_runs),
     )
+    return [{**row, **stamp} for row in rows]
 
   return queue.Job(
     f'{i} {cell.name}'[:120],
@@ -157,8 +178,10 @@ def summarise(
 
 def read_grid() -> tuple[Grid, pathlib.Path]:
   """The grid of the flags and of what they name, and its folder."""
+  if FLAGS.quick:
+    settings.adopt_quick()
   if FLAGS.suite:
-    settings.adopt_file(settings.SUITES[FLAGS.suite])
+    settings.adopt_suite(FLAGS.suite)
   if FLAGS.config:
     settings.adopt_file(pathlib.Path(FLAGS.config))
   suffix = f'-{FLAGS.suite}' if FLAGS.suite else ''
@@ -179,6 +202,8 @@ def main(argv):
       output.check_root(folder, resume=goes_on)
     dataset = data.load(grid.dataset, grid.data_dir)
     options = programs.Options(grid.model, grid.seeds, grid.augment)
+    if FLAGS.publish:
+      board_store.check(grid)
     wanted = grid_cells.make_cells(grid, dataset.num_classes)
     grid_cells.check_partitions(grid, dataset)
     cells, reasons = without_refused(wanted, dataset, grid)
@@ -188,7 +213,11 @@ def main(argv):
       output.open_folder(folder, settings.of_folder(grid))
   except (OSError, ValueError) as error:
     sys.exit(f'grid: {error}')
-  jobs = [job_of(i, cell, dataset, options) for i, cell in enumerate(cells)]
+  stamp = environment.stamp()
+  on_rows = stamp if grid.stamp else {}
+  jobs = [
+    job_of(i, cell, dataset, options, on_rows) for i, cell in enumerate(cells)
+  ]
   num_runs = [programs.num_runs(cell, options) for cell in cells]
   print(
     f'{len(cells)} programs, {sum(num_runs)} runs of {grid.rounds} rounds;'
@@ -199,4 +228,13 @@ def main(argv):
       print(f'{number:6} runs: {cell.name}')
     print(''.join(f'left out: {reason}\n' for reason in reasons), end='')
     return
-  summarise(queue.work(jobs, folder, 'rounds'), folder, grid, reasons)
+  rows = queue.work(jobs, folder, 'rounds')
+  summarise(rows, folder, grid, reasons)
+  timed = []
+  if FLAGS.time:
+    timed = times.measure(cells, dataset, grid.model, stamp)
+    output.write_rows(folder / 'times.csv', timed)
+  if FLAGS.publish:
+    away = without_cells(wanted, cells)
+    board_store.publish(rows, timed, grid, away)
+    board_page.write()

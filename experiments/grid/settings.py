@@ -3,17 +3,29 @@
 import dataclasses
 import pathlib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
+from experiments.grid import entries
 from experiments.harness import settings, specs
 from experiments.harness.settings import ImageSettings, option
 
 FLAGS = flags.FLAGS
 SUITES = {
   path.stem: path for path in pathlib.Path(__file__).parent.glob('*.toml')
+}
+# What --quick puts in place of a suite: seconds, and nothing can be learned.
+QUICK = {
+  'dataset': 'digits',
+  'rounds': 3,
+  'num_evals': 1,
+  'num_seeds': 2,
+  'assumed_byzantine': [4],
+  'learning_rates': [0.3],
+  'aggregators': ['mean', 'krum'],
+  'attacks': ['none', 'sign_flip(scale=10.0)'],
 }
 # Entries separated by semicolons.
 _TEXTS = ('attacks', 'aggregators', 'pre_aggregators', 'partitions')
@@ -40,6 +52,11 @@ class Grid(ImageSettings):
     f' {specs.describe(specs.PRE_AGGREGATORS)}.',
   )
   num_byzantine: tuple[int, ...] = option((3,), 'Values of f.')
+  assumed_byzantine: tuple[int, ...] = option(
+    (),
+    'What defences that ask for f are told in its place, each of these in turn.'
+    ' Each is a defence of its own.',
+  )
   partitions: str = option(
     'iid',
     'How examples are divided among workers:'
@@ -58,6 +75,9 @@ class Grid(ImageSettings):
   skip_refused: bool = option(
     False, 'Leave out what cannot run, such as a rule for few f.'
   )
+  stamp: bool = option(
+    False, 'Every row says its commit, its version of JAX and its device.'
+  )
 
   def entries(self, name: str) -> list[str]:
     return specs.split_top(getattr(self, name), ';')
@@ -72,7 +92,16 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'config', None, 'A TOML file whose keys are flags; those given here win.'
   )
+  flags.DEFINE_bool(
+    'quick', False, 'A few cells of the suite, on digits, in seconds.'
+  )
   flags.DEFINE_bool('dry_run', False, 'Only say what would run.')
+  flags.DEFINE_bool(
+    'time', False, 'At the end time a round of every defence, alone.'
+  )
+  flags.DEFINE_bool(
+    'publish', False, 'At the end put the rows on the leaderboard.'
+  )
   flags.DEFINE_string('output_dir', None, 'A new folder; runs/grid if none.')
   flags.DEFINE_bool(
     'resume',
@@ -107,20 +136,52 @@ def of_folder(grid: Grid) -> dict[str, Any]:
   }
 
 
+def adopt_suite(name: str) -> None:
+  """Sets the flags of a suite; the leaderboard has all that was handed in."""
+  options = _read(SUITES[name])
+  if name == 'leaderboard':
+    options['aggregators'] += entries.names()
+  _adopt(options, f'--suite={name}')
+
+
+def of_suite(name: str) -> Grid:
+  """The grid of a suite, without flags."""
+  options = _read(SUITES[name])
+
+  def value_of(key, value):
+    if key in _TEXTS:
+      return _text(key, value)
+    return tuple(value) if isinstance(value, list) else value
+
+  return Grid(**{k: value_of(k, v) for k, v in options.items()})
+
+
+def adopt_quick() -> None:
+  """Sets what makes a suite small; call it before the suite is adopted."""
+  _adopt(QUICK, '--quick')
+
+
 def adopt_file(path: pathlib.Path) -> None:
   """Sets the flags that the command line does not.
 
   Raises:
     ValueError: if the file cannot be read, or has what is no flag.
   """
+  _adopt(_read(path), f'--config={path}')
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
   try:
-    options = tomllib.loads(path.read_text())
+    return tomllib.loads(path.read_text())
   except (OSError, tomllib.TOMLDecodeError) as error:
     raise ValueError(f'--config={path}: {error}') from error
+
+
+def _adopt(options: Mapping[str, Any], source: str) -> None:
   known = sorted([*names(), 'checkpoint_seconds', 'output_dir'])
   if unknown := sorted(set(options) - set(known)):
     raise ValueError(
-      f'--config={path}: unknown keys {", ".join(unknown)}; known are'
+      f'{source}: unknown keys {", ".join(unknown)}; known are'
       f' {", ".join(known)}'
     )
   for name, value in options.items():
@@ -129,7 +190,7 @@ def adopt_file(path: pathlib.Path) -> None:
     try:
       FLAGS[name].parse(_text(name, value))
     except flags.IllegalFlagValueError as error:
-      raise ValueError(f'--config={path}: {error}') from error
+      raise ValueError(f'{source}: {error}') from error
 
 
 def _text(name: str, value: Any) -> str:

@@ -94,10 +94,28 @@ def test_chains_of_both_flags_are_one_chain():
   assert described['attack'] == 'alie, strength(num_refinements=2)'
 
 
+def test_what_asks_for_f_is_told_each_assumed_number():
+  *cells, _ = make(
+    aggregators=[
+      'nearest_neighbor_mixing, mean',
+      'krum(num_byzantine=1)',
+      'mean',
+    ],
+    assumed_byzantine=[0, 2],
+  )
+  assert [cell.labels['defence'] for cell in cells] == [
+    'nearest_neighbor_mixing(num_byzantine=0), mean',
+    'nearest_neighbor_mixing(num_byzantine=2), mean',
+    'krum(num_byzantine=1)',
+    'mean',
+  ]
+  assert {cell.labels['num_byzantine'] for cell in cells} == {1}
+
+
 WRONG = {
   'names': (
     {'aggregators': ['krumm'], 'attacks': ['ally']},
-    r"--aggregators: unknown name 'krumm'; known.*\n"
+    r"--aggregators: unknown name 'krumm', did.*; known.*\n"
     r"--attacks: unknown name 'ally'",
   ),
   'keys': ({'aggregators': ['krum(radius=[0.1])']}, r'krum\(.*radius'),
@@ -112,6 +130,10 @@ WRONG = {
   ),
   'rates': ({'learning_rates': [-0.1]}, '--learning_rates must be >= 0'),
   'f': ({'num_byzantine': [0, 1]}, '--num_byzantine must be at least 1'),
+  'assumed twice': (
+    {'assumed_byzantine': [2, 2]},
+    '--assumed_byzantine is negative or there twice: 2',
+  ),
   'entries twice': ({'attacks': ['alie', 'alie']}, '--attacks .* twice'),
   'values twice': ({'attacks': ['alie(z=[1, 1])']}, 'z is empty or has a'),
   'no entries': ({'partitions': []}, '--partitions is empty'),
@@ -296,12 +318,15 @@ def test_a_file_is_flags(said):
 @pytest.mark.parametrize(
   ('call', 'message'),
   [
-    ('typo', 'unknown keys atacks, rule; known are aggregators, attacks'),
+    (
+      'typo',
+      'unknown keys atacks, rule; known are aggregators, assumed_byzantine',
+    ),
     ('broken', 'Invalid value'),
     ('kind', 'flag --rounds=many'),
     ('missing', 'No such file'),
     ('number', "--momenta: could not convert string to float: 'high'"),
-    ('rule', "--aggregators: unknown name 'krumm'; known are aksel"),
+    ('rule', "--aggregators: unknown name 'krumm', did you mean 'krum'?"),
     ('nothing', 'nothing is left to run'),
     ('shards', 'every worker must have an example'),
     ('resume', 'there is no config.json'),
