@@ -18,11 +18,19 @@ class Stage(NamedTuple):
       It reads no parameters but its own.
     after: `y -> h`, what the next stage is given, such as a pooled y; None for
       y itself.
+    targets_after: whether the target is one of `after(y)`, such as of a pooled
+      y; otherwise of y.
+    readout: k >= 1, a Python int: the target is one of k numbers, a fixed
+      random product of what has the target otherwise; None for no product.
+
+  The last stage of a model has no target, and these two say nothing there.
   """
 
   owns: Callable[[base.Params], base.Params]
   apply: Callable[[base.Params, jax.Array], jax.Array]
   after: Callable[[jax.Array], jax.Array] | None = None
+  targets_after: bool = False
+  readout: int | None = None
 
 
 class RecurrentStage(NamedTuple):
@@ -33,11 +41,16 @@ class RecurrentStage(NamedTuple):
     apply: `(params, x_t [B, ...], h_{t-1} [B, ...]) -> h_t [B, ...]`, one step
       of the layer with its activation.
     init: `(params, B) -> h_0`, of the shape and dtype of h_t.
+    last_step: whether only h_T has a target; otherwise every h_t.
+    through_time: whether the gradient goes through the steps of the layer
+      itself; otherwise h_{t-1} is taken as given.
   """
 
   owns: Callable[[base.Params], base.Params]
   apply: Callable[[base.Params, jax.Array, jax.Array], jax.Array]
   init: Callable[[base.Params, int], jax.Array]
+  last_step: bool = False
+  through_time: bool = False
 
 
 AnyStage: TypeAlias = Stage | RecurrentStage

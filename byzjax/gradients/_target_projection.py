@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from byzjax._src import base, checks, flat, local, loss_forms
+from byzjax.gradients import _layer_gradients
 from byzjax.gradients._stages import (
   AnyStage,
   Model,
-  RecurrentStage,
   Stage,
   groups_of,
   layers_of,
@@ -73,14 +72,26 @@ def target_projection(
   (The papers' l2 has no 1/2: their factor 2 is in the learning rate.) The last
   stage has the exact gradient of the task's loss for its own parameters.
 
+  What has the target is y_i; or what the next layer is given, such as a pooled
+  y_i (`Stage.targets_after`); or k numbers, `R_i` times one of these
+  (`Stage.readout`), with a fixed R_i drawn from N(0, 1 / width). A target for
+  every pixel asks one kernel for different things at different places;
+  convolutions learn better from the two others. J_i is then that of these
+  numbers, and its gradient goes back to W_i through pooling and R_i.
+
   In recurrent layers J_i is the sum over the steps t of such losses of h_t,
   with h_{t-1} taken as given: `dW = -sum_t (e_t * sigma') x_t^T` and `dU =
-  -sum_t (e_t * sigma') h_{t-1}^T`. Neighbouring recurrent stages go through
-  time together, and what follows them is given the last h_t of the last.
+  -sum_t (e_t * sigma') h_{t-1}^T`. With `RecurrentStage.last_step` J_i is the
+  loss of h_T alone; a target for every step asks for the class after the first
+  input. With `through_time` the gradient of J_i goes through the h_t of the
+  layer itself, while its inputs are taken as given. What follows neighbouring
+  recurrent stages is given the last h_t of the last.
 
   Nothing is kept for a backward pass: a layer's gradient is complete before the
   next layer is computed. Temporary memory is that of one layer, whatever the
-  depth, and of one step of the recurrent layers, whatever the length.
+  depth, and of one step of the recurrent layers, whatever the length. Where one
+  of neighbouring recurrent stages has `through_time`, they go through time one
+  after another, and memory is that of all steps of one layer.
 
   Gradients of hidden layers are on a scale of their own. Where the last layer
   needs another learning rate, `optax.partition` gives it one. DRTP's released
@@ -147,13 +158,16 @@ def target_projection(
   if not stages or not isinstance(stages[-1], Stage):
     raise ValueError(f'{_NAME} needs stages to end with a Stage, got {stages}')
   draw, residual_of = projection, _RESIDUALS[residual]
+  _check_stages(stages)
+
+  def key_of(layer):
+    return jax.random.fold_in(projection_key, layer.number)
 
   def errors(layer, y, labels):
-    """`y -> e / B` of a layer whose activation is like this."""
+    """`y -> e / B` of a layer that has a target of what is like this."""
     shape = (num_classes, math.prod(y.shape[1:]))
     dtype = flat.compute_dtype(y.dtype)
-    key = jax.random.fold_in(projection_key, layer.number)
-    columns = jnp.asarray(scale * draw(key, shape, dtype), dtype)
+    columns = jnp.asarray(scale * draw(key_of(layer), shape, dtype), dtype)
     if columns.shape != shape:
       raise ValueError(
         f'{_NAME} needs projection to draw float{list(shape)}, got the shape'
@@ -174,13 +188,11 @@ def target_projection(
     layers = layers_of(_NAME, stages, params, model)
     gradient = model
     for group in groups_of(layers[:-1]):
-      if isinstance(group[0].stage, RecurrentStage):
-        h, gradients = _through_time(model, group, errors, h, labels)
-      else:
-        h, gradients = _at_once(model, group[0], errors, h, labels)
+      of_layers = _layer_gradients.of(group)
+      h, gradients = of_layers(model, group, errors, key_of, h, labels)
       for layer, own in zip(group, gradients):
         gradient = gradient.replace(layer, own)
-      h = _once_known(h, gradients)
+      h = _layer_gradients.once_known(h, gradients)
     last = layers[-1]
 
     def of_last(own):
@@ -194,69 +206,10 @@ def target_projection(
   return local.GradientEstimator(estimate, name=_NAME, has_aux=has_aux)
 
 
-def _at_once(model, layer, errors, h, labels):
-  """`(next input, [gradient])` of a layer that is not recurrent."""
-  y, pull_back = jax.vjp(
-    lambda own: model.apply(layer, own, h), model.own(layer)
-  )
-  (gradient,) = pull_back(-errors(layer, y, labels)(y))
-  after = layer.stage.after
-  return y if after is None else after(y), [gradient]
-
-
-def _through_time(model, layers, errors, inputs, labels):
-  """`(h_T of the last, gradients)` of layers that run through time together."""
-  owns = [model.own(layer) for layer in layers]
-  params, batch_size = model.params(), inputs.shape[0]
-  starts = [layer.stage.init(params, batch_size) for layer in layers]
-  of_layer = [errors(layer, h, labels) for layer, h in zip(layers, starts)]
-
-  def step(t, carry):
-    hidden, sums = carry
-    x = lax.dynamic_index_in_dim(inputs, t, axis=1, keepdims=False)
-    new_hidden, new_sums = [], []
-    for layer, own, error, h, total in zip(
-      layers, owns, of_layer, hidden, sums
-    ):
-      x, pull_back = jax.vjp(
-        lambda own, layer=layer, x=x, h=h: model.apply(layer, own, x, h), own
-      )
-      (gradient,) = pull_back(-error(x))
-      new_hidden.append(x)
-      new_sums.append([s + g.astype(s.dtype) for s, g in zip(total, gradient)])
-    return new_hidden, new_sums
-
-  zeros = [
-    [jnp.zeros(leaf.shape, flat.compute_dtype(leaf.dtype)) for leaf in own]
-    for own in owns
-  ]
-  carry = _varying_like((starts, zeros), (inputs, model.leaves))
-  hidden, sums = lax.fori_loop(0, inputs.shape[1], step, carry)
-  gradients = [
-    [s.astype(leaf.dtype) for s, leaf in zip(total, own)]
-    for total, own in zip(sums, owns)
-  ]
-  return hidden[-1], gradients
-
-
-def _once_known(h: jax.Array, gradients: list[list[jax.Array]]) -> jax.Array:
-  """h, which must not be used before the gradients are there.
-
-  They do not depend on each other, and a compiler that computed all layers
-  first would keep what every gradient needs. The CPU compiler drops
-  `lax.optimization_barrier` before it puts operations in order; this choice is
-  always the same, but it does not know.
-  """
-  first = [leaf.ravel()[0] for leaf in jax.tree.leaves(gradients)]
-  known = [(x == x) | (x != x) for x in first]
-  return jnp.where(jnp.stack(known).all(), h, 0) if known else h
-
-
-def _varying_like(tree: Any, reference: Any) -> Any:
-  """The tree, each device's own under shard_map if the reference is."""
-  first = [leaf.ravel()[0] for leaf in jax.tree.leaves(reference)]
-  mine = jnp.stack([x == x for x in first]).all()
-  return jax.tree.map(lambda x: jnp.where(mine, x, x), tree)
+def _check_stages(stages: Sequence[AnyStage]) -> None:
+  for number, stage in enumerate(stages):
+    if isinstance(stage, Stage) and stage.readout is not None:
+      checks.check_count(_NAME, f'stages[{number}].readout', stage.readout, 1)
 
 
 def _check_labels(labels: Any, inputs: jax.Array) -> jax.Array:

@@ -20,7 +20,10 @@ def stages(graphdef: nnx.GraphDef) -> tuple[Stage | RecurrentStage, ...]:
 
   Returns:
     The stages for `byzjax.target_projection`: `apply(params, h)` takes all
-    parameters of the model, and `owns(params)` are those of the layer.
+    parameters of the model, and `owns(params)` are those of the layer. Targets
+    are where the papers have them: of every pixel before pooling, at every step
+    of a recurrent layer. `stage._replace(targets_after=True, readout=64)` and
+    `stage._replace(last_step=True, through_time=True)` learn better.
 
   Raises:
     ValueError: if the model is of another class.
@@ -40,6 +43,8 @@ def stages(graphdef: nnx.GraphDef) -> tuple[Stage | RecurrentStage, ...]:
     >>> loss, gradient = estimator(params, batch, jax.random.key(1))
     >>> jax.tree.structure(gradient) == jax.tree.structure(params)
     True
+    >>> stages[0]._replace(readout=16).readout  # 16 numbers have the target
+    16
   """
   kinds = [getattr(node, 'type', None) for node in graphdef.nodes]
 

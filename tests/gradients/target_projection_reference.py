@@ -53,27 +53,42 @@ def perceptron(layers, x, labels, residual, scale):
   return gradients
 
 
-def recurrent(layers, output, x, labels, residual, scale):
+def recurrent(
+  layers,
+  output,
+  x,
+  labels,
+  residual,
+  scale,
+  last_step=(False, False),
+  through_time=(False, False),
+):
   """Gradients `[(W, U, b), ...]` of recurrent layers, and (W, b) of the last.
 
-  The loops are over layers outside and steps inside.
+  The loops are over layers outside and steps inside: forwards for the states,
+  backwards for what a state hears of the later states of its layer.
   """
   gradients = [tuple(np.zeros_like(a) for a in layer) for layer in layers]
   last = tuple(np.zeros_like(a) for a in output)
   for example, label in zip(x, labels):
     inputs = example
-    for (w, u, b), (dw, du, db) in zip(layers, gradients):
+    for i, ((w, u, b), (dw, du, db)) in enumerate(zip(layers, gradients)):
       column = scale * projection(None, (C, len(b)), float)[label]
-      h, states = np.zeros(len(b)), []
+      states = [np.zeros(len(b))]
       for x_t in inputs:
-        y = np.tanh(x_t @ w + h @ u + b)
-        delta = error(residual, column, y) * (1 - y**2)
-        dw -= np.outer(x_t, delta) / len(x)
+        states.append(np.tanh(x_t @ w + states[-1] @ u + b))
+      heard = np.zeros(len(b))
+      for t in reversed(range(len(inputs))):
+        h, y = states[t : t + 2]
+        has_target = t == len(inputs) - 1 or not last_step[i]
+        e = error(residual, column, y) if has_target else 0
+        delta = (e + heard) * (1 - y**2)
+        dw -= np.outer(inputs[t], delta) / len(x)
         du -= np.outer(h, delta) / len(x)
         db -= delta / len(x)
-        h = y
-        states.append(y)
-      inputs = states
+        if through_time[i]:
+          heard = u @ delta
+      inputs = states[1:]
     delta = softmax_error(inputs[-1] @ output[0] + output[1], label)
     last[0][...] -= np.outer(inputs[-1], delta) / len(x)
     last[1][...] -= delta / len(x)

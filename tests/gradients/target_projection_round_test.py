@@ -24,7 +24,12 @@ def fixed(key, shape, dtype):
   return np.sign(np.random.default_rng(shape).normal(size=shape)).astype(dtype)
 
 
-def estimator_of(make_model, **options):
+# What of a recurrent stage has a target, and how far its gradient goes.
+THROUGH = {'last_step': True, 'through_time': True}
+
+
+def estimator_of(make_model, changed=None, **options):
+  """`changed` are fields of the stages that have them."""
   graphdef, shapes = models.split(nnx.eval_shape(make_model))
   random = np.random.default_rng(0)
   params = jax.tree.map(
@@ -32,7 +37,13 @@ def estimator_of(make_model, **options):
     shapes,
   )
   options = dict(num_classes=10, projection_key=P_KEY) | options
-  return byzjax.target_projection(models.stages(graphdef), **options), params
+  stages = [
+    stage._replace(**changed)
+    if changed and hasattr(stage, [*changed][0])
+    else stage
+    for stage in models.stages(graphdef)
+  ]
+  return byzjax.target_projection(stages, **options), params
 
 
 def mlp(sizes):
@@ -46,9 +57,9 @@ def temporary_bytes(value_and_grad, params, shape):
   return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
-def both(make_model, shape):
+def both(make_model, shape, changed=None):
   """Temporary bytes of target projection, and of backpropagation."""
-  estimator, params = estimator_of(make_model, projection=fixed)
+  estimator, params = estimator_of(make_model, changed, projection=fixed)
   graphdef, _ = models.split(nnx.eval_shape(make_model))
   loss_fn = models.cross_entropy_loss(graphdef)
   return (
@@ -79,6 +90,23 @@ def test_memory_does_not_grow_with_the_length_of_a_sequence():
   short, long = (both(rnn, (length, 4)) for length in (8, 64))
   assert long[0] == short[0] < 10 * ACTIVATION
   assert long[1] - short[1] >= 2 * (64 - 8) * ACTIVATION
+
+
+def test_through_time_memory_is_that_of_the_steps_of_one_layer():
+  def rnn(depth):
+    sizes = (4, *[WIDTH] * depth, 10)
+    return lambda: models.RNN(sizes, rngs=nnx.Rngs(0))
+
+  found = {
+    (depth, length): both(rnn(depth), (length, 4), THROUGH)
+    for depth, length in [(2, 8), (2, 64), (6, 64)]
+  }
+  sequence = 64 * ACTIVATION
+  short, long, deep = (found[key][0] for key in found)
+  assert short + 56 * ACTIVATION < long < 4 * sequence
+  assert deep - long < sequence / 4
+  # Backpropagation keeps the states of every layer.
+  assert found[6, 64][1] - found[2, 64][1] >= 4 * sequence
 
 
 def training(estimator, **options):
@@ -143,9 +171,12 @@ def test_learns_under_attack_with_a_robust_rule(residual):
     assert not lost[-10:].mean() < lost[0]
 
 
-def test_a_round_on_several_devices_gives_the_same_numbers():
+@pytest.mark.parametrize('changed', [None, THROUGH])
+def test_a_round_on_several_devices_gives_the_same_numbers(changed):
   estimator, params = estimator_of(
-    lambda: models.RNN((8, 6, 5, 10), rngs=nnx.Rngs(0)), projection=fixed
+    lambda: models.RNN((8, 6, 5, 10), rngs=nnx.Rngs(0)),
+    changed,
+    projection=fixed,
   )
   images, labels = digits(4, 8, KEY)
   batch = (images.reshape(4, 8, 8, 8), labels)

@@ -5,10 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
 import byzjax
-from byzjax import models
 from tests.gradients import target_projection_reference as reference
 
 C = reference.C
@@ -211,54 +209,6 @@ def test_classes_may_be_renamed():
   np.testing.assert_allclose(
     new['output'][0][:, order], gradient['output'][0], 1e-12
   )
-
-
-def double(make_model):
-  graphdef, shapes = models.split(nnx.eval_shape(make_model))
-  params = jax.tree.map(lambda x: reference.random(*x.shape) / 3, shapes)
-  return models.stages(graphdef), params
-
-
-def test_kernels_get_the_weight_gradient_of_a_convolution():
-  images = reference.random(B, 8, 8, 2)
-  with jax.enable_x64(True):
-    stages, params = double(
-      lambda: models.CNN((8, 8, 2), C, activation=jnp.tanh, rngs=nnx.Rngs(0))
-    )
-    first = np.asarray(jax.jit(stages[0].apply)(params, images))
-    pooled = first.reshape(B, 4, 2, 4, 2, 16).max(axis=(2, 4))
-    second = np.asarray(jax.jit(stages[1].apply)(params, pooled))
-    _, gradient = estimate(params, (images, LABELS), stages)
-  for name, x, y in [('conv1', images, first), ('conv2', pooled, second)]:
-    rows = 0.5 * reference.projection(None, (C, y[0].size), float)
-    targets = rows[LABELS].reshape(y.shape)
-    delta = -(targets - y) * (1 - y**2) / B
-    np.testing.assert_allclose(
-      gradient[name]['kernel'][...],
-      reference.kernel_gradient(x, delta, 3),
-      rtol=1e-10,
-      atol=1e-14,
-    )
-    np.testing.assert_allclose(
-      gradient[name]['bias'][...], delta.sum(axis=(0, 1, 2)), 1e-10, 1e-14
-    )
-
-
-def test_recurrent_layers_agree_with_loops():
-  x = reference.random(B, 6, 5)
-  with jax.enable_x64(True):
-    stages, params = double(lambda: models.RNN((5, 4, 7, C), rngs=nnx.Rngs(0)))
-    found = estimate_each(params, (x, LABELS), stages)
-
-  def arrays(tree):
-    names = ('kernel', 'recurrent_kernel', 'bias')
-    layers = [tuple(tree['layers'][i][k][...] for k in names) for i in range(2)]
-    last = tuple(tree['dense'][k][...] for k in ('kernel', 'bias'))
-    return jax.tree.map(np.asarray, (layers, last))
-
-  for residual, gradient in found.items():
-    expected = reference.recurrent(*arrays(params), x, LABELS, residual, 0.5)
-    assert_trees_close(arrays(gradient), expected, rtol=1e-11)
 
 
 def test_scales_may_be_mapped_over():

@@ -1,6 +1,7 @@
 r"""Entropy-SGD and its kin at equal gradients (Chaudhari et al.).
 
   python -m experiments.studies entropy_sgd --check               # digits
+  python -m experiments.studies entropy_sgd --variant=mnist --data_dir=FOLDER
 
 Workers send gradients to a server with Nesterov momentum (SGD), or how far the
 mean of a walk of L steps is from where it began (Entropy-SGD): at equal numbers
@@ -8,6 +9,9 @@ of gradients the latter has L times fewer rounds. Parle and elastic averaging
 keep a replica on every worker. Then three of eleven workers attack, before the
 mean or a robust rule. Learning rates are the best of a few on a validation
 split, for every method.
+
+The variant mnist (module `mnistfc`) has one worker and a network with dropout,
+the rates of walks chosen too, and how flat the solutions are.
 """
 
 import dataclasses
@@ -24,6 +28,7 @@ from experiments.harness.settings import ImageSettings, option
 from experiments.reporting import pictures, tables
 from experiments.reporting.summary import Check, Claim, Summary, Table
 from experiments.studies import opponents
+from experiments.studies.entropy_sgd import mnistfc
 
 # Steps between two messages.
 STEPS = {'sgd': 1, 'entropy 5': 5, 'entropy 20': 20, 'easgd': 5, 'parle': 20}
@@ -35,10 +40,26 @@ ATTACKS = opponents.ATTACKS | {'sign flip': lambda: byzjax.sign_flip(scale=3.0)}
 RULES = opponents.RULES | {'median': lambda f: byzjax.coordinate_median()}
 QUICK = {'gradients': 40, 'entropy_rates': (1.0,), 'replica_rates': (0.1,)}
 QUICK_CELLS = ('entropy 20', 'parle, none, mean')
+PAPER = 'Chaudhari et al. 2017, arXiv:1611.01838'
+PARTS = ('methods', 'mnistfc')
+VARIANTS = {
+  'mnist': {
+    'parts': ('mnistfc',),
+    'dataset': 'mnist',
+    'pooling': 2,
+    'gradients': 1000,
+    'batch_size': 64,
+    'gamma': 1e-4,
+    'sgd_rates': (0.03, 0.1, 0.3),
+    'entropy_rates': (1.0,),
+    'num_evals': 2,
+  },
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(ImageSettings):
+  parts: tuple[str, ...] = option(PARTS[:1], ', '.join(PARTS))
   num_workers: int = option(11, 'n.', low=1)
   num_byzantine: int = option(3, 'f, in the second part.', low=1)
   gradients: int = option(1200, 'Of every worker, in all.', low=1)
@@ -53,6 +74,15 @@ class Settings(ImageSettings):
   replica_rates: tuple[float, ...] = option(
     (0.03, 0.1, 0.3), 'Of Parle and EASGD.'
   )
+  inner_rates: tuple[float, ...] = option(
+    (0.03, 0.1, 0.3), 'Of the steps of walks, in the part mnistfc.'
+  )
+  averagings: tuple[float, ...] = option(
+    (0.25, 0.75), 'Weights of the newest step in a mean, there.'
+  )
+  hidden: tuple[int, ...] = option((1024, 1024), 'Hidden layers there.')
+  pooling: int = option(1, 'Pixels of an image, k x k, that are one.', low=1)
+  num_evals: int = option(20, 'Evaluations there.', low=1)
 
 
 def entropy(settings: Settings, loss_fn, num_steps: int):
@@ -181,6 +211,10 @@ def define(settings: Settings) -> list[Cell]:
       'entropy_sgd needs gradients to be a multiple of 20 (the longest walk),'
       f' got {settings.gradients}'
     )
+  if settings.parts == ('mnistfc',):
+    return mnistfc.define(settings)
+  if settings.parts != ('methods',):
+    raise ValueError(f'--parts: {settings.parts} is no one of {PARTS}')
   attacked = [
     (method, attack, rule)
     for method, robust in ROBUST.items()
@@ -196,7 +230,8 @@ def define(settings: Settings) -> list[Cell]:
 
 def keep(rows: Rows, settings: Settings) -> Rows:
   """Of every cell its best rate; without attackers also half of the curve."""
-  del settings
+  if settings.parts == ('mnistfc',):
+    return mnistfc.keep(rows, settings)
 
   def of_run(run):
     rise = np.diff(np.log10(tables.column(run, 'full_loss')))
@@ -225,6 +260,9 @@ def keep(rows: Rows, settings: Settings) -> Rows:
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
+  if settings.parts == ('mnistfc',):
+    about = {'method': 'Entropy-SGD', 'paper': PAPER}
+    return mnistfc.summarise(rows, settings, about)
   f, n = settings.num_byzantine, settings.num_workers
   calm = tables.select(rows, attack='none', rule='mean')
   methods = tables.split(calm, 'method')
@@ -278,8 +316,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     )
     for attack in ('sign flip', 'alie')
   ]
-  paper = 'Chaudhari et al. 2017, arXiv:1611.01838'
-  about = {'method': 'Entropy-SGD', 'paper': paper, 'data': settings.dataset}
+  about = {'method': 'Entropy-SGD', 'paper': PAPER, 'data': settings.dataset}
   why = 'its inner rate was fixed at 0.1, the rate of SGD the best of six'
   return Summary(
     claims=[

@@ -1,13 +1,16 @@
 r"""Noisy Softmax: a cross entropy that does not saturate (Chen, Deng, Du).
 
   python -m experiments.studies noisy_softmax --check              # digits
-  python -m experiments.studies noisy_softmax --dataset=mnist --data_dir=FOLDER
+  python -m experiments.studies noisy_softmax --variant=mnist --data_dir=FOLDER
 
 Workers hold few examples each, which the model soon knows by heart, and send
 gradients of the cross entropy with noise in the target logit, to SGD with
 momentum on the workers. First without attackers: how much noise, and what kind
 of it. Then two workers attack, before a robust rule, with and without momentum.
 All amounts of noise are one program, and differ in nothing else.
+
+The variant mnist (module `normalised`) has a network with normalisation, and a
+learning rate for every amount of noise.
 """
 
 import dataclasses
@@ -25,6 +28,7 @@ from experiments.harness.settings import ImageSettings, option
 from experiments.reporting import palette, pictures, tables
 from experiments.reporting.summary import Check, Claim, Summary, Table
 from experiments.studies import opponents
+from experiments.studies.noisy_softmax import normalised
 
 KINDS: dict[str, tuple[Any, Any]] = {  # amplitude and direction of noise
   'annealed': ('annealed', 'lower'),
@@ -38,12 +42,25 @@ KEPT = (
   *('accuracy', 'deviation', 'train_loss'),
   *('target_probability', 'early_probability'),
 )
+PAPER = 'Chen, Deng, Du 2017, arXiv:1708.03769'
+PARTS = ('methods', 'normalised')
+VARIANTS = {
+  'mnist': {
+    'parts': ('normalised',),
+    'dataset': 'mnist',
+    'pooling': 2,
+    'examples': 1000,
+    'batch_size': 100,
+    'squares': (0.0, 0.05, 0.1, 0.5, 1.0),
+  },
+}
 QUICK = {'rounds': 4, 'squares': (0.0, 0.1), 'attacked_squares': (0.0, 0.1)}
 QUICK_CELLS = ('annealed, none, mean', 'norms')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(ImageSettings):
+  parts: tuple[str, ...] = option(PARTS[:1], ', '.join(PARTS))
   num_seeds: int = option(20, 'Seeds 0, 1, ... in one program.', low=1)
   num_workers: int = option(10, 'n.', low=1)
   num_byzantine: int = option(2, 'f, in the second part.', low=1)
@@ -58,12 +75,12 @@ class Settings(ImageSettings):
   )
   learning_rate: float = option(0.3, 'Of the server, for all.', low=0)
   momentum: float = option(0.9, 'Of the workers.', low=0)
-
-
-def few(partition: data.Partition, examples: int) -> data.Partition:
-  """The first examples of every worker."""
-  indices, sizes = map(jnp.asarray, partition)
-  return data.Partition(indices[:, :examples], jnp.minimum(sizes, examples))
+  learning_rates: tuple[float, ...] = option(
+    (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 'To choose from, in the part normalised.'
+  )
+  noise: float = option(0.1, 'The amount that is looked at closely there.')
+  width: int = option(64, 'Of the layers there.', low=1)
+  pooling: int = option(1, 'Pixels of an image, k x k, that are one.', low=1)
 
 
 def metrics(state, info: byzjax.RoundInfo) -> dict[str, jax.Array]:
@@ -109,7 +126,7 @@ def cell(
       batch = data.sample_batch(
         task.images,
         task.labels,
-        few(partition, settings.examples),
+        normalised.few(partition, settings.examples),
         jax.random.fold_in(key, state.step),
         settings.batch_size,
         scale=task.scale,
@@ -121,11 +138,10 @@ def cell(
   def target_probability(task, params, key):
     """Without noise, on the examples that workers have."""
     del key
-    chosen = few(task.partition, settings.examples).indices.reshape(-1)
-    inputs = task.images[chosen].astype(jnp.float32) / task.scale
+    inputs, labels = normalised.known(task, settings.examples)
     features, classify = models.features_and_classifier(task.graphdef)
     losses = optax.softmax_cross_entropy_with_integer_labels(
-      classify(params, features(params, inputs)), task.labels[chosen]
+      classify(params, features(params, inputs)), labels
     )
     return {'target_probability': jnp.exp(-losses).mean()}
 
@@ -144,6 +160,10 @@ def cell(
 
 
 def define(settings: Settings) -> list[Cell]:
+  if settings.parts == ('normalised',):
+    return normalised.define(settings)
+  if settings.parts != ('methods',):
+    raise ValueError(f'--parts: {settings.parts} is no one of {PARTS}')
   kinds = {'square': settings.squares, 'momentum': [settings.momentum]}
   attacked = {
     'square': settings.attacked_squares,
@@ -160,6 +180,8 @@ def define(settings: Settings) -> list[Cell]:
 
 def keep(rows: Rows, settings: Settings) -> Rows:
   """Of the other kinds only the accuracy: there are many seeds."""
+  if settings.parts == ('normalised',):
+    return normalised.keep(rows, settings)
   quarter = max(settings.rounds // 4, rows[0]['round'])
 
   def of_run(run):
@@ -184,6 +206,9 @@ def keep(rows: Rows, settings: Settings) -> Rows:
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
+  if settings.parts == ('normalised',):
+    about = {'method': 'Noisy Softmax', 'paper': PAPER}
+    return normalised.summarise(rows, settings, about)
   squares, positive = settings.squares, settings.squares[1:]
   noise, f = max(settings.attacked_squares), settings.num_byzantine
 
@@ -245,7 +270,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
   other = max(best(kind) for kind in KINDS if kind != 'annealed')
   about = {
     'method': 'Noisy Softmax',
-    'paper': 'Chen, Deng, Du 2017, arXiv:1708.03769',
+    'paper': PAPER,
     'data': settings.dataset,
   }
   return Summary(

@@ -1,7 +1,7 @@
 r"""tpSGD: layers that learn from local targets (Lomnitz et al.).
 
   python -m experiments.studies tpsgd --check                      # digits
-  python -m experiments.studies tpsgd --dataset=mnist --data_dir=FOLDER
+  python -m experiments.studies tpsgd --variant=mnist --data_dir=FOLDER
 
 Networks with tanh learn by backpropagation (bp), by target projection with the
 residuals l2 and l1, and by direct random target projection (drtp), all by SGD
@@ -10,25 +10,23 @@ several depths, a convolutional and a recurrent network, each with one worker.
 Then two of ten workers attack, before the mean or a robust rule. The learning
 rate, and what hidden layers have of it, are the best of a few on a validation
 split, for every network and method, and under every attack.
+
+The variant mnist (module `targets`) has targets behind pooling, on random
+readouts and at the last step, beside those of the digits, without attackers.
 """
 
 import dataclasses
 import functools
-import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
 
 import byzjax
-from byzjax import models
-from experiments.harness.cells import Cell, Rows, Task
+from experiments.harness.cells import Cell, OwnCell, Rows
 from experiments.harness.settings import ImageSettings, option
 from experiments.reporting import palette, pictures, tables
 from experiments.reporting.summary import Check, Claim, Summary, Table
 from experiments.studies import opponents
+from experiments.studies.tpsgd import parts, targets
 
 METHODS = ('bp', 'l2', 'l1', 'drtp', 'frozen')
 ATTACKED = 'mlp 2'
@@ -38,10 +36,22 @@ ATTACKS = opponents.ATTACKS | LOUD
 LABELS = 'part', 'network', 'method', 'attack', 'rule'
 QUICK = {'rounds': 4, 'attacked_rounds': 4, 'shares': (1.0,)}
 QUICK_CELLS = ('mlp 1, l2', 'rnn, l1', 'l2, sign flip, nnm')
+PARTS = ('methods', 'targets')
+SOURCE = 'Lomnitz, Daniels, Zhang, Piacentino 2022, arXiv:2208.08503'
+VARIANTS = {
+  'mnist': {
+    'parts': ('targets',),
+    'dataset': 'mnist',
+    'pooling': 2,
+    'rounds': 1200,
+    'batch_size': 32,
+  },
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(ImageSettings):
+  parts: tuple[str, ...] = option(PARTS[:1], ', '.join(PARTS))
   depths: tuple[int, ...] = option(
     (1, 2, 4, 8), 'Hidden layers of the perceptrons.'
   )
@@ -52,56 +62,13 @@ class Settings(ImageSettings):
   shares: tuple[float, ...] = option(
     (0.01, 0.1, 1.0), 'Of them, for hidden layers.'
   )
+  pooling: int = option(1, 'Pixels of an image, k x k, that are one.', low=1)
   momentum: float = option(0.9, 'Decay of the momentum of a worker.')
   scale: float = option(0.5, 'Of the random signs of l2 and l1.', low=0)
   num_workers: int = option(10, 'n, in the second part.', low=1)
   num_byzantine: int = option(2, 'f, in the second part.', low=1)
   attacked_rounds: int = option(200, 'Of training, in the second part.', low=1)
   attacked_batch_size: int = option(16, 'In the second part.', low=1)
-
-
-def network(
-  settings: Settings, name: str, shape, num_classes: int, seed: int
-) -> nnx.Module:
-  kind, *depth = name.split()
-  rngs, width = nnx.Rngs(seed), settings.width
-  if kind == 'cnn':
-    return models.CNN(shape, num_classes, activation=jnp.tanh, rngs=rngs)
-  if kind == 'rnn':
-    steps = math.prod(shape[1:])  # A row of the image.
-    return models.RNN((steps, width, width, num_classes), rngs=rngs)
-  sizes = (math.prod(shape), *[width] * int(depth[0]), num_classes)
-  return models.MLP(sizes, activation=jnp.tanh, rngs=rngs)
-
-
-def estimator(settings: Settings, method: str, task: Task):
-  """What stands for the gradient; None is the gradient."""
-  if method in ('bp', 'frozen'):
-    return None
-  is_drtp = method == 'drtp'
-  return byzjax.target_projection(
-    models.stages(task.graphdef),
-    num_classes=task.num_classes,
-    projection_key=jax.random.key(0),
-    residual=method,
-    projection='he_uniform' if is_drtp else 'signs',
-    scale=1.0 if is_drtp else settings.scale,
-  )
-
-
-def optimizer(task: Task, learning_rate, share) -> optax.GradientTransformation:
-  """SGD with a rate of its own for the last layer."""
-  last = models.stages(task.graphdef)[-1]
-
-  def labels(params):
-    leaves, treedef = jax.tree.flatten(params)
-    places = jax.tree.unflatten(treedef, range(len(leaves)))
-    outer = jax.tree.leaves(last.owns(places))
-    names = ['last' if i in outer else 'hidden' for i in range(len(leaves))]
-    return jax.tree.unflatten(treedef, names)
-
-  rates = {'last': learning_rate, 'hidden': share * learning_rate}
-  return optax.partition({k: optax.sgd(v) for k, v in rates.items()}, labels)
 
 
 def cell(
@@ -113,11 +80,11 @@ def cell(
     del key
     return byzjax.robust_round(
       task.loss_fn,
-      value_and_grad=estimator(settings, method, task),
+      value_and_grad=parts.estimator(task, method, settings.scale),
       num_workers=n,
       worker=byzjax.worker_momentum(settings.momentum),
       aggregator=opponents.RULES[rule](f),
-      optimizer=optimizer(task, learning_rate, share),
+      optimizer=parts.optimizer(task, learning_rate, share),
       attack=ATTACKS[attack or 'none'](),
       byzantine=0 if attack == 'none' else f,
     )
@@ -133,28 +100,35 @@ def cell(
     num_workers=n,
     rounds=settings.attacked_rounds if attack else settings.rounds,
     batch_size=settings.attacked_batch_size if attack else settings.batch_size,
-    make_model=functools.partial(network, settings, name),
+    make_model=functools.partial(parts.network, settings.width, name),
   )
 
 
-def define(settings: Settings) -> list[Cell]:
+def define(settings: Settings) -> list[Cell | OwnCell]:
+  if settings.parts == ('targets',):
+    return targets.define(settings)
+  if settings.parts != ('methods',):
+    raise ValueError(f'--parts: {settings.parts} is no one of {PARTS}')
   perceptrons = [f'mlp {depth}' for depth in settings.depths]
-  return [
+  calm = [
     cell(settings, name, method)
     for name in (*perceptrons, 'cnn', 'rnn')
     for method in METHODS
-  ] + [
+  ]
+  attacked = [
     cell(settings, ATTACKED, method, attack, rule)
     for method in METHODS[:3]
     for attack in ATTACKS
     for rule in opponents.RULES
     if (attack, rule) != ('none', 'mean')
   ]
+  return [*calm, *attacked]
 
 
 def keep(rows: Rows, settings: Settings) -> Rows:
   """Of every cell its best rates."""
-  del settings
+  if settings.parts == ('targets',):
+    return targets.keep(rows, settings)
   finals = tables.keep(rows, metrics=('accuracy', 'validation_accuracy'))
   return [
     row
@@ -164,6 +138,10 @@ def keep(rows: Rows, settings: Settings) -> Rows:
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
+  if settings.parts == ('targets',):
+    return targets.summarise(
+      rows, settings, {'method': 'tpSGD', 'paper': SOURCE}
+    )
   shallow, *_, deep = (f'mlp {depth}' for depth in settings.depths)
   accuracy, attacks, rates = tables.Cells(), tables.Cells(), {}
   for (name, method, attack, rule), part in tables.split_by(rows, *LABELS[1:]):
@@ -217,8 +195,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     for m in ('l2', 'l1')
     if (attack, low) != ('alie', 20)
   ]
-  source = 'Lomnitz, Daniels, Zhang, Piacentino 2022, arXiv:2208.08503'
-  about = {'method': 'tpSGD', 'paper': source, 'data': settings.dataset}
+  about = {'method': 'tpSGD', 'paper': SOURCE, 'data': settings.dataset}
   own = {'method': '', 'paper': 'not in the paper', 'data': settings.dataset}
   return Summary(
     claims=[
