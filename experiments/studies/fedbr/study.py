@@ -1,7 +1,7 @@
 r"""FedBR: less local bias in features and classifiers (Guo, Tang, Lin).
 
   python -m experiments.studies fedbr --check                     # digits
-  python -m experiments.studies fedbr --dataset=mnist --data_dir=FOLDER
+  python -m experiments.studies fedbr --variant=mnist --data_dir=FOLDER
 
 Ten clients, all in every round, hold few classes each and images at angles of
 their own; they take local steps of plain SGD, whatever the objective: cross
@@ -10,23 +10,28 @@ each of them alone. Pseudo-data are blurred examples, made before the first
 round. Then two clients attack messages, of which the projection is a part,
 before the mean or a robust rule. At last the first comparison again, over more
 rounds. Learning rates and weights are chosen on a validation split.
+
+The variant mnist has more pixels, more features and longer rounds, FedBR and
+its components without attack, and one attack.
 """
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import byzjax
 from byzjax import data, models, objectives
 from experiments.harness.cells import Cell, Rows, basic_metrics
 from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
+from experiments.reporting import tables
+from experiments.reporting.summary import Summary, Table
 from experiments.studies import opponents
-from experiments.studies.fedbr import measure
+from experiments.studies.fedbr import claims, measure
 
 ANGLES = tuple(range(0, 150, 15))
 METHODS = ('fedavg', 'fedprox', 'fedbr', 'fedbr, mixed')
@@ -35,6 +40,23 @@ CHOSEN = ('learning_rate', *WEIGHTS)
 KEPT = ('accuracy', 'validation_accuracy', 'relative_error')
 QUICK = {'rounds': 4, 'local_steps': 2, 'learning_rates': (0.3,)}
 QUICK_CELLS = ('methods, 0.1, fedavg', 'methods, 0.1, fedbr, none')
+VARIANTS = {
+  'mnist': {
+    'dataset': 'mnist',
+    'hidden': 100,
+    'parts': ('methods', 'attacks'),
+    # FedBR without its terms is FedAvg.
+    'methods': ('fedbr',),
+    'concentrations': (0.1,),
+    'attacks': ('sign flip',),
+    'rules': ('nnm, median',),
+    'rounds': 24,
+    'local_steps': 50,
+    'learning_rates': (0.1, 0.3, 1.0),
+    'pseudo_weights': (0.0, 1.0),
+    'num_evals': 12,
+  },
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +65,16 @@ class Settings(ImageSettings):
   num_byzantine: int = option(2, 'f, in the second part.', low=1)
   rounds: int = option(40, 'Rounds of training.', low=1)
   long: int = option(4, 'Times the rounds, in the third part.', low=1)
+  hidden: int = option(0, 'Features of an MLP in place of --model.', low=0)
+  parts: tuple[str, ...] = option(('methods', 'attacks', 'long'), 'Of these.')
+  methods: tuple[str, ...] = option(METHODS, 'Without attack, of these.')
+  attacks: tuple[str, ...] = option(
+    tuple(opponents.ATTACKS), 'On messages, of those there are.'
+  )
+  rules: tuple[str, ...] = option(
+    tuple(opponents.RULES), 'Under attack, of those there are.'
+  )
+  num_evals: int = option(20, 'Evaluations.', low=4)
   local_steps: int = option(20, 'H.', low=1)
   batch_size: int = option(16, 'Examples per worker and step.', low=1)
   concentrations: tuple[float, ...] = option(
@@ -70,13 +102,23 @@ def rotated(images, partition, seed: int) -> jax.Array:
   return data.rotate(jnp.asarray(images, jnp.float32), jnp.asarray(angles))
 
 
+def network(model: str, hidden: int, shape, num_classes: int, seed: int):
+  """The network that is trained, for images of one shape."""
+  if not hidden:
+    return models.make(model, shape, num_classes, seed=seed)
+  sizes = math.prod(shape), hidden, num_classes
+  return models.MLP(sizes, rngs=nnx.Rngs(seed))
+
+
 @functools.cache
-def sizes(dataset: str, data_dir: str | None, model: str) -> tuple[int, int]:
+def sizes(
+  dataset: str, data_dir: str | None, model: str, hidden: int
+) -> tuple[int, int]:
   """Parameters of the model, and what its last layer is given."""
   examples = data.load(dataset, data_dir)
   shape = examples.train_images.shape[1:]
   graphdef, params = models.split(
-    models.make(model, shape, examples.num_classes, seed=0)
+    network(model, hidden, shape, examples.num_classes, 0)
   )
   features, _ = models.features_and_classifier(graphdef)
   width = jax.eval_shape(features, params, jnp.zeros((1, *shape))).shape[1]
@@ -109,7 +151,10 @@ def cell(
   rule: str = 'mean',
 ) -> Cell:
   n, size = settings.num_workers, settings.batch_size
-  num_model, width = sizes(settings.dataset, settings.data_dir, settings.model)
+  data_of = settings.dataset, settings.data_dir
+  own_sizes = functools.partial(
+    sizes, *data_of, settings.model, settings.hidden
+  )
   f = 0 if attack == 'none' else settings.num_byzantine
   has_projection = 'fedbr' in method
 
@@ -138,7 +183,7 @@ def cell(
       num_local_steps=settings.local_steps,
       num_workers=n,
       aggregator=opponents.RULES[rule](settings.num_byzantine),
-      attack=measure.measured(opponents.ATTACKS[attack](), num_model),
+      attack=measure.measured(opponents.ATTACKS[attack](), own_sizes()[0]),
       byzantine=f,
       sampler=data.local_sampler(
         task.images, task.labels, batch_size=size, scale=task.scale
@@ -147,6 +192,7 @@ def cell(
 
   def make_params(params, key):
     # The sizes of the paper, which are 512, 256 and 128, in proportion.
+    _, width = own_sizes()
     head = objectives.projection(
       key, num_features=width, width=width // 2, out=width // 4
     )
@@ -173,7 +219,9 @@ def cell(
     batch_size=size,
     partition=f'dirichlet_total(concentration={concentration})',
     is_local=True,
+    num_evals=settings.num_evals,
     make_images=rotated,
+    make_model=functools.partial(network, settings.model, settings.hidden),
     make_params=make_params,
     model_of=lambda params: params['model'] if has_projection else params,
     metrics=metrics,
@@ -181,22 +229,42 @@ def cell(
 
 
 def define(settings: Settings) -> list[Cell]:
+  for flag, known in (
+    ('parts', Settings().parts),
+    ('methods', METHODS),
+    ('attacks', opponents.ATTACKS),
+    ('rules', opponents.RULES),
+  ):
+    for name in getattr(settings, flag):
+      if name not in known:
+        raise ValueError(f'--{flag}: {name} is none of {", ".join(known)}')
+  cells_of = {
+    'methods': of_methods,
+    'attacks': of_attacks,
+    'long': lambda settings: [
+      cell(settings, 'fedbr', settings.concentrations[0], 'long')
+    ],
+  }
+  return [x for part in settings.parts for x in cells_of[part](settings)]
+
+
+def of_methods(settings: Settings) -> list[Cell]:
+  return [
+    cell(settings, method, concentration)
+    for concentration in settings.concentrations
+    for method in settings.methods
+    if method != 'fedbr, mixed' or concentration == settings.concentrations[0]
+  ]
+
+
+def of_attacks(settings: Settings) -> list[Cell]:
   skewed = settings.concentrations[0]
   return [
-    *(
-      cell(settings, method, concentration)
-      for concentration in settings.concentrations
-      for method in METHODS
-      if method != 'fedbr, mixed' or concentration == skewed
-    ),
-    *(
-      cell(settings, method, skewed, 'attacks', attack, rule)
-      for method in ('fedavg', 'fedbr')
-      for attack in opponents.ATTACKS
-      for rule in opponents.RULES
-      if (attack, rule) != ('none', 'mean')
-    ),
-    cell(settings, 'fedbr', skewed, 'long'),
+    cell(settings, method, skewed, 'attacks', attack, rule)
+    for method in ('fedavg', 'fedbr')
+    for attack in settings.attacks
+    for rule in settings.rules
+    if (attack, rule) != ('none', 'mean')
   ]
 
 
@@ -244,7 +312,11 @@ def keep(rows: Rows, settings: Settings) -> Rows:
   runs = tables.runs(rows)
   marks: dict[tuple, set[int]] = {}
   for (part, *_), of in tables.split_by(
-    tables.keep(rows), 'part', 'concentration', 'attack', 'rule'
+    tables.keep(rows, tail=tail(settings)),
+    'part',
+    'concentration',
+    'attack',
+    'rule',
   ):
     best = by_method(of)
     for run in (tables.identity(r) for rows in best.values() for r in rows):
@@ -255,6 +327,7 @@ def keep(rows: Rows, settings: Settings) -> Rows:
         marks[run] = {settings.rounds // 4, *good[:1]}
   kept = tables.keep(
     [row for row in rows if tables.identity(row) in marks],
+    tail=tail(settings),
     metrics=KEPT,
     curves=lambda row: row['round'] in marks[tables.identity(row)],
   )
@@ -262,6 +335,11 @@ def keep(rows: Rows, settings: Settings) -> Rows:
     own = runs[tables.identity(row)]
     row[KEPT[-1]] = float(np.mean(tables.column(own, KEPT[-1])))
   return kept
+
+
+def tail(settings: Settings) -> int:
+  """Evaluations that the last row is the mean of."""
+  return min(3, settings.num_evals // 2)
 
 
 def goal_of(best: dict[str, Rows]) -> float:
@@ -310,91 +388,11 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     (f'{who}: accuracy, and error of the rule in % of |m|', attacked, 1),
     (f'{settings.long} times the rounds: accuracy (%) and gain', long, 1),
   ]
+  name = 'accuracy.png'
+  if settings.dataset != 'digits':
+    name = f'{settings.dataset}.png'
   return Summary(
-    claims=claims(settings, table, attacked, long),
+    claims=claims.of_tables(settings, table, attacked, long),
     tables=[Table(t, tables.pivot(x, digits)) for t, x, digits in shown if x],
-    figures={'accuracy.png': lambda: picture(settings, table, long)},
+    figures={name: lambda: claims.picture(settings, table, long)},
   )
-
-
-def claims(settings: Settings, table, attacked, long) -> list[Claim]:
-  skewed, mild = (f'{x:g}' for x in settings.concentrations[:2])
-  after = 'points over FedAvg after {} rounds'.format
-  rounds, last = settings.rounds, long['fedbr', 'gain'].mean()
-  slow, fast = (table[x, f'{skewed}: rounds'] for x in ('fedavg', 'fedbr'))
-
-  def gain(method, at=skewed):
-    return table[method, f'{at}: gain'].mean()
-
-  def less(attack):
-    names = (f'{x}: error' for x in ('fedavg', 'fedbr'))
-    return np.divide(
-      *(attacked[f'nnm, median, {attack}', x].mean() for x in names)
-    )
-
-  few, speed = 'within the spread of three seeds', 'its lead is one of speed'
-  middle = 'the rule lands near the middle, and alie is there'
-  about = {
-    'method': 'FedBR',
-    'paper': 'Guo, Tang, Lin 2022, arXiv:2205.13462',
-    'data': f'{settings.dataset}, rotated',
-  }
-  return [
-    Claim(
-      says='ends several points above FedAvg where clients have few classes',
-      published='CIFAR-10, VGG11: FedAvg 58.99, FedBR 64.65',
-      evidence='T',
-      checks=[Check(after(rounds * settings.long), last, 3, why=speed)],
-      **about,
-    ),
-    Claim(
-      says='is faster than FedAvg where clients have few classes',
-      checks=[
-        Check(after(rounds), gain('fedbr'), 3, why=few),
-        Check(
-          'rounds to 0.95, FedAvg over FedBR', slow.mean() / fast.mean(), 1.2
-        ),
-      ],
-      **about,
-    ),
-    Claim(
-      says='each of its two terms helps alone',
-      checks=[
-        Check(f'points of {x} over FedAvg', gain(x), 0.5, why=few)
-        for x in ('component 1', 'component 2')
-      ],
-      **about,
-    ),
-    Claim(
-      says='nothing is lost where clients differ little',
-      checks=[Check(after(rounds), gain('fedbr', mild), -1)],
-      **about,
-    ),
-    Claim(
-      says='its messages are less spread out, so that a robust rule errs less',
-      checks=[
-        Check(f'{x}: error, FedAvg over FedBR', less(x), 1, why=middle)
-        for x in opponents.ATTACKS
-      ],
-      **{**about, 'method': '', 'published': 'not in the paper'},
-    ),
-  ]
-
-
-def picture(settings: Settings, table, long):
-  """Accuracy of each method: early, at the end, and after more rounds."""
-  skewed, mild = (f'{x:g}' for x in settings.concentrations[:2])
-  rounds = settings.rounds
-  shown = {
-    f'few classes, round {rounds // 4}': (table, f'{skewed}: early'),
-    f'few classes, round {rounds}': (table, f'{skewed}: end'),
-    f'few classes, round {rounds * settings.long}': (long, 'end'),
-    f'mild, round {rounds}': (table, f'{mild}: end'),
-  }
-  figure, (axes,) = pictures.panels(1, len(shown), figsize=(13, 3))
-  for panel, (title, (cells, column)) in zip(axes, shown.items()):
-    bars = {method: x for (method, at), x in cells.items() if at == column}
-    if bars:
-      pictures.bars(panel, bars, 'test accuracy (%)')
-    panel.set_title(title)
-  return figure

@@ -1,65 +1,61 @@
 r"""Training without a server, and with Byzantine nodes among the neighbours.
 
   python -m experiments.studies gossip --check                     # digits
-  python -m experiments.studies gossip --dataset=mnist --data_dir=FOLDER
+  python -m experiments.studies gossip --variant=fashion_mnist --data_dir=FOLDER
 
 Three questions. How fast do nodes agree, and does it matter for training how
 well the graph is connected (Swenson et al., Metropolis weights)? Does D-SGD
 leave saddle points, and do its agents agree as fast as the theory says? And
 which rules of gossip survive attackers, at the bridge of a dumbbell and on a
-denser graph (He et al.)?
+denser graph (He et al.)? The variant fashion_mnist asks the first of them again
+on four graphs, and which rules survive one liar in every neighbourhood.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from matplotlib import pyplot as plt
 
-import byzjax
-from byzjax import gossip, models, topology
-from experiments.harness.cells import Cell, OwnCell, Rows, even_stops
+from experiments.harness.cells import Cell, OwnCell, Rows
 from experiments.harness.settings import ImageSettings, option
 from experiments.reporting import palette, pictures, tables
 from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies.gossip import measure
+from experiments.studies.gossip import liars, measure
+from experiments.studies.gossip.nodes import (
+  GRAPHS,
+  RULES,
+  accuracies,
+  bridge,
+  cell,
+  early,
+  of_training,
+  rank_correlation,
+)
 
-GRAPHS = {
-  'complete': topology.complete(16),
-  'exponential': topology.exponential(16),
-  'erdos-renyi': topology.erdos_renyi(16, probability=0.4, seed=0),
-  'torus': topology.torus(4, 4),
-  'star': topology.star(16),
-  'ring': topology.ring(16),
-  'chain': topology.chain(16),
-}
 # On the denser graph; no honest node has more than two of them among its seven
 # neighbours.
 BYZANTINE = (0, 5, 10)
 # What an attacker weighs at the bridge, as a share of what the bridge weighs.
 SHARES = (1.0, 0.5, 0.25)
-RULES: dict[str, Callable] = {
-  'plain': lambda f: gossip.plain(),
-  'clipped': lambda f: gossip.clipped(num_byzantine=f),
-  'nearest neighbors': lambda f: gossip.nearest_neighbor_averaging(
-    num_byzantine=f
-  ),
-  'trimmed': lambda f: gossip.trimmed(num_byzantine=f),
-}
-ATTACKS: dict = {
-  'none': None,
-  'dissensus': gossip.dissensus(epsilon=1.0),
-  'sign flip': byzjax.sign_flip(scale=1.0),
-  'alie': byzjax.alie(z=1.5),
-}
 SADDLE = ('left', 'to_the_right', 'value', 'disagreement')
 METRICS = (
   'accuracy', 'worst_node', 'aggregation_error', 'validation_accuracy',
   'expected', 'rate', *SADDLE,
 )  # fmt: skip
+ON_IMAGES = ('gap', 'bridge', 'dense', 'liars')
+VARIANTS = {
+  'fashion_mnist': {
+    'dataset': 'fashion_mnist',
+    'parts': ('gap', 'liars'),
+    'graphs': ('complete', 'exponential', 'torus', 'ring'),
+    'rounds': 120,
+    'learning_rates': (0.1, 0.3, 1.0),
+    'smaller_rates': (0.03,),
+    'num_evals': 4,
+  },
+}
 QUICK = {'rounds': 2, 'learning_rates': (0.1,), 'num_runs': 2}
 QUICK_CELLS = ('bridge, share 0.25, clipped', 'rate, ring')
 
@@ -71,6 +67,14 @@ class Settings(ImageSettings):
   learning_rates: tuple[float, ...] = option(
     (0.03, 0.1, 0.3), 'To choose from.'
   )
+  num_evals: int = option(20, 'Evaluations.', low=4)
+  parts: tuple[str, ...] = option(
+    ('gap', 'bridge', 'dense', 'own'), 'Of these and liars.'
+  )
+  graphs: tuple[str, ...] = option(tuple(GRAPHS), 'Of those there are.')
+  smaller_rates: tuple[float, ...] = option(
+    (), 'And these, for graphs without attackers.'
+  )
   clique_size: int = option(5, 'Honest nodes of half a dumbbell.', low=2)
   steps: int = option(10000, 'Of D-SGD, for its rates.', low=2000)
   num_runs: int = option(64, 'Runs near the saddle, for a seed.', low=1)
@@ -81,11 +85,33 @@ class Settings(ImageSettings):
 
 
 def define(settings: Settings) -> list[Cell | OwnCell]:
-  q, dense = settings.clique_size, GRAPHS['exponential']
-  cells: list[Cell | OwnCell] = [
-    cell(settings, 'gap', name, graph, 'plain')
-    for name, graph in GRAPHS.items()
+  cells_of: dict[str, Callable] = {
+    'gap': of_graphs,
+    'bridge': of_bridges,
+    'dense': of_dense,
+    'liars': liars.cells,
+    # What they lack stands behind what the cells on images have.
+    'own': lambda settings: measure.cells(
+      GRAPHS, settings.steps, settings.num_runs
+    ),
+  }
+  for flag, known in (('parts', cells_of), ('graphs', GRAPHS)):
+    for name in getattr(settings, flag):
+      if name not in known:
+        raise ValueError(f'--{flag}: {name} is none of {", ".join(known)}')
+  return [x for part in settings.parts for x in cells_of[part](settings)]
+
+
+def of_graphs(settings: Settings) -> list[Cell]:
+  return [
+    cell(settings, 'gap', name, GRAPHS[name], 'plain')
+    for name in settings.graphs
   ]
+
+
+def of_bridges(settings: Settings) -> list[Cell]:
+  q = settings.clique_size
+  cells = []
   for share in (0.0, *SHARES):
     graph, name = bridge(q, share), f'share {share:g}'
     attack = ('dissensus', (2 * q, 2 * q + 1)) if share else ()
@@ -93,92 +119,21 @@ def define(settings: Settings) -> list[Cell | OwnCell]:
       cell(settings, 'bridge', name, graph, rule, *attack)
       for rule in bridge_rules(share)
     ]
-  cells += [
-    cell(settings, 'dense', 'exponential', dense, rule, attack, BYZANTINE)
+  return cells
+
+
+def of_dense(settings: Settings) -> list[Cell]:
+  graph = GRAPHS['exponential']
+  return [
+    cell(settings, 'dense', 'exponential', graph, rule, attack, BYZANTINE)
     for attack in ('none', 'sign flip', 'alie')
     for rule in RULES
   ]
-  # What they lack stands behind what the cells on images have.
-  return cells + measure.cells(GRAPHS, settings.steps, settings.num_runs)
-
-
-def bridge(clique_size: int, share: float) -> topology.Topology:
-  """A dumbbell with an attacker at each end of its bridge; 0 for none."""
-  graph = topology.dumbbell(clique_size, num_byzantine=int(share > 0))
-  if not share:
-    return graph
-  mixing, honest = graph.mixing.copy(), 2 * clique_size
-  for attacker, end in ((honest, 0), (honest + 1, honest - 1)):
-    weight = share * mixing[0, honest - 1]
-    mixing[attacker, end] = mixing[end, attacker] = weight
-  np.fill_diagonal(mixing, 0)
-  np.fill_diagonal(mixing, 1 - mixing.sum(axis=1))
-  return graph._replace(mixing=mixing)
 
 
 def bridge_rules(share: float) -> list[str]:
   """Those that ignore the weights of the graph are attacked once."""
   return list(RULES)[:2] if share in SHARES[:-1] else list(RULES)
-
-
-def cell(
-  settings: Settings, part, graph_name, graph, rule, attack='none', byzantine=()
-) -> Cell:
-  """Nodes of a graph, some Byzantine; the data is that of the others."""
-  nodes = np.arange(graph.num_nodes)
-  honest = np.setdiff1d(nodes, byzantine)
-  # Attackers need a batch, though nothing comes of it.
-  source = np.zeros(graph.num_nodes, int)
-  source[honest] = np.arange(len(honest))
-  momentum = 0.0 if part == 'gap' else 0.9
-
-  def make_round(task, key, learning_rate):
-    del key
-    return byzjax.gossip_round(
-      task.loss_fn,
-      topology=graph,
-      rule=RULES[rule](1 if part == 'bridge' else 2),
-      optimizer=optax.chain(
-        byzjax.worker_momentum(momentum), optax.sgd(learning_rate)
-      ),
-      attack=ATTACKS[attack],
-      byzantine=jnp.isin(jnp.array(nodes), jnp.array(byzantine, int)),
-    )
-
-  def of_nodes(task, params, images, labels):
-    """Every honest node with its own model."""
-
-    def accuracy(params):
-      return models.evaluate(
-        task.graphdef, params, images, labels, num_classes=task.num_classes,
-        scale=task.scale,
-      ).accuracy  # fmt: skip
-
-    own = jax.tree.map(lambda x: x[honest], params)
-    accuracies = jax.vmap(accuracy)(own)
-    return {'accuracy': accuracies.mean(), 'worst_node': accuracies.min()}
-
-  dense = part == 'dense'
-  return Cell(
-    labels={'part': part, 'graph': graph_name, 'rule': rule, 'attack': attack},
-    make_round=make_round,
-    grid={'learning_rate': settings.learning_rates},
-    num_workers=len(honest),
-    rounds=settings.rounds,
-    batch_size=settings.batch_size,
-    partition=settings.dense_partition if dense else settings.partition,
-    make_batch=lambda batch: jax.tree.map(lambda x: x[source], batch),
-    model_of=lambda params: jax.tree.map(
-      lambda x: x[honest].mean(axis=0), params
-    ),
-    measure=of_nodes,
-  )
-
-
-def early(settings: Settings) -> int:
-  """The evaluation nearest to a quarter of the rounds."""
-  length = even_stops(settings.rounds, 20)[0]
-  return max(settings.rounds // 4 // length, 1) * length
 
 
 def keep(rows: Rows, settings: Settings) -> Rows:
@@ -190,41 +145,15 @@ def keep(rows: Rows, settings: Settings) -> Rows:
     last = tables.keep(
       runs,
       # Errors of D-SGD are a curve, of which no mean is taken.
-      tail=1 if part == 'exponent' else 3,
+      tail=1 if part == 'exponent' else min(3, settings.num_evals // 2),
       metrics=METRICS,
       curves=lambda row: (
         (row['part'], row['round']) == ('gap', early(settings))
         or (row['part'], row['seed']) == ('exponent', 0)
       ),
     )
-    on_images = part in ('gap', 'bridge', 'dense')
-    kept += tables.tuned(last, 'learning_rate') if on_images else last
+    kept += tables.tuned(last, 'learning_rate') if part in ON_IMAGES else last
   return kept
-
-
-def accuracies(rows: Rows, part: str, by: str) -> tables.Cells:
-  """In percent, by rule and another column."""
-  table = tables.Cells()
-  for (rule, of), runs in tables.split_by(
-    tables.select(rows, part=part), 'rule', by
-  ):
-    table[rule, of] = tables.percent(runs)
-    table[rule, f'{of}, worst'] = tables.percent(runs, 'worst_node')
-  return table
-
-
-def of_training(rows: Rows, first: int) -> tables.Cells:
-  """What nodes of a graph have learned, and how far they are apart."""
-  table = tables.Cells()
-  graphs = tables.split(tables.select(rows, part='gap'), 'graph')
-  for name, best in graphs.items():
-    at_first = tables.select(best, round=first)
-    table[name, 'nodes'] = tables.percent(best)
-    table[name, 'worst node'] = tables.percent(best, 'worst_node')
-    table[name, f'nodes, {first} rounds'] = tables.percent(at_first)
-    table[name, 'learning rate'] = tables.final(best, 'learning_rate')
-    table[name, 'distance'] = tables.final(best, 'aggregation_error')
-  return table
 
 
 def of_own(rows: Rows, part: str, by: str, *columns: str) -> tables.Cells:
@@ -281,6 +210,8 @@ def picture(agreement, training, errors: Rows, bridges) -> plt.Figure:
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
+  if 'liars' in settings.parts:
+    return liars.summarise(rows, settings)
   agreement = of_own(rows, 'rate', 'graph', 'expected', 'rate')
   training = of_training(rows, early(settings))
   bridges = accuracies(rows, 'bridge', 'graph')
@@ -292,12 +223,8 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
   def over_plain(table, rule: str, column: str) -> float:
     return (table[rule, column] - table['plain', column]).mean()
 
-  def correlation(name: str) -> float:
-    """Of Spearman between the gap and what is measured, in percent."""
-    gaps = [-agreement[graph, 'expected'].mean() for graph in GRAPHS]
-    values = [training[graph, name].mean() for graph in GRAPHS]
-    x, y = (np.argsort(np.argsort(v)) for v in (gaps, values))
-    return float(100 * np.corrcoef(x, y)[0, 1])
+  gaps = {name: 1 - agreement[name, 'expected'].mean() for name in GRAPHS}
+  ranks = functools.partial(rank_correlation, gaps, training)
 
   worst = {
     attack: min(over_plain(dense, rule, attack) for rule in [*RULES][1:])
@@ -338,8 +265,8 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
       Claim(
         '', 'the gap orders training on heterogeneous data', swenson, on,
         [
-          Check('rank correlation with accuracy (%)', correlation('nodes'), 80),
-          Check('and with distance (%)', correlation('distance'), at_most=-80),
+          Check('rank correlation with accuracy (%)', ranks('nodes'), 80),
+          Check('and with distance (%)', ranks('distance'), at_most=-80),
           Check('points of the complete graph over the chain', ends.mean(), 2),
         ],
       ),
