@@ -20,10 +20,10 @@ def program(
   rates: Sequence[float],
   seeds: Sequence[int],
   *,
-  events: asynchrony.Events,
+  schedules: Sequence[asynchrony.Schedule],
   num_evals: int,
   params: Callable[[int], Any],
-  make_round: Callable[[jax.Array], byzjax.Round],
+  make_round: Callable[[asynchrony.Schedule, jax.Array], byzjax.Round],
   batch: Any,
   measure: Callable[[Any], dict[str, jax.Array]],
 ) -> Program:
@@ -33,37 +33,43 @@ def program(
     labels: what all runs are.
     rates: learning rates, each a run.
     seeds: of parameters and draws, each a run.
-    events: the messages, the same for all runs.
+    schedules: the messages of every seed.
     num_evals: rows of a run, evenly spaced.
     params: of a seed.
-    make_round: of a rate.
+    make_round: of a schedule and a rate.
     batch: what the round is given; the same for all runs.
     measure: of parameters, at every evaluation.
   """
-  stops = np.linspace(0, len(events.worker), num_evals + 1).astype(int)[1:]
-  at = {
-    'time': jnp.asarray(events.time, jnp.float32),
-    'local_steps': jnp.asarray(np.cumsum(events.num_local_steps)),
-  }
+  count = max(int(one.num_events) for one in schedules)
+  stops = np.linspace(0, count, num_evals + 1).astype(int)[1:]
   keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+  orders = asynchrony.stack_schedules(schedules)
   all_rates = jnp.array(rates)
 
-  def go_on(training, state, key, done, length):
-    # The schedule is the same for all, and stays out of what is batched.
+  def go_on(schedule, state, key, rate, done, length):
+    training = make_round(schedule, rate)
+    # The schedule is the same for all rates, and stays out of what is batched.
     state = state._replace(step=jnp.asarray(done, jnp.int32))
     state = jax.lax.fori_loop(
       0, length, lambda _, state: training.step(state, batch, key)[0], state
     )
-    told = {name: values[done + length - 1] for name, values in at.items()}
+    last = jnp.minimum(done + length, schedule.num_events) - 1
+    told = {
+      'time': schedule.plan.time[last],
+      'local_steps': jnp.cumsum(schedule.plan.num_local_steps)[last],
+    }
     return state, told | measure(state.params)
 
-  def init(params, rate):
-    return make_round(rate).init(params)
+  def init(params, schedule, rate):
+    return make_round(schedule, rate).init(params)
+
+  def first(tree):
+    return jax.tree.map(lambda x: x[0], tree)
 
   @functools.cache
   def axes():
     """And so do the workers' counts of steps."""
-    like = jax.eval_shape(init, params(seeds[0]), all_rates[0])
+    like = jax.eval_shape(init, params(seeds[0]), first(orders), all_rates[0])
     return like._replace(
       **dict.fromkeys(like._fields, 0)
       | {
@@ -75,30 +81,37 @@ def program(
     )
 
   @jax.jit
-  def start(params):
-    of_seed = jax.vmap(init, (None, 0), axes())
-    return jax.vmap(of_seed, (0, None), axes())(params, all_rates)
+  def start(params, orders):
+    of_seed = jax.vmap(init, (None, None, 0), axes())
+    return jax.lax.map(
+      lambda one: of_seed(one[0], one[1], all_rates), (params, orders)
+    )
 
   @functools.partial(jax.jit, donate_argnums=0)
-  def stretch(states, done, length):
-    def of_run(state, key, rate):
-      return go_on(make_round(rate), state, key, done, length)
+  def stretch(states, orders, done, length):
+    def of_seed(one):
+      over_rates = jax.vmap(
+        go_on, (None, axes(), None, 0, None, None), (axes(), 0)
+      )
+      schedule, state, key = one
+      return over_rates(schedule, state, key, all_rates, done, length)
 
-    of_seed = jax.vmap(of_run, (axes(), None, 0), (axes(), 0))
-    over_seeds = jax.vmap(of_seed, (axes(), 0, None), (axes(), 0))
-    return over_seeds(states, keys, all_rates)
+    # One after the other: their orders differ, and so where they read.
+    return jax.lax.map(of_seed, (orders, states, keys))
 
   def trace():
-    def one_run(params, key, rate):
-      training = make_round(rate)
-      return go_on(training, training.init(params), key, 0, 1)[1]
+    def one_run(params, schedule, key, rate):
+      state = init(params, schedule, rate)
+      return go_on(schedule, state, key, rate, 0, 1)[1]
 
-    return jax.eval_shape(one_run, params(seeds[0]), keys[0], all_rates[0])
+    return jax.eval_shape(
+      one_run, params(seeds[0]), first(orders), keys[0], all_rates[0]
+    )
 
   return Program(
     [{**labels, 'rate': r, 'seed': seed} for seed in seeds for r in rates],
-    lambda: start(byzjax.stack([*map(params, seeds)])),
-    stretch,
+    lambda: start(byzjax.stack([*map(params, seeds)]), orders),
+    lambda states, done, length: stretch(states, orders, done, length),
     stops.tolist(),
     trace,
   )

@@ -2,12 +2,15 @@ r"""Asynchronous Local-SGD with Delayed Nesterov and dynamic local updates.
 
   python -m experiments.studies async_local --check
   python -m experiments.studies async_local --variant=language --data_dir=FOLDER
+  python -m experiments.studies async_local --variant=pretrained \
+      --data_dir=FOLDER
 
 Four workers take AdamW steps on their shards and send pseudo-gradients. Under a
 barrier the server averages them and takes a Nesterov step (DiLoCo); without one
 it does something for every message: a Nesterov step of its own, one for every
 four, or Delayed Nesterov, with local steps in proportion to speed (DyLU). All
-take the same local steps; the clock is simulated.
+take the same local steps; the clock is simulated. In the variant pretrained
+they begin with a model that its first cell has trained on one machine.
 """
 
 import dataclasses
@@ -25,31 +28,34 @@ from experiments.harness.cells import OwnCell, Rows
 from experiments.harness.settings import Settings as Shared
 from experiments.harness.settings import option
 from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
+from experiments.reporting.summary import Summary, Table
 from experiments.studies import arrivals
 from experiments.studies.async_local import tasks
+from experiments.studies.async_local.claims import BEST, RATE, claims_of
 
 COMPARED = ('DN', 'DN + DyLU')  # At all levels of heterogeneity.
-RATE = 0.7  # Of DiLoCo: what the levels are compared at.
 MOMENTUM = 0.9
-BEST = 'best rate, as low'
-NEAR = 0.05  # A loss so much above another is as low on the clock.
+# A loss so much above another is as low on the clock.
+NEAR = {'mixture': 0.05, 'language': 0.05, 'pretrained': 0.01}
+PRETRAINING = 'pretraining'
 Level = Literal['no', 'slight', 'moderate', 'very']
-VARIANTS = {'language': {'tasks': ('language',), 'text': 'tiny_shakespeare'}}
+VARIANTS = {
+  'language': {'tasks': ('language',), 'text': 'tiny_shakespeare'},
+  'pretrained': {
+    'tasks': ('pretrained',),
+    'text': 'tiny_shakespeare',
+    'num_local_steps': 10,
+    'num_evals': 20,
+    'language_rates': (0.3, 0.7, 1.4),
+  },
+}
+# Of heterogeneity, beside the one where speeds differ most.
+LEVELS = {
+  'mixture': get_args(Level)[:-1],
+  'pretrained': ('no', 'slight'),
+}
 QUICK = {'mixture_phases': 2, 'num_evals': 2, 'rates': (RATE,)}
 QUICK_CELLS = ('synchronous, mixture, very', 'DN + DyLU, mixture, very')
-# Why predictions fell short, by task and place.
-WHY = {
-  ('mixture', 'end'): (
-    'inner steps fall to nothing, so that what oscillates ends low as well; the'
-    ' mean loss of the run is higher'
-  ),
-  ('language', 'gap'): (
-    'inner steps from scratch are large and stale ones too long at this rate;'
-    ' the paper starts from a trained model, and at the best rates the gap'
-    ' nearly closes'
-  ),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +67,9 @@ class Settings(Shared):
   num_local_steps: int = option(20, 'H.', low=1)
   mixture_phases: int = option(200, 'Jobs of a synchronous worker.', low=1)
   language_phases: int = option(30, 'Jobs of a synchronous worker.', low=1)
+  pretrained_phases: int = option(20, 'The same.', low=1)
+  pretraining_steps: int = option(800, 'Of one machine, batch 32.', low=1)
+  pretrained_peak: float = option(2e-4, 'Inner rate of a trained model.')
   rates: tuple[float, ...] = option(
     (0.07, 0.3, 0.7, 1.4), "Of the server's Nesterov step."
   )
@@ -104,9 +113,12 @@ def methods(settings: Settings, task: str) -> dict[str, Method]:
     'DN': Method(delayed),
     'DN + DyLU': Method(delayed, is_dynamic=True),
   }
-  if task == 'language':
-    del found['polynomial / K'], found['buffer']
-  return found
+  left_out = {
+    'language': ('polynomial / K', 'buffer'),
+    # Without a weight it moves K times as far, so it is no baseline.
+    'pretrained': ('polynomial / K', 'Nesterov'),
+  }.get(task, ())
+  return {name: found[name] for name in found if name not in left_out}
 
 
 def rates_of(settings: Settings, task: str) -> tuple[float, ...]:
@@ -122,16 +134,38 @@ def define(settings: Settings) -> list[OwnCell]:
   for task in settings.tasks:
     if task not in tasks.TASKS:
       raise ValueError(f'--tasks={task}: known are {", ".join(tasks.TASKS)}')
+  before = [pretraining(settings)] if 'pretrained' in settings.tasks else []
   return [
-    cell(settings, name, task, 'very', rates_of(settings, task))
-    for task in settings.tasks
-    for name in methods(settings, task)
-  ] + [
-    cell(settings, name, 'mixture', level, (RATE,))
-    for level in get_args(Level)[:-1]
-    for name in COMPARED
-    if 'mixture' in settings.tasks
+    *before,
+    *(
+      cell(settings, name, task, 'very', rates_of(settings, task))
+      for task in settings.tasks
+      for name in methods(settings, task)
+    ),
+    *(
+      cell(settings, name, task, level, (RATE,))
+      for task in settings.tasks
+      for level in LEVELS.get(task, ())
+      for name in COMPARED
+    ),
   ]
+
+
+def pretraining(settings: Settings) -> OwnCell:
+  """What the models of all seeds know before the others begin."""
+  labels = {'method': PRETRAINING, 'task': 'pretrained', 'level': 'no'}
+  count = settings.pretraining_steps
+
+  def make_rows(seeds):
+    task = tasks.task_of(settings, 'pretrained')
+    return [
+      {**labels, 'rate': 0.0, 'seed': seed, 'round': count}
+      | {name: float(x) for name, x in task.measure(params).items()}
+      for seed in seeds
+      for params, _ in [tasks.pretrained(settings, seed)]
+    ]
+
+  return OwnCell(labels=labels, make_rows=make_rows)
 
 
 def cell(
@@ -154,20 +188,19 @@ def cell(
       labels,
       rates,
       seeds,
-      events=events,
+      schedules=[asynchrony.schedule(events, buffer)] * len(seeds),
       num_evals=settings.num_evals,
       params=of_task.params,
-      make_round=lambda rate: byzjax.asynchronous_round(
+      make_round=lambda schedule, rate: byzjax.asynchronous_round(
         of_task.loss_fn,
-        events=events,
+        events=schedule,
         optimizer=method.optimizer(rate),
         local_optimizer=of_task.local_optimizer,
         sampler=of_task.sampler,
         incoming=method.incoming,
-        buffer=buffer,
       ),
       batch=of_task.batch,
-      measure=lambda params: {'loss': of_task.test_loss(params)},
+      measure=of_task.measure,
     )
 
   labels = {'method': name, 'task': task, 'level': level}
@@ -198,6 +231,8 @@ def events_of(
 
 def keep(rows: Rows, settings: Settings) -> Rows:
   """The ends of runs, with what was reached when; a few curves."""
+  before = tables.select(rows, method=PRETRAINING)
+  rows = [row for row in rows if row['method'] != PRETRAINING]
   barrier = tables.select(rows, method='synchronous')
   goals = {}
   for task, of_task in tables.split(barrier, 'task').items():
@@ -206,7 +241,7 @@ def keep(rows: Rows, settings: Settings) -> Rows:
       ('best_seconds', lowest(of_task)),
     ):
       for row in chosen:
-        goals[task, name, row['seed']] = row['loss'] + NEAR
+        goals[task, name, row['seed']] = row['loss'] + NEAR[task]
 
   def more(run):
     task, seed = run[0]['task'], run[0]['seed']
@@ -223,12 +258,16 @@ def keep(rows: Rows, settings: Settings) -> Rows:
   def is_curve(row):
     return row['level'] == 'very' and row['rate'] == RATE and row['seed'] == 0
 
-  return arrivals.keep(rows, more, is_curve, every=2)
+  return before + arrivals.keep(rows, more, is_curve, every=2)
 
 
 def lowest(rows: Rows) -> Rows:
-  """The runs at the rate with the lowest loss at the end."""
-  return tables.tuned(rows, 'rate', by='loss', least=True)
+  """The runs at the rate with the lowest loss at the end.
+
+  Of the test, where there is no validation split.
+  """
+  by = 'validation_loss' if 'validation_loss' in rows[0] else 'loss'
+  return tables.tuned(rows, 'rate', by=by, least=True)
 
 
 def tables_of(rows: Rows, settings: Settings, task: str):
@@ -245,60 +284,6 @@ def tables_of(rows: Rows, settings: Settings, task: str):
     clock[name, f'rate {RATE:g}, as low'] = tables.final(fixed, 'seconds')
     clock[name, BEST] = tables.final(best, 'best_seconds')
   return losses, clock
-
-
-def claims_of(task: str, data: str, losses, clock) -> list[Claim]:
-  at = f'rate {RATE:g}'
-
-  def ratio(column):
-    pair = clock['synchronous', column], clock['DN + DyLU', column]
-    return float((pair[0] / pair[1]).mean())
-
-  def less(one, other):
-    return float(100 * (losses[one, at] - losses[other, at]).mean())
-
-  def claim(says, *checks, **more):
-    source = 'Liu et al. 2024, arXiv:2401.09135'
-    return Claim('asynchronous Local-SGD', says, source, data, checks, **more)
-
-  return [
-    claim(
-      'Delayed Nesterov with dynamic local updates is as good per step',
-      Check(
-        f'loss of synchronous less that of DN + DyLU, hundredths, {at}',
-        less('synchronous', 'DN + DyLU'),
-        -2,
-        why=WHY.get((task, 'gap'), ''),
-      ),
-      published='perplexity 41.09 to 41.27, synchronous 41.35',
-      evidence='P',
-    ),
-    claim(
-      'it needs a fraction of the time',
-      Check(
-        'seconds of synchronous over those of DN + DyLU, whole runs',
-        ratio('all'),
-        3,
-      ),
-      Check(
-        'the same, until the loss is as low, at best rates',
-        ratio(BEST),
-        3,
-        why='whole runs differ by 3.3: nearly nothing may be lost per step',
-      ),
-    ),
-    claim(
-      'a Nesterov step for every message is worse',
-      Check(
-        f'loss of Nesterov less that of DN, hundredths, {at}',
-        less('Nesterov', 'DN'),
-        2,
-        why=WHY.get((task, 'end'), ''),
-      ),
-      published='perplexity 44.27, synchronous 41.35',
-      evidence='P',
-    ),
-  ]
 
 
 def draw(rows: Rows, settings: Settings, task: str):
@@ -318,35 +303,44 @@ def draw(rows: Rows, settings: Settings, task: str):
   ):
     pictures.curves(axes, curves, x, 'loss')
     axes.set(xlabel=label, ylabel=f'{task}: test loss, seed 0')
-    axes.set_ylim(low - 0.02, low + 0.5)
+    axes.set_ylim(low - 0.02, low + 10 * NEAR[task])
     axes.locator_params(axis='x', nbins=5)
   panels[0, 1].legend(fontsize='small')
   return figure
+
+
+def levels_of(rows: Rows, task: str) -> tables.Cells:
+  """Losses of those that are compared at all levels, at one rate."""
+  mine = tables.select(rows, task=task, rate=RATE)
+  return tables.Cells(
+    ((name, level), tables.final(runs, 'loss'))
+    for (name, level), runs in tables.split_by(mine, 'method', 'level')
+    if name in COMPARED
+  )
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
   claims, shown = [], []
   for task in settings.tasks:
     losses, clock = tables_of(rows, settings, task)
+    levels = levels_of(rows, task)
     data = task if task == 'mixture' else settings.text
-    claims += claims_of(task, data, losses, clock)
+    if before := tables.select(rows, task=task, method=PRETRAINING):
+      data = f'{data}, from a trained model'
+      losses[PRETRAINING, f'rate {RATE:g}'] = tables.final(before, 'loss')
+    claims += claims_of(task, data, losses, clock, levels)
     shown += [
       (f'{task}: test loss at the end, where speeds differ most', losses, 3),
       (
         f'{task}: simulated seconds of a run, and until the loss is at most'
-        f' {NEAR} above the last one of synchronous',
+        f' {NEAR[task]} above the last one of synchronous',
         arrivals.reached(clock),
         0,
       ),
     ]
-  mixture = tables.select(rows, task='mixture', rate=RATE)
-  levels = {
-    (name, level): tables.final(mine, 'loss')
-    for (name, level), mine in tables.split_by(mixture, 'method', 'level')
-    if name in COMPARED
-  }
-  title = f'mixture: test loss at rate {RATE:g} by how much speeds differ'
-  shown.append((title, levels, 3))
+    title = f'{task}: test loss at rate {RATE:g} by how much speeds differ'
+    if LEVELS.get(task):
+      shown.append((title, levels, 3))
   return Summary(
     claims,
     [Table(title, tables.pivot(x, digits)) for title, x, digits in shown if x],

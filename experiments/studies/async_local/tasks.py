@@ -1,9 +1,13 @@
-"""What is learned: a mixture of Gaussians, and the next character of a text."""
+"""What is learned: a mixture of Gaussians, and the next character of a text.
+
+The text is learned from scratch, or from a model that has learned it before.
+"""
 
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -22,7 +26,7 @@ class Task(NamedTuple):
   loss_fn: Callable
   sampler: byzjax.LocalSampler
   batch: Any  # leaves [K, ...]
-  test_loss: Callable
+  measure: Callable[[Any], dict[str, jax.Array]]  # of parameters
   local_optimizer: optax.GradientTransformation
 
 
@@ -46,7 +50,7 @@ def gaussians(settings) -> Task:
     loss_fn,
     mixture.sampler(32),
     jnp.zeros(settings.num_workers),
-    lambda params: loss_fn(params, tests),
+    lambda params: {'loss': loss_fn(params, tests)},
     adamw(1e-3, 1e-6, 0.01, steps(settings, 'mixture')),
   )
 
@@ -63,12 +67,65 @@ def text(settings) -> Task:
     data.random_shards(
       np.zeros(len(task.documents), int), settings.num_workers, seed=0
     ),
-    lambda params: task.loss_fn(params, task.held_out),
+    lambda params: {'loss': task.loss_fn(params, task.held_out)},
     adamw(3e-3, 3e-5, 0.1, steps(settings, 'language')),
   )
 
 
-TASKS = {'mixture': gaussians, 'language': text}
+def trained_text(settings) -> Task:
+  """The same from a model that knows the text, with small inner rates."""
+  task = text(settings)
+  known = language.language(
+    settings.text, settings.data_dir, length=CONTEXT, width=WIDTH
+  ).held_out
+  half = len(known) // 2
+  peak = settings.pretrained_peak
+  return task._replace(
+    params=lambda seed: pretrained(settings, seed)[0],
+    measure=lambda params: {
+      'loss': task.loss_fn(params, known[:half]),
+      'validation_loss': task.loss_fn(params, known[half:]),
+    },
+    local_optimizer=adamw(peak, peak / 10, 0.1, steps(settings, 'pretrained')),
+  )
+
+
+@functools.cache
+def pretrained(settings, seed: int) -> tuple[Any, jax.Array]:
+  """A model after so many steps of one machine, and their losses.
+
+  The rate is half of its peak at the end: the model has not come to rest.
+  """
+  task, count = task_of(settings, 'language'), settings.pretraining_steps
+  known = language.language(
+    settings.text, settings.data_dir, length=CONTEXT, width=WIDTH
+  )
+  documents = jnp.asarray(known.documents)
+  tx = optax.adamw(
+    optax.cosine_decay_schedule(3e-3, 2 * count), weight_decay=0.1
+  )
+
+  @jax.jit
+  def train(params, documents, key):
+    def step(carry, i):
+      params, state = carry
+      which = jax.random.randint(
+        jax.random.fold_in(key, i), (32,), 0, len(documents)
+      )
+      loss, gradient = jax.value_and_grad(task.loss_fn)(
+        params, documents[which]
+      )
+      updates, state = tx.update(gradient, state, params)
+      return (optax.apply_updates(params, updates), state), loss
+
+    start = params, tx.init(params)
+    (params, _), losses = jax.lax.scan(step, start, jnp.arange(count))
+    return params, losses
+
+  return train(task.params(seed), documents, jax.random.key(1000 + seed))
+
+
+TASKS = {'mixture': gaussians, 'language': text, 'pretrained': trained_text}
 
 
 @functools.cache
@@ -78,9 +135,11 @@ def task_of(settings, name: str) -> Task:
 
 def phases(settings, name: str) -> int:
   """Jobs of a synchronous worker."""
-  if name == 'mixture':
-    return settings.mixture_phases
-  return settings.language_phases
+  return {
+    'mixture': settings.mixture_phases,
+    'language': settings.language_phases,
+    'pretrained': settings.pretrained_phases,
+  }[name]
 
 
 def steps(settings, name: str) -> int:

@@ -1,30 +1,41 @@
 r"""How long rounds should be as the learning rate decays: QSR (Gu et al.).
 
   python -m experiments.studies qsr --check                      # digits
-  python -m experiments.studies qsr --dataset=fashion_mnist --data_dir=FOLDER
+  python -m experiments.studies qsr --variant=fashion_mnist --data_dir=FOLDER
 
 Eight workers take SGD steps with momentum on a cosine learning rate and average
 their parameters at the end of every round. All methods take the same number of
 local steps; they differ in when they communicate. A part of the training labels
 is wrong, so that there is something to generalise from. Then two of the workers
 attack, and the spread of honest messages over training is measured.
+
+The variant fashion_mnist is for the main claim: long training of a wide network
+on few examples, which it learns by heart, at one peak rate.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 import byzjax
 from byzjax import data, models
 from experiments.harness.cells import Cell, Rows, even_stops
 from experiments.harness.settings import ImageSettings, option
 from experiments.reporting import palette, pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
+from experiments.reporting.summary import Summary, Table
+from experiments.studies.qsr.claims import (
+  half_width,
+  predicted,
+  predicted_at_the_minimum,
+  published,
+)
 
 # One worker leans by so little that training is hardly changed, and by a known
 # part of the standard deviation of the others: what it does to the mean tells
@@ -47,14 +58,18 @@ RULES = {
   ),
 }
 SHARES = (10, 25, 50, 75, 90, 100)  # % of the steps
-# The peak, steps, warm-up, H, alpha, and the volume in % that the paper has.
-PUBLISHED = {
-  'ViT, H 4, alpha 0.0175': (0.008, 93_600, 10_000, 4, 0.0175, 10.4),
-  'ViT, H 8, alpha 0.0175': (0.008, 93_600, 10_000, 8, 0.0175, 6.9),
-  'ResNet, H 2, alpha 0.2': (0.8, 62_400, 1560, 2, 0.2, 39.7),
-  'ResNet, H 4, alpha 0.25': (0.8, 62_400, 1560, 4, 0.25, 20.1),
-}
 KEPT = ('accuracy', 'validation_accuracy', 'fit_loss', 'aggregation_error')
+VARIANTS = {
+  'fashion_mnist': {
+    'dataset': 'fashion_mnist',
+    'num_examples': 2000,
+    'width': 128,
+    'total_steps': 40_000,
+    'growths': (2.12,),
+    'learning_rates': (0.05,),
+    'is_attacked': False,
+  }
+}
 QUICK = {'total_steps': 40, 'learning_rates': (0.01,)}
 QUICK_CELLS = ('constant 4, none', 'qsr 2.12, probe')
 
@@ -75,6 +90,9 @@ class Settings(ImageSettings):
   radii: tuple[float, ...] = option((0.01, 0.03, 0.1, 0.3), 'Of clipping.')
   label_noise: float = option(0.2, 'Share of labels drawn anew.', low=0)
   momentum: float = option(0.9, 'Of the local steps, kept by workers.')
+  num_examples: int = option(0, 'Training images; 0 for all.', low=0)
+  width: int = option(0, 'Of an MLP in place of --model; 0 for none.', low=0)
+  is_attacked: bool = option(True, 'Attackers, and more schedules.')
 
 
 def cosine(settings: Settings, peak, step):
@@ -100,7 +118,7 @@ def all_lengths(settings: Settings) -> dict[str, np.ndarray]:
   }
   constant = byzjax.constant_synchronization
   as_rare = -(-total // len(next(iter(quadratic.values()))))
-  return {
+  found = {
     'parallel': made(constant, base_steps=1),
     f'constant {base}': made(constant),
     f'constant {as_rare}': made(constant, base_steps=as_rare),
@@ -112,6 +130,9 @@ def all_lengths(settings: Settings) -> dict[str, np.ndarray]:
     'linear': made(byzjax.linear_synchronization, eta, growth=base + 0.5),
     **quadratic,
   }
+  if not settings.is_attacked:
+    del found[f'constant {as_rare}'], found['post-local']
+  return found
 
 
 def compared(settings: Settings) -> list[str]:
@@ -122,11 +143,13 @@ def compared(settings: Settings) -> list[str]:
 
 def examples(settings: Settings, task):
   """Images and labels, some of them drawn anew: the same in every run."""
-  labels = task.labels
+  images, labels = (
+    x[: settings.num_examples or None] for x in (task.images, task.labels)
+  )
   which, what = jax.random.split(jax.random.key(17))
   drawn = jax.random.randint(what, labels.shape, 0, task.num_classes)
   wrong = jax.random.uniform(which, labels.shape) < settings.label_noise
-  return task.images, jnp.where(wrong, drawn, labels)
+  return images, jnp.where(wrong, drawn, labels)
 
 
 def cell(settings: Settings, lengths: str, attack='none', rule='mean') -> Cell:
@@ -169,6 +192,15 @@ def cell(settings: Settings, lengths: str, attack='none', rule='mean') -> Cell:
     )
     return {'fit_loss': metrics.loss}
 
+  def make_model(image_shape, num_classes, seed):
+    sizes = (math.prod(image_shape), settings.width, num_classes)
+    return models.MLP(sizes, rngs=nnx.Rngs(seed))
+
+  def first(labels, num_workers, seed):
+    """All workers draw from the examples that there are to be."""
+    del seed
+    return data.iid(labels[: settings.num_examples or None], num_workers)
+
   rates, one = settings.learning_rates, (settings.attack_learning_rate,)
   return Cell(
     labels={'lengths': lengths, 'attack': attack, 'rule': rule},
@@ -180,6 +212,8 @@ def cell(settings: Settings, lengths: str, attack='none', rule='mean') -> Cell:
     num_workers=settings.num_workers,
     rounds=len(steps),
     batch_size=settings.batch_size,
+    partition=first,
+    make_model=make_model if settings.width else None,
     is_local=True,
     num_evals=PROBE_EVALS if attack == 'probe' else 20,
     probe=fit,
@@ -187,9 +221,12 @@ def cell(settings: Settings, lengths: str, attack='none', rule='mean') -> Cell:
 
 
 def define(settings: Settings) -> list[Cell]:
+  plain = [cell(settings, lengths) for lengths in all_lengths(settings)]
+  if not settings.is_attacked:
+    return plain
   few = compared(settings)
   return [
-    *(cell(settings, lengths) for lengths in all_lengths(settings)),
+    *plain,
     *(cell(settings, lengths, 'probe') for lengths in few),
     *(
       cell(settings, x, a, rule) for x in few for a in ATTACKS for rule in RULES
@@ -197,6 +234,7 @@ def define(settings: Settings) -> list[Cell]:
   ]
 
 
+@functools.cache
 def marks(settings: Settings, lengths: str) -> list[int]:
   """The evaluations at which `SHARES` of all local steps were first done."""
   steps = all_lengths(settings)[lengths]
@@ -208,10 +246,11 @@ def marks(settings: Settings, lengths: str) -> list[int]:
 
 def keep(rows: Rows, settings: Settings) -> Rows:
   """The last evaluation, where the learning rate is 0, and the spreads."""
-  of = {lengths: marks(settings, lengths) for lengths in compared(settings)}
 
   def is_mark(row):
-    return row['attack'] == 'probe' and row['round'] in of[row['lengths']]
+    return row['attack'] == 'probe' and row['round'] in marks(
+      settings, row['lengths']
+    )
 
   kept = tables.keep(rows, tail=1, metrics=KEPT, curves=is_mark)
   # Rates are chosen by a mean over the last three evaluations.
@@ -223,22 +262,6 @@ def keep(rows: Rows, settings: Settings) -> Rows:
   ]
 
 
-@functools.cache
-def published() -> dict[str, tuple[float, float]]:
-  """Rounds in % of the local steps, and what the paper says, by schedule."""
-  volumes = {}
-  for name, (peak, total, warmup, base, growth, percent) in PUBLISHED.items():
-    steps = byzjax.quadratic_synchronization(
-      optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total, 1e-6),
-      total_steps=total,
-      warmup_steps=warmup,
-      base_steps=base,
-      growth=growth,
-    )
-    volumes[name] = round(100 * len(steps) / total, 1), percent
-  return volumes
-
-
 def spreads(rows: Rows, settings: Settings) -> tables.Cells:
   """How far apart honest messages were, by (share of the steps, lengths).
 
@@ -247,9 +270,10 @@ def spreads(rows: Rows, settings: Settings) -> tables.Cells:
   """
   factor = settings.num_workers / PROBE
   probes = tables.select(rows, attack='probe')
+  few = compared(settings) if settings.is_attacked else []
   return tables.Cells(
     ((f'{share} %', lengths), factor * np.mean(tables.column(at, KEPT[-1])))
-    for lengths in compared(settings)
+    for lengths in few
     for share, stop in zip(SHARES, marks(settings, lengths))
     if (at := tables.select(probes, lengths=lengths, round=stop))
   )
@@ -258,14 +282,14 @@ def spreads(rows: Rows, settings: Settings) -> tables.Cells:
 def summarise(rows: Rows, settings: Settings) -> Summary:
   total = settings.total_steps
   share = {k: 100 * len(v) / total for k, v in all_lengths(settings).items()}
-  qsr = compared(settings)[-1]
+  qsr = next(x for x in share if x.startswith('qsr'))
   plain = tables.select(rows, attack='none')
   best = {
     x: tables.tuned(tables.select(plain, lengths=x), 'learning_rate')
     for x in share
   }
   ends = tables.Cells((x, tables.percent(runs)) for x, runs in best.items())
-  table, against = {}, {}
+  table, against = tables.Cells(), tables.Cells()
   for name in share:
     table[name, 'accuracy'] = ends[name]
     table[name, 'training loss'] = tables.final(best[name], 'fit_loss')
@@ -275,6 +299,8 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     if name == qsr:
       continue
     against[name, 'tuned'] = ends[qsr] - ends[name]
+    half = half_width(against[name, 'tuned'])
+    against[name, '95 %: +-'] = np.array(half)
     for rate in settings.learning_rates:
       mine, theirs = (
         tables.percent(tables.select(plain, lengths=x, learning_rate=rate))
@@ -303,81 +329,24 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     ('Spread of messages, at this share of the local steps', spread, 3),
     (f'{who}, {what} {settings.attack_learning_rate:g}', attacked, 1),
   ]
+  if settings.is_attacked:
+    few = compared(settings)
+    claims = predicted(settings.dataset, few, share, against, spread, attacked)
+  else:
+    data = f'{settings.num_examples} images of {settings.dataset}'
+    claims = predicted_at_the_minimum(data, [*share], share, against, table)
+  digits = settings.dataset == 'digits'
+  name = 'qsr.png' if digits else f'{settings.dataset}.png'
   return Summary(
-    claims=claims(settings, share, against, spread, attacked),
+    claims=claims,
     tables=[Table(t, tables.pivot(cells, k)) for t, cells, k in shown if cells],
-    figures={'qsr.png': lambda: picture(settings, share, ends, spread)},
+    figures={name: lambda: picture(settings, share, ends, spread)},
   )
-
-
-def claims(settings, share, against, spread, attacked) -> list[Claim]:
-  constant, _, qsr = compared(settings)
-  source = 'Gu, Lyu, Arora, Zhang, Huang 2023, arXiv:2310.14423'
-  about = {'paper': source, 'data': settings.dataset}
-  ours = {'method': '', 'published': 'not in the paper', **about}
-  more = 100 * share[constant] / share[qsr]
-  volumes = published().values()
-  agree = sum(volume == percent for volume, percent in volumes)
-  falls = (spread['10 %', x] / spread['90 %', x] for x in (constant, qsr))
-  gain = np.subtract(
-    *(attacked[f'{qsr}, {rule}', 'sign flip'] for rule in list(RULES)[1::-1])
-  )
-  return [
-    Claim(
-      'QSR',
-      'tests better than averaging after every step',
-      published='ViT-B on ImageNet: +1.16 points, 20.2 h and not 26.7',
-      evidence='A',
-      **about,
-    ),
-    Claim(
-      'QSR',
-      'communicates far less than constant rounds and tests no worse',
-      published='ViT-B on ImageNet, H 4: 79.32 constant, 80.98 QSR',
-      evidence='T',
-      checks=[
-        Check(f'rounds of {constant} per 100 of {qsr}', more, 110),
-        *(
-          Check(f'accuracy of {qsr} less {x}, own rates', gap.mean(), -0.5)
-          for x in (constant, 'parallel')
-          for gap in [against[x, 'tuned']]
-        ),
-      ],
-      **about,
-    ),
-    Claim(
-      'QSR',
-      'how often its schedules communicate',
-      published=', '.join(f'{percent} %' for _, percent in volumes),
-      evidence='C',
-      checks=[Check('published volumes that agree', agree, len(volumes))],
-      **about,
-    ),
-    Claim(
-      says='honest messages stay apart, where those of constant rounds do not',
-      checks=[
-        Check(
-          'fall of the spread from 10 to 90 % of the steps:'
-          f' {constant} over {qsr}',
-          np.mean(np.divide(*falls)),
-          2,
-        )
-      ],
-      **ours,
-    ),
-    Claim(
-      says='a robust rule protects the few long rounds',
-      checks=[
-        Check(f'{qsr}, sign flip: trimmed mean over mean', gain.mean(), 30)
-      ],
-      **ours,
-    ),
-  ]
 
 
 def picture(settings: Settings, share, ends, spread):
   """Lengths of rounds, accuracy by communication, spread over training."""
-  figure, ((left, middle, right),) = pictures.panels(1, 3)
+  figure, ((left, middle, *more),) = pictures.panels(1, 3 if spread else 2)
   colours = palette.colours(list(share))
   for name, steps in all_lengths(settings).items():
     style = {'color': colours[name], 'label': name}
@@ -386,13 +355,14 @@ def picture(settings: Settings, share, ends, spread):
     middle.errorbar(
       share[name], ends[name].mean(), ends[name].std(), fmt='o', **style
     )
-  for name in compared(settings):
-    values = [np.mean(spread[f'{at} %', name]) for at in SHARES]
-    right.semilogy(SHARES, values, 'o-', color=colours[name], label=name)
   left.set(xlabel='local step', ylabel='local steps of the round')
   middle.set(xlabel='rounds per 100 local steps', xscale='log')
   middle.set_ylabel('test accuracy (%)')
-  right.set(xlabel='% of the local steps', ylabel='spread of honest messages')
   left.legend(fontsize='small')
-  right.legend(fontsize='small')
+  for right in more:
+    for name in compared(settings):
+      values = [np.mean(spread[f'{at} %', name]) for at in SHARES]
+      right.semilogy(SHARES, values, 'o-', color=colours[name], label=name)
+    right.set(xlabel='% of the local steps', ylabel='spread of honest messages')
+    right.legend(fontsize='small')
   return figure
