@@ -99,9 +99,7 @@ def test_digits_without_scikit_learn(monkeypatch):
 
 def test_a_prepared_data_set_without_tfds(folder, monkeypatch):
   monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
-  with pytest.raises(
-    ValueError, match=r"load: name='toy' .* 'byzjax\[data\]'"
-  ):
+  with pytest.raises(ValueError, match=r"load: name='toy' .* 'byzjax\[data\]'"):
     data.load('toy', folder)
 
 

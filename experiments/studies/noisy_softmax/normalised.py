@@ -269,6 +269,7 @@ def summarise(rows: Rows, settings: Any, about: dict[str, str]) -> Summary:
             f'{norm}: median points gained, alpha² 1',
             float(np.median(gain(1.0, norm))),
             at_least=-1 if norm == 'RMSNorm' else None,
+            why='so much noise costs accuracy, though nothing collapses',
             at_most=None if norm == 'RMSNorm' else -1,
           )
           for norm in NAMES
