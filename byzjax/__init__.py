@@ -9,8 +9,7 @@ start with an underscore are private.
 
 import difflib as _difflib
 import importlib as _importlib
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
+import typing as _typing
 
 from byzjax._src.base import (
   Aggregate,
@@ -204,7 +203,7 @@ from byzjax.transforms import (
   worker_momentum,
 )
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
   from byzjax import analysis as analysis
   from byzjax import asynchrony as asynchrony
   from byzjax import convex as convex
@@ -418,12 +417,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> _Any:
-  if name in _PACKAGES:
-    return _importlib.import_module(f'byzjax.{name}')
-  near = _difflib.get_close_matches(name, __dir__(), n=1)
-  hint = f'; did you mean {near[0]!r}?' if near else ''
-  raise AttributeError(f'byzjax has no {name!r}{hint}')
+if not _typing.TYPE_CHECKING:  # With it, type checkers would take any name.
+
+  def __getattr__(name: str) -> _typing.Any:
+    if name in _PACKAGES:
+      return _importlib.import_module(f'byzjax.{name}')
+    near = _difflib.get_close_matches(name, __dir__(), n=1)
+    hint = f'; did you mean {near[0]!r}?' if near else ''
+    raise AttributeError(f'byzjax has no {name!r}{hint}')
 
 
 def __dir__() -> list[str]:

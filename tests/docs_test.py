@@ -15,11 +15,23 @@ GUIDES = sorted((DOCS / 'guides').glob('*.md'))
 PAGES = [DOCS / 'index.md', *GUIDES]
 
 
-sys.path.insert(0, str(DOCS))  # Where Sphinx looks for them, too.
-catalogue, coverage, features, gallery, groups = map(
-  importlib.import_module,
-  ('catalogue', 'coverage', 'features', 'gallery', 'groups'),
-)
+NAMES = ('catalogue', 'coverage', 'features', 'gallery', 'groups')
+
+
+def _load():
+  """The modules of the documentation, which import each other by name.
+
+  They are forgotten again: other modules have the same names.
+  """
+  sys.path.insert(0, str(DOCS))
+  modules = [importlib.import_module(name) for name in NAMES]
+  sys.path.remove(str(DOCS))
+  for name in NAMES:
+    del sys.modules[name]
+  return modules
+
+
+catalogue, coverage, features, gallery, groups = _load()
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)

@@ -14,6 +14,7 @@ from byzjax.theory import _names
 
 # These make an aggregator from others, or from a function of the caller's.
 NOT_RULES = [
+  'delayed_momentum',
   'detox',
   'from_column',
   'from_weights',

@@ -119,11 +119,9 @@ def test_a_wrong_name_is_refused_in_the_name_of_the_method(name):
   'name, argument',
   [(name, a) for name in LOCAL for a in sorted(DECIDED[name])]
   + [
-    ('parle', 'participation'),
     ('parle', 'local_optimizer'),
     ('parle', 'optimizer'),
     ('elastic_averaging', 'learning_rate'),
-    ('elastic_averaging', 'participation'),
     ('elastic_averaging', 'optimizer'),
     ('d_sgd', 'optimizer'),
     ('d_sgd', 'order'),

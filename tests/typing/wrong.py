@@ -115,19 +115,19 @@ def what_contradicts_a_method() -> None:
     num_workers=8,
     optimizer=SGD,
   )
-  byzjax.parle(  # error: all take part
+  byzjax.parle(  # error: the aggregate is the new center
     loss_fn,
     learning_rate=0.1,
     num_workers=8,
     batches_per_epoch=10,
-    participation=2,
+    optimizer=SGD,
   )
-  byzjax.elastic_averaging(  # error: all weigh the same
+  byzjax.elastic_averaging(  # error: beta says how far the center moves
     loss_fn,
     local_optimizer=SGD,
     num_local_steps=4,
     num_workers=8,
-    worker_weights=jnp.ones(8),
+    optimizer=SGD,
   )
   byzjax.d_sgd(  # error: learning_rate says it
     loss_fn,
