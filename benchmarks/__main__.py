@@ -38,7 +38,7 @@ BENCHMARKS = (
   Benchmark('local_rounds', 60, 35),
   Benchmark('asynchronous', 30, 15),
   Benchmark('gradients', 80, 45),
-  Benchmark('guard', 60, 30),
+  Benchmark('guard', 180, 110),
   Benchmark('convex', 25, 12),
   Benchmark('byzfl_rules', 60, 30, is_peer=True),
   Benchmark('byzpy_rules', 60, 30, is_peer=True),
