@@ -18,6 +18,14 @@ WHY = {
     ' the paper starts from a trained model, and at the best rates the gap'
     ' nearly closes'
   ),
+  ('pretrained', 'gap'): (
+    'the outer rate of 0.7 is too long for every method here; at 0.3, the best'
+    ' of both, DN + DyLU ends no higher than synchronous'
+  ),
+  ('pretrained', 'levels'): 'at this rate runs oscillate, see the picture',
+  ('pretrained', 'time'): (
+    'whole runs differ by 3.3: nearly nothing may be lost per step'
+  ),
   ('mixture', 'time'): (
     'whole runs differ by 3.3: nearly nothing may be lost per step'
   ),
