@@ -286,28 +286,11 @@ def read_settings(root: pathlib.Path) -> Settings:
     resume.adopt(root, 'train', names)
   config = settings.read(Settings)
   distributed.split_cpu(config.num_devices)  # Before JAX looks for devices.
-  several = {
-    flag: entries(config, flag, kind)
-    for flag, kind in [('attack', 'attack'), ('aggregator', 'rule')]
-  }
+  several = run_arguments.several(config)
   if jax.process_count() > 1 and not FLAGS.output_dir:
     raise ValueError('several processes need --output_dir, which all see')
   texts = {flag: '; '.join(given) for flag, given in several.items()}
   return dataclasses.replace(config, **texts)
-
-
-def entries(config: Settings, flag: str, kind: str) -> list[str]:
-  """What a flag names, separated by semicolons.
-
-  Raises:
-    ValueError: if that is nothing, or the same thing twice.
-  """
-  given = specs.split_top(getattr(config, flag), ';')
-  if not given:
-    raise ValueError(f'--{flag} names no {kind}')
-  if len({output.slug(text) for text in given}) < len(given):
-    raise ValueError(f'--{flag} names the same {kind} twice: {given}')
-  return given
 
 
 def runs_of(
@@ -318,11 +301,7 @@ def runs_of(
   A run that is alone writes to the folder itself, several to a folder each,
   which has the name of what they differ in.
   """
-  several = {
-    flag: specs.split_top(getattr(config, flag), ';')
-    for flag in ('attack', 'aggregator')
-  }
-  made = {}
+  several, made = run_arguments.several(config), {}
   for pair in itertools.product(*several.values()):
     names = [text for text, all_ in zip(pair, several.values()) if all_[1:]]
     folder = root / output.slug('; '.join(names)) if names else root

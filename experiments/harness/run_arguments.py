@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 import byzjax
-from experiments.harness import methods, specs
+from experiments.harness import methods, output, specs
 
 # Flags that not every method knows.
 _FLAGS = (
@@ -40,6 +40,23 @@ def check(config: Any) -> str:
   _check_flags(name, {flag: says(flag) for flag in _FLAGS})
   _check_rule(name, config.aggregator, config.pre_aggregators)
   return name
+
+
+def several(config: Any) -> dict[str, list[str]]:
+  """The attacks and the rules of a run, which semicolons separate, by flag.
+
+  Raises:
+    ValueError: if a flag names nothing, or the same thing twice.
+  """
+  found = {}
+  for flag, kind in [('attack', 'attack'), ('aggregator', 'rule')]:
+    given = specs.split_top(getattr(config, flag), ';')
+    if not given:
+      raise ValueError(f'--{flag} names no {kind}')
+    if len({output.slug(text) for text in given}) < len(given):
+      raise ValueError(f'--{flag} names the same {kind} twice: {given}')
+    found[flag] = given
+  return found
 
 
 def make(config: Any, task, key, mesh) -> methods.Arguments:

@@ -63,6 +63,17 @@ def test_what_is_not_finite_counts_as_absent():
   np.testing.assert_array_equal(state.momenta, same.momenta)
 
 
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf, 1e30, 3e38])
+def test_hostile_values_of_two_do_not_reach_the_aggregate(value):
+  rule = make(byzjax.trimmed_mean(num_byzantine=2), participation=1.0)
+  state = rule.init(X[0, 0])
+  for x in X:
+    bad = x.copy()
+    bad[:2] = value
+    y, state = rule.update(bad, state)
+    assert np.abs(y).max() <= np.abs(X[:, 2:]).max()
+
+
 @functools.cache
 def rounds(mesh=None):
   def loss_fn(params, batch):
