@@ -301,22 +301,27 @@ def summarise(rows: Rows, settings: Any, about: dict[str, str]) -> Summary:
   )
 
 
-def picture(best: dict[str, Rows]):
-  """Training loss and test error over gradients."""
+def picture(
+  methods: dict[str, Rows],
+  steps: dict[str, int] = STEPS,
+  x: str = 'gradients',
+  loss: str = 'training loss, without dropout',
+):
+  """Training loss and test error over gradients, `steps` in a round."""
   figure, (panels,) = pictures.panels(1, 2, figsize=(11, 4), sharex=True)
   series = {
     name: [
       row
-      | {'gradients': row['round'] * STEPS[name], 'error': 1 - row['accuracy']}
+      | {'gradients': row['round'] * steps[name], 'error': 1 - row['accuracy']}
       for row in rows
     ]
-    for name, rows in best.items()
+    for name, rows in methods.items()
   }
   for axes, y, scale, label in (
-    (panels[0], 'full_loss', 1, 'training loss, without dropout'),
+    (panels[0], 'full_loss', 1, loss),
     (panels[1], 'error', 100, 'test error (%)'),
   ):
     pictures.curves(axes, series, 'gradients', y, scale=scale)
-    axes.set(xlabel='gradients', ylabel=label, yscale='log')
+    axes.set(xlabel=x, ylabel=label, yscale='log')
     axes.legend(fontsize=8)
   return figure

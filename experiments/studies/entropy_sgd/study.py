@@ -25,7 +25,7 @@ import byzjax
 from byzjax import data, models
 from experiments.harness.cells import Cell, Rows
 from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import pictures, tables
+from experiments.reporting import tables
 from experiments.reporting.summary import Check, Claim, Summary, Table
 from experiments.studies import opponents
 from experiments.studies.entropy_sgd import mnistfc
@@ -363,26 +363,9 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
       ),
       Table(f'Test accuracy (%), {f} of {n} attack', tables.pivot(accuracy)),
     ],
-    figures={'curves.png': lambda: picture(methods)},
+    figures={
+      'curves.png': lambda: mnistfc.picture(
+        methods, STEPS, 'gradients of a worker', 'training loss'
+      )
+    },
   )
-
-
-def picture(methods: dict[str, Rows]):
-  """Training loss and test error over gradients."""
-  figure, (panels,) = pictures.panels(1, 2, figsize=(11, 4), sharex=True)
-  series = {
-    name: [
-      row
-      | {'gradients': row['round'] * STEPS[name], 'error': 1 - row['accuracy']}
-      for row in rows
-    ]
-    for name, rows in methods.items()
-  }
-  for axes, y, scale, label in (
-    (panels[0], 'full_loss', 1, 'training loss'),
-    (panels[1], 'error', 100, 'test error (%)'),
-  ):
-    pictures.curves(axes, series, 'gradients', y, scale=scale)
-    axes.set(xlabel='gradients of a worker', ylabel=label, yscale='log')
-    axes.legend(fontsize=8)
-  return figure
