@@ -216,14 +216,6 @@ if _typing.TYPE_CHECKING:
 
 __version__ = '0.1.0'
 
-_FLAT = (
-  'aggregators',
-  'attacks',
-  'compression',
-  'gradients',
-  'rounds',
-  'transforms',
-)
 _PACKAGES = (
   'analysis',
   'asynchrony',
@@ -428,4 +420,5 @@ if not _typing.TYPE_CHECKING:  # With it, type checkers would take any name.
 
 
 def __dir__() -> list[str]:
-  return sorted([*__all__, *_FLAT, *_PACKAGES, '__version__'])
+  here = [name for name in globals() if not name.startswith('_')]
+  return sorted({*here, *_PACKAGES, '__version__'})
