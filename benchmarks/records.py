@@ -148,8 +148,11 @@ def versions(peers: Sequence[str] = ()) -> dict[str, str | None]:
   return known
 
 
-def commit() -> str:
-  """The commit of the working tree, with a plus if files differ from it."""
+def commit(programs: str = 'benchmarks') -> str:
+  """The commit of the working tree, with a plus if files differ from it.
+
+  Those of the library and of the folder with the programs are looked at.
+  """
 
   def git(*args: str) -> str:
     done = subprocess.run(
@@ -158,7 +161,7 @@ def commit() -> str:
     return done.stdout.strip()
 
   try:
-    changed = git('status', '--porcelain', '--', 'byzjax', 'benchmarks/*.py')
+    changed = git('status', '--porcelain', '--', 'byzjax', f'{programs}/*.py')
     return git('rev-parse', '--short=10', 'HEAD') + ('+' if changed else '')
   except (OSError, subprocess.CalledProcessError):
     return 'unknown'

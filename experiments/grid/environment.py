@@ -1,12 +1,10 @@
 """Where rows come from: the commit, the version of JAX, the device."""
 
-import pathlib
 import platform
-import subprocess
 
 import jax
 
-_ROOT = pathlib.Path(__file__).parents[2]
+from benchmarks import records
 
 
 def stamp() -> dict[str, str]:
@@ -23,15 +21,5 @@ def commit() -> str:
 
   The g is git's own, and keeps a commit of digits from being a number.
   """
-
-  def git(*words: str) -> str:
-    done = subprocess.run(
-      ['git', *words], cwd=_ROOT, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
-
-  try:
-    changed = git('status', '--porcelain', '--', 'byzjax', 'experiments/*.py')
-    return 'g' + git('rev-parse', '--short=10', 'HEAD') + '+' * bool(changed)
-  except (OSError, subprocess.CalledProcessError):
-    return 'unknown'
+  found = records.commit('experiments')
+  return found if found == 'unknown' else f'g{found}'
