@@ -322,9 +322,12 @@ def factory_of(flag: str, name: str, known: Mapping[str, Callable]) -> Callable:
     check_name(flag, name, known)
     return known[name]
   try:
-    return getattr(importlib.import_module(module), function)
+    found = getattr(importlib.import_module(module), function)
   except (AttributeError, ImportError) as error:
     raise ValueError(f'--{flag}={name}: {error}') from error
+  if not callable(found):
+    raise ValueError(f'--{flag}={name}: that is no function, got {found!r}')
+  return found
 
 
 def split_top(text: str, separator: str) -> list[str]:

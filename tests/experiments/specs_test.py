@@ -55,7 +55,7 @@ def test_a_function_of_ones_own_is_named_by_its_module():
   text = 'byzjax.aggregators:multi_krum(num_selected=2)'
   rule = specs.aggregator(f'bucketing(bucket_size=2), {text}', '', 1)
   assert 'multi_krum(num_byzantine=1, num_selected=2,' in repr(rule)
-  for name in ('byzjax.aggregators:krumm', 'nowhere:krum'):
+  for name in ('byzjax.aggregators:krumm', 'nowhere:krum', 'math:pi'):
     with pytest.raises(ValueError, match=f'--aggregator={name}: '):
       specs.aggregator(name, '', 1)
 
