@@ -41,7 +41,7 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# With the versions of flit that the constraints say.
+# With the versions of hatchling that the constraints say.
 dist: $(READY)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build
 

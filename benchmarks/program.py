@@ -17,6 +17,7 @@ import jax
 from absl import app, flags, logging
 
 from benchmarks import records, tables
+from experiments.grid import environment
 
 
 def option(default: Any, text: str) -> Any:
@@ -82,7 +83,7 @@ def record(
     made = records.Record(
       name,
       command,
-      records.commit(),
+      environment.commit('benchmarks'),
       quick,
       records.date(),
       f'{jax.device_count()} x {jax.devices()[0].device_kind}',

@@ -6,7 +6,6 @@ import os
 import pathlib
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -146,25 +145,6 @@ def versions(peers: Sequence[str] = ()) -> dict[str, str | None]:
     except importlib.metadata.PackageNotFoundError:
       known[package] = None
   return known
-
-
-def commit(programs: str = 'benchmarks') -> str:
-  """The commit of the working tree, with a plus if files differ from it.
-
-  Those of the library and of the folder with the programs are looked at.
-  """
-
-  def git(*args: str) -> str:
-    done = subprocess.run(
-      ['git', *args], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
-
-  try:
-    changed = git('status', '--porcelain', '--', 'byzjax', f'{programs}/*.py')
-    return git('rev-parse', '--short=10', 'HEAD') + ('+' if changed else '')
-  except (OSError, subprocess.CalledProcessError):
-    return 'unknown'
 
 
 def load() -> list[float]:

@@ -1,13 +1,18 @@
-"""`byzjax doctor`: what is installed here, and whether it works.
+"""The command line: `byzjax doctor`, `byzjax train ...`.
 
-Also `python -m byzjax doctor`. It prints versions, devices and data sets, and
-trains for a moment under attack.
+Also `python -m byzjax`. `doctor` prints versions, devices and data sets, and
+trains for a moment under attack. The others are programs of the extra
+`[experiments]`, and `--help` behind their name lists their flags.
 """
 
 import argparse
 import importlib.metadata
+import importlib.util
 import os
+import pathlib
 import platform
+import runpy
+import sys
 import time
 from collections.abc import Sequence
 
@@ -22,6 +27,14 @@ PACKAGES = ('jax', 'jaxlib', 'optax', 'flax', 'numpy')
 EXTRAS = {
   'data': ('tensorflow-datasets', 'array_record', 'pillow', 'scikit-learn'),
   'experiments': ('absl-py', 'matplotlib', 'orbax-checkpoint', 'bokeh', 'tqdm'),
+}
+PROGRAMS = {
+  'train': 'trains a network under attack',
+  'grid': 'trains with many attacks, rules and kinds of data',
+  'studies': 'runs the study of a paper',
+  'diloco': 'trains a language model on a mesh of replicas',
+  'report': 'makes one HTML file of the folders of runs',
+  'scorecard': 'says what became of the claims of the papers',
 }
 _TRUE = (1.0, -2.0, 3.0)
 
@@ -106,11 +119,36 @@ def self_test() -> list[str]:
   return ['self-test, 3 of 10 workers lie:', *lines, f'  {seconds:.1f} s: well']
 
 
+def run(program: str, arguments: Sequence[str]) -> None:
+  """Runs a program of the experiments, as `python -m` does."""
+  package = f'{byzjax.__name__}.experiments'
+  if importlib.util.find_spec(package) is None:
+    # A clone has them beside the library.
+    package = 'experiments'
+    sys.path.insert(0, str(pathlib.Path(byzjax.__file__).parents[1]))
+  try:
+    importlib.import_module(package)
+  except ImportError as error:
+    sys.exit(f'byzjax {program}: {error}')
+  sys.argv = [program, *arguments]
+  runpy.run_module(f'{package}.{program}', run_name='__main__', alter_sys=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
   """Reads the command line."""
-  parser = argparse.ArgumentParser(prog='byzjax', description=__doc__)
+  arguments = sys.argv[1:] if arguments is None else arguments
+  if arguments and arguments[0] in PROGRAMS:
+    run(arguments[0], arguments[1:])
+    return
+  parser = argparse.ArgumentParser(
+    prog='byzjax',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   commands = parser.add_subparsers(dest='command', required=True)
   commands.add_parser('doctor', help='what is installed, and whether it works')
+  for name, says in PROGRAMS.items():
+    commands.add_parser(name, help=says)
   parser.parse_args(arguments)
   for part in (installed, devices, data_sets, self_test):
     print('\n'.join(part()), flush=True)

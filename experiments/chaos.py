@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import byzjax
-from experiments.reporting import pictures, tables
+
+from .reporting import pictures, tables
 
 FAULTS = ('none', 'crash', 'lag', 'flip', 'nan', 'lie')
 # Under `lag` a message is less than so many syncs old. Replicas that crash are

@@ -33,8 +33,9 @@ from absl import app, flags, logging
 from jax.sharding import NamedSharding, PartitionSpec
 
 import byzjax
-from experiments import chaos
-from experiments.harness import (
+
+from . import chaos
+from .harness import (
   distributed,
   loop,
   output,
@@ -42,9 +43,9 @@ from experiments.harness import (
   settings,
   specs,
 )
-from experiments.harness.cells import Program, Rows, even_stops
-from experiments.harness.settings import option
-from experiments.sharded_language import Task, Tree, part_of, task_of
+from .harness.cells import Program, Rows, even_stops
+from .harness.settings import option
+from .sharded_language import Task, Tree, part_of, task_of
 
 FLAGS = flags.FLAGS
 REDUCE_MEAN = 'reduce_mean'

@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags
 
-from experiments.grid import board_page, board_store
+from .grid import board_page, board_store
 
 FLAGS = flags.FLAGS
 

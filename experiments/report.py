@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from experiments.reporting import event_files, folders, html_report
+from .reporting import event_files, folders, html_report
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('output', 'report.html', 'The file to write.')

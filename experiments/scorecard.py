@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 from matplotlib import pyplot as plt
 
-import experiments
-from experiments.harness import study
-from experiments.reporting import pictures, summary
-from experiments.reporting.summary import Claim
+from .harness import study
+from .reporting import pictures, summary
+from .reporting.summary import Claim
 
 METHODS = (
   'centered clipping with worker momentum',
@@ -50,7 +49,7 @@ COLOURS = {
   summary.NOT_REPRODUCED: '#D55E00',
   summary.NOT_TESTED: '#bbbbbb',
 }
-(ROOT,) = map(pathlib.Path, experiments.__path__)
+ROOT = pathlib.Path(__file__).parent
 _UNTESTED = Claim('', '-', '', '-', published='-')
 
 
@@ -208,10 +207,13 @@ def picture() -> plt.Figure:
 
 
 def main() -> None:
-  """Writes all that shows the scorecard."""
+  """Writes all that shows the scorecard, or prints it outside a clone."""
+  readme = ROOT.parent / 'README.md'
+  if not readme.exists():
+    print(page())
+    return
   (ROOT / 'SCORECARD.md').write_text(page())
   pictures.save(picture(), ROOT / 'scorecard.png')
-  readme = ROOT.parent / 'README.md'
   readme.write_text(summary.put(readme.read_text(), 'scorecard', block()))
   print(counts())
 

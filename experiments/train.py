@@ -30,7 +30,8 @@ from absl import app, flags, logging
 
 import byzjax
 from byzjax import data
-from experiments.harness import (
+
+from .harness import (
   backdoors,
   distributed,
   lock,
@@ -43,9 +44,9 @@ from experiments.harness import (
   settings,
   specs,
 )
-from experiments.harness.cells import Cell, Program, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import curves, summary, tables
+from .harness.cells import Cell, Program, Rows
+from .harness.settings import ImageSettings, option
+from .reporting import curves, summary, tables
 
 FLAGS = flags.FLAGS
 
@@ -245,7 +246,7 @@ def command(config: Settings) -> str:
   """The line that makes a run again."""
   if config.schedule_rounds == config.rounds:
     config = dataclasses.replace(config, schedule_rounds=None)
-  return summary.command('experiments.train', *settings.arguments(config))
+  return summary.command('train', *settings.arguments(config))
 
 
 def title_of(config: Settings) -> str:

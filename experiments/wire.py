@@ -21,9 +21,10 @@ from absl import app, flags
 from jax.sharding import AbstractMesh, AxisType
 
 import byzjax
-from experiments.harness import specs
-from experiments.reporting import tables
-from experiments.studies.sign_majority import cost
+
+from .harness import specs
+from .reporting import tables
+from .studies.sign_majority import cost
 
 FLAGS = flags.FLAGS
 RULES = ('mean', 'coordinate_median', 'krum', 'geometric_median')

@@ -38,6 +38,16 @@ def installed(dist, tmp_path_factory):
   return python
 
 
+@pytest.fixture(scope='module')
+def with_experiments(dist, installed, tmp_path_factory):
+  """The same with what the programs need."""
+  folder = tmp_path_factory.mktemp('far')
+  (wheel,) = dist.glob('*.whl')
+  call(installed, '-m', 'pip', 'install', '--quiet', f'{wheel}[experiments]',
+       cwd=folder)  # fmt: skip
+  return installed
+
+
 def call(*command, cwd, fails=False):
   environment = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
   environment |= {
@@ -64,10 +74,11 @@ def test_the_wheel_is_the_library_and_nothing_else(dist):
     'byzjax',
     f'byzjax-{version}.dist-info',
   }
+  tracked = call('git', 'ls-files', 'byzjax', 'experiments', cwd=ROOT)
   there = {
-    path.relative_to(ROOT).as_posix()
-    for path in (ROOT / 'byzjax').rglob('*')
-    if path.is_file() and '__pycache__' not in path.parts
+    name.replace('experiments/', 'byzjax/experiments/', 1)
+    for name in tracked.splitlines()
+    if not name.endswith('.png')
   }
   assert there == {name for name in names if name.startswith('byzjax/')}
   assert 'byzjax/py.typed' in there
@@ -102,3 +113,18 @@ def test_types_are_shipped(installed, tmp_path):
   found = call(installed, '-m', 'mypy', '--strict', '--ignore-missing-imports',
                *marks.FILES, cwd=tmp_path, fails=True)  # fmt: skip
   assert marks.reported(found) == marks.marked(), found
+
+
+def test_the_programs_run_without_a_clone(with_experiments, tmp_path):
+  byzjax_ = with_experiments.with_name('byzjax')
+  call(byzjax_, 'doctor', cwd=tmp_path)
+  found = call(byzjax_, 'train', '--rounds=2', '--aggregator=krum',
+               '--output_dir=krum', cwd=tmp_path)  # fmt: skip
+  (line,) = [x for x in found.splitlines() if x.startswith('python -m ')]
+  module, *rest = line.removeprefix('python -m ').split()
+  assert module == 'byzjax.experiments.train'
+  call(with_experiments, '-m', module, *rest, cwd=tmp_path)
+  call(byzjax_, 'grid', '--suite=leaderboard', '--quick', cwd=tmp_path)
+  call(byzjax_, 'report', 'krum', cwd=tmp_path)
+  assert (tmp_path / 'report.html').is_file()
+  assert '# Scorecard' in call(byzjax_, 'scorecard', cwd=tmp_path)

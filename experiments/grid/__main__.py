@@ -2,9 +2,9 @@
 
 from absl import app, flags
 
-from experiments.grid import run, settings
-from experiments.harness import distributed
-from experiments.harness import settings as options
+from ..harness import distributed
+from ..harness import settings as options
+from . import run, settings
 
 # For --help.
 __doc__ = run.__doc__

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments.grid import tables as grid_tables
-from experiments.grid.tables import NOBODY, Choice
-from experiments.harness import output
-from experiments.reporting import tables
-from experiments.reporting.tables import Rows
+from ..harness import output
+from ..reporting import tables
+from ..reporting.tables import Rows
+from . import tables as grid_tables
+from .tables import NOBODY, Choice
 
 FOLDER = pathlib.Path(__file__).parent / 'boards'
 VERSION = 1  # Another one whenever the suite changes.

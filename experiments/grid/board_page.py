@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib import pyplot as plt
 
-import experiments
-from experiments.grid import board, board_store, predictions
-from experiments.grid import tables as grid_tables
-from experiments.grid.board import Board, Standing
-from experiments.grid.tables import Choice
-from experiments.harness import output, specs
-from experiments.reporting import pictures, summary
-from experiments.reporting.tables import Rows
+from ..harness import output, specs
+from ..reporting import pictures, summary
+from ..reporting.tables import Rows
+from . import board, board_store, predictions
+from . import tables as grid_tables
+from .board import Board, Standing
+from .tables import Choice
 
-(ROOT,) = map(pathlib.Path, experiments.__path__)
+ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / 'LEADERBOARD.md'
 GUIDE = ROOT.parent / 'docs' / 'guides' / 'leaderboard.md'
 

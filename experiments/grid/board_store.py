@@ -12,14 +12,14 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.grid import board, settings
-from experiments.grid import cells as grid_cells
-from experiments.grid.board import Board
-from experiments.grid.settings import Grid
-from experiments.grid.tables import NOBODY, Choice
-from experiments.harness import output
-from experiments.reporting import summary
-from experiments.reporting.tables import Rows
+from ..harness import output
+from ..reporting import summary
+from ..reporting.tables import Rows
+from . import board, settings
+from . import cells as grid_cells
+from .board import Board
+from .settings import Grid
+from .tables import NOBODY, Choice
 
 SUITE = 'leaderboard'
 MODELS = ('mlp', 'cnn')
@@ -111,7 +111,7 @@ def about(model: str) -> dict[str, Any]:
 
 def whole_command(model: str) -> str:
   return summary.command(
-    'experiments.grid', f'--suite={SUITE}', f'--model={model}',
+    'grid', f'--suite={SUITE}', f'--model={model}',
     '--data_dir=FOLDER', '--output_dir=runs/leaderboard', '--resume',
     '--time', '--publish',
   )  # fmt: skip
@@ -121,7 +121,7 @@ def command(choice: Choice, attack: str, model: str) -> str:
   """The line that runs one cell of the board again, at what was chosen."""
   front = [choice.pre_aggregators] * (choice.pre_aggregators != NOBODY)
   return summary.command(
-    'experiments.grid', f'--suite={SUITE}', f'--model={model}',
+    'grid', f'--suite={SUITE}', f'--model={model}',
     '--data_dir=FOLDER', '--output_dir=runs/cell',
     f'--aggregators={", ".join([*front, choice.aggregator])}',
     f'--attacks={attack}', f'--partitions={choice.partition}',

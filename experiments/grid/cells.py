@@ -17,10 +17,11 @@ import jax
 
 import byzjax
 from byzjax import data
-from experiments.grid import texts
-from experiments.grid.settings import Grid
-from experiments.harness import backdoors, programs, specs
-from experiments.harness.cells import Cell, Task
+
+from ..harness import backdoors, programs, specs
+from ..harness.cells import Cell, Task
+from . import texts
+from .settings import Grid
 
 Known = Mapping[str, Callable]
 _SEARCHES = {k: v for k, v in specs.SEARCHES.items() if k != 'none'}

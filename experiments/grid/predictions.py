@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from experiments.grid import board
-from experiments.grid.board import Board, Standing
-from experiments.grid.tables import NOBODY
-from experiments.reporting.summary import Check
+from ..reporting.summary import Check
+from . import board
+from .board import Board, Standing
+from .tables import NOBODY
 
 IID, SKEWED = 'iid', 'dirichlet_by_class(alpha=0.3)'
 ADAPTIVE = ', strength'  # In the texts of attacks that hold the rule.

@@ -31,18 +31,9 @@ import tqdm
 from absl import app, flags, logging
 
 from byzjax import data
-from experiments import train
-from experiments.grid import (
-  board_page,
-  board_store,
-  environment,
-  settings,
-  tables,
-  times,
-)
-from experiments.grid import cells as grid_cells
-from experiments.grid.settings import Grid
-from experiments.harness import (
+
+from .. import train
+from ..harness import (
   distributed,
   lock,
   loop,
@@ -52,8 +43,18 @@ from experiments.harness import (
   resume,
   specs,
 )
-from experiments.harness.cells import Cell, Rows, even_stops
-from experiments.reporting import pictures
+from ..harness.cells import Cell, Rows, even_stops
+from ..reporting import pictures
+from . import (
+  board_page,
+  board_store,
+  environment,
+  settings,
+  tables,
+  times,
+)
+from . import cells as grid_cells
+from .settings import Grid
 
 FLAGS = flags.FLAGS
 

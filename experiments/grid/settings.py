@@ -8,9 +8,9 @@ from typing import Any
 
 from absl import flags
 
-from experiments.grid import entries
-from experiments.harness import settings, specs
-from experiments.harness.settings import ImageSettings, option
+from ..harness import settings, specs
+from ..harness.settings import ImageSettings, option
+from . import entries
 
 FLAGS = flags.FLAGS
 SUITES = {

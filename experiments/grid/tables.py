@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.reporting import tables
-from experiments.reporting.summary import markdown
-from experiments.reporting.tables import Rows
+from ..reporting import tables
+from ..reporting.summary import markdown
+from ..reporting.tables import Rows
 
 NOBODY = 'none'  # The attack of honest workers.
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments.harness import specs
+from ..harness import specs
 
 
 def call(name: str, given: Mapping[str, Any]) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 import jax
 
 from byzjax import data
-from experiments.grid import board
-from experiments.grid.tables import NOBODY
-from experiments.harness import programs
-from experiments.harness.cells import Cell, Program, Rows
+
+from ..harness import programs
+from ..harness.cells import Cell, Program, Rows
+from . import board
+from .tables import NOBODY
 
 _SHORT, _LONG = 5, 55  # Rounds whose difference is timed.
 

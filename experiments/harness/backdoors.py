@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from byzjax import analysis
-from experiments.harness import specs
+
+from . import specs
 
 
 def measure(

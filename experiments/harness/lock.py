@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import jax
 
-from experiments.harness import output
+from . import output
 
 _TRIES = 10
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.harness import output, resume
-from experiments.harness.cells import Program, Rows
+from . import output, resume
+from .cells import Program, Rows
 
 
 def run(

@@ -14,8 +14,9 @@ import optax
 
 import byzjax
 from byzjax import asynchrony, data, gossip, topology
-from experiments.harness import specs
-from experiments.harness.cells import Task
+
+from . import specs
+from .cells import Task
 
 
 class Arguments(NamedTuple):

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 import byzjax
 from byzjax import data, models
-from experiments.harness import distributed, specs
-from experiments.harness.cells import Cell, Program, Task, even_stops
+
+from . import distributed, specs
+from .cells import Cell, Program, Task, even_stops
 
 
 class Options(NamedTuple):

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import tqdm
 
-from experiments.harness import distributed, output
-from experiments.harness.cells import Rows
+from . import distributed, output
+from .cells import Rows
 
 
 class Job(NamedTuple):

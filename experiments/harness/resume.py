@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.harness import output
+from . import output
 
 FLAGS = flags.FLAGS
 

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 
 import byzjax
-from experiments.harness import methods, output, specs
+
+from . import methods, output, specs
 
 # Flags that not every method knows.
 _FLAGS = (

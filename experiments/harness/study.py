@@ -22,10 +22,11 @@ from types import ModuleType
 from typing import Any
 
 from byzjax import data
-from experiments import studies
-from experiments.harness import loop, output, programs, queue, settings
-from experiments.harness.cells import Cell, OwnCell, Program, Rows
-from experiments.reporting import summary, tables
+
+from .. import studies
+from ..reporting import summary, tables
+from . import loop, output, programs, queue, settings
+from .cells import Cell, OwnCell, Program, Rows
 
 
 def names() -> list[str]:
@@ -42,7 +43,7 @@ def load(name: str) -> ModuleType:
   """
   if name not in names():
     raise ValueError(f'no study {name!r}; there are {", ".join(names())}')
-  return importlib.import_module(f'experiments.studies.{name}.study')
+  return importlib.import_module(f'{studies.__name__}.{name}.study')
 
 
 def folder_of(study: ModuleType) -> pathlib.Path:
@@ -235,7 +236,7 @@ def publish(study: ModuleType, rows: Rows, config: Any, name: str = '') -> None:
 def command(study: ModuleType, config: Any, cell: Cell | OwnCell) -> str:
   """The line that runs a cell alone."""
   return summary.command(
-    'experiments.studies',
+    'studies',
     name_of(study),
     *settings.arguments(config),
     f'--only={cell.name}',

@@ -3,8 +3,8 @@
 import pathlib
 from collections.abc import Mapping
 
-from experiments.reporting import pictures, tables
-from experiments.reporting.tables import Rows
+from . import pictures, tables
+from .tables import Rows
 
 
 def table(results: Mapping[str, Rows]) -> str:

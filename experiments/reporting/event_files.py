@@ -4,8 +4,8 @@ import math
 import pathlib
 from collections.abc import Sequence
 
-from experiments.harness import output
-from experiments.reporting import folders
+from ..harness import output
+from . import folders
 
 
 def write(tables: Sequence[folders.Table], folder: pathlib.Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.harness import output
+from ..harness import output
 
 Rows = list[dict[str, Any]]
 

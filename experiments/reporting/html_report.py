@@ -10,8 +10,8 @@ import jinja2
 import numpy as np
 from bokeh import resources
 
-from experiments.reporting import folders, palette
-from experiments.reporting.folders import Found, Rows, Table
+from . import folders, palette
+from .folders import Found, Rows, Table
 
 _MAX_LINES = 10  # In a chart, if its labels can be divided.
 _SHOWN = 3  # Metrics that are not folded.

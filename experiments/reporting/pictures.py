@@ -7,9 +7,9 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 
-from experiments.harness import output
-from experiments.reporting import palette, tables
-from experiments.reporting.tables import Pivot, Rows
+from ..harness import output
+from . import palette, tables
+from .tables import Pivot, Rows
 
 matplotlib.use('agg')
 

@@ -184,12 +184,13 @@ def put(text: str, name: str, block: str) -> str:
 
 def draw(summary: Summary, folder: pathlib.Path) -> None:
   """Writes the figures."""
-  from experiments.reporting import pictures
+  from . import pictures
 
   for name, figure in summary.figures.items():
     pictures.save(figure(), folder / name)
 
 
-def command(*words: str) -> str:
-  """A line for a shell."""
-  return shlex.join(['python', '-m', *words])
+def command(program: str, *words: str) -> str:
+  """A line for a shell: a program of these experiments, with its flags."""
+  root = __name__.removesuffix('.reporting.summary')
+  return shlex.join(['python', '-m', f'{root}.{program}', *words])

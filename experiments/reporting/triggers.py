@@ -10,7 +10,8 @@ import numpy as np
 
 import byzjax
 from byzjax import data
-from experiments.reporting import pictures
+
+from . import pictures
 
 TRIGGERS = {
   'none': lambda images: images,

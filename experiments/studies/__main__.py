@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments.harness import (
+from ..harness import (
   distributed,
   lock,
   output,
@@ -26,7 +26,7 @@ from experiments.harness import (
   settings,
   study,
 )
-from experiments.reporting import summary, tables
+from ..reporting import summary, tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('output_dir', None, 'Where results go; runs/STUDY if none.')

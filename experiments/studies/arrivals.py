@@ -11,8 +11,9 @@ import numpy as np
 
 import byzjax
 from byzjax import asynchrony
-from experiments.harness.cells import Program, Rows
-from experiments.reporting import tables
+
+from ..harness.cells import Program, Rows
+from ..reporting import tables
 
 
 def program(

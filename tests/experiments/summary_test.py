@@ -107,5 +107,5 @@ def test_a_variant_has_marks_of_its_own_and_needs_one_pair():
 
 
 def test_a_command_can_be_pasted():
-  found = summary.command('experiments.studies', '--only=vote, invert')
+  found = summary.command('studies', '--only=vote, invert')
   assert found == "python -m experiments.studies '--only=vote, invert'"

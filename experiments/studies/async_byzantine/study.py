@@ -20,11 +20,12 @@ import optax
 
 import byzjax
 from byzjax import asynchrony, data
-from experiments.harness.cells import Cell, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies import arrivals, opponents
+
+from ...harness.cells import Cell, Rows
+from ...harness.settings import ImageSettings, option
+from ...reporting import pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from .. import arrivals, opponents
 
 ATTACKS = opponents.ATTACKS | {'sign flip': lambda: byzjax.sign_flip(scale=5.0)}
 FAST = 'fast attackers'

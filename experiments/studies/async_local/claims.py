@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from experiments.reporting import tables
-from experiments.reporting.summary import Check, Claim
+from ...reporting import tables
+from ...reporting.summary import Check, Claim
 
 RATE = 0.7  # Of DiLoCo: what the levels are compared at.
 BEST = 'best rate, as low'

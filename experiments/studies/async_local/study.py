@@ -24,14 +24,15 @@ import optax
 
 import byzjax
 from byzjax import asynchrony
-from experiments.harness.cells import OwnCell, Rows
-from experiments.harness.settings import Settings as Shared
-from experiments.harness.settings import option
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Summary, Table
-from experiments.studies import arrivals
-from experiments.studies.async_local import tasks
-from experiments.studies.async_local.claims import BEST, RATE, claims_of
+
+from ...harness.cells import OwnCell, Rows
+from ...harness.settings import Settings as Shared
+from ...harness.settings import option
+from ...reporting import pictures, tables
+from ...reporting.summary import Summary, Table
+from .. import arrivals
+from . import tasks
+from .claims import BEST, RATE, claims_of
 
 COMPARED = ('DN', 'DN + DyLU')  # At all levels of heterogeneity.
 MOMENTUM = 0.9

@@ -14,7 +14,8 @@ import optax
 
 import byzjax
 from byzjax import data, models
-from experiments.studies import language, mixture
+
+from .. import language, mixture
 
 CONTEXT, WIDTH = 32, 64
 

@@ -3,9 +3,9 @@
 import functools
 import math
 
-from experiments.reporting import tables
-from experiments.reporting.summary import Check, Claim
-from experiments.studies.batch_size import published
+from ...reporting import tables
+from ...reporting.summary import Check, Claim
+from . import published
 
 PAPER = 'Yang, Shi, Li 2023, arXiv:2305.13856, 3 of 8 attackers, ALIE'
 PAPER_UNEVEN = (

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from experiments.reporting import tables
+from ...reporting import tables
 
 Case = tuple[str, int, str]  # Attack, number of attackers, rule.
 METHODS = ('m', 'nm')

@@ -19,12 +19,13 @@ import numpy as np
 import optax
 
 import byzjax
-from experiments.harness import specs
-from experiments.harness.cells import Cell, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Summary, Table
-from experiments.studies.batch_size import claims, published
+
+from ...harness import specs
+from ...harness.cells import Cell, Rows
+from ...harness.settings import ImageSettings, option
+from ...reporting import pictures, tables
+from ...reporting.summary import Summary, Table
+from . import claims, published
 
 # The attacks that come after the first only meet the most attackers.
 ATTACKS = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.harness.cells import Rows
-from experiments.reporting import logs, pictures, tables
+from ...harness.cells import Rows
+from ...reporting import logs, pictures, tables
 
 FOLDER = pathlib.Path(__file__).parent
 

@@ -27,11 +27,12 @@ from flax import nnx
 
 import byzjax
 from byzjax import data, models
-from experiments.harness.cells import Cell, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import logs, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies.bucketing import official
+
+from ...harness.cells import Cell, Rows
+from ...harness.settings import ImageSettings, option
+from ...reporting import logs, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from . import official
 
 PAPER = 'Karimireddy, He, Jaggi 2022, arXiv:2006.09365, run logs of the authors'
 # The mean and the standard deviation of the pixels, as the authors have them.

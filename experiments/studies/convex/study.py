@@ -19,12 +19,12 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 
-from experiments.harness.cells import OwnCell, Rows
-from experiments.harness.settings import Settings as Base
-from experiments.harness.settings import option
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies.convex import methods
+from ...harness.cells import OwnCell, Rows
+from ...harness.settings import Settings as Base
+from ...harness.settings import option
+from ...reporting import pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from . import methods
 
 BOXED = ('sgd', 'sgd on pgd', 'convex', 'convex robust')
 UNIT = ('horizontal', 'vertical', 'bias', 'output')

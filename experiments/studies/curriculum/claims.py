@@ -1,7 +1,7 @@
 """What the rows of the study say."""
 
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
+from ...reporting import pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
 
 SHARDS = ('even', 'skewed')
 ORDERS = ('curriculum', 'random', 'vanilla', 'anti')

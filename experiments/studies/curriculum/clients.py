@@ -8,8 +8,9 @@ import optax
 
 import byzjax
 from byzjax import data, models
-from experiments.harness.cells import Task
-from experiments.harness.programs import split_validation
+
+from ...harness.cells import Task
+from ...harness.programs import split_validation
 
 
 def labels_of(task: Task, key, *, noise, flipped, uneven: bool):

@@ -28,11 +28,12 @@ from flax import nnx
 
 import byzjax
 from byzjax import data
-from experiments.harness.cells import Cell, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import tables
-from experiments.studies.curriculum import claims as said
-from experiments.studies.curriculum import clients as of_clients
+
+from ...harness.cells import Cell, Rows
+from ...harness.settings import ImageSettings, option
+from ...reporting import tables
+from . import claims as said
+from . import clients as of_clients
 
 PARTS = ('order', 'scores', 'pacing', 'attacks', 'clients')
 RULES = {'mean': byzjax.mean, 'median': byzjax.coordinate_median}

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from byzjax import data
-from experiments.harness import programs
-from experiments.harness.cells import Cell, OwnCell, Rows
+
+from ...harness import programs
+from ...harness.cells import Cell, OwnCell, Rows
 
 PARTITION = 'dirichlet_by_worker(alpha={})'
 

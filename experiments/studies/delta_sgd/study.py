@@ -21,11 +21,12 @@ import optax
 
 import byzjax
 from byzjax import data
-from experiments.harness.cells import Cell, OwnCell, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import palette, pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies.delta_sgd import images
+
+from ...harness.cells import Cell, OwnCell, Rows
+from ...harness.settings import ImageSettings, option
+from ...reporting import palette, pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from . import images
 
 
 class Method(NamedTuple):

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from experiments.harness.cells import Rows
-from experiments.reporting import tables
-from experiments.reporting.summary import Check
-from experiments.studies.detox import timing
+from ...harness.cells import Rows
+from ...reporting import tables
+from ...reporting.summary import Check
+from . import timing
 
 LOUD = ('-100 mean', 'constant -100')
 

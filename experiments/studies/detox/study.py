@@ -26,12 +26,13 @@ from flax import nnx
 
 import byzjax
 from byzjax import data, models, theory
-from experiments.harness import specs
-from experiments.harness.cells import Cell, OwnCell, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies.detox import checks, timing
+
+from ...harness import specs
+from ...harness.cells import Cell, OwnCell, Rows
+from ...harness.settings import ImageSettings, option
+from ...reporting import pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from . import checks, timing
 
 RULES = ('mean', 'median_of_means', 'multi_krum', 'bulyan')
 ATTACKS = {

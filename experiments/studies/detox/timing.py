@@ -18,9 +18,10 @@ from matplotlib import pyplot as plt
 
 import byzjax
 from byzjax import data, models
-from experiments.harness.cells import OwnCell, Rows
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Table
+
+from ...harness.cells import OwnCell, Rows
+from ...reporting import pictures, tables
+from ...reporting.summary import Table
 
 KEYS = ('attack', 'placement', 'rule', 'groups')
 DRAWN = ('none', 'alie')

@@ -11,8 +11,9 @@ from flax import nnx
 
 import byzjax
 from byzjax import data, models
-from experiments.harness.cells import Program
-from experiments.studies.dipaco import languages, paths
+
+from ...harness.cells import Program
+from . import languages, paths
 
 GRID = (2, 2)
 DILOCO = (0.7, 0.9)

@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from byzjax import models
-from experiments.harness.cells import OwnCell, Rows
-from experiments.harness.settings import Settings as Shared
-from experiments.harness.settings import option
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies.dipaco import measure, paths
+
+from ...harness.cells import OwnCell, Rows
+from ...harness.settings import Settings as Shared
+from ...harness.settings import option
+from ...reporting import pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from . import measure, paths
 
 TITLES = {
   'paths': 'Test perplexity after the prefix, and how much less than dense',

@@ -19,10 +19,11 @@ from flax import nnx
 
 import byzjax
 from byzjax import models
-from experiments.harness.cells import Cell, Rows
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies import pooling
+
+from ...harness.cells import Cell, Rows
+from ...reporting import pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from .. import pooling
 
 STEPS = {'sgd': 1, 'entropy 20': 20}
 WALKS = [*STEPS][1:]

@@ -23,12 +23,13 @@ import optax
 
 import byzjax
 from byzjax import data, models
-from experiments.harness.cells import Cell, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies import opponents
-from experiments.studies.entropy_sgd import mnistfc
+
+from ...harness.cells import Cell, Rows
+from ...harness.settings import ImageSettings, option
+from ...reporting import tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from .. import opponents
+from . import mnistfc
 
 # Steps between two messages.
 STEPS = {'sgd': 1, 'entropy 5': 5, 'entropy 20': 20, 'easgd': 5, 'parle': 20}

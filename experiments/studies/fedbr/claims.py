@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 
-from experiments.reporting import pictures
-from experiments.reporting.summary import Check, Claim
+from ...reporting import pictures
+from ...reporting.summary import Check, Claim
 
 
 def of_tables(settings: Any, table, attacked, long) -> list[Claim]:

@@ -26,12 +26,13 @@ from flax import nnx
 
 import byzjax
 from byzjax import data, models, objectives
-from experiments.harness.cells import Cell, Rows, basic_metrics
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import tables
-from experiments.reporting.summary import Summary, Table
-from experiments.studies import opponents
-from experiments.studies.fedbr import claims, measure
+
+from ...harness.cells import Cell, Rows, basic_metrics
+from ...harness.settings import ImageSettings, option
+from ...reporting import tables
+from ...reporting.summary import Summary, Table
+from .. import opponents
+from . import claims, measure
 
 ANGLES = tuple(range(0, 150, 15))
 METHODS = ('fedavg', 'fedprox', 'fedbr', 'fedbr, mixed')

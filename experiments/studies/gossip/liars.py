@@ -6,10 +6,11 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from byzjax import topology
-from experiments.harness.cells import Cell, Rows
-from experiments.reporting import palette, pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies.gossip.nodes import (
+
+from ...harness.cells import Cell, Rows
+from ...reporting import palette, pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from .nodes import (
   GRAPHS,
   RULES,
   accuracies,

@@ -6,7 +6,8 @@ import numpy as np
 
 import byzjax
 from byzjax import gossip, topology
-from experiments.harness.cells import OwnCell, Rows
+
+from ...harness.cells import OwnCell, Rows
 
 DECAYS = ((1.0, 0.0), (1.0, 0.4), (0.8, 0.2), (0.6, 0.1))
 NOISES = (0.0, 0.05, 0.2)

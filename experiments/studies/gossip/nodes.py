@@ -10,8 +10,9 @@ import optax
 
 import byzjax
 from byzjax import gossip, models, topology
-from experiments.harness.cells import Cell, Rows, even_stops
-from experiments.reporting import tables
+
+from ...harness.cells import Cell, Rows, even_stops
+from ...reporting import tables
 
 GRAPHS = {
   'complete': topology.complete(16),

@@ -18,12 +18,12 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib import pyplot as plt
 
-from experiments.harness.cells import Cell, OwnCell, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import palette, pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies.gossip import liars, measure
-from experiments.studies.gossip.nodes import (
+from ...harness.cells import Cell, OwnCell, Rows
+from ...harness.settings import ImageSettings, option
+from ...reporting import palette, pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from . import liars, measure
+from .nodes import (
   GRAPHS,
   RULES,
   accuracies,

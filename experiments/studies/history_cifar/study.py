@@ -19,12 +19,13 @@ import itertools
 import numpy as np
 
 import byzjax
-from experiments.harness.cells import OwnCell, Rows
-from experiments.harness.settings import Settings as Shared
-from experiments.harness.settings import option
-from experiments.reporting import tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies.history_cifar import official, training
+
+from ...harness.cells import OwnCell, Rows
+from ...harness.settings import Settings as Shared
+from ...harness.settings import option
+from ...reporting import tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from . import official, training
 
 PAPER = 'Karimireddy, He, Jaggi 2021, arXiv:2012.10333, run logs of the authors'
 FOUR = (

@@ -13,8 +13,9 @@ from flax import nnx
 
 import byzjax
 from byzjax import data, models
-from experiments.harness.cells import Program
-from experiments.studies.history_cifar import network
+
+from ...harness.cells import Program
+from . import network
 
 NUM_WORKERS = 25
 TEST_BATCH = 128  # The rest of the last batch is left out, as in their code.

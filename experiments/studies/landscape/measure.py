@@ -11,7 +11,8 @@ from flax import nnx
 
 import byzjax
 from byzjax import analysis, data, models
-from experiments.harness import specs
+
+from ...harness import specs
 
 BASE = 50  # The width at which mean-field scaling changes nothing.
 KEPT = (25, 50, 100, 200, 400, 800)

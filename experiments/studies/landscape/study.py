@@ -16,12 +16,12 @@ import dataclasses
 import numpy as np
 from matplotlib import pyplot as plt
 
-from experiments.harness.cells import OwnCell, Rows
-from experiments.harness.settings import Settings as Base
-from experiments.harness.settings import option
-from experiments.reporting import palette, pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies.landscape import measure
+from ...harness.cells import OwnCell, Rows
+from ...harness.settings import Settings as Base
+from ...harness.settings import option
+from ...reporting import palette, pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from . import measure
 
 WAYS = ('constructed', 'straight', 'matched')
 QUICK = {'rounds': 2, 'num_draws': 1, 'points': 3, 'widths': (50,)}

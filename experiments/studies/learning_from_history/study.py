@@ -22,12 +22,13 @@ import numpy as np
 import optax
 
 import byzjax
-from experiments.harness import specs
-from experiments.harness.cells import Cell, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies.learning_from_history import attacks
+
+from ...harness import specs
+from ...harness.cells import Cell, Rows
+from ...harness.settings import ImageSettings, option
+from ...reporting import pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from . import attacks
 
 PARTS = ('failure', 'attacks', 'radius')
 SHARDS = ('iid', 'label_sorted')

@@ -22,12 +22,13 @@ import optax
 
 import byzjax
 from byzjax import gradients
-from experiments.harness.cells import Cell, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import palette, pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies.magnitude_sign import target
-from experiments.studies.magnitude_sign.target import PAPER
+
+from ...harness.cells import Cell, Rows
+from ...harness.settings import ImageSettings, option
+from ...reporting import palette, pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from . import target
+from .target import PAPER
 
 PARTS = ('end', 'target')
 QUICK = {'num_workers': 10, 'rounds': 4, 'factors': (1.0,)}

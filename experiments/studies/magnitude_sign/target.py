@@ -15,9 +15,10 @@ import optax
 
 import byzjax
 from byzjax import data, gradients
-from experiments.harness.cells import Cell, Rows
-from experiments.reporting import palette, pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
+
+from ...harness.cells import Cell, Rows
+from ...reporting import palette, pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
 
 TAIL = 5  # Evaluations that final accuracies are the mean of.
 BUDGET = 10.0  # Of the signs along which workers step on their own.

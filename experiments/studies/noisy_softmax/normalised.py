@@ -17,10 +17,11 @@ from flax import nnx
 
 import byzjax
 from byzjax import data, models, objectives
-from experiments.harness.cells import Cell, Rows
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies import pooling
+
+from ...harness.cells import Cell, Rows
+from ...reporting import pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from .. import pooling
 
 METRICS = (
   *('accuracy', 'validation_accuracy', 'train_loss'),

@@ -23,12 +23,13 @@ import optax
 
 import byzjax
 from byzjax import data, models, objectives
-from experiments.harness.cells import Cell, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import palette, pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies import opponents
-from experiments.studies.noisy_softmax import normalised
+
+from ...harness.cells import Cell, Rows
+from ...harness.settings import ImageSettings, option
+from ...reporting import palette, pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from .. import opponents
+from . import normalised
 
 KINDS: dict[str, tuple[Any, Any]] = {  # amplitude and direction of noise
   'annealed': ('annealed', 'lower'),

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from experiments.reporting import tables
-from experiments.reporting.summary import Check, Claim
-from experiments.studies.ordered_momentum.methods import BARRIER, BASELINES
-from experiments.studies.ordered_momentum.training import SCHEDULES, Settings
+from ...reporting import tables
+from ...reporting.summary import Check, Claim
+from .methods import BARRIER, BASELINES
+from .training import SCHEDULES, Settings
 
 # Why predictions fell short, by data, number of messages and schedule.
 WHY = {

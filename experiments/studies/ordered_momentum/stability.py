@@ -14,11 +14,12 @@ import optax
 
 import byzjax
 from byzjax import asynchrony
-from experiments.harness.cells import OwnCell, Rows
-from experiments.reporting import tables
-from experiments.studies import arrivals
-from experiments.studies.ordered_momentum.methods import BARRIER, methods
-from experiments.studies.ordered_momentum.training import SCHEDULES, names
+
+from ...harness.cells import OwnCell, Rows
+from ...reporting import tables
+from .. import arrivals
+from .methods import BARRIER, methods
+from .training import SCHEDULES, names
 
 ATTACK = 'parabola'  # In the column of attacks: these are no training runs.
 EQUAL = ('16, equal', '64, equal')

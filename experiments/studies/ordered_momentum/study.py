@@ -18,14 +18,14 @@ import math
 
 import numpy as np
 
-from experiments.harness.cells import OwnCell, Rows
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Summary, Table
-from experiments.studies import arrivals, mixture
-from experiments.studies.ordered_momentum import stability, training
-from experiments.studies.ordered_momentum.claims import SAME, Compared, claims
-from experiments.studies.ordered_momentum.methods import BARRIER
-from experiments.studies.ordered_momentum.training import (
+from ...harness.cells import OwnCell, Rows
+from ...reporting import pictures, tables
+from ...reporting.summary import Summary, Table
+from .. import arrivals, mixture
+from . import stability, training
+from .claims import SAME, Compared, claims
+from .methods import BARRIER
+from .training import (
   ATTACKED,
   SCHEDULES,
   Settings,

@@ -12,12 +12,13 @@ import optax
 
 import byzjax
 from byzjax import asynchrony, data, models
-from experiments.harness.cells import OwnCell
-from experiments.harness.programs import split_validation
-from experiments.harness.settings import Settings as Shared
-from experiments.harness.settings import option
-from experiments.studies import arrivals, mixture
-from experiments.studies.ordered_momentum.methods import (
+
+from ...harness.cells import OwnCell
+from ...harness.programs import split_validation
+from ...harness.settings import Settings as Shared
+from ...harness.settings import option
+from .. import arrivals, mixture
+from .methods import (
   BARRIER,
   NUM_COMPARED,
   methods,

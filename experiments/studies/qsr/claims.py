@@ -9,8 +9,9 @@ import optax
 from scipy import stats
 
 import byzjax
-from experiments.reporting import tables
-from experiments.reporting.summary import Check, Claim
+
+from ...reporting import tables
+from ...reporting.summary import Check, Claim
 
 SOURCE = 'Gu, Lyu, Arora, Zhang, Huang 2023, arXiv:2310.14423'
 # The peak, steps, warm-up, H, alpha, and the volume in % that the paper has.

@@ -26,11 +26,12 @@ from flax import nnx
 
 import byzjax
 from byzjax import data, models
-from experiments.harness.cells import Cell, Rows, even_stops
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import palette, pictures, tables
-from experiments.reporting.summary import Summary, Table
-from experiments.studies.qsr.claims import (
+
+from ...harness.cells import Cell, Rows, even_stops
+from ...harness.settings import ImageSettings, option
+from ...reporting import palette, pictures, tables
+from ...reporting.summary import Summary, Table
+from .claims import (
   half_width,
   predicted,
   predicted_at_the_minimum,

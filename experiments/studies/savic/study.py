@@ -22,10 +22,11 @@ import numpy as np
 
 import byzjax
 from byzjax import data
-from experiments.harness.cells import Cell, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
+
+from ...harness.cells import Cell, Rows
+from ...harness.settings import ImageSettings, option
+from ...reporting import pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
 
 # By powers of ten. Plain steps need the wider range.
 RATES = [10.0 ** (k / 2) for k in range(-7, 0)]

@@ -13,10 +13,11 @@ from jax import flatten_util
 
 import byzjax
 from byzjax import analysis, data, models
-from experiments.harness.cells import Program
-from experiments.harness.settings import Settings as Base
-from experiments.harness.settings import option
-from experiments.studies import language, opponents
+
+from ...harness.cells import Program
+from ...harness.settings import Settings as Base
+from ...harness.settings import option
+from .. import language, opponents
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

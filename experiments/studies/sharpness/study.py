@@ -16,11 +16,11 @@ import functools
 
 import numpy as np
 
-from experiments.harness.cells import OwnCell, Rows
-from experiments.reporting import palette, pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies.sharpness import measure
-from experiments.studies.sharpness.measure import METHODS, Settings, cuts
+from ...harness.cells import OwnCell, Rows
+from ...reporting import palette, pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from . import measure
+from .measure import METHODS, Settings, cuts
 
 __all__ = ['QUICK', 'QUICK_CELLS', 'Settings', 'define', 'keep', 'summarise']
 

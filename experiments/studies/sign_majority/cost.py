@@ -24,9 +24,10 @@ from jax.sharding import AbstractMesh, AxisType
 
 import byzjax
 from byzjax import models
-from experiments.harness.cells import OwnCell, Rows
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
+
+from ...harness.cells import OwnCell, Rows
+from ...reporting import pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
 
 VOTE, MEAN, SUM = 'vote', 'all-reduce mean', 'vote, sum of int8'
 SIZES = ('CNN on MNIST', 'million')

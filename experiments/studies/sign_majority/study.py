@@ -26,11 +26,12 @@ import numpy as np
 import optax
 
 import byzjax
-from experiments.harness.cells import Cell, OwnCell, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies.sign_majority import cost, tuned
+
+from ...harness.cells import Cell, OwnCell, Rows
+from ...harness.settings import ImageSettings, option
+from ...reporting import pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from . import cost, tuned
 
 ATTACKS = {
   'invert': lambda: byzjax.sign_flip(own=True),

@@ -15,9 +15,10 @@ import numpy as np
 import optax
 
 import byzjax
-from experiments.harness.cells import Cell, Rows
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
+
+from ...harness.cells import Cell, Rows
+from ...reporting import pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
 
 # A factor of about 3 between neighbours.
 RATES = {

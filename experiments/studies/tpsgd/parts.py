@@ -11,7 +11,8 @@ from flax import nnx
 
 import byzjax
 from byzjax import models
-from experiments.harness.cells import Task
+
+from ...harness.cells import Task
 
 # Fields of the stages of a convolutional and of a recurrent network.
 PLACES: dict[str, dict[str, Any]] = {

@@ -21,12 +21,13 @@ import functools
 import numpy as np
 
 import byzjax
-from experiments.harness.cells import Cell, OwnCell, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import palette, pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies import opponents
-from experiments.studies.tpsgd import parts, targets
+
+from ...harness.cells import Cell, OwnCell, Rows
+from ...harness.settings import ImageSettings, option
+from ...reporting import palette, pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from .. import opponents
+from . import parts, targets
 
 METHODS = ('bp', 'l2', 'l1', 'drtp', 'frozen')
 ATTACKED = 'mlp 2'

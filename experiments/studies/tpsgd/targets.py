@@ -17,11 +17,12 @@ import numpy as np
 
 import byzjax
 from byzjax import data, models
-from experiments.harness.cells import Cell, OwnCell, Rows
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies import pooling
-from experiments.studies.tpsgd import parts
+
+from ...harness.cells import Cell, OwnCell, Rows
+from ...reporting import pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from .. import pooling
+from . import parts
 
 KEYS = ('network', 'method', 'targets')
 GRID = ('learning_rate', 'share', 'of_conv')

@@ -20,12 +20,12 @@ import dataclasses
 import numpy as np
 from matplotlib import pyplot as plt
 
-from experiments.harness.cells import Cell, Rows
-from experiments.harness.settings import ImageSettings, option
-from experiments.reporting import pictures, tables
-from experiments.reporting.summary import Check, Claim, Summary, Table
-from experiments.studies import opponents
-from experiments.studies.wafl import training
+from ...harness.cells import Cell, Rows
+from ...harness.settings import ImageSettings, option
+from ...reporting import pictures, tables
+from ...reporting.summary import Check, Claim, Summary, Table
+from .. import opponents
+from . import training
 
 SHARES = (0, 20, 40, 60, 80)  # %, of clients with moved test inputs
 QUICK = {

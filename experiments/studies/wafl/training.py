@@ -11,9 +11,10 @@ from flax import nnx
 
 import byzjax
 from byzjax import data, models, objectives
-from experiments.harness.cells import Cell
-from experiments.studies import opponents
-from experiments.studies.wafl import clients
+
+from ...harness.cells import Cell
+from .. import opponents
+from . import clients
 
 ATTACKS = {
   **opponents.ATTACKS,
