@@ -39,7 +39,7 @@ PEERS: dict[str, dict[str, str]] = {
     'foundation, foundation_tm, foundation_med': (
       '- FoundationFL adds synthetic updates to any rule; not built'
     ),
-    'lasa': '- not built yet',
+    'lasa': 'lasa(sparsity)',
     'fedseca': '- not built yet',
     'fldetector': (
       '- predicts messages from a history of 10 rounds, and needs a restart of'
@@ -84,7 +84,7 @@ PEERS: dict[str, dict[str, str]] = {
     'flame': 'flame(noise)',
     'fltrust': 'fl_trust()',
     'foolsgold': 'fools_gold(num_workers)',
-    'lasa': '- not built yet',
+    'lasa': 'lasa(sparsity)',
     'fldetector': '- see above',
     'auror': '- clusters single coordinates over many rounds; not built',
     'crfl': '- certified smoothing of the model, not a rule; not built',

@@ -160,6 +160,7 @@ RULES = {
   'from_column': {'column_fn': lambda column: column[0]},
   'from_weights': {'weights_fn': lambda gram: gram.mask / N},
   'flame': {},
+  'lasa': {},
   'fools_gold': {'num_workers': N},
   'geometric_median': {},
   'hierarchical': {

@@ -34,6 +34,7 @@ from byzjax.aggregators._geometric_median import geometric_median
 from byzjax.aggregators._group_vote import group_vote
 from byzjax.aggregators._hierarchical import hierarchical
 from byzjax.aggregators._krum import krum, multi_krum
+from byzjax.aggregators._lasa import lasa
 from byzjax.aggregators._majority_vote import majority_vote
 from byzjax.aggregators._mean import mean
 from byzjax.aggregators._mean_around_median import mean_around_median, phocas
@@ -85,6 +86,7 @@ __all__ = [
   'group_vote',
   'hierarchical',
   'krum',
+  'lasa',
   'majority_vote',
   'mean',
   'mean_around_median',

@@ -151,6 +151,16 @@ RULES = {
     (_BLANCHARD, _ALLOUAH, _RESAM),
     ('made for f, stands f + 1 messages that are far away, but not f + 3',),
   ),
+  'lasa': Known(
+    (
+      'nothing is proved: about a third of the messages is left out of every'
+      ' leaf, also if nobody attacks',
+      'clipping keeps every message at the median length: not longer than the'
+      ' longest honest message, if honest ones are the majority',
+      'leaves that are made sparse are not the mean of equal messages: no kappa',
+    ),
+    ('Xu, Zhang, Hu 2025 WACV',),
+  ),
   'majority_vote': Known(
     (
       'f messages change no coordinate where the honest margin exceeds f votes',

@@ -156,6 +156,7 @@ _RULES: dict[str, Bound] = {
   'fools_gold': _none,
   'geometric_median': _geometric_median,
   'krum': _krum,
+  'lasa': _none,
   'majority_vote': _none,
   'mean': lambda config, n, f: 0.0,
   'mean_around_median': _around_median('num_kept'),

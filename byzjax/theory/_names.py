@@ -28,6 +28,7 @@ MAX_BYZANTINE: dict[str, Callable[[int], int]] = {
     'flame',
     'fools_gold',
     'geometric_median',
+    'lasa',
     'majority_vote',
     'mean_around_median',
     'minimum_diameter_averaging',

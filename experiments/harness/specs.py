@@ -32,6 +32,7 @@ AGGREGATORS: dict[str, Callable] = {
   'fools_gold': byzjax.fools_gold,
   'geometric_median': byzjax.geometric_median,
   'krum': byzjax.krum,
+  'lasa': byzjax.lasa,
   'majority_vote': byzjax.majority_vote,
   'mean': byzjax.mean,
   'mean_around_median': byzjax.mean_around_median,
@@ -390,11 +391,9 @@ def partition(
 
 def stack(parts: Sequence[data.Partition]) -> data.Partition:
   """Partitions of several seeds as one, padded to a common width."""
-  width = max(part.indices.shape[1] for part in parts)
-  rows = [
-    np.pad(part.indices, ((0, 0), (0, width - part.indices.shape[1])))
-    for part in parts
-  ]
+  indices = [part.indices for part in parts]
+  width = max(x.shape[1] for x in indices)
+  rows = [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in indices]
   return data.Partition(
     jnp.stack(rows), jnp.stack([jnp.asarray(part.sizes) for part in parts])
   )
