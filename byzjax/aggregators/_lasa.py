@@ -42,12 +42,13 @@ def lasa(
   M is the lower median. Where a standard deviation is zero, nothing is left
   out; if K is empty, all of the leaf's messages are in it. Even if nobody
   attacks, about a third of the messages is farther than one standard deviation
-  from the median. Nothing is proved of the rule.
+  from the median. The paper has a bound of its own. In the sense of
+  (f, kappa)-robustness nothing is proved: what is made sparse is lost, also if
+  all messages are equal.
 
   The official code does the same, but for messages of zeros, which it makes
-  NaN. FL-Byzantine-Library and FLPoison average
-  messages before they are made sparse. In the first the share is the one that
-  is *kept*, of all leaves, and weakens the score of the signs, to nothing if
+  NaN. FL-Byzantine-Library and FLPoison average messages before they are made
+  sparse. In the first the share is the one that is *kept*, of all leaves, and weakens the score of the signs, to nothing if
   all is kept; the second judges messages before clipping.
 
   Args:
@@ -67,7 +68,7 @@ def lasa(
       are split over a mesh, for leaves must be whole.
 
   References:
-    Xu, Zhang, Hu, 2025, WACV.
+    Xu, Zhang, Hu, 2025, WACV, arXiv:2409.01435.
 
   Example:
     >>> import byzjax, jax.numpy as jnp

@@ -153,13 +153,13 @@ RULES = {
   ),
   'lasa': Known(
     (
-      'nothing is proved: about a third of the messages is left out of every'
-      ' leaf, also if nobody attacks',
+      'about a third of the messages is left out of every leaf, also if nobody'
+      ' attacks; the paper has a bound of its own',
       'clipping keeps every message at the median length: not longer than the'
       ' longest honest message, if honest ones are the majority',
       'leaves that are made sparse are not the mean of equal messages: no kappa',
     ),
-    ('Xu, Zhang, Hu 2025 WACV',),
+    ('Xu, Zhang, Hu 2025 arXiv:2409.01435',),
   ),
   'majority_vote': Known(
     (
