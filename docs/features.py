@@ -47,39 +47,28 @@ HOLES = {
     'parle': 'replicas send parameters',
     'elastic_averaging': 'replicas send parameters',
   },
-  'codec up': {
-    'gossip_round': 'not built: an edge needs a state of its own',
-    'modular_round': 'not built',
-  },
   'codec down': {
     'asynchronous_round': 'each worker would need the state of its own copy',
     'gossip_round': 'there is no server',
-    'modular_round': 'not built',
   },
   'sampler': {
     'robust_round': 'a round is one batch: `local_round` with one step',
     'from_work': 'the work draws',
-    'gossip_round': 'not built',
   },
   'local steps': {
     'robust_round': 'that is `local_round`',
     'from_work': 'the work takes them',
-    'gossip_round': 'not built',
   },
   'client sampling': {
     'robust_round': '`worker_weights=random_participation(...)`',
     'asynchronous_round': 'the events say who comes',
     'gossip_round': 'every node mixes',
-    'modular_round': 'not built',
   },
   'worker weights': {
     'asynchronous_round': 'a message comes alone; buffers count heads',
     'gossip_round': 'the graph has weights',
   },
-  'own gradients': {
-    'from_work': 'the work computes them',
-    'modular_round': 'not built',
-  },
+  'own gradients': {'from_work': 'the work computes them'},
   'loss with a key': {'from_work': 'the work has a key for each worker'},
   'auxiliary output': {'from_work': '`WorkerOutput.aux`'},
   'mesh': {

@@ -7,7 +7,7 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from byzjax import gossip
-from byzjax._src import base, checks
+from byzjax._src import base, checks, local
 from byzjax.gossip import _sending
 from byzjax.rounds import _gossip_arguments
 from byzjax.rounds._gossip_round import gossip_round
@@ -25,9 +25,11 @@ def d_sgd(
   consensus_decay: base.Scalar = 0.0,
   gradient_noise: base.Scalar = 0.0,
   annealing: base.Scalar = 0.0,
+  sampler: local.LocalSampler | None = None,
   rule: gossip.GossipRule | gossip.AggregateRule = gossip.plain(),
   attack: _sending.Attack | base.DataAttack | None = None,
   byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
+  codec: base.Codec | None = None,
   value_and_grad: ValueAndGrad | None = None,
   needs_key: bool = False,
   has_aux: bool = False,
@@ -63,9 +65,12 @@ def d_sgd(
     consensus_decay: tau_b, `0 <= tau_b < tau_a`.
     gradient_noise: sigma >= 0, of the noise that is scaled by alpha_k.
     annealing: c >= 0, of the noise that is not.
+    sampler: where the batch of a step comes from, if the round is given all the
+      data of a node; see `gossip_round`.
     rule: of `byzjax.gossip`.
     attack: see `gossip_round`, as the arguments below.
     byzantine: who attacks, to be given with an attack.
+    codec: how nodes encode the steps of their public copies, or None.
     value_and_grad: the gradient of one node.
     needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
     has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
@@ -145,12 +150,14 @@ def d_sgd(
     loss_fn,
     topology=topology._replace(mixing=np.eye(len(matrix)) - matrix),
     optimizer=optax.sgd(alpha),
+    sampler=sampler,
     rule=rule,
     order='combine_while_adapt',
     consensus=beta,
     noise=None if noiseless else noise,
     attack=attack,
     byzantine=byzantine,
+    codec=codec,
     value_and_grad=value_and_grad,
     needs_key=needs_key,
     has_aux=has_aux,

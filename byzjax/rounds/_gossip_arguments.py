@@ -46,6 +46,12 @@ def check_mesh_attack(name: str, attack: Any) -> None:
     )
 
 
+def check_codec(name: str, codec: Any) -> None:
+  """Raises ValueError unless it is a codec or None."""
+  if codec is not None and not isinstance(codec, base.Codec):
+    raise ValueError(f'{name} needs codec to be a Codec or None, got {codec!r}')
+
+
 def byzantine_schedule(
   name: str, num_nodes: int, byzantine: Any
 ) -> base.ByzantineSchedule:

@@ -2,18 +2,29 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from byzjax import gossip
-from byzjax._src import base, local, round_arguments
+from byzjax._src import base, checks, local, round_arguments
 from byzjax.gossip import _neighbors, _sending
-from byzjax.rounds import _gossip_arguments, _gossip_step
-from byzjax.rounds._gossip_step import NumberSchedule
+from byzjax.rounds import (
+  _gossip_arguments,
+  _gossip_step,
+  _gossip_work,
+  _local_steps,
+)
+from byzjax.rounds._gossip_work import NumberSchedule
+from byzjax.rounds._local_round import NumLocalSteps
 from byzjax.rounds._sharded_step import sharded_step
-from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
+from byzjax.rounds._worker_gradients import (
+  LossFn,
+  ValueAndGrad,
+  check_worker_map,
+)
 from byzjax.topology import Topology
 
 _NAME = 'gossip_round'
@@ -25,12 +36,16 @@ def gossip_round(
   topology: Topology,
   optimizer: optax.GradientTransformation,
   num_workers: int | None = None,
+  num_local_steps: NumLocalSteps | None = None,
+  local_state: Literal['keep', 'reset'] = 'keep',
+  sampler: local.LocalSampler | None = None,
   rule: gossip.GossipRule | gossip.AggregateRule = gossip.plain(),
   order: str = 'adapt_then_combine',
   consensus: base.Scalar | NumberSchedule = 1.0,
   noise: base.Scalar | NumberSchedule | None = None,
   attack: _sending.Attack | base.DataAttack | None = None,
   byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
+  codec: base.Codec | None = None,
   value_and_grad: ValueAndGrad | None = None,
   needs_key: bool = False,
   has_aux: bool = False,
@@ -50,6 +65,20 @@ def gossip_round(
   'combine_while_adapt' (D-SGD) it mixes the models from before the step:
 
   `x_i <- x_i + beta (G_i(x) - x_i) + u_i`.
+
+  With `num_local_steps` a node takes H steps of its optimizer between two
+  mixings, and `u_i` is what they have moved it by: federated averaging without
+  a server.
+
+  With a codec nodes do not send their vectors but the steps of a *public copy*
+  `y_i`, which all of them keep (CHOCO-SGD): a node encodes the difference
+
+  `y_i <- y_i + codec(h_i - y_i)`, `x_i <- h_i + beta (G_i(y) - y_i)`
+
+  (x in the place of h in the other order), once for all of its neighbours. What
+  the codec loses stays in the difference and is sent later, so a codec that is
+  far from its argument, such as `top_k_codec`, needs no error feedback, which
+  would send it twice: it needs a smaller beta.
 
   Byzantine nodes send what the attack makes of the vectors of all nodes, and
   take the plain mean with their honest neighbours themselves, for an attack may
@@ -73,6 +102,16 @@ def gossip_round(
       be NaN once: the node would stay NaN, and be ignored, for ever.
     num_workers: n, to be checked against the topology; None for whatever that
       has.
+    num_local_steps: H, as for `local_round`: an int, int[R], or a schedule that
+      gives int32[] or int32[n]. The batch leaves are then `[n, S, ...]`, local
+      step k takes slice `k mod S`, and updates get the extra arguments that
+      those of `local_round` get, on flat vectors. None: one step, on the batch
+      `[n, ...]` as it is.
+    local_state: 'keep', each node keeps the state of its optimizer from round
+      to round; or 'reset', it begins anew.
+    sampler: where the batch of a step comes from, such as
+      `data.local_sampler(...)`; what the round is given is then each node's
+      data, and H is 1 if it is not given.
     rule: of `byzjax.gossip`.
     order: 'adapt_then_combine' or 'combine_while_adapt'.
     consensus: beta >= 0, how much of the way nodes go, or a schedule of it,
@@ -85,14 +124,22 @@ def gossip_round(
     byzantine: who attacks: an int f < n (the first f nodes), a mask bool[n], or
       a schedule `step -> bool[n]`. Must be given with an attack; None is
       nobody.
+    codec: how nodes encode the steps of their public copies, or None for
+      float32 vectors without copies. It must bring a copy nearer to its node,
+      `|x - C(x)| < |x|`, as `top_k_codec` and `scaled_sign_codec` do;
+      `sign_codec`, whose steps have length 1 whatever is left, does not. The
+      message of an attacker is a step, too, to the copy nearest to what the
+      attack asks for that the codec can reach; `gossip.dissensus`, which tells
+      everybody something else, is not bound by it. Copies begin at the
+      parameters given to `init` (in the paper at zero).
     value_and_grad: `(params_i, batch_i, key_i) -> (loss, gradient)`, or a
       `GradientEstimator`; `loss_fn` is then not used. None for
       `jax.value_and_grad(loss_fn)`.
     needs_key: whether `loss_fn(params_i, batch_i, key_i)` takes a key, one of
       its own for every node and every round; see `robust_round`.
     has_aux: whether the loss has an auxiliary output, `(loss, aux)`.
-      `RoundInfo.aux` has it of every node at its own model, leaves `[n, ...]`;
-      see `robust_round`.
+      `RoundInfo.aux` has it of every node at its own model, leaves `[n, ...]`,
+      or its mean over local steps, in float; see `robust_round`.
     worker_map: 'vmap', 'map' or an int; see `robust_round`.
     mesh: devices to split nodes over, or None for one device.
     axis_name: the axis, or axes, of the mesh that nodes are split over.
@@ -101,13 +148,16 @@ def gossip_round(
     A `Round`. `init(params, key=None)` takes one model and gives it to all
     nodes: the leaves of `state.params` are `[n, *shape]` (set them with
     `_replace` to start elsewhere), and those of `state.workers`, the states of
-    the optimizer, `[n, ...]`. `step(state, batch, key)` takes batches with
-    leaves `[n, ...]`. In its `RoundInfo` the loss is the mean over honest
-    nodes, each at its own model before the step, `aggregation_error` is the
-    consensus distance after it, `sqrt(mean_i |x_i - mean_j x_j|^2)` over honest
-    nodes, `bits_up` are 32 d for every edge and direction, and `bits_down` is
-    zero; masked are nodes that sent what is not finite, or too large to have
-    distances.
+    the optimizer (with local steps, and of the sampler), `[n, ...]`; with a
+    codec `state.codec.rows` float[n, d] are the public copies. `step(state,
+    batch, key)` takes batches with leaves `[n, ...]`. In its `RoundInfo` the
+    loss is the mean over honest nodes, each at its own model before the step
+    (and over its local steps), `aggregation_error` is the consensus distance
+    after it, `sqrt(mean_i |x_i - mean_j x_j|^2)` over honest nodes, `bits_up`
+    are 32 d, or those of the encoded message, for every edge and direction, and
+    `bits_down` is zero; masked are nodes that sent what is not finite, or too
+    large to have distances. On a mesh devices pass on the copies themselves:
+    the bits are those of nodes that are apart.
 
   Raises:
     ValueError: if an argument is out of range, or (at trace time) the batch has
@@ -115,7 +165,8 @@ def gossip_round(
 
   References:
     Swenson, Murray, Poor, Kar, 2022, arXiv:2003.02818; He, Karimireddy, Jaggi,
-    2022, arXiv:2202.01545.
+    2022, arXiv:2202.01545. Public copies: Koloskova, Stich, Jaggi, 2019,
+    arXiv:1902.00340.
 
   Example:
     >>> import byzjax, jax, jax.numpy as jnp, optax
@@ -142,6 +193,10 @@ def gossip_round(
   message_attack, data_attack = round_arguments.split_attack(
     attack, _sending.Attack
   )
+  _gossip_arguments.check_codec(_NAME, codec)
+  round_arguments.check_choice(
+    _NAME, 'local_state', local_state, ('keep', 'reset')
+  )
   mesh, num_shards = round_arguments.check_mesh(_NAME, mesh, axis_name, n)
   if mesh is not None:
     _neighbors.check_grid(_NAME, topology, num_shards)
@@ -149,7 +204,7 @@ def gossip_round(
   estimator = local.as_estimator(
     loss_fn, value_and_grad, name=_NAME, needs_key=needs_key, has_aux=has_aux
   )
-  parts = _gossip_step.Parts(
+  parts = _gossip_work.Parts(
     topology=topology,
     optimizer=optax.with_extra_args_support(optimizer),
     rule=rule,
@@ -163,10 +218,11 @@ def gossip_round(
     attack=message_attack,
     data_attack=data_attack,
     byzantine_at=_gossip_arguments.byzantine_schedule(_NAME, n, byzantine),
+    codec=codec,
     estimator=estimator,
-    gradients=over_workers(
-      _NAME, functools.partial(_gossip_step.own_gradient, estimator), worker_map
-    ),
+    local=_local_steps_of(n, num_local_steps, sampler),
+    keeps=local_state == 'keep',
+    worker_map=check_worker_map(_NAME, worker_map),
     mesh=mesh,
     axis_name=None if mesh is None else axis_name,
     num_local=n // num_shards,
@@ -179,7 +235,7 @@ def gossip_round(
 
 
 def step(
-  parts: _gossip_step.Parts,
+  parts: _gossip_work.Parts,
   state: base.RoundState,
   batch: base.Batch,
   key: jax.Array,
@@ -187,6 +243,8 @@ def step(
   """A round of all nodes."""
   n = parts.topology.num_nodes
   round_arguments.check_batch(_NAME, batch, n)
+  if parts.local is not None and parts.local.takes_slices:
+    round_arguments.check_slices(_NAME, batch, parts.local.longest)
   is_byzantine = round_arguments.byzantine_of(
     _NAME, parts.byzantine_at, state.step, n
   )
@@ -200,3 +258,23 @@ def step(
       by_worker=('masked', 'aux'),
     )
   return run(state, batch, key, is_byzantine)
+
+
+def _local_steps_of(
+  num_nodes: int, num_local_steps: Any, sampler: Any
+) -> _gossip_work.LocalSteps | None:
+  """How nodes take their steps; None for one, on the batch as it is."""
+  checks.check_kind(
+    _NAME, 'sampler', sampler, local.LocalSampler, optional=True
+  )
+  if num_local_steps is None and sampler is None:
+    return None
+  steps_at, longest = round_arguments.step_schedule(
+    _NAME, num_nodes, 1 if num_local_steps is None else num_local_steps
+  )
+  return _gossip_work.LocalSteps(
+    steps_at,
+    longest,
+    sampler or _local_steps.take_in_turn(),
+    takes_slices=sampler is None,
+  )

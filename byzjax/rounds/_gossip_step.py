@@ -6,59 +6,42 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
-from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from byzjax import gossip
-from byzjax._src import base, data_attacks, draws, flat, local, reductions
+from byzjax._src import base, draws, flat, reductions
 from byzjax.gossip import _dense, _neighbors, _sending
+from byzjax.rounds import _gossip_codec, _gossip_work
+from byzjax.rounds._gossip_work import Parts
 from byzjax.rounds._sharded_step import place
-from byzjax.topology import Topology
-
-NumberSchedule = Callable[[jax.Array], jax.Array]  # step -> float[]
 
 
-class Parts(NamedTuple):
-  """The arguments of `gossip_round`."""
+class Mixed(NamedTuple):
+  """What gossip has made of the models of this device."""
 
-  topology: Topology
-  optimizer: optax.GradientTransformationExtraArgs
-  rule: gossip.GossipRule | gossip.AggregateRule
-  adapts_first: bool
-  consensus_at: NumberSchedule
-  noise_at: NumberSchedule | None
-  attack: _sending.Attack | None
-  data_attack: base.DataAttack | None
-  byzantine_at: base.ByzantineSchedule
-  estimator: local.GradientEstimator
-  gradients: Callable[..., local.Estimate]  # of the nodes of one device
-  mesh: Mesh | AbstractMesh | None
-  axis_name: base.AxisName  # None on one device
-  num_local: int  # nodes of one device
+  x: jax.Array  # float[m, d]
+  usable: jax.Array  # bool[m], whose message was
+  attack: base.State
+  codec: base.State
+  bits: jax.Array  # float[], of what all nodes have sent
 
 
 def init(parts: Parts, params: base.Params) -> base.RoundState:
   """All nodes with the same model."""
-  row = flat.row_layout(params).ravel(params)
-
-  def of_all(tree):
-    # With a dtype of their own: weak types would not survive the first step.
-    return jax.tree.map(
-      lambda p: jnp.tile(
-        jnp.asarray(p, jnp.result_type(p))[None],
-        (parts.topology.num_nodes,) + (1,) * jnp.ndim(p),
-      ),
-      tree,
-    )
-
+  layout = flat.row_layout(params)
+  n = parts.topology.num_nodes
+  models = _gossip_work.of_all(n, params)
+  codec: base.State = ()
+  if parts.codec is not None:
+    codec = _gossip_codec.init(parts.codec, layout.ravel_rows(models))
   state = base.RoundState(
     step=jnp.zeros([], jnp.int32),
-    params=of_all(params),
-    workers=of_all(parts.optimizer.init(row)),
-    attack=_sending.init(parts.attack, row),
+    params=models,
+    workers=_gossip_work.init_rows(parts, params),
+    attack=_sending.init(parts.attack, layout.ravel(params)),
     aggregator=(),
     optimizer=(),
+    codec=codec,
   )
   if parts.mesh is None:
     return state
@@ -72,12 +55,8 @@ def state_specs(parts: Parts, state: base.RoundState) -> base.RoundState:
   return specs._replace(
     params=jax.tree.map(lambda _: rows, state.params),
     workers=jax.tree.map(lambda _: rows, state.workers),
+    codec=jax.tree.map(lambda _: rows, state.codec),
   )
-
-
-def own_gradient(estimator, round, params, batch, key):
-  """The estimate of one node, at its own model."""
-  return local.estimate_once(estimator, params, batch, key, round)
 
 
 def node_step(
@@ -93,46 +72,35 @@ def node_step(
   data_key, work_key, noise_key, gossip_key = jax.random.split(key, 4)
   ids = node_ids(parts)
   mine = is_byzantine[ids]
-  if parts.data_attack is not None:
-    attackers = data_attacks.ranks(is_byzantine)[ids]
-    batch = data_attacks.corrupt(parts.data_attack, batch, attackers, data_key)
-  # No gradient is summed over devices: every device has models of its own.
-  estimate = parts.gradients(
-    state.step, state.params, batch, draws.worker_keys(work_key, ids)
+  work = _gossip_work.compute(
+    parts, layout, state, batch, is_byzantine, ids, (data_key, work_key)
   )
   x = layout.ravel_rows(state.params)
-  updates, workers = local_update(
-    parts,
-    layout.ravel_rows(estimate.gradient),
-    state.workers,
-    x,
-    state.step,
-    noise_key,
-    ids,
-  )
-  x, usable, attack_state = gossip_update(
-    parts, x, updates, state, is_byzantine, ids, gossip_key
-  )
-  mean, distance = consensus_distance(x, ~mine, parts.axis_name)
+  updates = with_noise(parts, work.updates, x, state.step, noise_key, ids)
+  mixed = gossip_update(parts, x, updates, state, is_byzantine, ids, gossip_key)
+  mean, distance = consensus_distance(mixed.x, ~mine, parts.axis_name)
   new_state = state._replace(
     step=state.step + 1,
-    params=layout.unravel_rows(x),
-    workers=workers,
-    attack=_sending.observe(parts.attack, attack_state, mean),
+    params=layout.unravel_rows(mixed.x),
+    workers=work.rows,
+    attack=_sending.observe(parts.attack, mixed.attack, mean),
+    codec=mixed.codec,
   )
   honest = jnp.maximum((~is_byzantine).sum(), 1)
-  loss = jnp.sum(jnp.where(mine, 0, estimate.loss))
-  num_masked = jnp.sum(~usable, dtype=jnp.int32)
+  loss = jnp.sum(jnp.where(mine, 0, work.loss))
+  num_masked = jnp.sum(~mixed.usable, dtype=jnp.int32)
+  num_steps = 1 if work.num_steps is None else work.num_steps
   return new_state, base.RoundInfo(
     loss=reductions.psum(loss, parts.axis_name) / honest,
     aggregation_error=distance,
-    bits_up=jnp.asarray(32.0 * layout.size * parts.topology.degrees.sum()),
+    bits_up=mixed.bits,
     bits_down=jnp.zeros([]),
     num_nonfinite=reductions.psum(num_masked, parts.axis_name),
     is_byzantine=is_byzantine,
-    masked=~usable,
-    num_gradients=parts.estimator.count_gradients(1),
-    aux=estimate.aux,
+    masked=~mixed.usable,
+    num_local_steps=work.num_steps,
+    num_gradients=parts.estimator.count_gradients(num_steps),
+    aux=work.aux,
   )
 
 
@@ -144,59 +112,73 @@ def node_ids(parts: Parts) -> jax.Array:
   return first + jnp.arange(parts.num_local)
 
 
-def local_update(
-  parts: Parts, gradients, states, x, step, noise_key, ids
-) -> tuple[jax.Array, base.State]:
-  """What the optimizers of the nodes add to their models, with noise: [m, d].
-
-  Args:
-    parts: of the round.
-    gradients: float[m, d].
-    states: of the optimizers.
-    x: float[m, d], the models.
-    step: of the round.
-    noise_key: of all nodes.
-    ids: int32[m].
-  """
-  updates, states = jax.vmap(parts.optimizer.update)(gradients, states, x)
+def with_noise(parts: Parts, updates, x, step, noise_key, ids) -> jax.Array:
+  """What the nodes add to their models x, with a noise of their own: [m, d]."""
   if parts.noise_at is None:
-    return updates, states
+    return updates
   std = jnp.asarray(parts.noise_at(step)).astype(x.dtype)
   noise = jax.vmap(lambda k, row: draws.draw(jax.random.normal, k, row))(
     draws.worker_keys(noise_key, ids), x
   )
-  return updates + std * noise, states
+  return updates + std * noise
 
 
 def gossip_update(
-  parts: Parts, x, updates, state, is_byzantine, ids, key
-) -> tuple[jax.Array, jax.Array, base.State]:
+  parts: Parts, x, updates, state: base.RoundState, is_byzantine, ids, key
+) -> Mixed:
   """The models after their step and that of gossip, in the order of the round.
 
-  Returns:
-    The models float[m, d], whose message was usable bool[m], and the state of
-    the attack.
+  x and updates are float[m, d], is_byzantine is bool[n].
   """
   beta = jnp.asarray(parts.consensus_at(state.step)).astype(x.dtype)
   start = x + updates if parts.adapts_first else x
   attack_key, rule_key = jax.random.split(key)
-  sent, attack_state = _sending.byzantine_messages(
-    parts.attack,
-    start,
-    state.attack,
-    is_byzantine=is_byzantine,
-    ids=ids,
-    key=attack_key,
-  )
+  told = tell(parts, start, state, is_byzantine, ids, key, attack_key)
   mix: Callable = _dense.displacement
   if parts.axis_name is not None:
     mix = functools.partial(_neighbors.displacement, axis_name=parts.axis_name)
-  moved, usable = mix(parts.rule, parts.topology, sent, rule_key)
+  moved, usable = mix(parts.rule, parts.topology, told.sent, rule_key)
   # The step is added last: models that agree stay those of plain SGD.
   x = start + beta * moved
   if not parts.adapts_first:
     x = x + updates
-  return x, usable, attack_state
+  return Mixed(x, usable, told.attack, told.copies, told.bits)
+
+
+def tell(
+  parts: Parts, x, state: base.RoundState, is_byzantine, ids, key, attack_key
+) -> _gossip_codec.Broadcast:
+  """What the nodes tell their neighbours: their vectors, or public copies.
+
+  Its bits are float[], those of all nodes together.
+  """
+  degrees = parts.topology.degrees
+  if parts.codec is None:
+    sent, attack = _sending.byzantine_messages(
+      parts.attack,
+      x,
+      state.attack,
+      is_byzantine=is_byzantine,
+      ids=ids,
+      key=attack_key,
+    )
+    bits = jnp.asarray(32.0 * x.shape[1] * degrees.sum())
+    return _gossip_codec.Broadcast(sent, attack, state.codec, bits)
+  told = _gossip_codec.broadcast(
+    parts.codec,
+    parts.attack,
+    x,
+    state.codec,
+    state.attack,
+    is_byzantine=is_byzantine,
+    ids=ids,
+    # Two keys are split from it already, and this is none of them.
+    keys=draws.worker_keys(jax.random.fold_in(key, 2), ids),
+    attack_key=attack_key,
+  )
+  # One message of a node goes to each of its neighbours.
+  bits = jnp.sum(told.bits * jnp.asarray(degrees, told.bits.dtype)[ids])
+  return told._replace(bits=reductions.psum(bits, parts.axis_name))
 
 
 def consensus_distance(

@@ -20,9 +20,22 @@ from byzjax._src import (
 )
 from byzjax._src import paths as path_tools
 from byzjax.aggregators import mean
-from byzjax.rounds import _local_steps, _modular_server, _modular_work, _stages
+from byzjax.rounds import (
+  _cohort,
+  _local_steps,
+  _modular_server,
+  _modular_wire,
+  _modular_work,
+  _stages,
+)
 from byzjax.rounds._local_round import NumLocalSteps
-from byzjax.rounds._worker_gradients import LossFn, over_workers
+from byzjax.rounds._work import Cohort
+from byzjax.rounds._worker_gradients import (
+  LossFn,
+  ValueAndGrad,
+  check_worker_map,
+  over_workers,
+)
 
 _NAME = 'modular_round'
 
@@ -38,9 +51,13 @@ def modular_round(
   rescale_norm: bool = False,
   local_state: Literal['keep', 'reset'] = 'keep',
   sampler: local.LocalSampler | None = None,
+  participation: int | local.Participation | None = None,
   attack: base.Attack | base.DataAttack | None = None,
   byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
   worker_weights: jax.Array | base.WeightSchedule | None = None,
+  codec: base.Codec | None = None,
+  server_codec: base.Codec | None = None,
+  value_and_grad: ValueAndGrad | None = None,
   needs_key: bool = False,
   has_aux: bool = False,
   worker_map: str | int = 'vmap',
@@ -90,6 +107,10 @@ def modular_round(
     sampler: where the batches come from, such as `data.sequence_sampler(...)`;
       what the round is given is then a `Partition` of P shards. None: the batch
       leaves are `[P, S, ...]` and local step k takes slice `k mod S`.
+    participation: m, the number of paths drawn in every round, uniformly
+      without replacement, or a `Participation`, whose scores are of the path
+      that each worker has. Only these compute; for a module the others are
+      paths of weight 0, so its rule has to take weights. None for all.
     attack: an `Attack` on the messages to each module, by its Byzantine paths,
       with nothing known of other modules; a data attack; or None. Attacks made
       of honest messages, such as `sign_flip`, send zeros to a module without
@@ -102,11 +123,19 @@ def modular_round(
       module K_l times shorter. The server's own numbers, never a worker's.
       Weight 0 is a path that was pre-empted: it sends nothing and its worker
       keeps its state, and a module with no other path stays as it is.
+    codec: how a path sends its messages, one to each of its modules, and each
+      encoded by itself, with a state of its own; or None for float32. The
+      message is what the path has moved the module by.
+    server_codec: how the aggregate of a module is sent to the paths through it,
+      with a state for every module; or None for float32.
+    value_and_grad: `(path_params, batch_i, key) -> (loss, gradient)`, or a
+      `GradientEstimator`, of a local step; `loss_fn` is then not used.
     needs_key: whether `loss_fn(path_params, batch_i, key)` takes a key, one of
       its own for every path and every local step; see `robust_round`.
     has_aux: whether the loss has an auxiliary output, `(loss, aux)`.
       `RoundInfo.aux` is its mean over the local steps, in float, of every path,
-      leaves `[P, ...]`; see `robust_round`.
+      leaves `[P, ...]`, with `participation` of the m that were drawn; see
+      `robust_round`.
     worker_map: 'vmap', 'map', or an int, how paths are computed; see
       `robust_round`.
 
@@ -115,7 +144,9 @@ def modular_round(
     (`models.repeat_modules` makes them of one network). `RoundInfo.loss` is the
     mean over local steps and the honest paths that were there,
     `aggregation_error` the distance of all aggregates together to the honest
-    means, `masked` says who sent something that is not finite to a module.
+    means, `masked` says who sent something that is not finite to a module;
+    where paths are drawn `participants` are the m, and all that is by path is
+    of these. On the way down a path is sent the aggregates of its own modules.
 
   Raises:
     ValueError: if an argument is out of range or in the wrong slot; from
@@ -147,7 +178,9 @@ def modular_round(
   paths, num_modules = path_tools.check_paths(_NAME, paths)
   num_paths, num_levels = paths.shape
   rules = [
-    round_arguments.check_slots(_NAME, rule, attack, {})
+    round_arguments.check_slots(
+      _NAME, rule, attack, {'codec': codec, 'server_codec': server_codec}
+    )
     for rule in _rules(aggregator, num_levels)
   ]
   round_arguments.check_choice(
@@ -170,7 +203,11 @@ def modular_round(
     training=_local_steps.LocalTraining(
       _NAME,
       local.as_estimator(
-        loss_fn, name=_NAME, needs_key=needs_key, has_aux=has_aux
+        loss_fn,
+        value_and_grad,
+        name=_NAME,
+        needs_key=needs_key,
+        has_aux=has_aux,
       ),
       optax.with_extra_args_support(local_optimizer),
       sampler or _local_steps.take_in_turn(),
@@ -180,7 +217,7 @@ def modular_round(
     steps_at=steps_at,
     takes_slices=sampler is None,
     longest=longest,
-    servers=[layouts.attacked(rule, message_attack) for rule in rules],
+    servers=[layouts.attacked(rule, message_attack, codec) for rule in rules],
     groups=[_modular_work.groups_of(column) for column in paths.T],
     optimizer=optax.with_extra_args_support(optimizer),
     rescale_norm=rescale_norm,
@@ -190,7 +227,10 @@ def modular_round(
     weights_at=round_arguments.weight_schedule(
       _NAME, num_paths, worker_weights
     ),
-    worker_map=worker_map,
+    participation=_cohort.participation_of(_NAME, num_paths, participation),
+    codec=codec,
+    server_codec=server_codec,
+    worker_map=check_worker_map(_NAME, worker_map),
   )
   return round_arguments.make_round(
     _NAME,
@@ -210,41 +250,76 @@ def step(
   round_arguments.check_batch(_NAME, batch, num_paths)
   if parts.takes_slices:
     round_arguments.check_slices(_NAME, batch, parts.longest)
-  is_byzantine = round_arguments.byzantine_of(
-    _NAME, parts.byzantine_at, state.step, num_paths
+  everybody = _cohort.everybody(
+    _NAME, parts.byzantine_at, parts.weights_at, state.step, num_paths
   )
-  weights = parts.weights_at(state.step)
-  present = jnp.ones(num_paths, bool) if weights is None else weights > 0
+  if parts.participation is None:
+    return cohort_step(parts, state, batch, key, everybody)
+  # A score is that of a path, so each is handed out with its data.
+  return _cohort.step(
+    lambda state, pairs, *rest: cohort_step(parts, state, pairs[1], *rest),
+    _of_paths(parts.participation),
+    everybody,
+    state,
+    (jnp.asarray(parts.paths), batch),
+    key,
+  )
+
+
+def cohort_step(
+  parts: _modular_work.Parts,
+  state: base.RoundState,
+  batch: base.Batch,
+  key: jax.Array,
+  cohort: Cohort,
+) -> tuple[base.RoundState, base.RoundInfo]:
+  """A round of k paths, of whom the rows of state and batch are."""
+  ids, is_byzantine, weights = cohort
+  paths = jnp.asarray(parts.paths)[ids]
+  present = jnp.ones(len(ids), bool) if weights is None else weights > 0
   # Split as in the other rounds, so that the same key draws the same batches.
   keys = jax.random.split(jax.random.fold_in(key, state.step), 5)
   num_steps = parts.steps_at(state.step)
+  if num_steps.ndim:
+    num_steps = num_steps[ids]
   update = functools.partial(
     _modular_work.local_update, parts, num_steps, state.step
   )
   output = over_workers(_NAME, update, parts.worker_map)(
     state.params,
-    jnp.asarray(parts.paths),
+    paths,
     state.workers,
     batch,
     data_attacks.ranks(is_byzantine),
-    draws.worker_keys(keys[2], jnp.arange(num_paths)),
+    draws.worker_keys(keys[2], ids),
     num_steps if num_steps.ndim else (),
   )
-  sent = _modular_server.aggregate_levels(
-    parts, output.messages, state, keys[1], is_byzantine, weights
+  up = _modular_wire.up(
+    parts, output.messages, state.codec, keys[3], ids, present
   )
-  new_state, masked = _modular_server.server_step(parts, state, sent)
+  sent = _modular_server.aggregate_levels(
+    parts,
+    # No number, so that attackers do not count who is not there.
+    _among_all(parts, ids, up.messages, jnp.nan),
+    state,
+    keys[1],
+    _among_all(parts, ids, is_byzantine, False),
+    _weights_of_all(parts, cohort),
+  )
+  down = _modular_wire.down(parts, sent, state, keys[4], paths, present)
+  new_state, masked = _modular_server.server_step(parts, state, down.sent)
   workers = _stages.where_rows(present, output.rows, state.workers)
   honest = present & ~is_byzantine
   num_honest = jnp.maximum(jnp.sum(honest), 1)
   squares = sum(jnp.sum(jnp.square(level.errors)) for level in sent)
-  size = sum(layout.size for layout in _modular_work.layouts_of(state.params))
-  bits = 32.0 * size * jnp.sum(present)
-  return new_state._replace(workers=workers), base.RoundInfo(
+  masked = masked[ids]
+  return new_state._replace(
+    workers=workers, codec=up.state, server_codec=down.state
+  ), base.RoundInfo(
     loss=jnp.sum(jnp.where(honest, output.loss, 0)) / num_honest,
     aggregation_error=jnp.sqrt(squares),
-    bits_up=bits,
-    bits_down=bits,
+    bits_up=up.bits,
+    bits_down=down.bits,
     num_nonfinite=jnp.sum(masked, dtype=jnp.int32),
     is_byzantine=is_byzantine,
     masked=masked,
@@ -252,6 +327,45 @@ def step(
     num_gradients=parts.training.estimator.count_gradients(num_steps),
     aux=output.aux,
   )
+
+
+def _of_paths(participation: local.Participation) -> local.Participation:
+  """The same draw, from `(path, data)` in place of data."""
+  score = participation.score
+  if score is None:
+    return participation
+
+  def of_path(params, pair):
+    path, data = pair
+    return score(path_tools.select_path(params, path), data)
+
+  return participation._replace(score=of_path)
+
+
+def _among_all(
+  parts: _modular_work.Parts, ids: jax.Array, rows: Any, fill: Any
+) -> Any:
+  """Leaves `[k, ...]` as `[P, ...]`, with `fill` for who was not drawn."""
+  if parts.participation is None:
+    return rows
+  return jax.tree.map(
+    lambda x: (
+      jnp.full((len(parts.paths), *x.shape[1:]), fill, x.dtype).at[ids].set(x)
+    ),
+    rows,
+  )
+
+
+def _weights_of_all(
+  parts: _modular_work.Parts, cohort: Cohort
+) -> jax.Array | None:
+  """What every path counts, float[P]: 0 for who was not drawn."""
+  if parts.participation is None:
+    return cohort.weights
+  weights = cohort.weights
+  if weights is None:
+    weights = jnp.ones(len(cohort.ids))
+  return _among_all(parts, cohort.ids, weights, 0)
 
 
 def _rules(

@@ -26,6 +26,7 @@ def aggregate(
   server: base.Aggregator,
   groups: list[Group],
   where: str,
+  size: int,
   messages: jax.Array,
   states: layouts.WorkerShardedState,
   key: jax.Array,
@@ -34,8 +35,9 @@ def aggregate(
 ) -> Sent:
   """The rule for each module of a level, on the paths that go through it.
 
-  `server` is the rule behind its attack, `messages` are float[P, D], and a
-  module keeps its state where none of its paths is there.
+  `server` is the rule behind its attack, `messages` are float[P, D], of whose
+  columns `size` are no padding, and a module keeps its state where none of its
+  paths is there.
   """
   num_paths = messages.shape[0]
   num_modules = sum(g.modules.size for g in groups)
@@ -52,7 +54,7 @@ def aggregate(
     old = jax.tree.map(lambda x, c=chosen: x[c], states)
     mine = None if weights is None else weights[group.senders]
     try:
-      aggregates, new, info = jax.vmap(_of_module(server))(
+      aggregates, new, info = jax.vmap(_of_module(server, size))(
         messages[group.senders], old, keys[chosen], is_byzantine[group.senders],
         mine,
       )  # fmt: skip
@@ -97,13 +99,20 @@ def module_step(
   return _stages.where_rows(sent.counts > 0, (new, new_state), (modules, state))
 
 
-def _of_module(server: base.Aggregator) -> Callable[..., Any]:
+def _of_module(server: base.Aggregator, size: int) -> Callable[..., Any]:
   def inspect(messages, state, key, is_byzantine, weights):
+    padded = messages.shape[1]
+    columns = None
+    if padded > size:
+      columns = layouts.columns(padded, size)[None]
+      messages = jnp.where(columns, messages, 0)
     return server.inspect(
       messages,
       state,
       key=key,
       is_byzantine=is_byzantine,
+      columns=columns,
+      num_coordinates=size,
       worker_weights=weights,
     )
 
@@ -124,13 +133,16 @@ def aggregate_levels(
       server,
       parts.groups[level],
       f'{NAME}: level {level}',
+      layout.size,
       messages[level],
       layouts.WorkerShardedState(state.aggregator[level], state.attack[level]),
       jax.random.fold_in(key, level),
       is_byzantine,
       weights,
     )
-    for level, server in enumerate(parts.servers)
+    for level, (server, layout) in enumerate(
+      zip(parts.servers, layouts_of(state.params))
+    )
   ]
 
 

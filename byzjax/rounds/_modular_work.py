@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byzjax._src import base, flat
+from byzjax._src import base, flat, layouts, local
 from byzjax._src import paths as path_tools
-from byzjax.rounds import _local_steps
+from byzjax.rounds import _local_steps, _wire
 
 NAME = 'modular_round'
 
@@ -45,7 +45,16 @@ class Parts(NamedTuple):
   rescale_norm: bool
   byzantine_at: base.ByzantineSchedule
   weights_at: Callable[[jax.Array], jax.Array | None]
+  participation: local.Participation | None
+  codec: base.Codec | None
+  server_codec: base.Codec | None
   worker_map: str | int
+
+  def padded(self, size: int) -> int:
+    """D: coordinates are padded where they are packed."""
+    if (self.codec, self.server_codec) == (None, None):
+      return size
+    return layouts.padded_size(size, 1)
 
 
 class PathOutput(NamedTuple):
@@ -82,14 +91,16 @@ def init(parts: Parts, params: base.Params) -> base.RoundState:
     keeps = training.optimizer.init(mine) if parts.keeps else ()
     return ModularRows(keeps, training.sampler.init(mine))
 
-  def server_state(server, layout, count):
-    zeros = jnp.zeros((count, layout.size), layout.dtype)
-    return jax.vmap(server.init)(zeros)
-
-  states = [
-    server_state(*level)
-    for level in zip(parts.servers, layouts_of(params), parts.num_modules)
+  vectors = [
+    jnp.zeros(parts.padded(layout.size), layout.dtype)
+    for layout in layouts_of(params)
   ]
+  counts = parts.num_modules
+  states = [
+    jax.vmap(server.init)(jnp.tile(zeros, (count, 1)))
+    for server, zeros, count in zip(parts.servers, vectors, counts)
+  ]
+  drawn = parts.participation
   return base.RoundState(
     step=jnp.zeros([], jnp.int32),
     params=params,
@@ -99,6 +110,21 @@ def init(parts: Parts, params: base.Params) -> base.RoundState:
     optimizer=tuple(
       jax.vmap(parts.optimizer.init)(modules) for modules in params
     ),
+    codec=_init_codecs(parts.codec, vectors, [len(parts.paths)] * len(counts)),
+    server_codec=_init_codecs(parts.server_codec, vectors, counts),
+    participation=drawn.init(len(parts.paths)) if drawn else (),
+  )
+
+
+def _init_codecs(
+  codec: base.Codec | None, vectors: list[jax.Array], counts: list[int]
+) -> tuple[base.State, ...]:
+  """What the codecs of all senders keep, by level: leaves `[count, ...]`."""
+  if codec is None:
+    return ()
+  return tuple(
+    _wire.init_rows(codec, zeros, count)
+    for zeros, count in zip(vectors, counts)
   )
 
 

@@ -141,8 +141,6 @@ def test_flags_that_contradict_the_loss(name):
     ' in value_and_grad'
   ):
     ROUNDS[name](estimator)
-  if name == 'modular_round':  # The only one without value_and_grad.
-    return
   with raises(f'^{name} needs has_aux to be False .* entropy_gradient'):
     ROUNDS[name](None, value_and_grad=estimator, has_aux=True)
   with raises(f'^{name} needs needs_key to be False where value_and_grad'):

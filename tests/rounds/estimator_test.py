@@ -1,5 +1,6 @@
 """A gradient estimator in every round: what it is told, and what it costs."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,7 +15,7 @@ SGD = optax.sgd(1.0)
 COUNTING = byzjax.GradientEstimator(
   lambda params, batch, context: (
     jnp.zeros([]),
-    jnp.ones_like(params) * context.round,
+    jax.tree.map(lambda w: jnp.ones_like(w) * context.round, params),
   ),
   num_gradients=3,
 )
@@ -41,6 +42,15 @@ def make(name, value_and_grad):
     return byzjax.asynchronous_round(
       None, events=events, optimizer=SGD, **shared
     )
+  if name == 'modular':
+    return byzjax.modular_round(
+      None,
+      paths=np.zeros((2, 1), int),
+      optimizer=SGD,
+      local_optimizer=SGD,
+      num_local_steps=2,
+      **shared,
+    )
   return byzjax.gossip_round(
     None, topology=topology.complete(2), optimizer=SGD, **shared
   )
@@ -52,21 +62,22 @@ ROUNDS = {
   'local': (2, (2, 2)),
   'asynchronous': (1, (1, 1)),
   'gossip': (1, (2, 2)),
+  'modular': (2, (2, 2)),
 }
 
 
 @pytest.mark.parametrize('name', ROUNDS)
 def test_knows_the_round_and_is_counted(name):
   estimates, shape = ROUNDS[name]
+  start = (jnp.zeros([1, 3]),) if name == 'modular' else jnp.zeros(3)
   states = smooth_problem.run(
-    make(name, COUNTING), jnp.zeros(3), [jnp.zeros(shape)] * 3
+    make(name, COUNTING), start, [jnp.zeros(shape)] * 3
   )
   for t, (state, info) in enumerate(states):
     assert int(info.num_gradients) == 3 * estimates
     expected = -estimates * sum(range(t + 1))
-    np.testing.assert_array_equal(
-      state.params, np.full_like(state.params, expected)
-    )
+    (params,) = jax.tree.leaves(state.params)
+    np.testing.assert_array_equal(params, np.full_like(params, expected))
 
 
 def test_what_a_plain_function_costs_is_not_known():

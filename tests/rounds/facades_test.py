@@ -44,7 +44,15 @@ DECIDED = {
   'diloco': {'local_optimizer', 'local_state', 'optimizer'} | PRECONDITIONED,
   'parle': {'name', 'method'},
   'elastic_averaging': {'name', 'method'},
-  'd_sgd': {'optimizer', 'order', 'noise', 'num_workers'},
+  # One step, whose length goes by the round.
+  'd_sgd': {
+    'optimizer',
+    'order',
+    'noise',
+    'num_workers',
+    'num_local_steps',
+    'local_state',
+  },
 }
 
 
@@ -125,6 +133,7 @@ def test_a_wrong_name_is_refused_in_the_name_of_the_method(name):
     ('elastic_averaging', 'optimizer'),
     ('d_sgd', 'optimizer'),
     ('d_sgd', 'order'),
+    ('d_sgd', 'num_local_steps'),
   ],
 )
 def test_what_contradicts_the_method_is_no_argument_of_it(name, argument):

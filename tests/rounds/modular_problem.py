@@ -118,10 +118,14 @@ def loop(
   beta=0.9,
   weights=None,
   rescale_norm=False,
+  up=lambda i, level, delta: delta,
+  down=lambda level, m, delta: delta,
 ):
   """DiPaCo as loops over paths, levels and modules, in float64 on the server.
 
-  `weights` are float[rounds, P]; a path of weight 0 is not there.
+  `weights` are float[rounds, P]; a path of weight 0 is not there. What path i
+  sends a module goes through `up`, and what module m tells its paths through
+  `down`.
   """
   num_paths, num_levels = paths.shape
   counts = paths.max(axis=0) + 1
@@ -134,7 +138,8 @@ def loop(
       if share[i] > 0:
         before = module(start, path)
         after, states[i] = local_update(before, batch[i], tx, states[i])
-        deltas[i] = jax.tree.map(lambda x, y: x - y, before, after)
+        moved = jax.tree.map(lambda x, y: x - y, before, after)
+        deltas[i] = [up(i, level, x) for level, x in enumerate(moved)]
     new = [[None] * k for k in counts]
     for level in range(num_levels):
       for m in range(counts[level]):
@@ -145,12 +150,14 @@ def loop(
           continue
         factors = np.array([share[i] for i in mine], np.float64)
         factors /= factors.sum()
-        if rescale_norm:
-          factors *= np.sqrt(len(mine))
         delta = jax.tree.map(
           lambda *x, c=factors: np.tensordot(c, np.array(x, np.float64), 1),
           *[deltas[i][level] for i in mine],
         )
+        delta = down(level, m, delta)
+        if rescale_norm:
+          root = np.sqrt(len(mine))
+          delta = jax.tree.map(lambda x, r=root: r * x, delta)
         past = momentum.get((level, m), jax.tree.map(np.zeros_like, delta))
         past = jax.tree.map(lambda p, x: beta * p + x, past, delta)
         momentum[level, m] = past

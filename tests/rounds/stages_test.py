@@ -14,6 +14,7 @@ from byzjax._src import base, draws, flat, layouts, local, round_arguments
 from byzjax.gossip import _sending
 from byzjax.rounds import (
   _gossip_step,
+  _gossip_work,
   _local_steps,
   _local_work,
   _modular_server,
@@ -228,14 +229,14 @@ def test_byzantine_messages():
 def test_gossip_update_in_both_orders(adapts_first, expected):
   """Half of the way to the mean of two, of (0, 4) + (1, 3)."""
   parts = parts_of(
-    _gossip_step.Parts,
+    _gossip_work.Parts,
     topology=topology.complete(2),
     rule=gossip.plain(),
     adapts_first=adapts_first,
     consensus_at=lambda step: 0.5,
   )
   update = jax.jit(functools.partial(_gossip_step.gossip_update, parts))
-  x, usable, _ = update(
+  mixed = update(
     jnp.array([[0.0], [4.0]]),
     jnp.array([[1.0], [3.0]]),
     base.RoundState(jnp.zeros([], int), (), (), (), (), ()),
@@ -243,8 +244,8 @@ def test_gossip_update_in_both_orders(adapts_first, expected):
     jnp.arange(2),
     KEY,
   )
-  equal(x[:, 0], expected)
-  assert usable.all()
+  equal(mixed.x[:, 0], expected)
+  assert mixed.usable.all()
 
 
 def test_consensus_is_of_finite_honest_nodes():
@@ -297,7 +298,7 @@ def test_modules_hear_of_their_paths_and_step():
   server = layouts.attacked(byzjax.mean(), None)
   groups = _modular_work.groups_of(np.array([0, 1, 0]))
   aggregate = functools.partial(
-    _modular_server.aggregate, server, groups, 'a level'
+    _modular_server.aggregate, server, groups, 'a level', 1
   )
   sent = jax.jit(aggregate)(
     jnp.array([[1.0], [8.0], [3.0]]),

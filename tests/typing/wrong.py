@@ -64,6 +64,13 @@ def rounds(state: byzjax.RoundState) -> None:
     topology=np.eye(8),  # error: a matrix is no topology
     optimizer=SGD,
   )
+  byzjax.gossip_round(
+    loss_fn,
+    topology=RING,
+    optimizer=SGD,
+    local_state='average',  # error: keep or reset
+    codec=ATTACK,  # error: an attack as a codec
+  )
   byzjax.asynchronous_round(
     loss_fn,
     events=[0, 1, 2],  # error: a list is no simulation
@@ -135,6 +142,13 @@ def what_contradicts_a_method() -> None:
     learning_rate=0.1,
     consensus=0.1,
     optimizer=SGD,
+  )
+  byzjax.d_sgd(  # error: it takes one step a round
+    loss_fn,
+    topology=RING,
+    learning_rate=0.1,
+    consensus=0.1,
+    num_local_steps=4,
   )
 
 
