@@ -48,8 +48,9 @@ def lasa(
 
   The official code does the same, but for messages of zeros, which it makes
   NaN. FL-Byzantine-Library and FLPoison average messages before they are made
-  sparse. In the first the share is the one that is *kept*, of all leaves, and weakens the score of the signs, to nothing if
-  all is kept; the second judges messages before clipping.
+  sparse. In the first the share is the one that is *kept*, of all leaves, and
+  weakens the score of the signs, to nothing if all is kept; the second judges
+  messages before clipping.
 
   Args:
     sparsity: share of numbers that is set to zero, a Python float in [0, 1]; 0

@@ -157,7 +157,7 @@ RULES = {
       ' attacks; the paper has a bound of its own',
       'clipping keeps every message at the median length: not longer than the'
       ' longest honest message, if honest ones are the majority',
-      'leaves that are made sparse are not the mean of equal messages: no kappa',
+      'what is made sparse is lost, also if all messages are equal: no kappa',
     ),
     ('Xu, Zhang, Hu 2025 arXiv:2409.01435',),
   ),

@@ -213,8 +213,11 @@ def fedbuff(of: Arguments, num_rows=0) -> byzjax.Round:
   )
 
 
-def gossip_round(of: Arguments) -> byzjax.Round:
-  """No server: neighbours on --topology; the rule is among neighbours."""
+def gossip_round(of: Arguments, consensus=1.0) -> byzjax.Round:
+  """No server: neighbours on --topology; the rule is among neighbours.
+
+  A --codec that loses much wants a smaller consensus step.
+  """
   is_mean = of.aggregator.name == 'mean'
   return byzjax.gossip_round(
     of.task.loss_fn,
@@ -225,6 +228,8 @@ def gossip_round(of: Arguments) -> byzjax.Round:
     optimizer=optax.chain(
       byzjax.worker_momentum(of.momentum), optax.sgd(of.rate)
     ),
+    consensus=consensus,
+    codec=of.codecs['codec'],
     needs_key=of.task.needs_key,
     **of.attacked,
     **of.devices,

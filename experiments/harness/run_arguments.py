@@ -143,7 +143,7 @@ def _check_flags(name: str, given: dict[str, bool]) -> None:
   knows = {
     'num_local_steps': local,
     'num_participants': local,
-    'codec': name != 'gossip',
+    'codec': True,
     'server_codec': not (late or name == 'gossip'),
     'topology': name == 'gossip',
     'speeds': late,
