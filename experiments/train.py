@@ -38,6 +38,7 @@ from .harness import (
   loop,
   methods,
   output,
+  privacy,
   programs,
   resume,
   run_arguments,
@@ -120,6 +121,9 @@ class Settings(ImageSettings):
   )
   momentum: float = option(
     0.9, 'Decay of the momentum that each worker keeps, in [0, 1].'
+  )
+  delta: float = option(
+    1e-5, 'Of the privacy of --method=dp_sgd, whose epsilon is printed.', low=0
   )
   optimizer: str = option(
     'sgd',
@@ -212,6 +216,7 @@ class Run(NamedTuple):
   program: Program
   folder: pathlib.Path
   begun: tuple[int, Any, Rows]  # Rounds done, states and rows.
+  privacy: str = ''  # What is promised to the examples of workers.
 
 
 def train(run: Run) -> Rows:
@@ -266,6 +271,8 @@ def say(runs: Sequence[Run], results: Sequence[Rows], root) -> None:
   for title, of_rules in by_attack.items():
     print(f'\n{title}; {config.rounds} rounds, {config.num_seeds} seeds')
     print(curves.table(of_rules))
+  for promise in sorted({run.privacy for run in runs} - {''}):
+    print(f'\nPrivacy of the examples of honest workers: {promise}')
   print('\nThe command of each row:')
   print('\n'.join(command(run.config) for run in runs))
   curves.picture(by_attack, config.dataset, root / 'curve.png')
@@ -327,6 +334,7 @@ def open_runs(
     resume.check(configs)
     take()
   dataset = data.load(config.dataset, config.data_dir)
+  promises = [privacy.line(one, dataset) for one in alone.values()]
   made = [program_of(one, dataset) for one in alone.values()]
   distributed.wait_for_all('checked')
   if not FLAGS.resume:
@@ -334,8 +342,8 @@ def open_runs(
   for folder, values in configs.items():
     distributed.process_0_first(output.open_folder, folder, values, 'rounds')
   return [
-    Run(one, program, folder, beginning(program, folder))
-    for (folder, one), program in zip(alone.items(), made)
+    Run(one, program, folder, beginning(program, folder), promise)
+    for (folder, one), program, promise in zip(alone.items(), made, promises)
   ]
 
 

@@ -110,6 +110,15 @@ SIGNATURES = {
   'qsgd_codec': ['norm'],
   'terngrad_codec': ['clip'],
   'top_k_codec': ['num_kept'],
+  'byz_ef21': ['codec', 'rule', 'num_workers'],
+  'byz_vr_marina': [
+    'loss_fn',
+    'optimizer',
+    'batch_size',
+    'probability',
+    'key',
+    'codec',
+  ],
   'error_feedback': ['codec'],
   'signum_majority_vote': [
     'learning_rate',
@@ -147,6 +156,12 @@ SIGNATURES = {
   'scale_by_delta_sgd': ['initial_step_size', 'gamma', 'damping'],
   'hutchinson_diagonal': ['loss_fn'],
   'storm': ['loss_fn', 'decay'],
+  'differentially_private_gradient': [
+    'loss_fn',
+    'clip_norm',
+    'noise_multiplier',
+    'batch_size',
+  ],
   'entropy_gradient': [
     'loss_fn',
     'num_steps',
@@ -221,10 +236,11 @@ SIGNATURES = {
 POSITIONAL = {
   'adaptive', 'adaptive_gradient', 'asynchronous_round', 'average_iterates',
   'backdoor', 'edge_case', 'joint_attack', 'label_poison',
-  'by_sender', 'byz_sgdm', 'byz_sgdnm', 'cap_weights', 'compensate_delay',
+  'by_sender', 'byz_sgdm', 'byz_sgdnm', 'byz_vr_marina', 'cap_weights',
+  'compensate_delay',
   'd_sgd', 'delay_adaptive', 'delayed_momentum', 'delayed_nesterov', 'diloco',
-  'discount_staleness', 'drop_stale', 'elastic_averaging', 'entropy_gradient',
-  'error_feedback',
+  'differentially_private_gradient', 'discount_staleness', 'drop_stale',
+  'elastic_averaging', 'entropy_gradient', 'error_feedback',
   'fed_avg', 'fed_dyn', 'fed_opt', 'fed_prox', 'from_work', 'gas',
   'gossip_round', 'guard', 'hutchinson_diagonal',
   'label_flip', 'linear_synchronization', 'lipschitz_filter', 'local_round',

@@ -293,6 +293,32 @@ CALLS = {
   'worker_momentum': Call({'decay': 0.9}, on_params),
   # Gradients.
   'entropy_gradient': Call({'loss_fn': loss_fn, 'num_steps': 2, 'gamma': 0.1}),
+  'byz_ef21': Call(
+    {
+      'codec': byzjax.top_k_codec(num_kept=1),
+      'rule': byzjax.mean(),
+      'num_workers': N,
+    },
+    lambda made: (codec_once(made.codec), rule_once(made.aggregator)),
+  ),
+  'byz_vr_marina': Call(
+    {
+      'loss_fn': loss_fn,
+      'optimizer': optax.sgd(0.1),
+      'batch_size': 2,
+      'probability': 0.5,
+      'key': jax.random.key(0),
+    },
+    lambda made: on_params(made.optimizer),
+  ),
+  'differentially_private_gradient': Call(
+    {
+      'loss_fn': loss_fn,
+      'clip_norm': 1.0,
+      'noise_multiplier': 1.0,
+      'batch_size': 2,
+    }
+  ),
   'hutchinson_diagonal': Call({'loss_fn': loss_fn}),
   'storm': Call({'loss_fn': loss_fn, 'decay': 0.9}),
   'sparsign_local_steps': Call(

@@ -1,5 +1,11 @@
 """Codecs: what workers and server send instead of float32 vectors."""
 
+from byzjax.compression._byz_ef21 import (
+  ByzEf21,
+  Ef21CodecState,
+  Ef21ServerState,
+  byz_ef21,
+)
 from byzjax.compression._error_feedback import (
   ErrorFeedbackState,
   error_feedback,
@@ -14,7 +20,11 @@ from byzjax.compression._sparsign import sparsign_codec
 from byzjax.compression._top_k import top_k_codec
 
 __all__ = [
+  'ByzEf21',
+  'Ef21CodecState',
+  'Ef21ServerState',
   'ErrorFeedbackState',
+  'byz_ef21',
   'error_feedback',
   'noisy_sign_codec',
   'qsgd_codec',

@@ -22,6 +22,7 @@ from byzjax.data._partition import (
   random_shards,
   restrict,
 )
+from byzjax.data._poisson_batch import poisson_batch
 from byzjax.data._redundant_groups import redundant_groups
 from byzjax.data._rotate import rotate, rotation_shift
 from byzjax.data._routing import (
@@ -61,6 +62,7 @@ __all__ = [
   'long_tail',
   'main_class',
   'path_scores',
+  'poisson_batch',
   'pool_size',
   'product_cluster_documents',
   'random_crop_and_flip',

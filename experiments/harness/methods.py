@@ -71,6 +71,38 @@ def robust(of: Arguments) -> byzjax.Round:
   )
 
 
+def dp_sgd(of: Arguments, clip_norm=1.0, noise_multiplier=1.0) -> byzjax.Round:
+  """Noisy gradients of clipped examples, on Poisson-sampled batches."""
+  training = byzjax.robust_round(
+    of.task.loss_fn,
+    worker=byzjax.worker_momentum(of.momentum),
+    optimizer=of.optimizer,
+    value_and_grad=byzjax.differentially_private_gradient(
+      of.task.loss_fn,
+      clip_norm=clip_norm,
+      noise_multiplier=noise_multiplier,
+      batch_size=of.batch_size,
+      needs_key=of.task.needs_key,
+    ),
+    **_shared(of) | {'needs_key': False},
+    **of.devices,
+  )
+
+  def step(state, partition, key):
+    key, draw_key = jax.random.split(key)
+    batch = data.poisson_batch(
+      of.task.images,
+      of.task.labels,
+      partition,
+      jax.random.fold_in(draw_key, state.step),
+      of.batch_size,
+      scale=of.task.scale,
+    )
+    return training.step(state, batch, key)
+
+  return training._replace(step=step)
+
+
 def fed_avg(of: Arguments) -> byzjax.Round:
   return byzjax.fed_avg(
     of.task.loss_fn, learning_rate=of.local_rate, **_local(of)
@@ -214,10 +246,7 @@ def fedbuff(of: Arguments, num_rows=0) -> byzjax.Round:
 
 
 def gossip_round(of: Arguments, consensus=1.0) -> byzjax.Round:
-  """No server: neighbours on --topology; the rule is among neighbours.
-
-  A --codec that loses much wants a smaller consensus step.
-  """
+  """No server, but neighbours; a lossy --codec wants a consensus below 1."""
   is_mean = of.aggregator.name == 'mean'
   return byzjax.gossip_round(
     of.task.loss_fn,
@@ -238,6 +267,7 @@ def gossip_round(of: Arguments, consensus=1.0) -> byzjax.Round:
 
 METHODS: dict[str, Callable[..., byzjax.Round]] = {
   'robust': robust,
+  'dp_sgd': dp_sgd,
   'fed_avg': fed_avg,
   'fed_prox': fed_prox,
   'fed_opt': fed_opt,
@@ -269,7 +299,7 @@ CORRECTED = ('scaffold', 'fed_dyn')
 
 def takes_examples(name: str) -> bool:
   """Whether the round is given the partition, and not a batch."""
-  return name in LOCAL or name in ASYNCHRONOUS
+  return name in (*LOCAL, *ASYNCHRONOUS, 'dp_sgd')
 
 
 def build(text: str, of: Arguments) -> byzjax.Round:

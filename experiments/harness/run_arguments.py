@@ -6,7 +6,7 @@ import jax
 
 import byzjax
 
-from . import methods, output, specs
+from . import methods, output, privacy, specs
 
 # Flags that not every method knows.
 _FLAGS = (
@@ -25,6 +25,7 @@ _FLAGS = (
   'local_learning_rate',
   'momentum',
   'worker_map',
+  'delta',
 )
 
 
@@ -140,6 +141,7 @@ def _check_flags(name: str, given: dict[str, bool]) -> None:
     name in methods.LOCAL or name in methods.CORRECTED,
     name in methods.ASYNCHRONOUS,
   )
+  sgd = ('robust', privacy.METHOD)
   knows = {
     'num_local_steps': local,
     'num_participants': local,
@@ -149,13 +151,14 @@ def _check_flags(name: str, given: dict[str, bool]) -> None:
     'speeds': late,
     'num_devices': not late,
     'augment': not methods.takes_examples(name),
-    'optimizer': name in ('robust', 'fed_opt'),
+    'optimizer': name in (*sgd, 'fed_opt'),
     'redraw_byzantine': not late,
-    'learning_rate': late or name in ('robust', 'fed_opt', 'gossip'),
-    'schedule': late or name in ('robust', 'fed_opt', 'gossip'),
+    'learning_rate': late or name in (*sgd, 'fed_opt', 'gossip'),
+    'schedule': late or name in (*sgd, 'fed_opt', 'gossip'),
     'local_learning_rate': local,
     'momentum': name not in ('asgd', 'fedbuff', 'qsr', *methods.CORRECTED),
     'worker_map': not (late or name in methods.CORRECTED),
+    'delta': name == privacy.METHOD,
   }
   for flag, says in given.items():
     if says and not knows[flag]:

@@ -42,6 +42,7 @@ RATES = {
   'diloco': {'local_learning_rate': 0.003},
   'asgd': {'learning_rate': 0.05},
   'ormo': {'learning_rate': 0.02},
+  'dp_sgd': {'method': 'dp_sgd(noise_multiplier=0.1)', 'batch_size': 32},
 }
 
 
