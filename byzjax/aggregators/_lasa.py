@@ -112,11 +112,11 @@ def lasa(
       )
       for leaf, of in zip(leaves, kept)
     ]
-    kept = jnp.stack(kept)
+    stayed = jnp.stack(kept)
     info = base.AggregationInfo(
       mask=mask,
-      kept=kept.any(axis=0),
-      scores=jnp.where(mask, 1 - kept.mean(axis=0), jnp.inf),
+      kept=stayed.any(axis=0),
+      scores=jnp.where(mask, 1 - stayed.mean(axis=0), jnp.inf),
       factors=factors,
     )
     return jax.tree.unflatten(treedef, means), state, info
