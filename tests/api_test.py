@@ -34,7 +34,7 @@ SIGNATURES = {
   'sequential_centered_clipping': ['radius', 'bucket_size', 'clip_means'],
   'clustering': ['linkage'],
   'flame': ['noise'],
-  'lasa': ['sparsity', 'max_norm_score', 'max_sign_score'],
+  'lasa': ['sparsity', 'max_norm_score', 'max_sign_score', 'like'],
   'fools_gold': ['num_workers', 'reduce', 'confidence'],
   'sign_guard': ['feature', 'method', 'fraction'],
   'clipped_clustering': ['linkage'],

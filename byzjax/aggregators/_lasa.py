@@ -9,6 +9,7 @@ from byzjax._src import (
   base,
   calls,
   checks,
+  flat,
   nonfinite,
   recipes,
   reductions,
@@ -24,6 +25,7 @@ def lasa(
   sparsity: float = 0.3,
   max_norm_score: float | jax.Array = 1.0,
   max_sign_score: float | jax.Array = 1.0,
+  like: base.Params | None = None,
 ) -> base.Aggregator:
   """In every layer the mean of the messages with usual lengths and signs.
 
@@ -57,6 +59,8 @@ def lasa(
       keeps all, also the smallest.
     max_norm_score: for lengths, > 0, perhaps inf; a number or a scalar array.
     max_sign_score: for signs, the same.
+    like: a tree with the leaves `[*shape]` of one message, such as the
+      parameters. Rounds need it, for they hand messages over as one vector.
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`. `inspect`
@@ -65,8 +69,9 @@ def lasa(
     weights.
 
   Raises:
-    ValueError: if an argument is out of its range; at trace time if coordinates
-      are split over a mesh, for leaves must be whole.
+    ValueError: if an argument is out of its range; at trace time if a round has
+      no `like`, the messages have another size, or coordinates are split over a
+      mesh, for leaves must be whole.
 
   References:
     Xu, Zhang, Hu, 2025, WACV, arXiv:2409.01435.
@@ -95,13 +100,15 @@ def lasa(
         f' axis_name={call.axis_name!r}'
       )
     rows, layout = calls.rows_of(_NAME, messages, call)
+    leaves_of = layout if like is None else flat.row_layout(like)
+    _check_size(layout, leaves_of, call.extra.get('num_coordinates'))
     squared = reductions.squared_norms(jax.lax.stop_gradient(rows))
     mask = nonfinite.usable_norms(squared)
     norms = reductions.sqrt(jnp.where(mask, squared, 0))
     median = norms[rules.median_norm_index(squared, mask)]
     factors = jnp.where(norms > median, median / norms, 1)
     clipped = jnp.where(mask[:, None], rows.written(), 0) * factors[:, None]
-    leaves, treedef = jax.tree.flatten(layout.unravel_rows(clipped))
+    leaves, treedef = jax.tree.flatten(leaves_of.unravel_rows(clipped))
     leaves = sparse(leaves, sparsity)
     kept = [
       usual(leaf, mask, max_norm_score, max_sign_score) for leaf in leaves
@@ -119,9 +126,27 @@ def lasa(
       scores=jnp.where(mask, 1 - stayed.mean(axis=0), jnp.inf),
       factors=factors,
     )
-    return jax.tree.unflatten(treedef, means), state, info
+    vector = leaves_of.ravel(jax.tree.unflatten(treedef, means))
+    padding = layout.size - leaves_of.size
+    return layout.unravel(jnp.pad(vector, (0, padding))), state, info
 
   return calls.from_messages(_NAME, aggregate)
+
+
+def _check_size(layout, leaves_of, num_coordinates: int | None) -> None:
+  """Raises ValueError where leaves have been put together, or do not fit."""
+  if num_coordinates is None:
+    num_coordinates = layout.size
+  elif leaves_of is layout:
+    raise ValueError(
+      f'{_NAME} needs like=params in a round, which hands messages over as one'
+      ' vector'
+    )
+  if leaves_of.size != num_coordinates:
+    raise ValueError(
+      f'{_NAME} needs like to have as many numbers as a message, got'
+      f' {leaves_of.size} for {num_coordinates}'
+    )
 
 
 def sparse(leaves: list[jax.Array], sparsity: float) -> list[jax.Array]:

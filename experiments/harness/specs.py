@@ -32,7 +32,6 @@ AGGREGATORS: dict[str, Callable] = {
   'fools_gold': byzjax.fools_gold,
   'geometric_median': byzjax.geometric_median,
   'krum': byzjax.krum,
-  'lasa': byzjax.lasa,
   'majority_vote': byzjax.majority_vote,
   'mean': byzjax.mean,
   'mean_around_median': byzjax.mean_around_median,

@@ -12,6 +12,7 @@ import statistics
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import byzjax
@@ -224,3 +225,29 @@ def test_a_mesh_is_refused():
       ),
       PLANE[:6],
     )
+
+
+def test_a_round_needs_the_leaves():
+  params = {k: jnp.zeros(shape) for k, shape in SHAPES.items()}
+  x = tree(
+    jnp.asarray(np.random.default_rng(3).normal(0.3, 1, (7, 40))), SHAPES
+  )
+
+  def training(**given):
+    return byzjax.robust_round(
+      lambda w, one: sum(jnp.vdot(w[k], one[k]) for k in w),
+      num_workers=7,
+      aggregator=byzjax.lasa(**given),
+      optimizer=optax.sgd(1.0),
+    )
+
+  told = training(like=params)
+  state, _ = told.step(told.init(params), x, jax.random.key(0))
+  expected = jax.tree.map(jnp.negative, byzjax.lasa()(x))
+  jax.tree.map(np.testing.assert_array_equal, state.params, expected)
+  blind = training()
+  with pytest.raises(ValueError, match='lasa needs like=params in a round'):
+    jax.eval_shape(blind.step, blind.init(params), x, jax.random.key(0))
+  other = training(like=jnp.zeros(41))
+  with pytest.raises(ValueError, match='as a message, got 41 for 40'):
+    jax.eval_shape(other.step, other.init(params), x, jax.random.key(0))
