@@ -23,8 +23,8 @@ def heterogeneity_error(
     \frac{\kappa G^2}{1 - \kappa B^2} \quad \text{if } \kappa B^2 < 1,
     \text{ else } \infty
 
-  With exact gradients a worker's message is off by G^2 + B^2 |grad F|^2, of
-  which the rule lets kappa through. Where that is less than |grad F|^2, the
+  With exact gradients a worker's message is off by `G^2 + B^2 |grad F|^2`, of
+  which the rule lets kappa through. Where that is less than `|grad F|^2`, the
   step still descends; this is where it is equal. With kappa B^2 >= 1 it may
   never be less: the attack can hold the model anywhere, and the answer is inf.
   `robust_descent_bound` has the number of rounds, and with the kappa of
