@@ -29,11 +29,9 @@ def toy(tmp_path, monkeypatch):
   (folder / 'README.md').write_text(page)
   path = folder / 'study.py'
   path.write_text('\n\n'.join(blocks('```', 'python')))
-  # As if it were in `experiments/studies`, for it imports its siblings.
-  name = 'experiments.studies.loud_worker.study'
-  spec = importlib.util.spec_from_file_location(name, path)
+  spec = importlib.util.spec_from_file_location('loud_worker', path)
   module = importlib.util.module_from_spec(spec)
-  monkeypatch.setitem(sys.modules, name, module)
+  monkeypatch.setitem(sys.modules, 'loud_worker', module)
   spec.loader.exec_module(module)
   return module
 
