@@ -1,19 +1,10 @@
 """Delayed momentum: a rule on momenta of all workers, the absent ones too."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from byzjax._src import (
-  base,
-  calls,
-  checks,
-  flat,
-  injected,
-  recipes,
-  reductions,
-)
+from byzjax._src import base, checks, injected, kept_rows, recipes
 
 _NAME = 'delayed_momentum'
 
@@ -100,41 +91,9 @@ def delayed_momentum(
     _NAME, 'participation', participation, 0, 1, exclusive=True
   )
 
-  def init(params):
-    def zeros(p):
-      shape = (num_workers, *jnp.shape(p))
-      dtype = flat.compute_dtype(jnp.result_type(p))
-      return jnp.full_like(p, 0, shape=shape, dtype=dtype)
+  def moved(momentum: jax.Array, message: jax.Array) -> jax.Array:
+    return (1 - decay * participation) * momentum + decay * message
 
-    return DelayedMomentumState(jax.tree.map(zeros, params), rule.init(params))
-
-  def aggregate(messages, state, call):
-    x, _ = flat.ravel_rows(_NAME, messages)
-    if x.shape[0] != num_workers:
-      raise ValueError(
-        f'{_NAME} needs num_workers={num_workers} messages, got {x.shape[0]}'
-      )
-    present = reductions.finite_rows(x, axis_name=call.axis_name)
-    if call.worker_weights is not None:
-      present &= call.worker_weights > 0
-
-    def moved(m: jax.Array, row: Any) -> jax.Array:
-      here = present.reshape(-1, *(1,) * (m.ndim - 1))
-      new = jnp.where(here, row, 0).astype(m.dtype)
-      return ((1 - decay * participation) * m + decay * new).astype(m.dtype)
-
-    momenta = jax.tree.map(moved, state.momenta, messages)
-    y, rule_state, info = rule.inspect(
-      momenta,
-      state.rule,
-      call.params,
-      key=call.key,
-      axis_name=call.axis_name,
-      **call.extra,
-    )
-    y = jax.tree.map(lambda a, b: a.astype(jnp.result_type(b)), y, messages)
-    return y, DelayedMomentumState(momenta, rule_state), info
-
-  return calls.from_messages(
-    f'{_NAME}({rule.name})', aggregate, init=init, weighted=True
+  return kept_rows.rule_on_kept_rows(
+    _NAME, rule, num_workers, moved, DelayedMomentumState
   )

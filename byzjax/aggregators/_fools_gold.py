@@ -11,6 +11,7 @@ from byzjax._src import (
   calls,
   checks,
   flat,
+  kept_rows,
   nonfinite,
   recipes,
   reductions,
@@ -209,11 +210,6 @@ def fools_gold(
     return calls.from_rows(name, aggregate, gram_rule=rule, **options)
 
   def init(params):
-    def zeros(p):
-      shape = (num_workers, *jnp.shape(p))
-      dtype = flat.compute_dtype(jnp.result_type(p))
-      return jnp.full_like(p, 0, shape=shape, dtype=dtype)
-
-    return FoolsGoldState(jax.tree.map(zeros, params))
+    return FoolsGoldState(kept_rows.zeros(params, num_workers))
 
   return calls.from_rows(name, aggregate, init=init, **options)

@@ -1,16 +1,15 @@
 """Differences go over the wire, and the rule sees what they add up to."""
 
-from typing import Any, NamedTuple
+import operator
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from byzjax._src import (
   base,
-  calls,
   checks,
-  flat,
   injected,
+  kept_rows,
   layouts,
   parameters,
   reductions,
@@ -119,7 +118,10 @@ def byz_ef21(
   checks.check_kind(_NAME, 'codec', codec, base.Codec)
   rule = injected.as_aggregator(_NAME, rule, 'rule')
   checks.check_count(_NAME, 'num_workers', num_workers, 1)
-  return ByzEf21(_differences(codec), _sums(rule, num_workers))
+  sums = kept_rows.rule_on_kept_rows(
+    _NAME, rule, num_workers, operator.add, Ef21ServerState
+  )
+  return ByzEf21(_differences(codec), sums)
 
 
 def _differences(codec: base.Codec) -> base.Codec:
@@ -149,46 +151,4 @@ def _differences(codec: base.Codec) -> base.Codec:
     name=f'{_NAME}({codec.name})',
     # A vote on the signs of differences is no vote on what they add up to.
     packs_signs=False,
-  )
-
-
-def _sums(rule: base.Aggregator, num_workers: int) -> base.Aggregator:
-  """The side of the server."""
-
-  def init(params):
-    def zeros(p):
-      shape = (num_workers, *jnp.shape(p))
-      dtype = flat.compute_dtype(jnp.result_type(p))
-      return jnp.full_like(p, 0, shape=shape, dtype=dtype)
-
-    return Ef21ServerState(jax.tree.map(zeros, params), rule.init(params))
-
-  def aggregate(messages, state, call):
-    x, _ = flat.ravel_rows(_NAME, messages)
-    if x.shape[0] != num_workers:
-      raise ValueError(
-        f'{_NAME} needs num_workers={num_workers} messages, got {x.shape[0]}'
-      )
-    arrives = reductions.finite_rows(x, axis_name=call.axis_name)
-    if call.worker_weights is not None:
-      arrives &= call.worker_weights > 0
-
-    def moved(g: jax.Array, row: Any) -> jax.Array:
-      here = arrives.reshape(-1, *(1,) * (g.ndim - 1))
-      return g + jnp.where(here, row, 0).astype(g.dtype)
-
-    estimates = jax.tree.map(moved, state.estimates, messages)
-    y, rule_state, info = rule.inspect(
-      estimates,
-      state.rule,
-      call.params,
-      key=call.key,
-      axis_name=call.axis_name,
-      **call.extra,
-    )
-    y = jax.tree.map(lambda a, b: a.astype(jnp.result_type(b)), y, messages)
-    return y, Ef21ServerState(estimates, rule_state), info
-
-  return calls.from_messages(
-    f'{_NAME}({rule.name})', aggregate, init=init, weighted=True
   )
