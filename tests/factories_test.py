@@ -11,14 +11,21 @@ import numpy as np
 import pytest
 
 import byzjax
-from tests import factory_calls, factory_calls_local, factory_values
+from tests import (
+  factory_calls,
+  factory_calls_local,
+  factory_calls_theory,
+  factory_values,
+)
 
 MODULES = [byzjax] + [
   importlib.import_module(f'byzjax.{module.name}')
   for module in pkgutil.iter_modules(byzjax.__path__)
   if not module.name.startswith('_')
 ]
-CALLS = factory_calls.CALLS | factory_calls_local.CALLS
+CALLS = (
+  factory_calls.CALLS | factory_calls_local.CALLS | factory_calls_theory.CALLS
+)
 
 
 def factories():
