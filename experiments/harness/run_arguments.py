@@ -116,6 +116,12 @@ def attack_of(
     specs.ATTACKS,
     defaults={'num_classes': num_classes},
   )
+  on_examples = isinstance(attack, byzjax.DataAttack | byzjax.JointAttack)
+  if on_examples and specs.parse(config.method)[0] == privacy.METHOD:
+    raise ValueError(
+      f'--attack={config.attack} changes examples, and is not for'
+      f' --method={privacy.METHOD}: give an attack on messages'
+    )
   for search in specs.split_top(config.search, ','):
     attack = specs.build('search', search, specs.SEARCHES, attack, aggregator)
   return attack

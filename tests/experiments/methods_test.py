@@ -84,6 +84,11 @@ def test_a_backdoor_adds_its_success_rate():
     ('fed_avg', {'learning_rate': 0.2}, '--learning_rate is not for'),
     ('robust', {'local_learning_rate': 0.2}, '--local_learning_rate is not'),
     ('scaffold', {'momentum': 0.5}, '--momentum is not for --method=scaffold'),
+    (
+      'dp_sgd',
+      {'attack': 'label_flip', 'partition': 'random_shards'},
+      '--attack=label_flip changes examples',
+    ),
   ],
 )
 def test_what_a_method_does_not_know_is_refused(name, changed, message):

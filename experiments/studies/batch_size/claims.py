@@ -186,9 +186,7 @@ def uneven(mean: tables.Cells, settings) -> list[Claim]:
     claim(
       'it is further ahead in large batches',
       'geometric median, batch 512: 58.78 to 69.05 %',
-      points(
-        large, 5, 'it is ahead by as much as that only without attackers'
-      ),
+      points(large, 5, 'it is ahead by as much as that only without attackers'),
     ),
     claim(
       'with mixing the best batch is small',
