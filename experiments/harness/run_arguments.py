@@ -116,7 +116,7 @@ def attack_of(
     specs.ATTACKS,
     defaults={'num_classes': num_classes},
   )
-  on_examples = isinstance(attack, byzjax.DataAttack | byzjax.JointAttack)
+  on_examples = attack is not None and not isinstance(attack, byzjax.Attack)
   if on_examples and specs.parse(config.method)[0] == privacy.METHOD:
     raise ValueError(
       f'--attack={config.attack} changes examples, and is not for'
