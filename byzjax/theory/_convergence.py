@@ -55,7 +55,7 @@ def heterogeneity_error(
   """
   name = 'heterogeneity_error'
   checks.check_range(name, 'kappa', kappa, 0)
-  _check_data(name, heterogeneity, growth)
+  check_data(name, heterogeneity, growth)
   if kappa == 0:
     return 0.0
   left = 1 - kappa * growth**2
@@ -122,7 +122,7 @@ def heterogeneity_lower_bound(
   checks.check_count(name, 'num_workers', n, 1)
   checks.check_count(name, 'num_byzantine', f)
   checks.check_majority(name, n, f)
-  _check_data(name, heterogeneity, growth)
+  check_data(name, heterogeneity, growth)
   if f == 0:
     return 0.0
   left = n - (2 + growth**2) * f
@@ -175,8 +175,8 @@ def robust_descent_bound(
   """
   name = 'robust_descent_bound'
   checks.check_range(name, 'kappa', kappa, 0)
-  _check_run(name, num_rounds, smoothness, gap)
-  _check_data(name, heterogeneity, growth)
+  check_run(name, num_rounds, smoothness, gap)
+  check_data(name, heterogeneity, growth)
   error = heterogeneity_error(kappa, heterogeneity=heterogeneity, growth=growth)
   if error == math.inf:
     return math.inf
@@ -278,11 +278,11 @@ def robust_momentum_bound(
   name = 'robust_momentum_bound'
   checks.check_range(name, 'kappa', kappa, 0)
   checks.check_count(name, 'num_honest', num_honest, 1)
-  _check_run(name, num_rounds, smoothness, gap)
+  check_run(name, num_rounds, smoothness, gap)
   checks.check_range(name, 'learning_rate', learning_rate, 0, exclusive=True)
   checks.check_range(name, 'decay', decay, 0, 1)
   checks.check_range(name, 'variance', variance, 0)
-  _check_data(name, heterogeneity, growth)
+  check_data(name, heterogeneity, growth)
   if decay == 1:
     raise ValueError(f'{name} needs decay < 1, got {decay}')
   beta, rounds, rest = decay, num_rounds, 1 - decay
@@ -366,12 +366,12 @@ def privacy_noise_variance(
   return num_coordinates * (noise_multiplier * clip_norm / batch_size) ** 2
 
 
-def _check_data(name, heterogeneity, growth):
+def check_data(name, heterogeneity, growth):
   checks.check_range(name, 'heterogeneity', heterogeneity, 0)
   checks.check_range(name, 'growth', growth, 0)
 
 
-def _check_run(name, num_rounds, smoothness, gap):
+def check_run(name, num_rounds, smoothness, gap):
   checks.check_count(name, 'num_rounds', num_rounds, 1)
   checks.check_range(name, 'smoothness', smoothness, 0, exclusive=True)
   checks.check_range(name, 'gap', gap, 0)

@@ -10,6 +10,7 @@ begin with g L <= 1 and descent along R, the aggregate:
 import math
 
 from byzjax._src import checks
+from byzjax.theory import _convergence
 
 
 # Proof. q_t, the mean of |g_i - grad F_i(w_t)|^2, obeys q_{t+1} <= r q_t +
@@ -109,8 +110,9 @@ def byz_ef21_bound(
   """
   name = 'byz_ef21_bound'
   a = _ef21(name, kappa, contraction)
-  _check_run(name, num_rounds, learning_rate, smoothness, gap, heterogeneity)
-  checks.check_range(name, 'growth', growth, 0)
+  _check_run(
+    name, num_rounds, learning_rate, smoothness, gap, heterogeneity, growth
+  )
   left = 1 - 2 * kappa * growth**2 if kappa else 1.0
   if left <= 0 or kappa == math.inf or _too_long(learning_rate * smoothness, a):
     return math.inf
@@ -303,9 +305,9 @@ def _too_long(step, a):
   return step + a * step**2 > 1 + 1e-12
 
 
-def _check_run(name, num_rounds, learning_rate, smoothness, gap, heterogeneity):
-  checks.check_count(name, 'num_rounds', num_rounds, 1)
+def _check_run(
+  name, num_rounds, learning_rate, smoothness, gap, heterogeneity, growth=0.0
+):
+  _convergence.check_run(name, num_rounds, smoothness, gap)
+  _convergence.check_data(name, heterogeneity, growth)
   checks.check_range(name, 'learning_rate', learning_rate, 0, exclusive=True)
-  checks.check_range(name, 'smoothness', smoothness, 0, exclusive=True)
-  checks.check_range(name, 'gap', gap, 0)
-  checks.check_range(name, 'heterogeneity', heterogeneity, 0)
