@@ -31,8 +31,8 @@ def check_num_workers(name: str, topology: Any, num_workers: Any) -> None:
   n = topology.num_nodes
   if num_workers is not None and num_workers != n:
     raise ValueError(
-      f'{name} needs num_workers to be the {n} nodes of the topology, got'
-      f' {num_workers}'
+      f'{name} needs num_workers to be the number of nodes of the topology,'
+      f' {n}, got {num_workers}'
     )
 
 
@@ -40,9 +40,9 @@ def check_mesh_attack(name: str, attack: Any) -> None:
   """Raises ValueError for attackers that see nodes which are not theirs."""
   if isinstance(attack, base.Attack | EdgeAttack):
     raise ValueError(
-      f'{name} needs an attack that knows one node at a time on a mesh: no'
-      ' device has the vectors of all nodes (wrap it in gossip.alone, or leave'
-      ' mesh=None)'
+      f'{name} needs an attack that sees one node at a time when mesh is given,'
+      f' got {attack!r}: no device has the vectors of all nodes (wrap it in'
+      ' gossip.alone, or use mesh=None)'
     )
 
 
@@ -79,7 +79,10 @@ def byzantine_schedule(
       f' bool[{num_nodes}], got {given.dtype}{list(given.shape)}'
     )
   if not traced and given.all():
-    raise ValueError(f'{name} needs at least one node that is not Byzantine')
+    raise ValueError(
+      f'{name} needs byzantine to leave at least one honest node, got all'
+      f' {num_nodes} nodes'
+    )
   return lambda step: jnp.asarray(given)
 
 
