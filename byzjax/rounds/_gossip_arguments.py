@@ -31,8 +31,8 @@ def check_num_workers(name: str, topology: Any, num_workers: Any) -> None:
   n = topology.num_nodes
   if num_workers is not None and num_workers != n:
     raise ValueError(
-      f'{name} needs num_workers to be the number of nodes of the topology,'
-      f' {n}, got {num_workers}'
+      f'{name} needs num_workers to equal the {n} nodes of the topology, got'
+      f' {num_workers}'
     )
 
 
