@@ -186,7 +186,7 @@ def test_bulyan_is_covered_where_it_selects_messages():
       byzjax.pre_aggregate(
         byzjax.resampling(num_samples=2), byzjax.phocas(num_byzantine=4)
       ),
-      'phocas has num_byzantine=4, got 4, which spoil 8 behind resampling',
+      'phocas has num_byzantine=4, got 4, which corrupt 8 after resampling',
     ),
   ],
   ids=lambda value: getattr(value, 'name', ''),
