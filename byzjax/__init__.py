@@ -1,7 +1,7 @@
-"""byzjax: training that survives workers which lie, drift, lag or disagree.
+"""byzjax: distributed training with Byzantine, slow or heterogeneous workers.
 
-Rules, attacks, codecs, transforms and rounds are here, flat: `byzjax.krum`.
-What has a name of its own is a package that is imported when it is first used:
+Rules, attacks, codecs, transforms and rounds are in this namespace, such as
+`byzjax.krum`. The other packages are imported when they are first used:
 `byzjax.analysis`, `asynchrony`, `convex`, `data`, `gossip`, `models`,
 `objectives`, `theory`, `topology`. Names under `byzjax._src` and files that
 start with an underscore are private.
