@@ -222,8 +222,7 @@ def gram_of(
 def median_norm_row(
   x: jax.Array | Rows, squared_norms: jax.Array, mask: jax.Array
 ) -> jax.Array:
-  """The usable row of (lower) median norm: a centre that a minority cannot
-  move."""
+  """The usable row of (lower) median norm, which a minority cannot choose."""
   row = as_rows(x).row(median_norm_index(squared_norms, mask))
   return jnp.where(jnp.any(mask), row, 0)
 

@@ -1,5 +1,4 @@
-"""The covariance filter: repeatedly downweights the outliers of one
-direction."""
+"""The covariance filter: repeatedly downweights outliers of one direction."""
 
 import jax
 import jax.numpy as jnp

@@ -20,8 +20,7 @@ from byzjax.aggregators import _covariance_filter
 
 
 def sample_coordinates(key: jax.Array, size: int, count: int) -> jax.Array:
-  """`count` different coordinates out of `size`, all equally likely:
-  int32[count].
+  """`count` distinct coordinates out of `size`, uniformly drawn: int32[count].
 
   One is drawn from each of `count` consecutive parts of (nearly) equal size,
   and all are shifted by a common random offset, since the sizes may differ by

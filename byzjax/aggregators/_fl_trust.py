@@ -20,8 +20,7 @@ _NAME = 'fl_trust'
 
 @recipes.factory
 def fl_trust() -> base.Aggregator:
-  """Rescaled messages, weighted by their cosine to a trusted gradient
-  (FLTrust).
+  """Rescaled messages, weighted by cosine to a trusted gradient (FLTrust).
 
   The server computes a gradient `g` of its own on a small clean root data set.
   With `t_i = max(cos(x_i, g), 0)`:

@@ -22,8 +22,7 @@ _REDUCES = ('mean', 'mean_of_all', 'sum')
 
 
 class FoolsGoldState(NamedTuple):
-  """The state of `fools_gold`: the sum of each worker's messages, `[n,
-  ...]`."""
+  """State of `fools_gold`: the sum of each worker's messages, `[n, ...]`."""
 
   history: base.Messages
 

@@ -1,5 +1,4 @@
-"""An adaptive attack that searches the strength most harmful to a known
-rule."""
+"""An adaptive attack that searches the most harmful strength for a rule."""
 
 import jax
 import jax.numpy as jnp

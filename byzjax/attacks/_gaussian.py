@@ -8,8 +8,7 @@ from byzjax.attacks import _message
 
 @recipes.factory
 def gaussian(*, std: base.Scalar = 1.0, mean: base.Scalar = 0.0) -> base.Attack:
-  """Each Byzantine worker sends its own Gaussian noise, independent of all
-  data.
+  """Each Byzantine worker sends its own Gaussian noise, independent of data.
 
   `x_b ~ N(mean, std^2 I)`, redrawn for each Byzantine worker and round. (In
   ByzFL all of them send one common draw.)

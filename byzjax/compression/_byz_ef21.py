@@ -32,8 +32,7 @@ class ByzEf21(NamedTuple):
 
 
 class Ef21CodecState(NamedTuple):
-  """The worker state of `byz_ef21`: the server's copy, and the codec's
-  state."""
+  """Worker state of `byz_ef21`: the server's copy, and the codec's state."""
 
   estimate: base.Params
   codec: base.State

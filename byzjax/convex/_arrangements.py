@@ -98,8 +98,7 @@ def sample_arrangements(
   jax.jit, static_argnames=('num_samples', 'num_perturbations')
 )
 def _draw(x, key, sides, num_samples, num_perturbations):
-  """The arrangements of every sample, on x and on perturbed x: [N, 1 + k,
-  n]."""
+  """The arrangements of each sample, on x and perturbed x: [N, 1 + k, n]."""
 
   def of_sample(index):
     # A key for every sample: a longer draw begins with the shorter one.

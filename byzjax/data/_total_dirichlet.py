@@ -12,8 +12,7 @@ def dirichlet_total(
   concentration: float,
   seed: int = 0,
 ) -> _partition.Partition:
-  r"""Each worker draws a Dirichlet mix around what is left; all sizes are
-  equal.
+  r"""Each worker draws a Dirichlet mix of the remaining data; sizes are equal.
 
   .. math::
     q_i \sim \mathrm{Dir}(\alpha r_i), \qquad

@@ -56,8 +56,7 @@ def target_projection(
   output_loss: Callable[[jax.Array, jax.Array], Any] = _cross_entropy,
   has_aux: bool = False,
 ) -> local.GradientEstimator:
-  r"""Trains every layer on its own loss with fixed random targets (tpSGD,
-  DRTP).
+  r"""Trains each layer on its own loss with fixed random targets (tpSGD, DRTP).
 
   The target of layer i, `y_i = sigma(W_i h_{i-1} + b_i)`, is the column of a
   fixed random matrix P_i that belongs to the label of the example (y* is the

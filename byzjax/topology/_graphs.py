@@ -33,8 +33,7 @@ def ring(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
 
 
 def torus(rows: int, columns: int, *, weights: str = 'metropolis') -> Topology:
-  """A torus: a grid with periodic boundaries and up to four neighbours per
-  node.
+  """A torus: a grid with periodic boundaries; nodes have up to 4 neighbours.
 
   For r x r nodes, `r >= 4`, the spectral gap is `(2/5) (1 - cos(2 pi / r))`. A
   side of length 1 has no neighbours along it, and on a side of length 2 both
