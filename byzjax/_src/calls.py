@@ -177,7 +177,7 @@ def relative_weights(
   if weights is None:
     return None
   if not supported:
-    raise ValueError(f'{name} has no version with worker_weights')
+    raise ValueError(f'{name} does not support worker_weights')
   checks.check_worker_weights(name, weights, n)
   weights = jnp.asarray(weights, flat.compute_dtype(jnp.result_type(weights)))
   return nonfinite.usable_weights(weights)

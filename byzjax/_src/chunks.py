@@ -36,7 +36,7 @@ def check(
   if cut and attack is None and state is None:
     return
   raise ValueError(
-    f'{name} needs a rule that looks at one coordinate at a time, or that finds'
+    f'{name} needs a rule that treats each coordinate apart, or that computes'
     ' weights from distances, without a state and without an attack, for'
     f' num_chunks above 1, got num_chunks={num_chunks} and {rule.name}'
   )

@@ -26,7 +26,7 @@ def as_aggregator(
   if not hasattr(state, 'hyperparams'):
     raise ValueError(
       f'{name} needs {argument} to be an Aggregator (put optax transforms'
-      f' behind it, in optimizer), got {type(rule).__name__}'
+      f' after it, in optimizer), got {type(rule).__name__}'
     )
 
   def inspect(messages, state, params=None, **extra):
@@ -38,7 +38,7 @@ def as_aggregator(
       raise ValueError(
         f'{name} needs {argument} to be a rule, or'
         ' optax.inject_hyperparams(rule)(...), and nothing around it, got'
-        ' a transform of another kind (put optax transforms behind the rule,'
+        ' a transform of another kind (put optax transforms after the rule,'
         ' in optimizer)'
       )
     return aggregate, state, seen[0][2]

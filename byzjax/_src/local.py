@@ -206,20 +206,20 @@ def as_objective(
     if needs_key:
       raise ValueError(
         f'{name} needs needs_key to be False where loss_fn is an Objective,'
-        f' which has the key of its context, got the Objective {loss_fn.name}:'
-        ' pass needs_key=True to what made it'
+        f' which uses the key of its context, got the Objective {loss_fn.name}:'
+        ' pass needs_key=True to the function that made it'
       )
     if has_aux and not loss_fn.has_aux:
       raise ValueError(
         f'{name} needs has_aux to be False where loss_fn is an Objective'
         f' without auxiliary output, got the Objective {loss_fn.name}: pass'
-        ' has_aux=True to what made it'
+        ' has_aux=True to the function that made it'
       )
     return loss_fn
   if isinstance(loss_fn, GradientEstimator):
     raise ValueError(
       f'{name} needs loss_fn to be a loss, got the GradientEstimator'
-      f' {loss_fn.name}: it belongs in value_and_grad'
+      f' {loss_fn.name}: pass it as value_and_grad'
     )
   loss_forms.check_signature(name, loss_fn, needs_key)
   plain: Any = loss_fn
@@ -304,14 +304,14 @@ def check_own_flags(
     raise ValueError(
       f'{name} needs has_aux to be False where value_and_grad is a'
       f' {type(estimator).__name__} without auxiliary output, got'
-      f' {estimator.name}: pass has_aux=True to what made it'
+      f' {estimator.name}: pass has_aux=True to the function that made it'
     )
 
 
 def _refuse_key(name: str) -> NoReturn:
   raise ValueError(
-    f'{name} needs needs_key to be False where value_and_grad is given, which'
-    ' always has a key, got needs_key=True: it is for loss_fn'
+    f'{name} needs needs_key to be False where value_and_grad is given, because'
+    ' value_and_grad always gets a key, got needs_key=True'
   )
 
 
@@ -364,8 +364,8 @@ def zeros_of_mean(name: str, aux: Any) -> Any:
   def zeros(path, leaf):
     if not jnp.issubdtype(leaf.dtype, jnp.number) and leaf.dtype != jnp.bool_:
       raise ValueError(
-        f'{name} needs the auxiliary output of loss_fn to be of numbers, whose'
-        f' mean over the steps it takes, got {leaf.dtype} at'
+        f'{name} needs the auxiliary output of loss_fn to be of numbers, to'
+        f' take their mean over the steps, got {leaf.dtype} at'
         f' aux{jax.tree_util.keystr(path)}'
       )
     return jnp.zeros(leaf.shape, flat.compute_dtype(leaf.dtype))

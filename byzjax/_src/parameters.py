@@ -56,12 +56,12 @@ def check_whole_state(name: str, argument: str, model: Any) -> None:
   if others:
     raise ValueError(
       f'{name}: {argument} must hold its whole state in nnx.Param, got '
-      f'{", ".join(sorted(others))} in {owner}. The server '
-      'aggregates parameters only: batch statistics would leak from worker to '
-      'worker beside the aggregation rule, Byzantine ones too. Normalise each '
+      f'{", ".join(sorted(others))} in {owner}. The server aggregates '
+      'parameters only: batch statistics would leak from worker to worker '
+      'without an aggregation rule, also from Byzantine ones. Normalise each '
       'example by itself instead (nnx.GroupNorm, nnx.LayerNorm). For dropout, '
-      "make nnx.Dropout without rngs, and in the loss the rngs of its worker's "
-      'key (needs_key=True).'
+      'make nnx.Dropout without rngs, and pass it rngs made from the key of '
+      'the loss (needs_key=True).'
     )
 
 

@@ -246,7 +246,7 @@ def _read_spec(path, leaf) -> PartitionSpec:
   if not known or sharding is None:
     raise ValueError(
       f'{_NAME} needs specs=, the PartitionSpecs of the aggregate: the array'
-      f' of {checks.name_of(path)} does not tell how it is split'
+      f' of {checks.name_of(path)} does not have a known sharding'
     )
   return PartitionSpec(*sharding.spec[1:])
 
@@ -298,7 +298,7 @@ def _check_given_state(rule, attack, state):
   if state is None:
     if jax.tree.leaves(_probe(server)):
       raise ValueError(
-        f'{_NAME} needs state=, as the rule or the attack remembers something:'
+        f'{_NAME} needs state=, because the rule or the attack has a state:'
         ' at first rule.init(params), or with an attack the pair'
         ' (rule.init(params), attack.init(params)); got None'
       )

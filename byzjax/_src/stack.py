@@ -43,12 +43,12 @@ def stack(messages: Sequence[base.Aggregate]) -> base.Messages:
     treedef, found_shapes = checks.signature(message)
     if treedef != structure:
       raise ValueError(
-        'stack needs messages that are trees alike, got the structure'
+        'stack needs messages of the same structure, got the structure'
         f' {treedef} in messages[{i}] and {structure} in messages[0]'
       )
     if found_shapes != shapes:
       raise ValueError(
-        'stack needs messages that are trees alike, got leaves of the shapes'
+        'stack needs messages of the same shapes, got leaves of the shapes'
         f' {found_shapes} in messages[{i}] and {shapes} in messages[0]'
       )
   return jax.tree.map(lambda *rows: jnp.stack(rows), *messages)

@@ -141,8 +141,7 @@ def _check_size(layout, leaves_of, num_coordinates: int | None) -> None:
     num_coordinates = layout.size
   elif leaves_of is layout:
     raise ValueError(
-      f'{_NAME} needs like=params in a round, which hands messages over as one'
-      ' vector'
+      f'{_NAME} needs like=params in a round, where a message is one vector'
     )
   if leaves_of.size != num_coordinates:
     raise ValueError(

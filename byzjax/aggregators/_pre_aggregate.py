@@ -151,7 +151,7 @@ def _one_by_one(mixers, tail):
     new_states: list[base.State] = []
     for mixer, mixer_state, mixer_key in zip(mixers, state, keys):
       if call.worker_weights is not None and not mixer.weighted:
-        raise ValueError(f'{mixer.name} has no version with worker_weights')
+        raise ValueError(f'{mixer.name} does not support worker_weights')
       view, mixer_state = _after(
         mixer, view, mixer_state, call._replace(key=mixer_key)
       )

@@ -133,7 +133,7 @@ def consensus_admm(
   ):
     raise ValueError(
       f'{_NAME} needs x [n, m, d], y [n, m] and arrangements [n, P, m], got'
-      f' {shapes}'
+      f' the shapes {shapes}'
     )
   schedule = byzantine if callable(byzantine) else None
   first = None

@@ -28,7 +28,8 @@ def arrays(
   }
   if d < 1 or shapes['y'] != (n,) or shapes['arrangements'][1:] != (n,):
     raise ValueError(
-      f'{name} needs x [n, d], y [n] and arrangements [P, n], got {shapes}'
+      f'{name} needs x [n, d], y [n] and arrangements [P, n], got the shapes'
+      f' {shapes}'
     )
   dtype = flat.compute_dtype(jnp.result_type(x))
   x = jnp.asarray(x, dtype)

@@ -100,7 +100,8 @@ def sampled_program(
     or shapes[0][1] != shapes[2][1]
   ):
     raise ValueError(
-      f'{_NAME} needs x [n, d], y [n] and vectors [N, d], got {shapes}'
+      f'{_NAME} needs x [n, d], y [n] and vectors [N, d], got the shapes'
+      f' {shapes}'
     )
   dtype = flat.compute_dtype(jnp.result_type(x))
   x, y = jnp.asarray(x, dtype), jnp.asarray(y, dtype)

@@ -61,7 +61,9 @@ def mix(
   if attack is not None:
     _sending.check_attack('mix', attack)
     if is_byzantine is None:
-      raise ValueError(f'mix needs is_byzantine to be bool[{n}] for an attack')
+      raise ValueError(
+        f'mix needs is_byzantine to be bool[{n}] for an attack, got None'
+      )
   sent, _ = _sending.byzantine_messages(
     attack,
     x,
