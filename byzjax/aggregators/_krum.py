@@ -49,8 +49,7 @@ def krum(
 
   Args:
     num_byzantine: f, a Python int >= 0.
-    num_neighbors: k, in `1 ... n - 1`, neighbours per score; None for `n - f -
-    2`.
+    num_neighbors: k, in `1 ... n - 1`; None for `n - f - 2`.
     distance_power: p >= 1 in `|x_i - x_j|^p`.
 
   Returns:

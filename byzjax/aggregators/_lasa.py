@@ -58,7 +58,7 @@ def lasa(
     sparsity: share of the entries that are set to zero, a Python float in [0,
       1]; 0 keeps all entries, also the smallest.
     max_norm_score: bound on the norms' score, > 0 or inf; float[], may be
-    traced.
+      traced.
     max_sign_score: bound on the signs' score, likewise.
     like: a tree with the leaves `[*shape]` of one message, such as the
       parameters. Required in rounds, because they pass messages as flat

@@ -101,8 +101,7 @@ def empirical_kappa(
     num_byzantine: f, a Python int with `0 <= f < n/2`.
     num_coordinates: d, a Python int >= 1.
     num_draws: number of starts, a Python int >= 1.
-    num_steps: steps of each kind, a Python int >= 0; 0 evaluates the starts
-    only.
+    num_steps: steps of each kind, a Python int >= 0; 0: only the starts.
     key: for the search, and for rules that need a key; not traced.
 
   Returns:

@@ -66,7 +66,7 @@ def schedule(
     num_versions: the padded number of stored parameter versions; None for the
       number that the events need; K + 1 is always enough.
     max_local_steps: an upper bound on the local steps of a job; None for the
-    largest.
+      largest.
 
   Returns:
     A `Schedule`, with NumPy or JAX arrays.

@@ -94,7 +94,7 @@ def simulate(
     total_steps: end when this many local steps have arrived.
     max_time: end before the first message later than this, in seconds.
     num_local_steps: H_k, an int or int[K], such as
-    `dynamic_local_updates(...)`.
+      `dynamic_local_updates(...)`.
     grace: how long the server waits for other messages, seconds >= 0.
     variation: v >= 0, the standard deviation of a job's duration over its mean.
     slow_probability: the probability that a job straggles, in [0, 1].

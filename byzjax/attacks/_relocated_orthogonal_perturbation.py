@@ -43,7 +43,7 @@ def relocated_orthogonal_perturbation(
   r: `p = sin(angle) e / |e| + cos(angle) r / |r|`, normalised. In the first
   round there is no v: r uses mu for it, and the position uses zero.
 
-  With `pi = 1` the message is at distance |z| from the centre of centered
+  With `pi = 1` the message is at distance `|z|` from the centre of centered
   clipping: if that is below the clipping radius it is never clipped, and it
   pushes to the same side in every round.
 

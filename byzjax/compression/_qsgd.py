@@ -36,8 +36,7 @@ def qsgd_codec(*, norm: str = 'l2') -> base.Codec:
     one number of 32 bits (64 for float64).
 
   Raises:
-    ValueError: if `norm` is not one of the two; at trace time, if no key is
-    given.
+    ValueError: if `norm` is unknown; at trace time, if no key is given.
 
   References:
     Alistarh, Grubic, Li, Tomioka, Vojnovic, 2017, arXiv:1610.02132.

@@ -49,8 +49,7 @@ def pool_size(
     g(t), int32, with the broadcast shape of the arguments.
 
   Raises:
-    ValueError: if the pacing is not one of the six, or a number is out of
-    range.
+    ValueError: if the pacing is unknown, or a number is out of range.
 
   References:
     Wu, Dyer, Neyshabur, 2021, arXiv:2012.03107.

@@ -284,7 +284,7 @@ def restrict(partition: Partition, kept: np.ndarray) -> Partition:
   Args:
     partition: a `Partition` of the `N'` selected examples.
     kept: indices of the selected examples, integers `[N']`, as from
-    `long_tail`.
+      `long_tail`.
 
   Returns:
     A `Partition` of the same shapes, whose entries are entries of `kept`.

@@ -22,8 +22,8 @@ def nearest_neighbor_averaging(*, num_byzantine: int) -> GossipRule:
   to include one, it uses its own vector instead.
 
   Args:
-    num_byzantine: f >= 0, a Python int, Byzantine nodes per neighbourhood. 0
-    gives the mean.
+    num_byzantine: f >= 0, a Python int, Byzantine nodes per neighbourhood; 0
+      gives the mean.
 
   Returns:
     A `GossipRule`.

@@ -80,7 +80,7 @@ def byz_vr_marina(
     loss_fn: `(params, examples) -> scalar`, a mean over examples, or an
       `Objective`.
     optimizer: applied to g, e.g.
-    `optax.sgd(theory.byz_vr_marina_step_size(...))`.
+      `optax.sgd(theory.byz_vr_marina_step_size(...))`.
     batch_size: b >= 1, a Python int: examples per difference, drawn with
       replacement.
     probability: p in (0, 1], of a round of full gradients; may be traced.

@@ -26,8 +26,7 @@ def document_losses(
   Args:
     graphdef: structure of the model f, from `split`; it maps tokens int32 `[B,
       T]` to logits `[B, T, V]`.
-    num_prefix: p, the number of first targets to leave out, at least 0, below
-    T.
+    num_prefix: p >= 0, the number of first targets to leave out, below T.
 
   Returns:
     `losses(params, tokens) -> float32[B]` for tokens, integers `[B, T + 1]` in
@@ -107,7 +106,7 @@ def prefix_features(
     graphdef: structure of the model, from `split`; of a class with the method
       `features`, such as `Transformer`.
     num_prefix: p >= 1, the length of the prefix; a shorter document is used
-    whole.
+      whole.
 
   Returns:
     `features(params, tokens) -> float32[B, width]` for tokens, integers `[B, T

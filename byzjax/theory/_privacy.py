@@ -39,7 +39,7 @@ def privacy_epsilon(
       / N for a worker with N examples. The worker with the fewest examples has
       the largest epsilon.
     num_rounds: T >= 1, a Python int, rounds in which the worker sends a
-    message.
+      message.
     delta: in (0, 1); should be below 1 / N to be meaningful.
     accountant: 'pld', privacy loss distributions, or 'rdp', Renyi divergences,
       which is faster and slightly less tight.

@@ -78,7 +78,7 @@ def delayed_nesterov(
 
   Raises:
     ValueError: if N, beta or c is out of range; at trace time, if the rule
-    raises.
+      raises.
 
   References:
     Liu et al., 2024, arXiv:2401.09135.

@@ -57,7 +57,7 @@ def guard(
       `robust_reduce` before an ordinary optimizer instead.
     num_microbatches: n, a Python int, at least 1.
     factor: c > 0, the distance at which a message is suspect; it affects only
-    the counter.
+      the counter.
 
   Returns:
     An optax optimizer whose `update` takes gradients with leaves `[n, *shape]`,
