@@ -280,8 +280,8 @@ def test_facts_follow_the_arguments():
   )
   assert 'longest honest message' in facts('comparative_gradient_elimination')
   assert 'longest honest message' not in facts(by_sum)
-  assert 'size one' in facts(byzjax.majority_vote())
-  assert 'size one' not in facts(byzjax.majority_vote(zeros='abstain'))
+  assert 'magnitude one' in facts(byzjax.majority_vote())
+  assert 'magnitude one' not in facts(byzjax.majority_vote(zeros='abstain'))
   assert 'no bound is proved' in facts(
     byzjax.krum(num_byzantine=2, num_neighbors=1)
   )
