@@ -137,8 +137,8 @@ def test_flags_that_contradict_the_loss(name):
     ROUNDS[name](objective, has_aux=True)
   estimator = byzjax.entropy_gradient(plain, num_steps=1, gamma=0.1)
   with raises(
-    f'^{name} needs loss_fn to be a loss, got .* entropy_gradient: it belongs'
-    ' in value_and_grad'
+    f'^{name} needs loss_fn to be a loss, got .* entropy_gradient: pass it'
+    ' as value_and_grad'
   ):
     ROUNDS[name](estimator)
   with raises(f'^{name} needs has_aux to be False .* entropy_gradient'):
@@ -206,7 +206,7 @@ def test_auxiliary_outputs_without_a_mean():
 
   with raises(
     r'^local_round needs the auxiliary output of loss_fn to be of numbers,'
-    r" whose mean .* got key<fry> at aux\['mine'\]"
+    r" to take their mean .* got key<fry> at aux\['mine'\]"
   ):
     traced('local_round', loss, needs_key=True, has_aux=True)
   # A single step has no mean, and anything goes.
