@@ -98,8 +98,8 @@ def check_attackers(name: str, attack: Any, byzantine: Any) -> None:
   """Raises ValueError for an attack without Byzantine workers given."""
   if attack is not None and byzantine is None:
     raise ValueError(
-      f'{name} needs byzantine= to say who attacks, such as byzantine=1, where'
-      f' attack= is given, got None (byzantine=0 for nobody)'
+      f'{name} needs byzantine= to be set, such as byzantine=1, where attack='
+      ' is given, got None (byzantine=0 for no Byzantine workers)'
     )
 
 

@@ -12,9 +12,9 @@ def faba(*, num_byzantine: int) -> base.Aggregator:
 
   Start with `K = {1, ..., n}`. Repeat f times: `m = mean of x_i, i in K`, and
   remove from K the i of largest `|x_i - m|`. Then `aggregate = mean of x_i, i
-  in K`. Ties go to the lowest index. Exactly f messages are removed, also if
-  nobody attacks. All steps run on the Gram matrix: the messages are read twice
-  for any f.
+  in K`. Ties go to the lowest index. Exactly f messages are removed, also
+  if no worker is Byzantine. All steps run on the Gram matrix: the messages are
+  read twice for any f.
 
   With `f <= n / 3` the aggregate is within `(3 + q) / (1 - q)` honest radii of
   the honest mean, where `q = f / (n - 2f + 1)` and the radius is the largest

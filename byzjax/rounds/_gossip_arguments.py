@@ -37,7 +37,7 @@ def check_num_workers(name: str, topology: Any, num_workers: Any) -> None:
 
 
 def check_mesh_attack(name: str, attack: Any) -> None:
-  """Raises ValueError for attackers that see nodes which are not theirs."""
+  """Raises ValueError for attacks that need the vectors of several nodes."""
   if isinstance(attack, base.Attack | EdgeAttack):
     raise ValueError(
       f'{name} needs an attack that sees one node at a time when mesh is given,'
@@ -55,9 +55,9 @@ def check_codec(name: str, codec: Any) -> None:
 def byzantine_schedule(
   name: str, num_nodes: int, byzantine: Any
 ) -> base.ByzantineSchedule:
-  """Who attacks, as a schedule; a majority may, for honesty is by node.
+  """The Byzantine nodes, as a schedule; None for none.
 
-  None for nobody.
+  A majority may be Byzantine, because robustness is per neighbourhood.
   """
   if byzantine is None:
     byzantine = 0

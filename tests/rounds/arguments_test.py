@@ -21,7 +21,7 @@ def label_noise(batch, is_byzantine, key):
 @pytest.mark.parametrize('attack', [byzjax.sign_flip(), label_noise])
 @pytest.mark.parametrize('name', ROUNDS)
 def test_an_attack_needs_attackers(name, attack):
-  message = f'{name} needs byzantine= to say who attacks, .* got None'
+  message = f'{name} needs byzantine= to be set, .* got None'
   with pytest.raises(ValueError, match=message):
     ROUNDS[name](every_round.loss_fn, attack=attack)
   # Nobody, said aloud, is the control of a sweep.
@@ -59,7 +59,7 @@ def test_rules_are_no_optimizers(name, slot):
 
 def test_consensus_needs_attackers():
   with pytest.raises(
-    ValueError, match='consensus_admm needs byzantine= to say'
+    ValueError, match='consensus_admm needs byzantine= to be set'
   ):
     byzjax.convex.consensus_admm(
       *[None] * 3,
