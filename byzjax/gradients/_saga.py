@@ -14,7 +14,6 @@ _NAME = 'saga'
 class SagaState(NamedTuple):
   """What a worker keeps for `saga`."""
 
-  started: jax.Array  # shape=(), dtype=bool
   table: base.Params  # leaves [N, ...]: the last gradient of each example
   mean: base.Params  # of the table
 
@@ -23,6 +22,7 @@ def saga(
   loss_fn: local.LossFn | local.Objective,
   *,
   num_examples: int,
+  fill: bool = True,
 ) -> local.StatefulEstimator:
   r"""Gradients of single examples, without their noise (SAGA, Byrd-SAGA).
 
@@ -35,9 +35,10 @@ def saga(
 
   The mean of x over j is the gradient of all examples, and its variance goes to
   zero as w comes to rest. So attackers cannot hide in the noise of sampling:
-  behind a geometric median this is Byrd-SAGA. In the first round T is computed
-  at the initial parameters, which costs N gradients and makes x the whole
-  gradient; later rounds cost one.
+  behind a geometric median this is Byrd-SAGA. With `fill`, T is computed at the
+  initial parameters in round 0, which costs N gradients and makes x the whole
+  gradient; other rounds cost one. Without it, and for workers that are away in
+  round 0, T starts with zeros, and x with the gradient of one example.
 
   The table has N times the memory of the parameters at every worker. It is for
   convex problems and small models; for networks see `storm` and
@@ -51,6 +52,8 @@ def saga(
     loss_fn: f, `(params, examples) -> scalar`, a mean over examples, without a
       key, or an `Objective`.
     num_examples: N >= 1 of each worker, a Python int.
+    fill: whether round 0 computes the table, as in the paper. Leave it out
+      where whole trainings are vmapped: every round would pay for it.
 
   Returns:
     A `StatefulEstimator` on batches with leaves `[N, ...]`. A worker keeps a
@@ -80,6 +83,7 @@ def saga(
     [0.]
   """
   checks.check_count(_NAME, 'num_examples', num_examples, 1)
+  checks.check_flag(_NAME, 'fill', fill)
   estimator = local.as_estimator(loss_fn, name=_NAME)
 
   def init(params):
@@ -89,7 +93,7 @@ def saga(
     table = jax.tree.map(
       lambda m: jnp.zeros((num_examples, *m.shape), m.dtype), mean
     )
-    return SagaState(jnp.zeros([], bool), table, mean)
+    return SagaState(table, mean)
 
   def estimate(params, previous, batch, state, context):
     del previous
@@ -100,13 +104,13 @@ def saga(
       found = local.estimate(estimator, params, one, context)
       return found.loss, jax.tree.map(_like, found.gradient, state.mean)
 
-    def first_table():
+    def filled():
       table = lax.map(lambda j: of_example(j)[1], jnp.arange(num_examples))
-      return table, jax.tree.map(lambda t: jnp.mean(t, axis=0), table)
+      return SagaState(table, jax.tree.map(lambda t: t.mean(axis=0), table))
 
-    table, mean = lax.cond(
-      state.started, lambda: (state.table, state.mean), first_table
-    )
+    if fill:
+      state = lax.cond(context.round == 0, filled, lambda: state)
+    table, mean = state
     j = jax.random.randint(context.key, [], 0, num_examples)
     loss, new = of_example(j)
     change = jax.tree.map(lambda t, g: g - t[j], table, new)
@@ -114,8 +118,9 @@ def saga(
       lambda p, c, m: (c + m).astype(jnp.result_type(p)), params, change, mean
     )
     mean = jax.tree.map(lambda m, c: m + c / num_examples, mean, change)
-    table = jax.tree.map(lambda t, g: t.at[j].set(g), table, new)
-    return loss, message, SagaState(jnp.ones([], bool), table, mean)
+    # `set` would copy the table in every round: XLA:CPU adds in place.
+    table = jax.tree.map(lambda t, c: t.at[j].add(c), table, change)
+    return loss, message, SagaState(table, mean)
 
   return local.StatefulEstimator(init, estimate, name=_NAME)
 

@@ -49,9 +49,11 @@ def gradient(w, i, j):
   return x * (x @ w - OUTPUTS[i, j])
 
 
-def loop(liars=0):
+def loop(liars=0, fill=True):
   w, path = START.astype(np.float64), [START]
-  table = np.array([[gradient(w, i, j) for j in range(M)] for i in range(N)])
+  table = fill * np.array(
+    [[gradient(w, i, j) for j in range(M)] for i in range(N)]
+  )
   for t in range(ROUNDS):
     sent = np.zeros((N, D))
     for i in range(N):
@@ -65,8 +67,11 @@ def loop(liars=0):
   return np.stack(path)
 
 
-def test_equals_a_loop():
-  np.testing.assert_allclose(run(), loop(), 1e-4, 1e-5)
+@pytest.mark.parametrize('fill', [True, False])
+def test_equals_a_loop(fill):
+  estimator = byzjax.saga(loss_fn, num_examples=M, fill=fill)
+  path = run(value_and_grad=estimator)
+  np.testing.assert_allclose(path, loop(fill=fill), 1e-4, 1e-5)
 
 
 def test_equals_a_loop_under_attack_and_on_a_mesh():
