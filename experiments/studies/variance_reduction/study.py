@@ -167,10 +167,10 @@ def arguments(
   drawn = {'loss_fn': of_some, 'needs_key': True, 'optimizer': sgd}
   if method in PLAIN:
     return drawn | {'worker': byzjax.worker_momentum(settings.momentum)}
+  of_all = {'loss_fn': loss_fn, 'optimizer': sgd}
   if method == 'storm':
     storm = byzjax.storm(of_some, decay=settings.momentum, needs_key=True)
-    return drawn | {'value_and_grad': storm}
-  of_all = {'loss_fn': loss_fn, 'optimizer': sgd}
+    return of_all | {'value_and_grad': storm}
   if method == 'saga':
     saga = byzjax.saga(loss_fn, num_examples=few, fill=False)
     return of_all | {'value_and_grad': saga}
