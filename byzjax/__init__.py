@@ -228,7 +228,7 @@ if _typing.TYPE_CHECKING:
   from byzjax import theory as theory
   from byzjax import topology as topology
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 _PACKAGES = (
   'analysis',
