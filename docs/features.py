@@ -43,7 +43,6 @@ HOLES = {
   'worker chain': {
     'from_work': 'the work does it',
     'gossip_round': 'its optimizer is the chain of each node',
-    'modular_round': 'a path sends what it moved by; not built',
     'parle': 'replicas send parameters',
     'elastic_averaging': 'replicas send parameters',
   },
@@ -73,7 +72,6 @@ HOLES = {
   'auxiliary output': {'from_work': '`WorkerOutput.aux`'},
   'mesh': {
     'asynchronous_round': 'not built: one worker computes at a time',
-    'modular_round': 'not built',
   },
 }
 

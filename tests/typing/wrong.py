@@ -89,6 +89,15 @@ def rounds(state: byzjax.RoundState) -> None:
     num_local_steps=2,
     optimizer=SGD,
   )
+  byzjax.modular_round(
+    loss_fn,
+    paths=np.zeros((4, 1), int),
+    local_optimizer=SGD,
+    num_local_steps=2,
+    optimizer=SGD,
+    byzantine_chain='no',  # error: whether
+    mesh=8,  # error: a mesh, not its size
+  )
 
 
 def what_contradicts_a_method() -> None:
