@@ -70,9 +70,6 @@ HOLES = {
   'own gradients': {'from_work': 'the work computes them'},
   'loss with a key': {'from_work': 'the work has a key for each worker'},
   'auxiliary output': {'from_work': '`WorkerOutput.aux`'},
-  'mesh': {
-    'asynchronous_round': 'not built: one worker computes at a time',
-  },
 }
 
 

@@ -194,6 +194,7 @@ SIGNATURES = {
     'attack',
     'byzantine',
     'broadcast',
+    'mesh',
   ],
   'ordered_momentum': ['learning_rate', 'num_workers', 'momentum'],
   'delayed_nesterov': ['learning_rate', 'num_buffered', 'activation'],

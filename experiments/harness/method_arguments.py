@@ -122,6 +122,7 @@ def asynchronous(of: Arguments, optimizer, **options) -> byzjax.Round:
     sampler=sampler(of),
     needs_key=of.task.needs_key,
     codec=of.codecs['codec'],
+    mesh=of.devices['mesh'],
     **of.attacked,
     **options,
   )

@@ -158,7 +158,7 @@ def _check_flags(name: str, given: dict[str, bool]) -> None:
     'server_codec': not (late or name == 'gossip'),
     'topology': name == 'gossip',
     'speeds': late,
-    'num_devices': not late,
+    'num_devices': True,
     'augment': not methods.takes_examples(name),
     'optimizer': name in (*sgd, 'fed_opt'),
     'redraw_byzantine': not late,

@@ -155,6 +155,7 @@ def rounds_with_events_and_modules(mesh: Mesh) -> None:
     loss_fn,
     events=asynchrony.simulate([1.0, 1.0, 2.5], num_events=90),
     optimizer=optax.sgd(0.1),
+    mesh=mesh,
   )
   byzjax.modular_round(
     lambda params, batch: jnp.sum(params[0]),

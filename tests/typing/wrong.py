@@ -81,6 +81,7 @@ def rounds(state: byzjax.RoundState) -> None:
     events=asynchrony.simulate([1.0, 2.0], num_events=9),
     optimizer=SGD,
     codec=ATTACK,  # error: an attack as a codec
+    mesh=8,  # error: a mesh, not its size
   )
   byzjax.modular_round(
     loss_fn,
