@@ -1,7 +1,7 @@
-"""byzjax: training that survives workers which lie, drift, lag or disagree.
+"""byzjax: distributed training with Byzantine, slow or heterogeneous workers.
 
-Rules, attacks, codecs, transforms and rounds are here, flat: `byzjax.krum`.
-What has a name of its own is a package that is imported when it is first used:
+Rules, attacks, codecs, transforms and rounds are in this namespace, such as
+`byzjax.krum`. The other packages are imported when they are first used:
 `byzjax.analysis`, `asynchrony`, `convex`, `data`, `gossip`, `models`,
 `objectives`, `theory`, `topology`. Names under `byzjax._src` and files that
 start with an underscore are private.
@@ -137,12 +137,14 @@ from byzjax.gradients import (
   MarinaServerState,
   MarinaWorkerState,
   RecurrentStage,
+  SagaState,
   Stage,
   StormState,
   byz_vr_marina,
   differentially_private_gradient,
   entropy_gradient,
   hutchinson_diagonal,
+  saga,
   sparsign_local_steps,
   storm,
   target_projection,
@@ -188,6 +190,7 @@ from byzjax.transforms import (
   Smega2,
   Smega2State,
   WorkerMomentumState,
+  ZenoPlusPlusState,
   average_iterates,
   by_sender,
   byz_sgdm,
@@ -211,6 +214,7 @@ from byzjax.transforms import (
   signum_majority_vote,
   smega2,
   worker_momentum,
+  zeno_plus_plus,
 )
 
 if _typing.TYPE_CHECKING:
@@ -276,6 +280,7 @@ __all__ = [
   'Round',
   'RoundInfo',
   'RoundState',
+  'SagaState',
   'ScaleByDeltaSgdState',
   'ScaleByPreconditionerState',
   'SignGuardState',
@@ -290,6 +295,7 @@ __all__ = [
   'WorkerMomentumState',
   'WorkerOutput',
   'WorkerShardedState',
+  'ZenoPlusPlusState',
   'adaptive',
   'adaptive_clipping',
   'adaptive_gradient',
@@ -399,6 +405,7 @@ __all__ = [
   'resampling',
   'robust_reduce',
   'robust_round',
+  'saga',
   'sanitize',
   'scaffold',
   'scale_by_clipped_adam',
@@ -426,6 +433,7 @@ __all__ = [
   'worker_momentum',
   'worker_sharded',
   'worst_case_byzantine',
+  'zeno_plus_plus',
 ]
 
 

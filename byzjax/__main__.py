@@ -1,8 +1,8 @@
 """The command line: `byzjax doctor`, `byzjax train ...`.
 
 Also `python -m byzjax`. `doctor` prints versions, devices and data sets, and
-trains for a moment under attack. The others are programs of the extra
-`[experiments]`, and `--help` behind their name lists their flags.
+runs a short training under attack as a self-test. The other commands are
+programs of the extra `[experiments]`; `--help` after a name lists its flags.
 """
 
 import argparse
@@ -34,7 +34,7 @@ PROGRAMS = {
   'studies': 'runs the study of a paper',
   'diloco': 'trains a language model on a mesh of replicas',
   'report': 'makes one HTML file of the folders of runs',
-  'scorecard': 'says what became of the claims of the papers',
+  'scorecard': 'compares results with the claims of the papers',
 }
 _TRUE = (1.0, -2.0, 3.0)
 
@@ -65,7 +65,7 @@ def devices() -> list[str]:
 
 
 def data_sets() -> list[str]:
-  """The folder that data sets are looked for in, and what it holds."""
+  """The folder of data sets, and those that it holds."""
   folder = _sources._folder(None)
   held = ', '.join(sorted(_sources._prepared(folder))) or 'nothing'
   variable = _sources._ENVIRONMENT_VARIABLE
@@ -74,7 +74,7 @@ def data_sets() -> list[str]:
 
 
 def distance(rule: byzjax.Aggregator) -> float:
-  """How far training ends from the truth while 3 of 10 workers lie."""
+  """Distance to the true parameters after training, 3 of 10 Byzantine."""
   true = jnp.array(_TRUE)
   x = jax.random.normal(jax.random.key(0), (10, 32, 3))
   training = byzjax.robust_round(
@@ -98,10 +98,10 @@ def distance(rule: byzjax.Aggregator) -> float:
 
 
 def self_test() -> list[str]:
-  """Trains with the mean, which must fail, and with two rules, which must not.
+  """Trains with the mean, which must fail, and two rules, which must succeed.
 
   Raises:
-    RuntimeError: if a rule ends away from the truth, or the mean does not.
+    RuntimeError: if a rule fails, or if the mean does not.
   """
   begin = time.perf_counter()
   rules = {
@@ -113,10 +113,13 @@ def self_test() -> list[str]:
   for name, rule in rules.items():
     far = distance(rule)
     if (far < 0.01) == (name == 'mean'):
-      raise RuntimeError(f'self-test: {name} ends {far:g} from the truth')
-    lines.append(f'  {name} ends {far:.2g} from the truth')
+      raise RuntimeError(
+        f'self-test: {name} ends {far:g} from the true parameters'
+      )
+    lines.append(f'  {name} ends {far:.2g} from the true parameters')
   seconds = time.perf_counter() - begin
-  return ['self-test, 3 of 10 workers lie:', *lines, f'  {seconds:.1f} s: well']
+  head = 'self-test, 3 of 10 workers are Byzantine:'
+  return [head, *lines, f'  passed in {seconds:.1f} s']
 
 
 def run(program: str, arguments: Sequence[str]) -> None:
@@ -146,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   commands = parser.add_subparsers(dest='command', required=True)
-  commands.add_parser('doctor', help='what is installed, and whether it works')
+  commands.add_parser('doctor', help='prints what is installed, and tests it')
   for name, says in PROGRAMS.items():
     commands.add_parser(name, help=says)
   parser.parse_args(arguments)

@@ -41,34 +41,34 @@ FEATURES = {
 # By feature, and then by round.
 HOLES = {
   'worker chain': {
-    'from_work': 'the work does it',
-    'gossip_round': 'its optimizer is the chain of each node',
+    'from_work': 'part of the `Work`',
+    'gossip_round': '`optimizer` runs at every node',
     'parle': 'replicas send parameters',
     'elastic_averaging': 'replicas send parameters',
   },
   'codec down': {
-    'asynchronous_round': 'each worker would need the state of its own copy',
+    'asynchronous_round': 'the codec would need a state for each worker',
     'gossip_round': 'there is no server',
   },
   'sampler': {
     'robust_round': 'a round is one batch: `local_round` with one step',
-    'from_work': 'the work draws',
+    'from_work': 'the `Work` samples its batches',
   },
   'local steps': {
-    'robust_round': 'that is `local_round`',
-    'from_work': 'the work takes them',
+    'robust_round': 'use `local_round`',
+    'from_work': 'the `Work` runs them',
   },
   'client sampling': {
     'robust_round': '`worker_weights=random_participation(...)`',
-    'asynchronous_round': 'the events say who comes',
-    'gossip_round': 'every node mixes',
+    'asynchronous_round': 'the events define who sends',
+    'gossip_round': 'every node takes part',
   },
   'worker weights': {
-    'asynchronous_round': 'a message comes alone; buffers count heads',
-    'gossip_round': 'the graph has weights',
+    'asynchronous_round': 'messages arrive one by one; buffers count them',
+    'gossip_round': 'the mixing weights of the graph',
   },
-  'own gradients': {'from_work': 'the work computes them'},
-  'loss with a key': {'from_work': 'the work has a key for each worker'},
+  'own gradients': {'from_work': 'the `Work` computes them'},
+  'loss with a key': {'from_work': 'the `Work` gets a key for each worker'},
   'auxiliary output': {'from_work': '`WorkerOutput.aux`'},
 }
 

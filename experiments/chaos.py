@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib import pyplot as plt
 
 import byzjax
 
@@ -21,6 +22,7 @@ FAULTS = ('none', 'crash', 'lag', 'flip', 'nan', 'lie')
 # away from the first of these rounds until the second. Under `nan` a number of
 # the optimizer's state becomes NaN in that round.
 LAG, AWAY, NAN_ROUND = 4, (3, 8), 3
+HIGHEST = 4.0  # Loss in a picture: of a character, when nothing is known.
 
 
 class Fault(NamedTuple):
@@ -113,17 +115,36 @@ def _rows(mask, x):
 
 def report(rows: tables.Rows, folder: pathlib.Path) -> str:
   """Loss and goodput of every rule under every fault; and a picture."""
+  pictures.save(picture(rows), folder / 'chaos.png')
+  return table(rows)
+
+
+def table(rows: tables.Rows) -> str:
+  """The last loss and goodput, as text."""
+  names = 'loss', 'goodput'
+  return tables.plain(
+    [
+      {'fault': fault, 'rule': rule, **{name: run[-1][name] for name in names}}
+      for (fault, rule), run in tables.split_by(rows, 'fault', 'rule')
+    ]
+  )
+
+
+def picture(rows: tables.Rows) -> plt.Figure:
+  """A panel for every fault; what is NaN or above the panels is not seen."""
   by_fault = tables.split(rows, 'fault')
-  figure, panels = pictures.panels(1, len(by_fault))
+  columns = min(len(by_fault), 3)
+  figure, panels = pictures.panels(
+    -(-len(by_fault) // columns), columns, sharex=True, sharey=True
+  )
+  loss = tables.column(rows, 'loss')
+  low, high = np.nanmin(loss), min(np.nanmax(loss), HIGHEST)
   for axes, (fault, of_fault) in zip(panels.flat, by_fault.items()):
     pictures.curves(axes, tables.split(of_fault, 'rule'), y='loss')
-    axes.set(title=fault, xlabel='round', ylabel='held-out loss')
-    axes.set_ylim(top=min(axes.get_ylim()[1], 5.0))
-  panels.flat[-1].legend(fontsize=7)
-  pictures.save(figure, folder / 'chaos.png')
-  lines = []
-  for (fault, rule), run in tables.split_by(rows, 'fault', 'rule'):
-    names = 'loss', 'goodput'
-    last = {name: float(run[-1][name]) for name in names}
-    lines.append({'fault': fault, 'rule': rule, **last})
-  return tables.plain(lines)
+    axes.set(title=fault, ylim=(low - 0.1, high + 0.1))
+  for axes in panels[-1]:
+    axes.set_xlabel('round')
+  for axes in panels[:, 0]:
+    axes.set_ylabel('held-out loss')
+  panels.flat[0].legend(fontsize=7)
+  return figure

@@ -155,6 +155,7 @@ SIGNATURES = {
   'scale_by_preconditioner': ['rule', 'decay', 'lower_bound'],
   'scale_by_delta_sgd': ['initial_step_size', 'gamma', 'damping'],
   'hutchinson_diagonal': ['loss_fn'],
+  'saga': ['loss_fn', 'num_examples'],
   'storm': ['loss_fn', 'decay'],
   'differentially_private_gradient': [
     'loss_fn',
@@ -205,6 +206,7 @@ SIGNATURES = {
   'drop_stale': ['inner', 'max_staleness'],
   'by_sender': ['tx', 'num_workers'],
   'lipschitz_filter': ['inner', 'num_workers', 'num_byzantine'],
+  'zeno_plus_plus': ['inner', 'root_gradient'],
   'average_iterates': ['decay'],
   'scale_by_progress': ['schedule'],
   'scale_by_round': ['schedule'],
@@ -249,11 +251,11 @@ POSITIONAL = {
   'label_flip', 'linear_synchronization', 'lipschitz_filter', 'local_round',
   'modular_round', 'ordered_momentum', 'parle', 'per_worker',
   'quadratic_synchronization', 'random_byzantine', 'random_participation',
-  'replicas', 'robust_reduce', 'robust_round', 'sanitize',
+  'replicas', 'robust_reduce', 'robust_round', 'saga', 'sanitize',
   'scaffold', 'scale_by_preconditioner', 'scale_by_progress', 'scale_by_round',
   'signum_majority_vote', 'smega2',
   'sparsign_local_steps', 'storm', 'target_projection', 'worker_momentum',
-  'worker_sharded',
+  'worker_sharded', 'zeno_plus_plus',
 }  # fmt: skip
 KEYWORD_ONLY = SIGNATURES.keys() - POSITIONAL
 DEFAULTS = {

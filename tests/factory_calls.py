@@ -291,6 +291,9 @@ CALLS = {
   'signum_majority_vote': Call({'num_workers': N, **RATE}, on_messages),
   'smega2': Call({'num_workers': N, **RATE}, arrival),
   'worker_momentum': Call({'decay': 0.9}, on_params),
+  'zeno_plus_plus': Call(
+    {'inner': optax.sgd(0.1), 'root_gradient': lambda w, refresh: w}, arrival
+  ),
   # Gradients.
   'entropy_gradient': Call({'loss_fn': loss_fn, 'num_steps': 2, 'gamma': 0.1}),
   'byz_ef21': Call(
@@ -320,6 +323,7 @@ CALLS = {
     }
   ),
   'hutchinson_diagonal': Call({'loss_fn': loss_fn}),
+  'saga': Call({'loss_fn': loss_fn, 'num_examples': 2}),
   'storm': Call({'loss_fn': loss_fn, 'decay': 0.9}),
   'sparsign_local_steps': Call(
     {'loss_fn': loss_fn, 'budget': 1.0, 'learning_rate': 0.1}

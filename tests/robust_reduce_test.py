@@ -258,7 +258,7 @@ def test_votes_do_not_see_that_dtypes_travel_apart(mesh_name):
     ),
     (
       {'worker_weights': np.ones(N), 'num_chunks': 2},
-      'krum has no version with worker_weights',
+      'krum does not support worker_weights',
     ),
     (
       {'rule': byzjax.centered_clipping(radius=1.0), 'state': {'a': 1}},

@@ -1,4 +1,4 @@
-"""What rules see of the messages, and what they say of themselves."""
+"""The inputs and diagnostics of aggregation rules, as types."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -9,22 +9,21 @@ ArrayTree: TypeAlias = Any  # a pytree of arrays
 
 
 class AggregationInfo(NamedTuple):
-  """What a rule saw and did in one call; diagnostics, never carried.
+  """Diagnostics of one call of a rule; not carried to the next call.
 
-  None stands for what a rule does not have; `diagnose` fills in what can be
-  said of every rule.
+  A value is None if the rule does not define it; `diagnose` computes those that
+  are defined for every rule.
 
   Attributes:
     weights: float[n], the weight of each message in the aggregate, or None for
       rules that have no single weight per worker.
     mask: bool[n], False for the messages left out as non-finite, or None for
-      rules that treat entries and not rows.
+      rules that work on coordinates and not on messages.
     error: float[], distance from the aggregate to the mean of the honest
-      messages, where it is known who is honest.
+      messages, if it is known which workers are honest.
     kept: bool[n], the messages that a rule selected.
-    scores: float[n], by which it selected them: low is good, and +inf is
-      masked.
-    factors: float[n], by which messages were clipped: 1 is not at all.
+    scores: float[n], by which it selected them: low is good, +inf is masked.
+    factors: float[n], by which messages were clipped: 1 means not clipped.
   """
 
   weights: jax.Array | None = None
@@ -36,11 +35,11 @@ class AggregationInfo(NamedTuple):
 
 
 class CommonRow(NamedTuple):
-  """What all Byzantine workers send, not yet written into the messages.
+  """A message that all Byzantine workers send, not yet in the messages.
 
   Attributes:
     row: leaves [*param_shape], one message.
-    mask: bool[n], the messages that it stands for.
+    mask: bool[n], the rows of the messages that it replaces.
   """
 
   row: ArrayTree
@@ -55,9 +54,9 @@ class Gram(NamedTuple):
       columns of masked messages are zero.
     squared_norms: float[n], `|x_i|^2` without the centre; zero when masked.
     mask: bool[n], False for the messages that must get no weight.
-    worker_weights: float[n], what each worker counts relative to the others
-      (zero when masked), or None if all count the same. Only rules that say
-      that they are `weighted` ever see it.
+    worker_weights: float[n], the weight of each worker relative to the others
+      (zero when masked), or None if all are equal. Only passed to rules that
+      are `weighted`.
   """
 
   inner: jax.Array
@@ -72,16 +71,16 @@ class GramRule(NamedTuple):
   Attributes:
     init: `params -> state`.
     weights: `(gram, state, *, key) -> (AggregationInfo, state)`; the info has
-      `weights`, and whatever else the rule knows.
+      `weights`, and further diagnostics of the rule.
     center: `state -> aggregate`, the centre c; None for the finite message of
       median norm.
-    remember: `(state, aggregate float[d]) -> state`, after the aggregate is
-      known.
-    selects: whether the weights average a few whole messages; those are
-      combined without a centre, so that one selected message is returned
+    remember: `(state, aggregate float[d]) -> state`, called after the aggregate
+      is computed.
+    selects: whether the weights average a few whole messages; these are
+      combined without a centre, so that a single selected message is returned
       bit for bit.
-    weighted: whether the rule heeds `gram.worker_weights`.
-    selects_one: whether, at most, one message has a weight, which is 1.
+    weighted: whether the rule uses `gram.worker_weights`.
+    selects_one: whether at most one message has a weight, which is then 1.
   """
 
   init: Callable[[ArrayTree], ArrayTree]

@@ -1,8 +1,8 @@
-"""The types that everything in byzjax stands on.
+"""The basic types of byzjax.
 
 A round's messages are a pytree whose leaves have one more axis than the
 parameters: `[num_workers, *param_shape]`. An aggregator is an optax transform
-that removes this axis, so it goes wherever an optax transform goes.
+that removes this axis, so it can be used wherever an optax transform can.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ class InspectFn(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Update:
-  """The `update` of an `Aggregator`, and all that is known of the rule.
+  """The `update` of an `Aggregator`, with the properties of the rule.
 
   Attributes:
     inspect, name, gram_rule, inspect_words: see `Aggregator`.
@@ -73,9 +73,9 @@ class Update:
       messages.
     takes_norms: whether it takes the keyword `squared_norms`, float[n], of the
       messages as they are given, summed over all devices.
-    of_rows: the rule on a matrix of which not all is written, or None: see
-      `calls.from_rows`.
-    by_coordinate: whether it looks at one coordinate at a time.
+    of_rows: the rule on a matrix of which not all rows are written, or None:
+      see `calls.from_rows`.
+    by_coordinate: whether it treats each coordinate apart.
   """
 
   function: InspectFn | Callable[..., tuple[Aggregate, State]]
@@ -113,7 +113,7 @@ class Update:
 
 
 class Aggregator(optax.GradientTransformationExtraArgs):
-  """A pair of pure functions that turns n messages into one aggregate.
+  """An aggregation rule: a pair of pure functions, from n messages to one.
 
   `init(params) -> state` and `update(messages, state, params=None, *, key=None,
   axis_name=None, **extra) -> (aggregate, state)`: an optax transform whose
@@ -122,29 +122,28 @@ class Aggregator(optax.GradientTransformationExtraArgs):
   that takes stacked gradients. `axis_name` names the mesh axes over which the
   coordinates (not the workers) are split; only `worker_sharded` passes it.
 
-  `update` and the call take `worker_weights`, float[n], too: what each worker
-  counts (its number of examples, or the trust in it), relative to the others.
-  `cap_weights` bounds any one worker's share. A rule without a weighted version
-  refuses them.
+  `update` and the call also take `worker_weights`, float[n], the weight of each
+  worker relative to the others (such as its number of examples, or a trust
+  score). `cap_weights` bounds the share of any one worker. A rule without a
+  weighted version raises an error.
 
   Calling it, `aggregator(messages, key=None)`, aggregates once and is compiled:
   build a rule once and call it often. Jit a function that uses it, or
-  `aggregator.update`; being a tuple, it cannot itself be an argument of
-  `jax.jit`.
+  `aggregator.update`; it cannot be an argument of `jax.jit`, because it is a
+  tuple of functions.
 
-  `Aggregator(init, inspect, name=...)` makes a rule of your own, from an
-  `inspect` as below or from an `update`.
+  `Aggregator(init, inspect, name=...)` makes your own rule, from an `inspect`
+  as below or from an `update`.
 
   Attributes:
-    name: of the rule, as in `byzjax.krum`; in errors and in certificates.
-    config: the hyper-parameters by name, as the factory was called, defaults
-      among them; None for a rule that no factory of byzjax made, or that was
-      changed since.
+    name: of the rule, as in `byzjax.krum`; used in errors and certificates.
+    config: the hyper-parameters by name, with defaults; None for a rule that
+      was not made by a factory of byzjax, or was changed since.
     inspect: like `update`, with an `AggregationInfo` as third result.
-    gram_rule: how the rule acts on a Gram matrix, or None; what lets
-      `pre_aggregate` compose without touching the coordinates.
-    inspect_words: how it acts on packed signs, or None: `(words uint32[n, W],
-      *, is_byzantine, axis_name=None) -> (words uint32[W], AggregationInfo)`.
+    gram_rule: the rule as a function of a Gram matrix, or None; with it
+      `pre_aggregate` composes rules without a pass over the coordinates.
+    inspect_words: the rule on packed signs, or None: `(words uint32[n, W], *,
+      is_byzantine, axis_name=None) -> (words uint32[W], AggregationInfo)`.
 
   Raises:
     ValueError: at trace time, by `update` and the call: if leaves do not share
@@ -225,16 +224,16 @@ class PreAggregator(NamedTuple):
 
   Attributes:
     init: `params -> state`.
-    apply: `(messages [n, ...], state, *, key=None, axis_name=None) ->
-      (messages [m, ...], state)`. A mixed row with nothing to average is NaN,
-      which every rule masks.
-    matrix: for linear ones, `(gram, state, *, key) -> (float[m, n], state)`:
-      rows sum to one, or to zero where there is nothing to average. None if not
-      linear.
-    factors: for those that scale messages, `(squared_norms float[n], mask
-      bool[n], state, *, key) -> (float[n], state)`.
-    weighted: whether `matrix` heeds `gram.worker_weights`, and its m rows are
-      still those of the workers.
+    apply: `(messages [n, ...], state, *, key=None, axis_name=None) -> (messages
+      [m, ...], state)`. A mixed row that averages no message is NaN, which
+      every rule masks.
+    matrix: for linear pre-aggregators, `(gram, state, *, key) -> (float[m, n],
+      state)`: rows sum to one, or to zero if they average no message. None if
+      not linear.
+    factors: for pre-aggregators that scale messages, `(squared_norms float[n],
+      mask bool[n], state, *, key) -> (float[n], state)`.
+    weighted: whether `matrix` uses `gram.worker_weights`, and its m rows still
+      belong to the workers.
     name: as in `byzjax.bucketing`.
   """
 
@@ -258,22 +257,23 @@ class PreAggregator(NamedTuple):
 
 
 class Attack(NamedTuple):
-  """What the Byzantine workers send, given all that they may know.
+  """An attack: what the Byzantine workers send, given all messages.
 
   Attributes:
     init: `params -> state`.
     apply: `(messages, state, *, is_byzantine bool[n], key=None, axis_name=None,
       **knowledge) -> (messages with the Byzantine rows overwritten, state)`. A
-      round's knowledge has `aggregator_state`, the state of the rule before
+      round passes as knowledge `aggregator_state`, the state of the rule before
       this call; `num_coordinates`, d without padding; `is_finite` bool[n]; and
-      `honest_mean` float[d], if all workers count the same.
-    observe: `(state, aggregate) -> state`, after the rule has run; None if the
+      `honest_mean` float[d], if all workers have the same weight.
+    observe: `(state, aggregate) -> state`, called after the rule; None if the
       attack does not learn from the aggregate.
-    send: like `apply`, for attackers that all send the same: `(the one message,
-      leaves [*shape], state)`, from which a round saves writing it n times;
-      None if messages differ.
-    reads_own: whether anything that is sent depends on what attackers would
-      have sent honestly. A round need not compute it if not.
+    send: like `apply`, for attacks in which all Byzantine workers send the
+      same: `(the one message, leaves [*shape], state)`, so that a round need
+      not write it into every row; None if messages differ.
+    reads_own: whether what is sent depends on the messages that Byzantine
+      workers would send if they were honest. If not, a round need not compute
+      them.
   """
 
   init: Callable[[Params], State]
@@ -295,7 +295,7 @@ class Attack(NamedTuple):
     key: jax.Array | None = None,
     **knowledge: Any,
   ) -> Messages:
-    """The messages after one attack from a fresh state."""
+    """The messages after one attack, from a fresh state."""
     checks.check_stacked('attack', messages)
     checks.check_messages('attack', messages)
     params = jax.tree.map(lambda x: jnp.zeros_like(x[0]), messages)
@@ -315,12 +315,12 @@ class Attack(NamedTuple):
 
 
 class DataAttack(Protocol):
-  """What the Byzantine workers compute on, before any gradient.
+  """An attack on the batches of Byzantine workers, before gradients.
 
   `(batch, is_byzantine bool[n], key) -> batch` with the Byzantine slices of the
-  leaves `[n, ...]` replaced. One that has the keyword `rank` is told int32[n],
-  the number of each attacker among those of the round and -1 for others, and
-  one that has the keyword `params` the parameters that the server sent (None
+  leaves `[n, ...]` replaced. If it has the keyword `rank`, it gets int32[n],
+  the index of each Byzantine worker among those of the round and -1 for others;
+  if it has the keyword `params`, the parameters that the server sent (None
   where there is no server).
   """
 

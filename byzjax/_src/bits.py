@@ -1,4 +1,4 @@
-"""One bit per coordinate, really: 32 coordinates in a row are one word."""
+"""Packs one bit per coordinate: 32 consecutive coordinates are one word."""
 
 import math
 
@@ -42,7 +42,7 @@ def unpack_ternary(planes: jax.Array) -> jax.Array:
 
 
 def rice_parameter(density: jax.Array) -> jax.Array:
-  """The Golomb-Rice parameter b for a share of entries that are not zero.
+  """The Golomb-Rice parameter b for a share s of nonzero entries.
 
   `b = 1 + floor(log2(log(phi - 1) / log(1 - s)))`, phi the golden ratio, and at
   least 0: int32.
@@ -55,9 +55,9 @@ def rice_parameter(density: jax.Array) -> jax.Array:
 def ternary_bits(planes: jax.Array, num_coordinates: int) -> jax.Array:
   """The length of a ternary message by Golomb-Rice coding: float32[].
 
-  A header of `ceil(log2(d + 1))` bits has the number of entries that are not
-  zero, from which the parameter b follows. Each of them then takes `floor(gap /
-  2^b) + 1 + b` bits, where gap is the number of zeros before it, and a sign.
+  A header of `ceil(log2(d + 1))` bits has the number of nonzero entries, from
+  which the parameter b follows. Each of them then takes `floor(gap / 2^b) + 1 +
+  b` bits, where gap is the number of zeros before it, and a sign bit.
   """
   header = num_coordinates.bit_length()
   words = planes[1]

@@ -1,7 +1,6 @@
-"""How rules are made: from a function of the messages, the state and a call.
+"""How rules are built from a function of the messages, the state and a call.
 
-The signature that every rule shares stands here, once, with the checks that go
-with it.
+The signature that every rule shares is defined here once, with its checks.
 """
 
 from collections.abc import Callable
@@ -17,16 +16,16 @@ Rows = message_rows.Rows
 
 
 class Call(NamedTuple):
-  """What comes with the messages and the state in one call of a rule.
+  """The other arguments of one call of a rule.
 
   Attributes:
     params: the parameters, or None.
-    key: for rules that draw, or None.
+    key: for rules with randomness, or None.
     axis_name: mesh axes over which the coordinates are split.
-    worker_weights: float[n], zero for what is no weight, or None.
-    common: what attackers send and is not yet written into the messages.
+    worker_weights: float[n], zero for invalid weights, or None.
+    common: the row of Byzantine workers not yet in the messages, or None.
     squared_norms: float[n], of the messages as they are given, or None.
-    extra: what only some rules know of.
+    extra: arguments that only some rules take.
   """
 
   params: base.Params | None = None
@@ -38,7 +37,7 @@ class Call(NamedTuple):
   extra: dict[str, Any] = {}
 
   def keywords(self) -> dict[str, Any]:
-    """The same for the `inspect` of another rule, on the same messages."""
+    """The same as keywords for the `inspect` of another rule, same messages."""
     return {
       'key': self.key,
       'axis_name': self.axis_name,
@@ -76,8 +75,8 @@ def from_messages(
     aggregate: the function; messages have leaves `[n, *shape]`.
     init: `params -> state`.
     gram_rule: see `base.Aggregator`.
-    weighted: whether it heeds `call.worker_weights`; they are refused if not.
-    takes_common: whether it heeds `call.common`; if not, the common row is
+    weighted: whether it uses `call.worker_weights`; if not, they are an error.
+    takes_common: whether it uses `call.common`; if not, the common row is
       written into the messages before.
     takes_norms: whether it may use `call.squared_norms`.
     inspect_words: see `base.Aggregator`.
@@ -130,9 +129,9 @@ def from_rows(
   Args:
     name: of the rule, for errors.
     aggregate: the function; rows have the common row in them.
-    by_coordinate: whether it looks at one coordinate at a time, and has neither
-      state nor info. Then every leaf goes by itself, which saves the copy into
-      one matrix, and rows may be a `reductions.Mixture`.
+    by_coordinate: whether it treats each coordinate apart, and has neither
+      state nor info. Then it runs on every leaf, which saves the copy into one
+      matrix, and rows may be a `reductions.Mixture`.
     **options: of `from_messages`.
   """
 
@@ -174,11 +173,11 @@ def rows_of(
 def relative_weights(
   name: str, weights: jax.Array | None, n: int, *, supported: bool
 ) -> jax.Array | None:
-  """The workers' weights with zero for what is no weight, or None."""
+  """The workers' weights with zero for invalid ones, or None."""
   if weights is None:
     return None
   if not supported:
-    raise ValueError(f'{name} has no version with worker_weights')
+    raise ValueError(f'{name} does not support worker_weights')
   checks.check_worker_weights(name, weights, n)
   weights = jnp.asarray(weights, flat.compute_dtype(jnp.result_type(weights)))
   return nonfinite.usable_weights(weights)

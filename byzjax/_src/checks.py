@@ -1,4 +1,4 @@
-"""Checks of arguments, with errors that name the rule that is broken."""
+"""Checks of arguments, with errors that name the violated condition."""
 
 from typing import Any
 
@@ -75,7 +75,7 @@ def check_function(rule: str, name: str, value: Any) -> None:
 def check_kind(
   rule: str, name: str, value: Any, kind: type, *, optional: bool = False
 ) -> None:
-  """Raises TypeError unless `value` is of this type, or None if it may."""
+  """Raises TypeError unless `value` is of this type, or None if optional."""
   if not isinstance(value, kind) and not (optional and value is None):
     raise TypeError(
       f'{rule} needs {name} to be of type {kind.__name__}'
@@ -125,9 +125,9 @@ def check_iterations(rule: str, name: str, value: Any) -> None:
 def check_real(
   rule: str, name: str, value: Any, *, array: bool = False
 ) -> None:
-  """Raises ValueError unless `value` is a real number, maybe traced.
+  """Raises ValueError unless `value` is a real number; it may be traced.
 
-  With `array` it may be several in an array.
+  With `array` it may be an array.
   """
   if isinstance(value, (int, float, jax.Array, np.ndarray, np.generic)):
     kind = jnp.result_type(value)
@@ -177,9 +177,9 @@ def check_range(
 ) -> None:
   """Raises ValueError unless `value` is a real number in a range.
 
-  With `array` it may be several in an array.
+  With `array` it may be an array.
 
-  What is traced has no value yet: of it only type and shape are looked at.
+  Of a traced value only type and shape are checked.
   """
   check_real(rule, name, value, array=array)
   if isinstance(value, jax.core.Tracer):
@@ -200,8 +200,8 @@ def check_worker_weights(
 ) -> None:
   """Raises ValueError unless the weights are float[n], finite and >= 0.
 
-  And not all zero, or only zero where that `may_be`. What is traced has no
-  values yet.
+  All-zero weights are an error unless `may_be_zero`. The values of traced
+  weights are not checked.
   """
   is_array = isinstance(weights, (jax.Array, np.ndarray))
   if not is_array and not isinstance(weights, (list, tuple)):
@@ -274,7 +274,7 @@ def byzantine_mask(name: str, is_byzantine: Any, n: int) -> jax.Array:
 def check_messages(name: str, messages: Any, params: Any = None) -> None:
   """Raises ValueError unless leaves are `[n, *param_shape]`.
 
-  Without `params` it is the leading axis alone that is looked at.
+  Without `params` only the leading axis is checked.
   """
   num_workers(f'{name}: messages', messages)
   if params is None:
@@ -328,5 +328,5 @@ def signature(tree: Any) -> tuple[Any, list[list[int]]]:
 
 
 def name_of(path: Any) -> str:
-  """A leaf by its path, in errors."""
+  """The name of a leaf in errors, from its path."""
   return f'the leaf {jax.tree_util.keystr(path)}' if path else 'a leaf'

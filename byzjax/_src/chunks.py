@@ -1,4 +1,4 @@
-"""A rule on sharded messages, some coordinates of all leaves at a time."""
+"""A rule on sharded messages, in chunks of the coordinates of all leaves."""
 
 import functools
 import math
@@ -30,13 +30,13 @@ def check(
   state: Any,
   num_chunks: int,
 ) -> None:
-  """Raises ValueError unless the rule can look at a part of each message."""
+  """Raises ValueError unless the rule can run on chunks of coordinates."""
   gram_rule = rule.update.gram_rule
   cut = rule.update.by_coordinate or (gram_rule and gram_rule.center is None)
   if cut and attack is None and state is None:
     return
   raise ValueError(
-    f'{name} needs a rule that looks at one coordinate at a time, or that finds'
+    f'{name} needs a rule that treats each coordinate apart, or that computes'
     ' weights from distances, without a state and without an attack, for'
     f' num_chunks above 1, got num_chunks={num_chunks} and {rule.name}'
   )
@@ -50,9 +50,9 @@ def chunked(
 ) -> base.Aggregator:
   """`worker_sharded(rule, workers)` with less memory and more steps.
 
-  Of what a device owns, `[n, m]`, only `[n, m / num_chunks]` is ever there. A
-  rule with distances goes through the chunks three times: for norms, for inner
-  products and for the sum.
+  A device never holds its part `[n, m]` of the messages at once, only `[n, m /
+  num_chunks]`. A rule with distances needs three passes over the chunks: for
+  norms, for inner products and for the sum.
   """
 
   def inspect(

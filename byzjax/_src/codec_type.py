@@ -1,4 +1,4 @@
-"""How one message goes over the wire, as a type."""
+"""The type of a codec: how one message is encoded and decoded."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -11,31 +11,32 @@ Payload: TypeAlias = Any  # a pytree of arrays
 
 
 class Codec(NamedTuple):
-  """How one vector goes over the wire, and what that costs.
+  """How one vector is encoded for communication, and its length in bits.
 
-  Vectors are flat, `float[D]`: the d = `num_coordinates` true ones, and zeros
+  Vectors are flat, `float[D]`: the d = `num_coordinates` coordinates, and zeros
   up to D, a multiple of 32. Leaves of a payload are scalars, or arrays whose
-  last axis is D (a number per coordinate) or D / 32 (a word per 32 coordinates
-  in a row). So a payload can be cut where coordinates are split over devices,
-  and `encode` can run on such a slice: with an `axis_name`, x is the local part
-  of the coordinates, what is summed over all of them is completed over the mesh
-  axes, and scalars of the payload are the same on all devices.
+  last axis is D (a number per coordinate) or D / 32 (a word per 32 consecutive
+  coordinates). So a payload can be cut where coordinates are split over
+  devices, and `encode` can run on such a slice: with an `axis_name`, x is the
+  local part of the coordinates, sums over coordinates are completed over the
+  mesh axes, and scalars of the payload are the same on all devices.
 
   Attributes:
     init: `params float[D] -> state`.
     encode: `(x float[D], state, key, *, num_coordinates, axis_name=None) ->
-      (payload, state)`, for one vector; the key may be None for codecs that do
-      not draw.
+      (payload, state)`, for one vector; the key may be None for codecs without
+      randomness.
     decode: `payload -> float[D]`, element by element given the scalars, so it
-      takes a slice of a payload too. What padding decodes to means nothing.
+      also takes a slice of a payload. Decoded padding is undefined.
     bits_per_message: `(payload, num_coordinates) -> float32[]`, the exact
-      length of this very message (a whole one, not a slice).
+      length of this message (a whole one, not a slice).
     constrain: `(x float[D], *, num_coordinates, axis_name=None) -> float[D]`,
-      the message nearest to x that decoding can give: what a Byzantine worker,
-      who need not encode anything, can really make the server see. What was
-      decoded stays what it is.
+      the possible output of `decode` nearest to x. A Byzantine worker need not
+      use `encode`, but the server can only decode such messages. Decoded
+      messages do not change.
     packs_signs: whether the payload is uint32[D / 32], a bit per coordinate
-      that is 1 for -1 and 0 for +1: a vote can be taken on it as it is.
+      that is 1 for -1 and 0 for +1, so that a vote can be taken without
+      decoding.
     name: as in `byzjax.sign_codec`.
   """
 

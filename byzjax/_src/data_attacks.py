@@ -1,4 +1,4 @@
-"""What attacks on data are told by rounds, and how they read a batch."""
+"""The arguments that attacks on data get from rounds, and parts of a batch."""
 
 import inspect
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from byzjax._src import base, checks
 class JointAttack(NamedTuple):
   """An attack on data and one on messages; see `joint_attack`.
 
-  Called, it is the attack on data alone.
+  A call is the attack on data alone.
 
   Attributes:
     data_attack: on the batches of Byzantine workers.
-    message_attack: on what they send then.
+    message_attack: on the messages that they then send.
   """
 
   data_attack: base.DataAttack
@@ -36,7 +36,7 @@ class JointAttack(NamedTuple):
 
 
 def ranks(is_byzantine: jax.Array) -> jax.Array:
-  """The number of each attacker among the attackers: int32[n], others -1."""
+  """The index of each Byzantine worker among them: int32[n], others -1."""
   return jnp.where(is_byzantine, jnp.cumsum(is_byzantine) - 1, -1)
 
 
@@ -57,7 +57,7 @@ def corrupt(
   key: jax.Array,
   params: base.Params | None = None,
 ) -> base.Batch:
-  """The batch `[n, ...]` after the attack, which is told what it asks for.
+  """The batch `[n, ...]` after the attack, called with the keywords it takes.
 
   `attackers` is bool[n], or int32[n] as `ranks` makes them.
   """
@@ -133,7 +133,7 @@ def read_images(
 
 
 def rows_of(mask: jax.Array, like: jax.Array) -> jax.Array:
-  """The mask with axes of one behind it, to stand beside `like`."""
+  """The mask with axes of length one appended, to broadcast with `like`."""
   return mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim))
 
 

@@ -23,8 +23,8 @@ def draw(
 ) -> jax.Array:
   """A draw [d] of `sampler(key, shape, dtype)`, d and dtype as of `like`.
 
-  Block by block from the global number of the block. Where the coordinates here
-  are not one stretch of all, `coordinates` int32[d] are their global numbers.
+  Drawn in blocks, by the global index of the block. Where the coordinates here
+  are not one contiguous part, `coordinates` int32[d] are their global indices.
   """
   d = like.shape[-1]
 
@@ -45,7 +45,7 @@ def draw(
 
 
 def worker_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
-  """The keys of the workers with these numbers: `int[k] -> [k]`."""
+  """The keys of the workers with these indices: `int[k] -> [k]`."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
 
 

@@ -1,4 +1,4 @@
-"""Pytrees as flat rows: what has a worker axis is one matrix inside."""
+"""Pytrees as flat rows: messages become one matrix `[n, d]`."""
 
 import math
 from collections.abc import Callable

@@ -6,7 +6,7 @@ from byzjax._src import checks
 
 
 def check_group_size(name: str, group_size: Any) -> None:
-  """Raises ValueError unless r is an odd Python int, so that no vote ties."""
+  """Raises ValueError unless r is an odd int, so that votes never tie."""
   checks.check_count(name, 'group_size', group_size, 1)
   if group_size % 2 == 0:
     raise ValueError(f'{name} needs group_size to be odd, got {group_size}')

@@ -1,4 +1,4 @@
-"""Rules inside of optax's wrappers, such as `optax.inject_hyperparams`."""
+"""Rules inside optax wrappers, such as `optax.inject_hyperparams`."""
 
 from typing import Any
 
@@ -12,12 +12,11 @@ from byzjax._src import base
 def as_aggregator(
   name: str, rule: Any, argument: str = 'aggregator'
 ) -> base.Aggregator:
-  """The rule, or what an optax wrapper such as `inject_hyperparams` made of it.
+  """The rule, or the rule in an optax wrapper such as `inject_hyperparams`.
 
-  A wrapper that hands messages and aggregate through as they are is taken for a
-  rule, with the diagnostics of the rule inside; this is seen at trace time, for
-  the rule says what it got and gave. What does more, such as a chain, belongs
-  into the optimizer.
+  A wrapper that passes messages and aggregate through unchanged is treated as a
+  rule, with the diagnostics of the rule inside; this is checked at trace time.
+  Anything more, such as a chain, belongs into the optimizer.
   """
   if isinstance(rule, base.Aggregator):
     return rule
@@ -27,7 +26,7 @@ def as_aggregator(
   if not hasattr(state, 'hyperparams'):
     raise ValueError(
       f'{name} needs {argument} to be an Aggregator (put optax transforms'
-      f' behind it, in optimizer), got {type(rule).__name__}'
+      f' after it, in optimizer), got {type(rule).__name__}'
     )
 
   def inspect(messages, state, params=None, **extra):
@@ -39,7 +38,7 @@ def as_aggregator(
       raise ValueError(
         f'{name} needs {argument} to be a rule, or'
         ' optax.inject_hyperparams(rule)(...), and nothing around it, got'
-        ' a transform of another kind (put optax transforms behind the rule,'
+        ' a transform of another kind (put optax transforms after the rule,'
         ' in optimizer)'
       )
     return aggregate, state, seen[0][2]

@@ -1,4 +1,4 @@
-"""Rules on what the server keeps of every worker, in place of the messages."""
+"""Rules on rows that the server keeps for every worker, not on messages."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,14 +28,14 @@ def rule_on_kept_rows(
   moved: Callable[[jax.Array, jax.Array], jax.Array],
   make_state: Callable[[base.Messages, base.State], Any],
 ) -> base.Aggregator:
-  """A rule that sees all n rows, also those of workers that are away.
+  """A rule on all n kept rows, also those of workers that are absent.
 
   Args:
-    name: of what keeps them, for errors.
-    rule: what aggregates the rows.
+    name: of the calling function, for errors.
+    rule: the rule that aggregates the rows.
     num_workers: n.
     moved: `(kept [n, ...], messages [n, ...]) -> kept`, of each leaf. A message
-      is zero where its worker has the weight 0 or has sent what is not finite.
+      is zero if its worker has weight 0 or sent a non-finite message.
     make_state: `(kept, state of the rule) -> state`, a pair.
   """
 

@@ -1,10 +1,9 @@
-"""Two layouts of the messages, and the one place that changes between them.
+"""Two layouts of the messages, and the conversion between them.
 
-*Worker layout*: each device holds all coordinates of its own workers,
-`[n/p, d]`; gradients, momentum and codecs live there. *Coordinate layout*: each
-device holds its own coordinates of all workers, `[n, d/p]`; attacks and rules
-live there. A tiled all-to-all leads from one to the other, and no device ever
-holds n x d.
+*Worker layout*: each device holds all coordinates of its own workers, `[n/p,
+d]`; used by gradients, momentum and codecs. *Coordinate layout*: each device
+holds its own coordinates of all workers, `[n, d/p]`; used by attacks and rules.
+A tiled all-to-all converts one into the other, and no device ever holds n x d.
 """
 
 import functools
@@ -23,7 +22,7 @@ _LEAST_PADDING = 256
 
 
 class WorkerShardedState(NamedTuple):
-  """State of `worker_sharded`: the rule's, and the attack's in front of it."""
+  """State of `worker_sharded`: those of the rule and of the attack."""
 
   aggregator: base.State
   attack: base.State
@@ -34,15 +33,15 @@ _KNOWLEDGE = ('axis_name', 'num_coordinates', 'coordinates')
 
 
 class Seen(NamedTuple):
-  """What one pass over the messages tells, before any attack.
+  """What one pass over the messages finds, before any attack.
 
   Attributes:
-    is_finite: bool[n]; of those that an attack overwrites by one row anyway it
-      may be True whatever they are.
-    counted: bool[n], the honest and finite messages of who takes part; None if
-      it is not known who is honest.
-    mean: float[d], of those; or None.
-    squared_norms: float[n], or None if the rule does not ask for them.
+    is_finite: bool[n]; may be True for any message that an attack overwrites by
+      one row anyway.
+    counted: bool[n], the honest and finite messages of participants; None if it
+      is not known which workers are honest.
+    mean: float[d], the mean of these, or None.
+    squared_norms: float[n], or None if the rule does not take them.
   """
 
   is_finite: jax.Array
@@ -55,7 +54,7 @@ class Sent(NamedTuple):
   """The messages after the attack.
 
   Attributes:
-    messages: leaves [n, ...], without what stands in `common`.
+    messages: leaves [n, ...], without the row in `common`.
     common: the one row that all Byzantine workers send, or None.
     is_finite: bool[n].
     squared_norms: float[n], of `messages`; None if they are not known.
@@ -72,11 +71,11 @@ def attacked(
   attack: base.Attack | None,
   codec: base.Codec | None = None,
 ) -> base.Aggregator:
-  """The rule as the server meets it: after the attack, with full diagnostics.
+  """The rule after the attack, with all diagnostics.
 
   `inspect` takes an extra `is_byzantine` bool[n]; its info has the finite mask
   and the distance to the honest mean for every rule. With a codec the messages
-  are decoded ones, and what attackers send is made such.
+  are decoded ones, and Byzantine messages are constrained to possible ones.
   """
 
   def init(params):
@@ -140,7 +139,7 @@ def look_at(
   is_byzantine: jax.Array | None,
   told: dict[str, Any],
 ) -> Seen:
-  """Who is finite and the honest mean, in as few passes as can be."""
+  """Finite messages and the honest mean, in as few passes as possible."""
   x, _ = flat.ravel_rows('round', messages)
   axis_name, weights = told.get('axis_name'), told.get('worker_weights')
   norms = mean = all_finite = None
@@ -185,14 +184,14 @@ def byzantine_message(
   columns: jax.Array | None,
   told: dict[str, Any],
 ) -> tuple[Sent, base.State]:
-  """What is sent after the attack, in the form that the codec can carry.
+  """The messages after the attack, in the form that the codec can carry.
 
-  Padding is nobody's coordinate: what the attack puts there is dropped.
+  What the attack writes into padding is dropped.
   """
   axis_name = told.get('axis_name')
 
   def as_carried(x):
-    """Messages float[m, d] as they would come out of the wire."""
+    """Messages float[m, d] as they are after encoding and decoding."""
     if columns is not None:
       x = jnp.where(columns, x, 0)
     if codec is None:
@@ -245,7 +244,7 @@ def aggregate_sent(
   key: jax.Array | None,
   told: dict[str, Any],
 ) -> tuple[base.Aggregate, base.State, base.AggregationInfo]:
-  """The rule on what was sent, told of it as much as it can use."""
+  """The rule on the messages sent, with the keywords that it takes."""
   messages, rule = sent.messages, aggregator.update
   if sent.common is not None and rule.takes_common:
     told = dict(told, common=sent.common)
@@ -268,7 +267,7 @@ def padded_size(size: int, num_shards: int) -> int:
 
 
 def coordinates(local_size: int, axis_name: base.AxisName = None) -> jax.Array:
-  """The numbers of the coordinates here, padding among them: int32[s]."""
+  """The indices of the coordinates here, with padding: int32[s]."""
   first = 0 if axis_name is None else lax.axis_index(axis_name) * local_size
   return first + jnp.arange(local_size)
 

@@ -1,4 +1,4 @@
-"""What a worker does between two communications, in types."""
+"""The types of local work: objectives, estimators, samplers."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
@@ -18,14 +18,14 @@ PlainLossFn = Callable[[base.Params, Any], jax.Array]
 
 
 class LocalContext(NamedTuple):
-  """What a local objective may know beside parameters and batch.
+  """What a local objective may use besides parameters and batch.
 
   Attributes:
     anchor: the parameters that the worker received at the start of the round.
-    key: of this worker and this local step alone.
+    key: only for this worker and this local step.
     step: int32[], the local step, from 0.
-    round: int32[], the rounds before this one, or the steps of the server where
-      workers do not wait for each other; what a schedule goes by.
+    round: int32[], the number of rounds before this one, or of server steps if
+      rounds are asynchronous; the argument of schedules.
   """
 
   anchor: base.Params
@@ -37,18 +37,18 @@ class LocalContext(NamedTuple):
 def first_context(
   params: base.Params, key: jax.Array, round: jax.Array | int
 ) -> LocalContext:
-  """That of a worker that takes one step from what it received."""
+  """The context of the first local step, at the received parameters."""
   return LocalContext(params, key, jnp.zeros([], jnp.int32), round)
 
 
 class Objective(NamedTuple):
-  """A loss that a worker descends on its own, in place of a plain one.
+  """A loss that a worker minimises in its local steps, instead of a plain one.
 
   Attributes:
-    loss: `(params, batch_i, context) -> scalar`, differentiable in params; what
-      stands for the loss in `local_round` and `robust_round`. Its gradient is
-      what the worker steps along, so that a part of the parameters may ascend
-      by reversing its gradient. `-> (scalar, aux)` where `has_aux`.
+    loss: `(params, batch_i, context) -> scalar`, differentiable in params; it
+      replaces the loss in `local_round` and `robust_round`. The worker descends
+      along its gradient; to ascend in a part of the parameters, reverse the
+      gradient there. `-> (scalar, aux)` if `has_aux`.
     name: as in `byzjax.objectives.proximal`.
     has_aux: whether there is an auxiliary output, a tree of arrays, which
       rounds report in `RoundInfo.aux`.
@@ -60,17 +60,17 @@ class Objective(NamedTuple):
 
 
 class GradientEstimator(NamedTuple):
-  """What a worker computes in place of a gradient, such as `entropy_gradient`.
+  """What a worker computes instead of a gradient, such as `entropy_gradient`.
 
-  It goes wherever a round takes `value_and_grad`. Called as `(params, batch,
-  key, round=0)` it is used alone, like `jax.value_and_grad(loss_fn)`; jit a
-  function that calls it.
+  It is used wherever a round takes `value_and_grad`. It can also be called
+  alone, as `(params, batch, key, round=0)`, like `jax.value_and_grad(loss_fn)`;
+  jit a function that calls it.
 
   Attributes:
     estimate: `(params, batch_i, context) -> (loss, gradient)`, with a
-      `LocalContext`; `-> ((loss, aux), gradient)` where `has_aux`.
-    num_gradients: gradients of the loss that one estimate takes, a Python int;
-      None if that is not known.
+      `LocalContext`; `-> ((loss, aux), gradient)` if `has_aux`.
+    num_gradients: number of gradients of the loss per estimate, a Python int;
+      None if not known.
     name: as in `byzjax.entropy_gradient`.
     has_aux: whether there is an auxiliary output, as of `jax.value_and_grad`.
   """
@@ -91,7 +91,7 @@ class GradientEstimator(NamedTuple):
     return self.estimate(params, batch, first_context(params, key, round))
 
   def count_gradients(self, num_estimates: jax.Array | int) -> jax.Array | None:
-    """Gradients that so many estimates take: int32 of their shape, or None."""
+    """The number of gradients of so many estimates: int32 or None."""
     return _count_gradients(self.num_gradients, num_estimates)
 
 
@@ -104,18 +104,18 @@ def _count_gradients(
 
 
 class StatefulEstimator(NamedTuple):
-  """What a worker computes from two sets of parameters and what it remembers.
+  """An estimator with a state, of the current and the previous parameters.
 
-  It goes where `robust_round` takes `value_and_grad`, such as `storm`.
+  It is used where `robust_round` takes `value_and_grad`, such as `storm`.
 
   Attributes:
     init: `params -> state`, what one worker keeps from round to round.
     estimate: `(params, previous, batch_i, state, context) -> (loss, message,
       state)`: `previous` are the parameters of this worker's last round (in the
-      first, params themselves), the message is shaped like params; loss is
-      `(loss, aux)` where `has_aux`.
-    num_gradients: gradients of the loss that one estimate takes, a Python int;
-      None if that is not known.
+      first round, params); the message has the shape of params; loss is `(loss,
+      aux)` if `has_aux`.
+    num_gradients: number of gradients of the loss per estimate, a Python int;
+      None if not known.
     name: as in `byzjax.storm`.
     has_aux: whether there is an auxiliary output.
   """
@@ -127,7 +127,7 @@ class StatefulEstimator(NamedTuple):
   has_aux: bool = False
 
   def count_gradients(self, num_estimates: jax.Array | int) -> jax.Array | None:
-    """Gradients that so many estimates take: int32 of their shape, or None."""
+    """The number of gradients of so many estimates: int32 or None."""
     return _count_gradients(self.num_gradients, num_estimates)
 
 
@@ -140,7 +140,7 @@ ValueAndGrad = (
 
 
 class Estimate(NamedTuple):
-  """The result of an estimator, whether it has an auxiliary output or not."""
+  """The result of an estimator, with its auxiliary output or None."""
 
   loss: jax.Array
   gradient: base.Params
@@ -148,18 +148,18 @@ class Estimate(NamedTuple):
 
 
 class LocalSampler(NamedTuple):
-  """How a worker takes batches from its data, step by step, in one round.
+  """How a worker takes the batches of its local steps from its data.
 
   Attributes:
     init: `params -> state`, what one worker keeps from round to round.
     start: `(state, params, data_i, key) -> plan`, once a round: data_i is the
-      worker's slice of what the round was given, params are what it received.
+      worker's slice of the round's batch, params are those that it received.
     draw: `(plan, data_i, step int32[], key) -> (batch_i, plan)`, once a local
       step, with a key of its own.
     finish: `(state, params) -> state`, with the worker's parameters after its
       last local step.
-    carry_over: `(plan, state) -> state`, behind `finish`: what of the plan goes
-      on in the next round, such as how far a pass over the data has come.
+    carry_over: `(plan, state) -> state`, after `finish`: keeps what the next
+      round needs of the plan, such as the position in a pass over the data.
   """
 
   init: Callable[[base.Params], base.State]
@@ -172,14 +172,14 @@ class LocalSampler(NamedTuple):
 
 
 class Participation(NamedTuple):
-  """Who takes part in a round, when that depends on more than its number.
+  """Sampling of the participants of a round, with a state or with scores.
 
   Attributes:
     init: `num_workers -> state`.
-    score: `(params, data_i) -> float[]` of one worker, computed before the
-      draw, or None.
+    score: `(params, data_i) -> float[]` of one worker, computed before `draw`,
+      or None.
     draw: `(state, scores float[n] or None, step, key) -> (weights float[n],
-      state)`: exactly m of them positive, and 0 for who does not take part.
+      state)`: exactly m weights positive, and 0 for workers not sampled.
     num_participants: m, a Python int.
   """
 
@@ -196,30 +196,30 @@ def as_objective(
   needs_key: bool = False,
   has_aux: bool = False,
 ) -> Objective:
-  """A plain loss as an objective, which gives it the key of the context.
+  """A plain loss as an objective, called with the key of the context.
 
-  `name` is of the function that was given the loss, for errors. An `Objective`
-  knows by itself whether it has an auxiliary output and what it does with keys.
+  `name` is of the calling function, for errors. An `Objective` itself defines
+  `has_aux` and how it uses keys.
   """
   loss_forms.check_flags(name, needs_key, has_aux)
   if isinstance(loss_fn, Objective):
     if needs_key:
       raise ValueError(
         f'{name} needs needs_key to be False where loss_fn is an Objective,'
-        f' which has the key of its context, got the Objective {loss_fn.name}:'
-        ' pass needs_key=True to what made it'
+        f' which uses the key of its context, got the Objective {loss_fn.name}:'
+        ' pass needs_key=True to the function that made it'
       )
     if has_aux and not loss_fn.has_aux:
       raise ValueError(
         f'{name} needs has_aux to be False where loss_fn is an Objective'
         f' without auxiliary output, got the Objective {loss_fn.name}: pass'
-        ' has_aux=True to what made it'
+        ' has_aux=True to the function that made it'
       )
     return loss_fn
   if isinstance(loss_fn, GradientEstimator):
     raise ValueError(
       f'{name} needs loss_fn to be a loss, got the GradientEstimator'
-      f' {loss_fn.name}: it belongs in value_and_grad'
+      f' {loss_fn.name}: pass it as value_and_grad'
     )
   loss_forms.check_signature(name, loss_fn, needs_key)
   plain: Any = loss_fn
@@ -241,9 +241,9 @@ def as_estimator(
   needs_key: bool = False,
   has_aux: bool = False,
 ) -> GradientEstimator:
-  """What takes the place of the gradient of the loss, or that gradient.
+  """The estimator in place of the gradient of the loss, or that gradient.
 
-  Its results are checked where it is traced; `name` is for errors.
+  Its results are checked when it is traced; `name` is for errors.
   """
   loss_forms.check_flags(name, needs_key, has_aux)
   if value_and_grad is None:
@@ -304,14 +304,14 @@ def check_own_flags(
     raise ValueError(
       f'{name} needs has_aux to be False where value_and_grad is a'
       f' {type(estimator).__name__} without auxiliary output, got'
-      f' {estimator.name}: pass has_aux=True to what made it'
+      f' {estimator.name}: pass has_aux=True to the function that made it'
     )
 
 
 def _refuse_key(name: str) -> NoReturn:
   raise ValueError(
-    f'{name} needs needs_key to be False where value_and_grad is given, which'
-    ' always has a key, got needs_key=True: it is for loss_fn'
+    f'{name} needs needs_key to be False where value_and_grad is given, because'
+    ' value_and_grad always gets a key, got needs_key=True'
   )
 
 
@@ -338,7 +338,7 @@ def estimate(
   batch: Any,
   context: LocalContext,
 ) -> Estimate:
-  """What an estimator finds, in one form."""
+  """The result of an estimator, in one form."""
   value, gradient = estimator.estimate(params, batch, context)
   if not estimator.has_aux:
     return Estimate(value, gradient)
@@ -359,13 +359,13 @@ def estimate_once(
 
 
 def zeros_of_mean(name: str, aux: Any) -> Any:
-  """Where auxiliary outputs are added up, in float, from their shapes."""
+  """Zeros in float, in the shapes of auxiliary outputs, to sum them in."""
 
   def zeros(path, leaf):
     if not jnp.issubdtype(leaf.dtype, jnp.number) and leaf.dtype != jnp.bool_:
       raise ValueError(
-        f'{name} needs the auxiliary output of loss_fn to be of numbers, whose'
-        f' mean over the steps it takes, got {leaf.dtype} at'
+        f'{name} needs the auxiliary output of loss_fn to be of numbers, to'
+        f' take their mean over the steps, got {leaf.dtype} at'
         f' aux{jax.tree_util.keystr(path)}'
       )
     return jnp.zeros(leaf.shape, flat.compute_dtype(leaf.dtype))

@@ -1,4 +1,4 @@
-"""The forms that a loss may have, and what is said of others."""
+"""The forms that a loss may have, and the errors for other forms."""
 
 import inspect
 from typing import Any
@@ -16,7 +16,7 @@ def check_flags(name: str, needs_key: Any, has_aux: Any) -> None:
 
 
 def check_signature(name: str, loss_fn: Any, needs_key: bool) -> None:
-  """Raises unless the loss can be called with what it will be given."""
+  """Raises unless the loss can be called with the arguments it will get."""
   given = '(params, batch_i, key_i)' if needs_key else '(params, batch_i)'
   if not callable(loss_fn):
     raise TypeError(
@@ -42,7 +42,7 @@ def split_value(
 ) -> tuple[jax.Array, Any]:
   """A result as `(loss, aux or None)`; ValueError if it has another form.
 
-  `has_aux` is None for what never takes an auxiliary output.
+  `has_aux` is None for functions that never have an auxiliary output.
   """
   if not has_aux:
     if isinstance(value, tuple):
@@ -78,7 +78,7 @@ def _is_real_scalar(x: Any) -> bool:
 
 
 def form(x: Any) -> str:
-  """What something is, in a few words."""
+  """A short description of a value, for errors."""
   if isinstance(x, tuple):
     return f'a tuple of {len(x)}'
   if hasattr(x, 'dtype') and hasattr(x, 'shape'):

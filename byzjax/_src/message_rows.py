@@ -1,8 +1,8 @@
 """Messages of which not every row has been written into the matrix.
 
-All Byzantine workers mostly send one common row, and pre-aggregators scale
-messages. A rule that reads row by row or block by block does both on the way,
-where writing it into the matrix would read and write everything once more.
+Often all Byzantine workers send one common row, and some pre-aggregators scale
+messages. A rule that reads row by row or block by block applies both while it
+reads; to write them into the matrix first would cost another pass.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ _MAX_SCALED = 100
 
 
 class Scale(NamedTuple):
-  """What rows are multiplied by.
+  """Factors of the rows.
 
   Attributes:
     factors: float[n].
@@ -39,7 +39,7 @@ class Rows(NamedTuple):
     common: what stands in place of some rows, with a row float[d], or None.
     norms: float[n], `|x_i|^2` of what is in memory, over all devices, or None
       if they are not known yet.
-    scale: what the rows, the common one among them, are multiplied by, or None.
+    scale: factors of all rows, also of the common one, or None.
   """
 
   x: jax.Array

@@ -1,4 +1,4 @@
-"""NaN and inf are attacks: the mask that keeps them out of every rule."""
+"""Masks NaN and inf: every rule leaves such messages out."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from byzjax._src import base, flat, reductions
 
 
 def usable_norms(squared_norms: jax.Array) -> jax.Array:
-  """Which rows a distance may be taken to: `[n] -> bool[n]`.
+  """Which rows may enter a distance: `[n] -> bool[n]`.
 
   A row is left out when its squared norm is not finite, or so large that sums
   of a few distances would overflow: beyond 2^-24 of the largest number, which
@@ -18,10 +18,10 @@ def usable_norms(squared_norms: jax.Array) -> jax.Array:
 
 
 def usable_weights(weights: jax.Array) -> jax.Array:
-  """Workers' weights of which a sum can be taken: float[n] -> float[n].
+  """Workers' weights with a finite sum: float[n] -> float[n].
 
-  Zero for what is no weight: negative, NaN or inf. Scaled by a power of two
-  where the sum might over- or underflow; only ratios count.
+  Zero for invalid weights: negative, NaN or inf. Scaled by a power of two if
+  the sum could over- or underflow; only ratios matter.
   """
   info = jnp.finfo(weights.dtype)
   weights = jnp.where(jnp.isfinite(weights) & (weights > 0), weights, 0)
@@ -33,17 +33,17 @@ def usable_weights(weights: jax.Array) -> jax.Array:
 
 
 def sanitize(messages: base.Messages) -> tuple[base.Messages, jax.Array]:
-  """Zeroes and masks the messages that have a non-finite entry.
+  """Masks messages with a non-finite entry, and sets them to zero.
 
   `x_i <- 0` and `mask_i = False` if any entry of message i is NaN or inf. The
-  rules of byzjax do this themselves; it is here for rules of your own.
+  rules of byzjax already do this; use it in your own rules.
 
   Args:
     messages: pytree with leaves `[n, *param_shape]`, any float dtype.
 
   Returns:
     The messages with those rows zeroed (same shapes and dtypes), and the mask
-    bool[n] of the rows that were left as they are.
+    bool[n], True for the rows that are unchanged.
 
   Raises:
     ValueError: if the leaves do not share their leading axis.

@@ -1,7 +1,8 @@
 """Who owns which coordinates of messages that are split over a mesh.
 
-Each coordinate of the model has one owner, a device that holds it of all
-workers. What is copied over an axis is cut there too, so that it counts once.
+Each coordinate of the model has one owner, a device that holds this coordinate
+of all workers' messages. Leaves that are copied over an axis are cut there, so
+that every coordinate counts once.
 """
 
 from typing import Any, NamedTuple
@@ -137,7 +138,7 @@ def own_part(tree: base.Params, split: Split, dtype: Any) -> jax.Array:
 
 
 def own_numbers(rows: base.Params, split: Split, specs: Any) -> jax.Array:
-  """The numbers in the whole model of the coordinates owned here: int32[m].
+  """The global indices of the coordinates owned here: int32[m].
 
   In the order of the leaves and, in each, of its elements; d for padding.
   """

@@ -1,4 +1,4 @@
-"""What may be the parameters of a model, and what may not."""
+"""Which pytrees may be the parameters of a model."""
 
 import sys
 from typing import Any
@@ -12,7 +12,7 @@ from byzjax._src import base
 def check_parameters(name: str, params: base.Params) -> None:
   """Raises ValueError unless all leaves are real numbers that can be trained.
 
-  Modules and states of `flax.nnx` must have no state beside `nnx.Param`.
+  Modules and states of `flax.nnx` must have no state besides `nnx.Param`.
   """
   check_whole_state(name, 'params', params)
   leaves = jax.tree.leaves_with_path(params)
@@ -34,7 +34,7 @@ def check_parameters(name: str, params: base.Params) -> None:
 
 
 def check_whole_state(name: str, argument: str, model: Any) -> None:
-  """Raises ValueError if a model has other state than `nnx.Param`."""
+  """Raises ValueError if a model has state other than `nnx.Param`."""
   # Not imported: whoever has a module of it has imported it, and nobody else
   # needs it.
   nnx: Any = sys.modules.get('flax.nnx')
@@ -56,12 +56,12 @@ def check_whole_state(name: str, argument: str, model: Any) -> None:
   if others:
     raise ValueError(
       f'{name}: {argument} must hold its whole state in nnx.Param, got '
-      f'{", ".join(sorted(others))} in {owner}. The server '
-      'aggregates parameters only: batch statistics would leak from worker to '
-      'worker beside the aggregation rule, Byzantine ones too. Normalise each '
+      f'{", ".join(sorted(others))} in {owner}. The server aggregates '
+      'parameters only: batch statistics would leak from worker to worker '
+      'without an aggregation rule, also from Byzantine ones. Normalise each '
       'example by itself instead (nnx.GroupNorm, nnx.LayerNorm). For dropout, '
-      "make nnx.Dropout without rngs, and in the loss the rngs of its worker's "
-      'key (needs_key=True).'
+      'make nnx.Dropout without rngs, and pass it rngs made from the key of '
+      'the loss (needs_key=True).'
     )
 
 

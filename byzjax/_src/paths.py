@@ -1,4 +1,4 @@
-"""Paths through modules that are shared: which parameters a path is made of.
+"""Paths through shared modules: the parameters of a path.
 
 The parameters of a modular network are a tuple with one tree per level; the
 leaves of level l have a leading axis of its K_l modules. A path takes one
@@ -16,12 +16,12 @@ from byzjax._src import base, checks
 
 
 class BestPaths(NamedTuple):
-  """The best parameters that each path has had, for `keep_best`.
+  """The best parameters of each path so far, for `keep_best`.
 
   Attributes:
     params: leaves `[P, ...]`.
-    losses: float[P], their losses on the path's validation data; inf before
-      the first.
+    losses: float[P], their losses on the path's validation data; inf before the
+      first.
   """
 
   params: base.Params
@@ -29,7 +29,7 @@ class BestPaths(NamedTuple):
 
 
 def grid_paths(num_modules: Sequence[int]) -> np.ndarray:
-  """All the paths through a network: every choice of a module per level.
+  """All paths through a modular network: every choice of a module per level.
 
   Args:
     num_modules: `(K_1, ..., K_L)`, each a Python int of at least 1.
@@ -128,7 +128,7 @@ def select_path(
 def repeat_modules(
   levels: Sequence[base.Params], num_modules: Sequence[int]
 ) -> tuple[base.Params, ...]:
-  """One network as a modular one, whose modules of a level start equal.
+  """A modular network of copies of one network, equal in each level.
 
   Args:
     levels: the parameters of one path, a tree per level.
@@ -162,13 +162,13 @@ def repeat_modules(
 
 
 def best_paths(path_params: base.Params) -> BestPaths:
-  """A `BestPaths` that any finite loss will beat.
+  """The initial state for `keep_best`, with losses of inf.
 
   Args:
     path_params: leaves `[P, ...]`, such as `select_path(params, paths)`.
 
   Returns:
-    These parameters, with losses of inf.
+    A `BestPaths` of these parameters; any finite loss is better.
 
   Example:
     >>> import jax.numpy as jnp
@@ -183,16 +183,16 @@ def best_paths(path_params: base.Params) -> BestPaths:
 def keep_best(
   state: BestPaths, path_params: base.Params, losses: jax.Array
 ) -> BestPaths:
-  """Early stopping of each path by itself.
+  """Early stopping for each path: keeps the parameters of the lowest loss.
 
-  A path's parameters are kept where its loss is below the lowest so far; a tie
-  keeps the old ones, and NaN is never kept. Paths that share a module may then
-  hold different copies of it.
+  A path's parameters replace the kept ones if their loss is lower; on ties the
+  old ones stay, and NaN is never kept. Paths that share a module may then hold
+  different copies of it.
 
   Args:
     state: from `best_paths` or the last call.
     path_params: leaves `[P, ...]`, the parameters of the paths now.
-    losses: float[P], of each on the validation data of its own shard.
+    losses: float[P], the loss of each path on its own validation data.
 
   Returns:
     A `BestPaths` of the same shapes.

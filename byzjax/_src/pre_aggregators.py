@@ -1,4 +1,4 @@
-"""The two builders of pre-aggregators: they mix messages, or scale them."""
+"""The two builders of pre-aggregators: linear ones, and scalings."""
 
 from collections.abc import Callable
 
@@ -45,7 +45,7 @@ def from_factors(
 ) -> base.PreAggregator:
   """A pre-aggregator `y_i = s_i x_i`, `s = factors_fn(squared norms, mask)`.
 
-  Messages that are masked stay what they are: not usable.
+  Masked messages stay masked.
   """
 
   def factors_with_state(squared_norms, mask, state, *, key=None):

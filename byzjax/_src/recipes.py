@@ -1,10 +1,9 @@
-"""What a factory made knows how it was made: its hyper-parameters.
+"""Records how the factories made an object: its hyper-parameters.
 
 Rules, attacks, pre-aggregators and codecs are named tuples of functions. The
 second of these functions carries the *recipe*: the factory, and the arguments
 of the call. So the tuple stays a tuple (`_replace`, `jax.tree.map` and `copy`
-work), can say what it is (`config`, `repr`), and is pickled as the call that
-makes it anew.
+work), has `config` and `repr`, and is pickled as the call that makes it again.
 """
 
 import dataclasses
@@ -29,9 +28,9 @@ class Recipe:
 
   Attributes:
     factory: the public function.
-    arguments: of the call, defaults among them.
-    others: the other functions of the tuple; who replaces one of them has
-      something else than what the factory makes.
+    arguments: of the call, with defaults.
+    others: the other functions of the tuple; if one of them is replaced, the
+      recipe is no longer valid.
   """
 
   factory: Callable[..., Any]
@@ -66,10 +65,10 @@ class Recorded:
 
 
 def factory(make: Callable[P, T]) -> Callable[P, T]:
-  """Decorates a public factory: what it makes knows its hyper-parameters.
+  """Decorates a public factory, so that its results have their `config`.
 
-  Integers of NumPy among the arguments become Python ints, which set shapes and
-  do not change the dtype of what they are multiplied by.
+  NumPy integers among the arguments become Python ints, which set shapes and do
+  not change the dtype of arrays in products.
   """
   signature = inspect.signature(make)
 
@@ -96,7 +95,7 @@ def config_in(recipe: Recipe | None) -> dict[str, Any] | None:
 
 
 def recipe_of(made: tuple) -> Recipe | None:
-  """The recipe of a tuple that is still as the factory has made it."""
+  """The recipe of a tuple, if it is still as the factory made it."""
   recipe = getattr(made[1], 'recipe', None)
   if recipe is None or len(recipe.others) != len(made) - 1:
     return None
@@ -105,7 +104,7 @@ def recipe_of(made: tuple) -> Recipe | None:
 
 
 def show(made: tuple, name: str) -> str:
-  """The call that makes the tuple, or a name where it is not known."""
+  """The call that makes the tuple, or a name if the call is not known."""
   return show_recipe(recipe_of(made), f'<byzjax {name}>')
 
 
@@ -137,7 +136,7 @@ def reduce(made: tuple) -> tuple[Any, ...]:
 
 
 def rebuild(make: Callable[..., T], args: tuple, kwargs: dict[str, Any]) -> T:
-  """The call of a factory that a pickle holds."""
+  """Calls a factory again, for a pickle."""
   return make(*args, **kwargs)
 
 
@@ -167,7 +166,7 @@ def _with_recipe(made, recipe):
 
 
 def show_value(value: Any) -> str:
-  """An argument, short."""
+  """An argument as short text."""
   if isinstance(value, jax.core.Tracer):
     return f'<traced {value.dtype}{list(value.shape)}>'
   if isinstance(value, (jax.Array, np.ndarray)):

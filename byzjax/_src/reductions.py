@@ -356,7 +356,7 @@ def materialized(y: Any, always: jax.Array) -> Any:
 
 
 def sqrt(x: jax.Array) -> jax.Array:
-  """The root of max(x, 0), with derivative zero where that is zero."""
+  """The root of max(x, 0), with derivative zero if x <= 0."""
   positive = x > 0
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 

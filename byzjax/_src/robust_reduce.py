@@ -1,4 +1,4 @@
-"""A rule in place of the mean of arrays that are already sharded."""
+"""A rule instead of the mean of arrays that are already sharded."""
 
 import functools
 import math
@@ -42,59 +42,61 @@ def robust_reduce(
 ) -> Any:
   r"""The robust aggregate of stacked arrays, in the model's own sharding.
 
-  What `jnp.mean(x, axis=0)` is to a tree of stacked arrays, for any rule:
+  For any rule, what `jnp.mean(x, axis=0)` is for the mean:
 
   .. math::
     y = \mathrm{rule}(x_1, \ldots, x_n), \qquad
     x: [n, \ldots] \text{ as } P(\mathrm{worker}, \ldots) \to
     y: [\ldots] \text{ as } P(\ldots)
 
-  It goes where `drjax.reduce_mean` stands, under `jit` or in a program of
-  drjax. Each coordinate of the model has one owner, a device that gets it of
-  all n messages: two collectives for all leaves that lie alike on the mesh,
-  and for rules with distances two sums of n and n x n numbers. For k messages
-  on a device of a worker axis of size p, with m numbers of each message there,
-  a device sends `(k + 1) m (p - 1) / p` numbers, each in its own dtype, and
-  never holds more than its own share. At k = 1 the mean sends as much.
+  It replaces `drjax.reduce_mean`, under `jit` or in a program of drjax. Each
+  coordinate of the model has one owner, a device that gets this coordinate of
+  all n messages: two collectives for all leaves with the same sharding, and for
+  rules with distances two sums of n and n x n numbers. For k messages on a
+  device of a worker axis of size p, with m numbers of each message there, a
+  device sends `(k + 1) m (p - 1) / p` numbers, each in its own dtype, and never
+  holds more than its own share. At k = 1 the mean sends as much.
 
-  The guarantee is about *values*: messages may be arbitrary. The devices that
-  run this program must run it as it is. One that does not can write what it
-  likes into the coordinates that it owns.
+  The guarantee is about *values*: messages may be arbitrary, but the devices
+  must run this program unchanged. A device that does not can write anything
+  into the coordinates that it owns.
 
   Args:
-    messages: leaves float `[n, *shape]`, laid out as `P(worker_axis, *spec)`. n
-      is a multiple of the size of the worker axis.
+    messages: leaves float `[n, *shape]`, with sharding `P(worker_axis, *spec)`.
+      n is a multiple of the size of the worker axis.
     rule: an aggregator, such as `byzjax.krum(num_byzantine=2)`.
-    worker_axis: the axis of the mesh, or axes, that the messages are split by.
-    mesh: the mesh; None for that of `jax.set_mesh`. Its other axes may split
-      the model or copy it.
+    worker_axis: the mesh axis, or axes, over which the messages are split.
+    mesh: the mesh; None for that of `jax.set_mesh`. The model may be split or
+      copied over its other axes.
     specs: the `PartitionSpec` or `NamedSharding` of every leaf of the
       *aggregate*, as of the parameters; or a prefix of such a tree. None reads
       them from the messages, which is possible outside of `jit`, and on meshes
-      with explicit axes. Where an axis does not divide a dimension, the leaf is
-      copied over that axis. Specs other than the real ones cost time only.
-    state: of a rule that has one, `rule.init(params)` at first; with an attack
-      the pair `(rule.init(params), attack.init(params))`. It lies as the
-      parameters do, so it can be saved with them.
-    worker_weights: float[n], what each message counts; 0 for who is absent.
+      with explicit axes. If an axis does not divide a dimension, the leaf is
+      copied over that axis. Wrong specs do not change the result; they only
+      cost time.
+    state: for a rule with a state, first `rule.init(params)`; with an attack
+      the pair `(rule.init(params), attack.init(params))`. It is sharded as the
+      parameters, so it can be saved with them.
+    worker_weights: float[n], the weight of each message; 0 if absent.
     attack: what Byzantine workers do to the messages, for experiments.
-    is_byzantine: bool[n], needed with an attack.
-    key: for rules and attacks that draw; the same on every mesh.
-    num_chunks: in how many parts the coordinates travel, one after the other:
-      more need less memory and more time. For rules that look at one coordinate
-      at a time, and for those that find weights from distances, which then send
-      everything three times. Not with a state or an attack.
-    return_info: whether to return diagnostics too: who was left out, weights.
+    is_byzantine: bool[n], required with an attack.
+    key: of rules and attacks with randomness; the same on every mesh.
+    num_chunks: the number of parts in which coordinates are sent, one after the
+      other: more parts need less memory and more time. For rules that treat
+      each coordinate apart, and for those that compute weights from distances,
+      which then send everything three times. Not with a state or an attack.
+    return_info: whether to return diagnostics, such as masks and weights.
 
   Returns:
     The aggregate, leaves `[*shape]` as `P(*spec)`, in their dtypes. With a
-    state, `(aggregate, state)`; with `return_info`, an `AggregationInfo` more.
+    state, `(aggregate, state)`; with `return_info`, followed by an
+    `AggregationInfo`.
 
   Raises:
-    ValueError: at trace time, if leaves have another number of messages or are
-      no floats, n is not a multiple of the worker axis, there is no mesh or no
-      such axis, specs are not known or have the worker axis in them, a state is
-      missing, or the rule cannot be cut into chunks.
+    ValueError: at trace time, if leaves have different numbers of messages or
+      are not floats, n is not a multiple of the worker axis, there is no mesh
+      or no such axis, specs are not known or contain the worker axis, a state
+      is missing, or the rule cannot run in chunks.
 
   Example:
     >>> import byzjax, jax, jax.numpy as jnp
@@ -191,7 +193,7 @@ def _worker_axes(worker_axis) -> Axes:
 
 
 def _check_axes(mesh, workers) -> int:
-  """How many devices the worker axes have."""
+  """The number of devices of the worker axes."""
   for axis in workers:
     if axis not in mesh.axis_names:
       raise ValueError(
@@ -218,7 +220,7 @@ def _check_messages(messages, workers, num_devices) -> int:
 
 
 def _usable_specs(messages, specs, mesh, workers):
-  """A tree of specs of the aggregate, without what divides no dimension."""
+  """The specs of the aggregate, without axes that do not divide a dimension."""
   if specs is None:
     specs = jax.tree.map_with_path(_read_spec, messages)
   specs = jax.tree.map(
@@ -233,7 +235,7 @@ def _usable_specs(messages, specs, mesh, workers):
 
 
 def _read_spec(path, leaf) -> PartitionSpec:
-  """The spec of one row, if the array or its type tells it."""
+  """The spec of one row, if the array or its type has it."""
   if isinstance(leaf, jax.core.Tracer):
     sharding = jax.typeof(leaf).sharding
     types = sharding.mesh.axis_types if sharding.mesh.axis_names else ()
@@ -244,7 +246,7 @@ def _read_spec(path, leaf) -> PartitionSpec:
   if not known or sharding is None:
     raise ValueError(
       f'{_NAME} needs specs=, the PartitionSpecs of the aggregate: the array'
-      f' of {checks.name_of(path)} does not tell how it is split'
+      f' of {checks.name_of(path)} does not have a known sharding'
     )
   return PartitionSpec(*sharding.spec[1:])
 
@@ -291,12 +293,12 @@ def _reshard(tree, mesh, specs):
 
 
 def _check_given_state(rule, attack, state):
-  """The state of `layouts.attacked`, or None if nothing is remembered."""
+  """The state of `layouts.attacked`, or None if there is none."""
   server = layouts.attacked(rule, attack)
   if state is None:
     if jax.tree.leaves(_probe(server)):
       raise ValueError(
-        f'{_NAME} needs state=, as the rule or the attack remembers something:'
+        f'{_NAME} needs state=, because the rule or the attack has a state:'
         ' at first rule.init(params), or with an attack the pair'
         ' (rule.init(params), attack.init(params)); got None'
       )
@@ -325,7 +327,7 @@ def _probe(server):
 
 
 def _map_state(server, state, of_model, of_others, *more):
-  """Applies a function to the parts of a state that are as long as a model."""
+  """Applies a function to the parts of a state that have the model's size."""
   like = _probe(server)
   treedef: Any = jax.tree.structure(like)
   try:
@@ -351,7 +353,7 @@ def _state_specs(server, pair, specs):
 
 
 def _to_owned(server, pair, rows, workers, others):
-  """The state in the layout in which the rule runs: what is owned here."""
+  """The state in the layout in which the rule runs: the owned part."""
   split = ownership.split_of(rows, workers, others)
   dtype = flat.row_layout(rows).dtype
 
@@ -367,7 +369,7 @@ def _to_owned(server, pair, rows, workers, others):
 
 
 def _from_owned(server, local, pair, rows, workers, others):
-  """Back to the layout of the parameters, in the dtypes that it had."""
+  """Back to the layout of the parameters, with the original dtypes."""
   split = ownership.split_of(rows, workers, others)
 
   def of_model(vector, like):

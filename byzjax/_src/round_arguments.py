@@ -1,4 +1,4 @@
-"""What rounds check, and the forms that their arguments may take."""
+"""Checks of the arguments of rounds, and the forms that they may have."""
 
 import math
 from collections.abc import Callable
@@ -21,9 +21,9 @@ def make_round(
 ) -> base.Round:
   """The `Round` of `init(params)` and `step(state, batch, key)`.
 
-  Parameters are checked, and copied: the state may be donated, what the caller
-  holds may not. Copies have a fixed dtype, for a weak one would not survive the
-  first step.
+  Parameters are checked, and copied: the state may be donated, but the caller's
+  parameters must not. Copies have a fixed dtype, because a weak dtype would
+  change in the first step.
   """
 
   def checked_init(params, key=None):
@@ -37,7 +37,7 @@ def make_round(
 
 
 def split_attack(attack: Any, kinds: Any = base.Attack) -> tuple[Any, Any]:
-  """`(attack on messages, attack on data)`, each None if it is not this one.
+  """`(attack on messages, attack on data)`, with None for the missing one.
 
   A joint attack is both. `kinds` are the types of an attack on messages.
   """
@@ -51,9 +51,9 @@ def split_attack(attack: Any, kinds: Any = base.Attack) -> tuple[Any, Any]:
 def check_slots(
   name: str, aggregator: Any, attack: Any, codecs: dict[str, Any]
 ) -> base.Aggregator:
-  """Raises ValueError for a slot that holds what does not belong there.
+  """Raises ValueError for an argument of the wrong kind.
 
-  Returns the rule, also where it is inside of `optax.inject_hyperparams`.
+  Returns the rule, also if it is inside `optax.inject_hyperparams`.
   """
   rule = injected.as_aggregator(name, aggregator)
   if attack is not None and not callable(attack):
@@ -95,11 +95,11 @@ def check_transform(name: str, slot: str, transform: Any) -> None:
 
 
 def check_attackers(name: str, attack: Any, byzantine: Any) -> None:
-  """Raises ValueError for an attack of which nobody knows who runs it."""
+  """Raises ValueError for an attack without Byzantine workers given."""
   if attack is not None and byzantine is None:
     raise ValueError(
-      f'{name} needs byzantine= to say who attacks, such as byzantine=1, where'
-      f' attack= is given, got None (byzantine=0 for nobody)'
+      f'{name} needs byzantine= to be set, such as byzantine=1, where attack='
+      ' is given, got None (byzantine=0 for no Byzantine workers)'
     )
 
 
@@ -113,7 +113,7 @@ def check_byzantine(num_workers: int, num_byzantine: Any) -> None:
 def byzantine_schedule(
   name: str, num_workers: int, byzantine: Any
 ) -> base.ByzantineSchedule:
-  """Who attacks, in any of its forms, as a schedule; None for nobody."""
+  """The Byzantine workers, in any form, as a schedule; None for none."""
   if byzantine is None:
     byzantine = 0
   if callable(byzantine):
@@ -143,11 +143,11 @@ def who_computes(
   mesh: Any,
   has_aux: bool,
 ) -> np.ndarray | None:
-  """Whose work has any effect: bool[n], or None if that is everybody's.
+  """Which workers must compute: bool[n], or None if all of them.
 
-  That of attackers has none where they are known before tracing, the attack
-  does not read it, and nothing of it is reported: no aux, and no bits that a
-  codec would have taken. On a mesh each device computes for as many workers.
+  Byzantine workers need not, if they are known before tracing, the attack does
+  not read their messages, and these are not reported: no aux, and no bits of a
+  codec. On a mesh each device computes for equally many workers.
   """
   if attack is None or attack.reads_own:
     return None
@@ -169,7 +169,7 @@ def byzantine_of(
   step: jax.Array,
   num_workers: int,
 ) -> jax.Array:
-  """Who attacks in this step: bool[n], or a ValueError at trace time."""
+  """The Byzantine workers of a step: bool[n], or a ValueError when traced."""
   mask = jnp.asarray(schedule(step))
   if mask.shape != (num_workers,) or mask.dtype != bool:
     raise ValueError(
@@ -182,7 +182,7 @@ def byzantine_of(
 def root_schedule(
   root_batch: Any,
 ) -> Callable[[jax.Array], base.Batch] | None:
-  """The server's own batch, in any of its forms, as a schedule, or None."""
+  """The server's root batch, in any form, as a schedule, or None."""
   if root_batch is None or callable(root_batch):
     return root_batch
   return lambda step: root_batch
@@ -195,7 +195,7 @@ def check_root(
 ) -> None:
   """Raises ValueError unless the root batch is like that of one worker.
 
-  The number of examples may be another one.
+  The number of examples may differ.
   """
   if root_at is None:
     return
@@ -218,7 +218,7 @@ def check_root(
 def weight_schedule(
   name: str, num_workers: int, worker_weights: Any
 ) -> Callable[[jax.Array], jax.Array | None]:
-  """What workers count, in any of its forms, as a schedule; None stays None."""
+  """The worker weights, in any form, as a schedule; None stays None."""
   if worker_weights is None:
     return lambda step: None
   if callable(worker_weights):
@@ -248,7 +248,7 @@ def check_batch(name: str, batch: base.Batch, num_workers: int) -> None:
 def step_schedule(
   name: str, num_workers: int, num_local_steps: Any
 ) -> tuple[Callable[[jax.Array], jax.Array], int | None]:
-  """Local steps by round, int32[] or int32[n], and the most, if known."""
+  """Local steps by round, int32[] or int32[n], and their maximum, if known."""
   if callable(num_local_steps):
 
     def scheduled(step):
@@ -286,7 +286,7 @@ def step_schedule(
 
 
 def check_slices(name: str, batch: base.Batch, longest: int | None) -> None:
-  """Raises ValueError if a round takes neither S slices nor whole passes."""
+  """Raises ValueError unless a round takes S slices or whole passes."""
   lengths = {x.shape[1] if x.ndim > 1 else 0 for x in jax.tree.leaves(batch)}
   if len(lengths) > 1 or 0 in lengths:
     raise ValueError(

@@ -1,4 +1,4 @@
-"""What one round hands to the next, and what it says of itself."""
+"""The state and the diagnostics of a round, as types."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -10,20 +10,20 @@ ArrayTree: TypeAlias = Any  # a pytree of arrays
 
 
 class RoundState(NamedTuple):
-  """All that one round hands to the next.
+  """The state of a round.
 
   Attributes:
-    step: int32[], the rounds before this one.
+    step: int32[], the number of rounds before this one.
     params: of the model.
-    workers: leaves `[n, ...]`, momentum and what else workers keep.
+    workers: leaves `[n, ...]`, the workers' momentum and other state.
     attack: state of the attack.
     aggregator: state of the rule.
     optimizer: state of the server's optimizer.
-    codec: leaves `[n, ...]`, what the workers' codecs keep.
-    server_codec: what the server's codec keeps.
-    shared: what the server keeps for its workers' local steps.
-    auxiliary: rule and attack of what is exchanged beside messages.
-    participation: state of who takes part.
+    codec: leaves `[n, ...]`, the state of the workers' codecs.
+    server_codec: the state of the server's codec.
+    shared: what the server keeps for the local steps of its workers.
+    auxiliary: rule and attack of what is exchanged besides messages.
+    participation: state of the sampling of participants.
     trusted: leaves `[1, ...]`, what the server keeps for its own gradient.
   """
 
@@ -42,37 +42,36 @@ class RoundState(NamedTuple):
 
 
 class RoundInfo(NamedTuple):
-  """Diagnostics of one round; not carried.
+  """Diagnostics of one round; not part of the state.
 
   Attributes:
     loss: float[], mean loss of the honest workers before the update.
     aggregation_error: float[], distance from the aggregate to the mean of the
-      honest messages that are finite, both as the server has them decoded.
-    bits_up: float[], bits that the workers sent to the server, all together;
-      only of those that took part, and of an attacker what its honest message
-      would have taken.
+      finite honest messages, both as decoded by the server.
+    bits_up: float[], total bits that the participating workers sent to the
+      server; for a Byzantine worker, those of its honest message.
     bits_down: float[], bits that the server sent to those workers.
     num_nonfinite: int32[], the number of messages with a non-finite entry.
-    is_byzantine: bool[n], who attacked in this round.
+    is_byzantine: bool[n], the Byzantine workers of this round.
     masked: bool[n], which messages had a non-finite entry.
-    weights: float[n], the rule's weights, or None where it has none.
+    weights: float[n], the rule's weights, or None if it has none.
     kept: bool[n], the messages that the rule selected, or None.
     scores: float[n], by which it selected them, or None.
     factors: float[n], by which messages were clipped, or None.
-    num_local_steps: int32[] or int32[n], steps of the workers, or None where
-      there is no such thing.
-    participants: int32[n], the numbers of the n workers of this round, where
-      they are drawn from more, or None.
-    staleness: int32[], steps of the server since it sent the parameters that
-      this message began from, or None where workers wait for each other.
-    time: float32[], seconds of simulated time at its arrival, or None.
-    num_gradients: int32[] or int32[n], gradients that a worker took: estimates
-      times `GradientEstimator.num_gradients` (an `Objective` counts as one, and
-      what optimizers ask for is left out), or None where it is not known.
-    aux: leaves `[n, ...]`, the auxiliary output of each worker of this round
-      where the loss has one (`has_aux=True`), or None. Where workers take
-      several steps it is the mean over them, in float. That of an attacker is
-      what an honest worker in its place would report.
+    num_local_steps: int32[] or int32[n], local steps of the workers, or None
+      without local steps.
+    participants: int32[n], the indices of the n workers of this round, if they
+      are sampled from more workers, or None.
+    staleness: int32[], the number of server steps since the parameters of this
+      message were sent, or None in synchronous rounds.
+    time: float32[], arrival time in simulated seconds, or None.
+    num_gradients: int32[] or int32[n], gradients per worker: estimates times
+      `GradientEstimator.num_gradients` (an `Objective` counts as one; gradients
+      that optimizers compute are not counted), or None if not known.
+    aux: leaves `[n, ...]`, the auxiliary output of each worker of this round if
+      the loss has one (`has_aux=True`), or None. With several local steps it is
+      their mean, in float. For a Byzantine worker it is the output that an
+      honest worker in its place would report.
   """
 
   loss: jax.Array
@@ -99,8 +98,8 @@ class Round(NamedTuple):
 
   Attributes:
     init: `(params, key=None) -> RoundState`.
-    step: `(state, batch, key) -> (RoundState, RoundInfo)`; the key is folded
-      with the step number, so the same key may be passed in every round.
+    step: `(state, batch, key) -> (RoundState, RoundInfo)`; the step number is
+      folded into the key, so the same key may be passed in every round.
   """
 
   init: Callable[..., RoundState]

@@ -1,9 +1,9 @@
-"""The two builders on which every rule stands.
+"""The two builders of rules: by coordinate, and from the Gram matrix.
 
-A *coordinate rule* looks at one column of the n x d matrix at a time. A *Gram
-rule* finds weights from the n x n matrix of inner products and returns a
-weighted sum. Write one function and get a jittable, shardable, NaN-proof
-aggregator.
+A *coordinate rule* treats one column of the n x d matrix at a time. A *Gram
+rule* computes weights from the n x n matrix of inner products and returns a
+weighted sum. From one function these make an aggregator that can be jitted and
+sharded and masks NaN.
 """
 
 from collections.abc import Callable
@@ -34,18 +34,17 @@ def from_column(
 ) -> base.Aggregator:
   """A rule from a function of one column of the n x d matrix of messages.
 
-  `aggregate[j] = column_fn(x[0, j], ..., x[n-1, j])`. NaN entries reach the
-  function as +inf, so that order statistics push them to the end; entries of
-  the result that are not finite become zero.
+  `aggregate[j] = column_fn(x[0, j], ..., x[n-1, j])`. NaN entries are passed to
+  the function as +inf, so that order statistics put them last; non-finite
+  entries of the result become zero.
 
   Args:
-    column_fn: takes the n values of a column, as something that can be indexed
-      by worker, and returns one value. It is written for numbers and gets whole
-      rows: a list of n arrays `[d]`, or `[n, d]` for large n, which it must
-      treat element by element. It raises ValueError for an n that it cannot
-      take.
+    column_fn: takes the n values of a column, indexed by worker, and returns
+      one value. It is written for numbers but gets whole rows: a list of n
+      arrays `[d]`, or `[n, d]` for large n, and must act element by element. It
+      raises ValueError for an n that it does not support.
     weighted_fn: the same with a second argument, the weights float[n] of the
-      workers, for calls with `worker_weights`; None refuses those.
+      workers, for calls with `worker_weights`; with None these are an error.
     name: of the rule, for errors.
 
   Returns:
@@ -107,12 +106,12 @@ def from_weights(
 
   Args:
     weights_fn: `Gram -> float[n]`, weights that sum to one; or an
-      `AggregationInfo` that has them, and more. It raises ValueError for an n
-      that it cannot take.
-    selects: set it if the weights average a few whole messages. They are then
+      `AggregationInfo` with these weights and other diagnostics. It raises
+      ValueError for an n that it does not support.
+    selects: True if the weights average a few whole messages. They are then
       combined without the centre, and a single one is returned bit for bit.
-    weighted: set it if the function heeds `gram.worker_weights`; calls with
-      worker weights are refused otherwise.
+    weighted: True if the function uses `gram.worker_weights`; otherwise worker
+      weights are an error.
     name: of the rule, for errors.
 
   Returns:
@@ -223,7 +222,7 @@ def gram_of(
 def median_norm_row(
   x: jax.Array | Rows, squared_norms: jax.Array, mask: jax.Array
 ) -> jax.Array:
-  """The usable row of (lower) median norm, a centre that no minority moves."""
+  """The usable row of (lower) median norm, which a minority cannot choose."""
   row = as_rows(x).row(median_norm_index(squared_norms, mask))
   return jnp.where(jnp.any(mask), row, 0)
 
@@ -238,12 +237,12 @@ def squared_distances(gram: base.Gram) -> jax.Array:
   """The squared distances between messages, from their Gram matrix.
 
   `D_ij = |x_i - x_j|^2 = K_ii + K_jj - 2 K_ij`, at least zero, and exactly zero
-  on the diagonal. The distance to a masked message is a number that exceeds any
-  sum of others and still leaves room for a sum over n: a message that is short
-  of usable neighbours stays comparable.
+  on the diagonal. The distance to a masked message is a finite number larger
+  than any sum of others, with room for a sum over n: so the scores of messages
+  with too few usable neighbours can still be compared.
 
   Args:
-    gram: of n messages, as `from_weights` hands it to a rule.
+    gram: of n messages, as passed to the function of `from_weights`.
 
   Returns:
     float[n, n].
@@ -269,11 +268,11 @@ def squared_distances(gram: base.Gram) -> jax.Array:
 def nearest(
   distances: jax.Array, weights: jax.Array, mass: jax.Array
 ) -> jax.Array:
-  """How much of every worker the nearest `mass` around each worker takes.
+  """For each worker, the part of every worker's weight among its nearest.
 
   Row i goes through the workers by `distances[i]` (ties to the lowest index)
-  and takes of each all its weight, until `mass` is reached; of the last only
-  what is missing.
+  and takes the whole weight of each until the sum is `mass`; of the last only
+  the missing part.
 
   Args:
     distances: float[n, n], zero or less on the diagonal.
@@ -293,7 +292,7 @@ def nearest(
 
 
 def largest_share(weights: jax.Array, count: int) -> jax.Array:
-  """What the `count` heaviest workers weigh together: float[]."""
+  """The total weight of the `count` heaviest workers: float[]."""
   return jnp.sort(weights)[::-1][:count].sum()
 
 

@@ -213,7 +213,7 @@ def sum_of(rows: Column) -> jax.Array:
 
 
 def check_middle(rule: str, middle: str) -> None:
-  """Raises ValueError unless `middle` says what the median of an even n is."""
+  """Raises ValueError unless `middle` is a median of an even n."""
   if middle not in ('mean', 'lower'):
     raise ValueError(
       f"{rule} needs middle to be 'mean' or 'lower', got {middle!r}"
@@ -221,7 +221,7 @@ def check_middle(rule: str, middle: str) -> None:
 
 
 def between(low: jax.Array, high: jax.Array, middle: str) -> jax.Array:
-  """What stands for the median between two middle values."""
+  """The median between two middle values, by the choice of `middle`."""
   return low if middle == 'lower' or high is low else low + (high - low) / 2
 
 

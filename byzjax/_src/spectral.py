@@ -1,8 +1,8 @@
 """The top eigenpair of small symmetric matrices, without LAPACK.
 
-`jnp.linalg.eigh` is a call out of the compiled program on a CPU. Squaring a
-matrix over and over is nothing but matrix products: they batch, run everywhere,
-and always converge to the same digits.
+On a CPU `jnp.linalg.eigh` calls LAPACK outside of the compiled program.
+Repeated squaring of a matrix needs only matrix products: they batch, run
+everywhere, and always converge to the same digits.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""From a list of messages, one of every worker, to one tree of all."""
+"""Stacks a list of messages, one per worker, into one tree."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from byzjax._src import base, checks
 
 
 def stack(messages: Sequence[base.Aggregate]) -> base.Messages:
-  """Stacks n trees, one of every worker, into one tree of messages.
+  """Stacks n trees, one per worker, into one tree of messages.
 
   `stack([x_1, ..., x_n])` has leaves `[n, *shape]`; row i is `x_i`. Rules,
-  attacks and pre-aggregators take this form, and so does
-  `jax.vmap(jax.grad(loss_fn), in_axes=(None, 0))` give it.
+  attacks and pre-aggregators take this form, and `jax.vmap(jax.grad(loss_fn),
+  in_axes=(None, 0))` returns it.
 
   Args:
     messages: a list or tuple of n >= 1 trees with the same structure and, leaf
@@ -24,7 +24,7 @@ def stack(messages: Sequence[base.Aggregate]) -> base.Messages:
 
   Raises:
     ValueError: if there is no message, or if one differs from the first in
-      structure or in the shape of a leaf; its index is named.
+      structure or in the shape of a leaf; the error names its index.
 
   Example:
     >>> import byzjax, jax.numpy as jnp
@@ -43,12 +43,12 @@ def stack(messages: Sequence[base.Aggregate]) -> base.Messages:
     treedef, found_shapes = checks.signature(message)
     if treedef != structure:
       raise ValueError(
-        'stack needs messages that are trees alike, got the structure'
+        'stack needs messages of the same structure, got the structure'
         f' {treedef} in messages[{i}] and {structure} in messages[0]'
       )
     if found_shapes != shapes:
       raise ValueError(
-        'stack needs messages that are trees alike, got leaves of the shapes'
+        'stack needs messages of the same shapes, got leaves of the shapes'
         f' {found_shapes} in messages[{i}] and {shapes} in messages[0]'
       )
   return jax.tree.map(lambda *rows: jnp.stack(rows), *messages)

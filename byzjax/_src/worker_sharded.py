@@ -1,8 +1,8 @@
-"""A rule inside `shard_map`: workers are split over devices, and maybe models.
+"""A rule inside `shard_map`: workers, and maybe models, split over devices.
 
-One principle serves every mesh: each coordinate of the model has one owner, a
-device that holds it of all workers, and the rule's `axis_name` is all axes.
-What is copied over an axis is cut there too, so that it counts once.
+Each coordinate of the model has one owner, a device that holds this coordinate
+of all workers' messages, and the rule's `axis_name` is all axes. Leaves that
+are copied over an axis are cut there, so that every coordinate counts once.
 """
 
 from typing import Any
@@ -33,51 +33,50 @@ def worker_sharded(
 ) -> base.Aggregator:
   """A rule for use inside `jax.shard_map`, with workers split over devices.
 
-  One tiled all-to-all brings the messages from worker layout `[n/p, ...]` to
-  coordinate layout `[n, d/p]`; attack and rule run there, with psums of n or
-  n x n numbers; one all-gather returns the aggregate. For k workers per device
-  that is `(k + 1) d (p - 1) / p` numbers on the wire per device, and at k = 1
-  what an all-reduce of the mean would send.
+  One tiled all-to-all converts the messages from worker layout `[n/p, ...]` to
+  coordinate layout `[n, d/p]`; attack and rule run there, with psums of n or n
+  x n numbers; one all-gather returns the aggregate. For k workers per device
+  each device sends `(k + 1) d (p - 1) / p` numbers, at k = 1 the same as an
+  all-reduce of the mean.
 
-  Where each message is itself split over the mesh (FSDP, tensor parallelism),
-  name those axes: `worker_sharded(rule, 'diloco', coordinate_axes=('fsdp',
+  If each message is itself split over the mesh (FSDP, tensor parallelism), name
+  those axes: `worker_sharded(rule, 'diloco', coordinate_axes=('fsdp',
   'tensor'))`. Norms, distances and inner products are then sums over worker
   *and* coordinate axes. A leaf may be split over all of them, some or none;
-  what is copied counts once. With S devices to a message d becomes d / S
-  above; leaves that are copied are moved in a collective of their own.
+  copies count once. With S devices per message, d becomes d / S above; copied
+  leaves need collectives of their own.
 
-  It guards against workers whose numbers are wrong. Devices that do not run
-  this program as it is can still write what they like into the result.
+  The guarantee is about values: it holds for workers that send arbitrary
+  numbers, not for devices that run another program.
 
   Args:
     aggregator: the rule. It must be an `Aggregator`: other optax transforms
-      would take the local coordinates for the whole model.
+      would treat the local coordinates as the whole model.
     axis_name: mesh axis, or axes, over which the workers are split.
     attack: what Byzantine workers do to the messages, or None.
     coordinate_axes: mesh axis, or axes, over which the coordinates of each
       message are split, or copied; None if there are no such axes.
     specs: the `PartitionSpec` of every leaf of the aggregate, or a prefix of
-      such a tree: which dimension is split. Only attacks and rules that draw
-      something for a coordinate ask for it, so that the same is drawn on every
-      mesh; None takes all to be split along their first dimension.
+      such a tree: which dimension is split. Only attacks and rules with random
+      numbers per coordinate need it, to draw the same numbers on every mesh;
+      with None all leaves are taken as split along their first dimension.
 
   Returns:
     An `Aggregator` whose `update` takes the local messages (leaves `[n/p,
     *local_shape]`), the keyword `is_byzantine` (bool[n] for *all* workers,
-    needed with an attack), `key` and, for rules that ask for it, `trusted`
-    (leaves `[*local_shape]`), the same on all devices of the workers; the
-    aggregate
-    (leaves `[*local_shape]`) is the same along the worker axes, and along those
-    that a leaf is copied over. `init` must run inside the shard_map as well;
-    its state is split over coordinates: leaves `[m]` with out_specs
+    required with an attack), `key` and, for rules that take it, `trusted`
+    (leaves `[*local_shape]`), the same on all devices of the workers. The
+    aggregate (leaves `[*local_shape]`) is the same along the worker axes, and
+    along those over which a leaf is copied. `init` must also run inside the
+    shard_map; its state is split over coordinates: leaves `[m]` with out_specs
     `P((*worker axes, *coordinate axes))`.
 
   Raises:
     ValueError: if `aggregator` is not an `Aggregator`, or an axis is named
       twice; at trace time, if the mesh has no such axis, if messages vary over
-      an axis that is not named, or do not vary over a worker axis (as all do
-      not under `check_vma=False`), and if `specs` say something else than the
-      types of the messages.
+      an axis that is not named, or do not vary over a worker axis (always so
+      under `check_vma=False`), or if `specs` contradict the types of the
+      messages.
 
   Example:
     >>> import byzjax, jax, jax.numpy as jnp
@@ -153,7 +152,7 @@ def worker_sharded(
 
 
 def _check_workers(messages, workers):
-  """Raises ValueError unless the rows differ between devices at all."""
+  """Raises ValueError unless the rows differ between devices."""
   varying = set().union(*map(ownership.varying_axes, jax.tree.leaves(messages)))
   missing = [axis for axis in workers if axis not in varying]
   if missing:

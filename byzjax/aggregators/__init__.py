@@ -1,4 +1,4 @@
-"""Rules and pre-aggregators."""
+"""Aggregation rules and pre-aggregators."""
 
 from byzjax.aggregators._aksel import aksel
 from byzjax.aggregators._bucketing import bucketing

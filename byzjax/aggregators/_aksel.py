@@ -22,26 +22,28 @@ def aksel(
   num_selected: int | None = None,
   middle: str = 'mean',
 ) -> base.Aggregator:
-  """The mean of the messages closest to the coordinate-wise median.
+  """The mean of the m messages closest to the coordinate-wise median (AKSEL).
 
-  `aggregate = (1/m) sum_{i in S} x_i`, S the m messages with the least `|x_i -
-  med|`, `med = coordinate_median(x)`. Whole messages are kept or left out. Ties
-  go to the lowest index.
+  `aggregate = (1/m) sum_{i in S} x_i`, where S holds the m messages with the
+  smallest `|x_i - med|` and `med = coordinate_median(x)`. A message is kept or
+  left out as a whole. Ties go to the lowest index.
 
-  Libraries differ in m: `n - f` is krum (the default); `ceil(n / 2)` is
-  Garfield, which also takes the lower of two middle values.
+  Implementations differ in m: krum (the Python package) takes `n - f`, the
+  default here; Garfield takes `ceil(n / 2)` and the lower of the two middle
+  values (`middle='lower'`).
 
   Args:
     num_byzantine: f, a Python int with `0 <= f < n/2`.
     num_selected: m, in `1 ... n - f`; None for `n - f`.
-    middle: 'mean' or 'lower', of two middle values; as in `coordinate_median`.
+    middle: 'mean' or 'lower': the median of an even number of values, as in
+      `coordinate_median`.
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`.
 
   Raises:
     ValueError: if an argument is not in its range; at trace time if `n <= 2f`,
-      if `m > n - f`, or if there are `worker_weights`.
+      `m > n - f`, or if `worker_weights` are given.
 
   References:
     Boussetta, El Mhamdi, Guerraoui, Maurer, Rouault, 2021, "AKSEL: Fast

@@ -1,4 +1,4 @@
-"""Bucketing: means over random groups of messages."""
+"""Bucketing: the means of random groups of messages."""
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +8,14 @@ from byzjax._src import base, checks, pre_aggregators, recipes
 
 @recipes.factory
 def bucketing(*, bucket_size: int) -> base.PreAggregator:
-  """Averages random buckets of s messages.
+  """Replaces the messages by the means of random buckets of s messages.
 
   A random permutation of the n messages is cut into `ceil(n / s)` consecutive
   buckets, the last of which may be smaller; every bucket is replaced by its
-  mean. The permutation is redrawn in every call. One attacker spoils one
-  bucket, so f attackers need a rule that stands f of `ceil(n / s)`. Masked
-  messages are left out of their bucket; a bucket of none is masked.
+  mean. The permutation is redrawn in every call. One Byzantine message can
+  change one bucket only, so f of them need a rule that tolerates f Byzantine
+  inputs out of `ceil(n / s)`. Masked (non-finite) messages are left out of
+  their bucket; a bucket with no other message is masked too.
 
   Args:
     bucket_size: s >= 1, a Python int. 1 only permutes; the paper uses 2.

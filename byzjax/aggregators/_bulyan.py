@@ -1,4 +1,4 @@
-"""Bulyan: messages that Krum selects one by one, and a mean of their middle."""
+"""Bulyan: repeated Krum selection, then a mean of the middle values."""
 
 from typing import NamedTuple
 
@@ -33,24 +33,25 @@ def bulyan(
   second_stage: str = 'mean_around_median',
   middle: str = 'mean',
 ) -> base.Aggregator:
-  """What Krum selects, run after run, and of that the middle of every column.
+  """Selects messages by repeated Krum, then averages the middle of each column.
 
-  First, theta times, Krum runs on the messages that remain and the one that it
-  picks moves to the set S. Then `aggregate[j]` is the mean of the `beta = theta
-  - 2f` values of S closest to their median. A Byzantine message may be picked;
-  but S holds few enough of them to be outvoted in every coordinate.
+  First, Krum runs theta times on the messages that remain, and each time moves
+  the message that it picks to the set S. Then `aggregate[j]` is the mean of the
+  `beta = theta - 2f` values of coordinate j in S that are closest to their
+  median. Krum may pick Byzantine messages, but S holds too few of them to be a
+  majority in any coordinate.
 
-  Each run counts as neighbours the messages that remain: of r of them, the `r -
-  f - 2` nearest others, at least one. Ties go to the lowest index. Messages
-  with a non-finite entry are never picked; with more than `n - theta` of those
-  the aggregate is zero.
+  With r messages remaining, a run of Krum scores each by its `r - f - 2`
+  nearest neighbours among them (at least one). Ties go to the lowest index.
+  Messages with a non-finite entry are never picked; if there are more than `n -
+  theta` of them, the aggregate is zero.
 
-  Libraries differ. Flower does the above. krum 0.9.1 runs multi-Krum instead
-  (`first_stage='multi_krum'`): each run adds the *mean* of its `r - f - 2` best
-  messages to S, of which the one closest to that mean leaves; theta is
-  `n - 2f - 2`, and the rest of S after trimming f values on both sides is
-  averaged (`second_stage='trimmed_mean'`). Garfield measures from the lower
-  of two middle values.
+  Implementations differ. Flower does the above. krum 0.9.1 runs multi-Krum
+  instead (`first_stage='multi_krum'`): each run computes the mean of its `r - f
+  - 2` best messages, adds this *mean* to S, and removes the message closest to
+  it from those that remain; theta is `n - 2f - 2`, and S is averaged after
+  trimming f values on both sides (`second_stage='trimmed_mean'`). Garfield
+  measures from the lower of the two middle values (`middle='lower'`).
 
   Args:
     num_byzantine: f, a Python int >= 0.
@@ -58,21 +59,22 @@ def bulyan(
       'multi_krum' at most `n - f - 2`, and None is `n - 2f - 2`.
     num_averaged: beta, in `1 ... theta - f`; None for `theta - 2f`. For
       'trimmed_mean' theta - beta must be even.
-    num_neighbors: of the first run, in `1 ... n - 1`; one less in each run that
-      follows, but at least one. None for `n - f - 2`.
+    num_neighbors: number of neighbours in the first run, in `1 ... n - 1`; each
+      later run counts one less, but at least one. None for `n - f - 2`.
     distance_power: p >= 1 in `|x_i - x_j|^p`, as in `krum`.
     first_stage: 'krum' or 'multi_krum'.
     second_stage: 'mean_around_median' or 'trimmed_mean'.
-    middle: 'mean' or 'lower', of two middle values; as in `coordinate_median`.
+    middle: 'mean' or 'lower': the median of an even number of values, as in
+      `coordinate_median`.
 
   Returns:
-    An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`. Of its
-    info, `kept` are the messages that were picked, and `scores` the Krum scores
-    in the first run.
+    An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`. In
+    `inspect`, `kept` marks the messages that were picked, and `scores` are the
+    Krum scores of the first run.
 
   Raises:
     ValueError: if an argument is not in its range; at trace time if `n < 4f +
-      3`, or if there are `worker_weights`.
+      3`, or if `worker_weights` are given.
 
   References:
     El Mhamdi, Guerraoui, Rouault, 2018, arXiv:1802.07927.

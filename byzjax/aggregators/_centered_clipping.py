@@ -19,7 +19,7 @@ from byzjax._src import (
 
 
 class CenteredClippingState(NamedTuple):
-  """What `centered_clipping` carries: v, the previous aggregate."""
+  """The state of `centered_clipping`: v, the previous aggregate."""
 
   center: base.Aggregate
 
@@ -40,10 +40,10 @@ def distance_quantile(
   quantile: base.Scalar,
   worker_weights: jax.Array | None = None,
 ) -> jax.Array:
-  """The least distance such that a share q of the workers is not farther: [].
+  """The smallest distance D with a share q of the workers within D: float[].
 
-  Messages that are not usable are farther than all others; where they are
-  reached, it is the largest distance of the others.
+  Messages that are not usable count as farther than all others. If the quantile
+  falls on one of them, the result is the largest usable distance.
   """
   squared = jnp.where(usable, squared_distances, jnp.inf)
   counts = jnp.ones_like(squared)  # So that equal shares are exact.
@@ -66,47 +66,49 @@ def centered_clipping(
 ) -> base.Aggregator:
   """The mean of messages clipped to a ball around the previous aggregate.
 
-  From `v` = the previous aggregate (zeros at first), L times
-  `v <- v + (1/n) sum_i (x_i - v) min(1, tau / |x_i - v|)`. The division is by n
-  also where messages are clipped or masked, so one message moves the aggregate
-  by at most `tau / n` per step. f is not an input. With `worker_weights` p,
-  `p_i / sum_j p_j` stands for 1/n.
+  From `v` = the previous aggregate (zeros at first), L times `v <- v + (1/n)
+  sum_i (x_i - v) min(1, tau / |x_i - v|)`. The sum is always divided by n, also
+  if messages are clipped or masked, so one message moves the aggregate by at
+  most `tau / n` per step. f is not an input. With `worker_weights` p, the
+  factor 1/n becomes `p_i / sum_j p_j`.
 
-  `radius=jnp.inf` gives the mean (if no message is masked), 0 leaves v where it
-  is. The official code uses tau = 100 with momentum in PyTorch's form, `M = m /
-  (1 - beta)`, which is the radius `100 (1 - beta)` here; too large a radius is
-  a plain mean.
+  `radius=jnp.inf` gives the mean (if no message is masked); 0 leaves v
+  unchanged. Too large a radius clips nothing and gives no robustness. The
+  official code uses tau = 100 with momentum in PyTorch's form, `M = m / (1 -
+  beta)`, which corresponds to the radius `100 (1 - beta)` here.
 
-  A radius that was tuned for one momentum, model or time of training does not
-  fit another. With `quantile=q` it is set anew in every step, from the messages
-  themselves: `tau = radius * D`, D the least distance within which a share q of
-  the workers is, `#{i : |x_i - v| <= D} >= q n`. Momentum makes honest messages
-  less noisy and this radius smaller in the same measure. With `f < q n <= n -
-  f` liars cannot set it: D is between the distances of two honest messages. How
-  near it then comes to the honest mean is `theory.quantile_clipping_error`.
+  A fixed radius has to be tuned for each momentum, model and stage of training.
+  With `quantile=q` the radius is computed from the messages in every step: `tau
+  = radius * D`, where D is the smallest distance with `#{i : |x_i - v| <= D} >=
+  q n`. It shrinks with the noise of the honest messages, for example under
+  momentum. With `f < q n <= n - f`, f Byzantine workers cannot control it: D
+  lies between the distances of two honest messages.
+  `theory.quantile_clipping_error` bounds the distance to the honest mean.
 
   Args:
-    radius: tau >= 0, a distance in the units of the messages; with a quantile,
-      in units of D, so 1 is the quantile itself. May be traced, so that a sweep
-      is one vmap.
-    num_iterations: L >= 1, a Python int. From 2 on the steps run on the Gram
-      matrix and read the messages no more often. A traced int32[], which is
-      what `optax.inject_hyperparams` makes of it, always takes that way: name
-      it among the `static_args` for the faster single step.
+    radius: tau >= 0, the clipping radius, a distance in the units of the
+      messages; with a quantile, a factor on D (1 clips at the quantile itself).
+      May be traced, so a sweep is one vmap.
+    num_iterations: L >= 1, a Python int. For L >= 2 the steps run on the Gram
+      matrix, so a larger L reads the messages no more often. A traced int32[],
+      which `optax.inject_hyperparams` produces, always uses the Gram matrix;
+      list it in `static_args` to get the faster single step for L = 1.
     quantile: q in [0, 1], such as 0.5 for the median distance, or None for a
-      radius that stays. May be traced. With `worker_weights`, a share of their
+      fixed radius. May be traced. With `worker_weights`, q is a share of their
       sum.
 
   Returns:
     An `Aggregator` with a `CenteredClippingState`: leaves `[n, *shape] ->
-    [*shape]`. Two calls differ, as v moves; start from `init` for a new run.
+    [*shape]`. Successive calls differ because v moves; call `init` for a new
+    run.
 
   Raises:
     ValueError: if L is not a positive int, the radius is negative or NaN, or
       the quantile is not in [0, 1].
 
   References:
-    Karimireddy, He, Jaggi, 2021, arXiv:2012.10333. The quantile is our own.
+    Karimireddy, He, Jaggi, 2021, arXiv:2012.10333. The quantile option is
+    specific to this library.
 
   Example:
     >>> import byzjax, jax.numpy as jnp

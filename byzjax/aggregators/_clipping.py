@@ -11,17 +11,17 @@ def clip_messages(*, max_norm: base.Scalar) -> base.PreAggregator:
 
   `y_i = x_i min(1, c / |x_i|)`.
 
-  The clipping is around zero: it is neither translation equivariant nor, unless
-  c follows the messages, scale equivariant. Clipping around the previous
-  aggregate is `centered_clipping`.
+  The clipping is around zero, so it does not commute with a translation of the
+  messages; it commutes with scaling only if c is scaled too. For clipping
+  around the previous aggregate see `centered_clipping`.
 
   Args:
     max_norm: c >= 0, in the units of the messages; may be traced. ByzFL's
       default is 2.
 
   Returns:
-    A `PreAggregator` without state, `[n, ...] -> [n, ...]`; `inspect` of a rule
-    behind it tells the factors.
+    A `PreAggregator` without state, `[n, ...] -> [n, ...]`; `inspect` of the
+    rule that follows reports the clipping factors.
 
   Raises:
     ValueError: if max_norm is negative or NaN.
@@ -47,11 +47,12 @@ def clip_messages(*, max_norm: base.Scalar) -> base.PreAggregator:
 
 @recipes.factory
 def adaptive_clipping(*, num_byzantine: int) -> base.PreAggregator:
-  """Clips the loudest messages to the loudest of the others (ARC).
+  """Clips the k largest messages to the (k+1)-th largest norm (ARC).
 
-  With `k = floor(2 f (n - f) / n)` the k largest norms are scaled down to the
-  (k+1)-th largest. The threshold follows the messages, so no bound has to be
-  known, and a rule's (f, kappa)-robustness is kept.
+  Adaptive robust clipping: with `k = floor(2 f (n - f) / n)`, the k messages of
+  largest norm are scaled down to the (k+1)-th largest norm. The threshold is
+  computed from the messages, so no bound on their norm has to be known, and the
+  (f, kappa)-robustness of the rule that follows is preserved.
 
   Messages with NaN or inf count among the largest, and stay masked.
 

@@ -21,7 +21,7 @@ _LINKAGES = ('average', 'complete', 'single')
 
 
 class ClippedClusteringState(NamedTuple):
-  """What `clipped_clustering` carries: the last norms, +inf where none is."""
+  """The state of `clipped_clustering`: earlier norms, padded with +inf."""
 
   norms: jax.Array
 
@@ -42,17 +42,16 @@ def cosine_distances(gram: base.Gram) -> jax.Array:
 def larger_cluster(
   distances: jax.Array, mask: jax.Array, linkage: str
 ) -> jax.Array:
-  """Who is in the larger of two clusters: bool[n].
+  """Which messages are in the larger of two clusters: bool[n].
 
-  From n clusters of one, the two of least distance are merged until there are
-  two. Of equal distances the pair of the lowest indices is first, and of equal
-  clusters the one that has the lowest index.
+  Agglomerative clustering: starting from n clusters of one message, the two at
+  the smallest distance are merged until two clusters are left. Ties go to the
+  pair, and to the cluster, with the lowest index.
 
   Args:
     distances: float[n, n].
-    mask: bool[n], what is in any cluster.
-    linkage: what the distance between clusters is: 'average', 'complete' or
-      'single'.
+    mask: bool[n], the messages that take part.
+    linkage: the distance between clusters, 'average', 'complete' or 'single'.
   """
   n = mask.shape[0]
   upper = jnp.triu(jnp.ones((n, n), bool), 1)
@@ -89,8 +88,8 @@ def larger_cluster(
 def gram_of_directions(rows, squared_norms, mask, axis_name):
   """The Gram matrix of `x_i / |x_i|`.
 
-  Of messages of very different lengths the inner products and distances would
-  not have the digits of an angle.
+  Normalised first: with messages of very different norms, angles computed from
+  their inner products and distances would lose too many digits.
   """
   rows, squared_norms = jax.lax.stop_gradient((rows, squared_norms))
   norms = reductions.sqrt(squared_norms)
@@ -107,30 +106,30 @@ def gram_of_directions(rows, squared_norms, mask, axis_name):
 
 @recipes.factory
 def clustering(*, linkage: str = 'complete') -> base.Aggregator:
-  """The mean of the larger of two clusters of messages by direction.
+  """The mean of the larger of two clusters of messages by cosine distance.
 
-  The distance is `1 - cos(x_i, x_j)`, and 1 to a message of zeros. From n
-  clusters of one, the two at the least distance are merged until two are left;
-  the aggregate is the mean of the larger. Ties go to the lowest index. f is not
-  an input.
+  The distance is `1 - cos(x_i, x_j)`, or 1 if one of the two messages is zero.
+  Agglomerative clustering: starting from n clusters of one message, the two at
+  the smallest distance are merged until two are left; the aggregate is the mean
+  of the larger. Ties go to the lowest index. f is not an input.
 
-  Lengths do not matter to the clusters: one long message in the direction of
-  the honest ones moves the aggregate as far as it likes. `clipped_clustering`
-  prevents that.
+  The clusters depend on directions only, not on norms: one very long message in
+  the direction of the honest ones can move the aggregate arbitrarily far.
+  `clipped_clustering` prevents that.
 
-  Old versions of Blades hand the similarity for the distance, and so group what
-  is most different; this rule does not.
+  Old versions of Blades pass the cosine similarity where a distance is
+  expected, and so group the most different messages; this rule does not.
 
   Args:
-    linkage: what the distance between two clusters is: 'complete', the largest
+    linkage: the distance between two clusters: 'complete', the largest distance
       between their messages; 'average', the mean; 'single', the smallest.
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`. `inspect`
-    tells which messages were kept.
+    reports which messages were kept.
 
   Raises:
-    ValueError: if linkage is none of these.
+    ValueError: if linkage is not one of the three.
 
   References:
     Sattler, Mueller, Wiegand, Samek, 2020, ICASSP,
@@ -172,28 +171,30 @@ def clipped_clustering(
   max_norm: base.Scalar = float('inf'),
   num_remembered: int = 1000,
 ) -> base.Aggregator:
-  """The larger of two clusters, after clipping to the usual norm.
+  """The mean of the larger cluster of messages clipped to the median norm.
 
-  `y_i = x_i min(1, c / |x_i|)`, with c the median of the norms of these and
-  the last `num_remembered` messages, or `max_norm` if that is less; then
-  `clustering` of the y. So the aggregate is never longer than c, which fewer
-  than half of all messages cannot raise above the norms of the others.
+  `y_i = x_i min(1, c / |x_i|)`, where c is the median of the norms of the
+  current and the last `num_remembered` messages, but at most `max_norm`; then
+  `clustering` of the y_i. So the norm of the aggregate is at most c, and a
+  Byzantine minority among all these messages cannot raise c above the norms of
+  the others.
 
-  The original, and fedlib, remember the norms of all rounds; the longest memory
-  here is fixed, as it is part of the state. fedlib's `max_tau` is `max_norm`,
-  1e5 there; its `agg='median'` takes the coordinate-wise median of the cluster.
+  The original code and fedlib remember the norms of all rounds; here the number
+  is fixed, because the norms are part of the state. fedlib's `max_tau` (1e5
+  there) is `max_norm`; its `agg='median'` takes the coordinate-wise median of
+  the cluster instead of the mean.
 
   Args:
     linkage: as in `clustering`.
     max_norm: an upper limit of c, >= 0, in the units of the messages; may be
       traced.
-    num_remembered: how many norms to remember from earlier rounds, a Python int
-      >= 0. Messages that are masked are not remembered.
+    num_remembered: number of norms to remember from earlier rounds, a Python
+      int >= 0. Norms of masked messages are not remembered.
 
   Returns:
     An `Aggregator` with a `ClippedClusteringState`: leaves `[n, *shape] ->
-    [*shape]`. `inspect` tells which messages were kept, and by which factors
-    all were clipped.
+    [*shape]`. `inspect` reports which messages were kept, and the clipping
+    factor of each.
 
   Raises:
     ValueError: if an argument is out of its range.

@@ -1,4 +1,4 @@
-"""Comparative gradient elimination: without the messages of largest norm."""
+"""Comparative gradient elimination: drops the messages of largest norm."""
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,13 @@ def comparative_gradient_elimination(
 ) -> base.Aggregator:
   """The mean of the n - f messages of smallest norm (CGE).
 
-  `aggregate = (1 / (n - f)) sum_{i in S} x_i`, S the n - f smallest `|x_i|`.
-  Ties go to the lowest index. The aggregate is never longer than the longest
-  honest message; within that, f messages move it as they like.
+  `aggregate = (1 / (n - f)) sum_{i in S} x_i`, where S holds the n - f messages
+  of smallest norm. Ties go to the lowest index. The norm of the aggregate is at
+  most that of the longest honest message; within this ball, f Byzantine
+  messages can still bias it.
 
-  The paper sums, `reduce='sum'`, which asks for an n - f times smaller step;
-  libraries take the mean.
+  The paper takes the sum (`reduce='sum'`), which needs a step size n - f times
+  smaller; libraries take the mean.
 
   With fewer than n - f usable messages the mean is over those there are.
 
@@ -35,11 +36,11 @@ def comparative_gradient_elimination(
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`. `inspect`
-    tells which messages were kept, and the norms as scores.
+    reports which messages were kept, with the norms as scores.
 
   Raises:
-    ValueError: if f is not a non-negative int or `reduce` is neither; at trace
-      time if `n <= 2f`.
+    ValueError: if f is not a non-negative int or `reduce` is not one of the
+      two; at trace time if `n <= 2f`.
 
   References:
     Gupta, Liu, Vaidya, 2020, arXiv:2008.04699.

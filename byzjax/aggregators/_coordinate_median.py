@@ -8,28 +8,30 @@ from byzjax._src import base, recipes, rules, selection, sorting
 
 @recipes.factory
 def coordinate_median(*, middle: str = 'mean') -> base.Aggregator:
-  """The median of every coordinate.
+  """The coordinate-wise median (CwMed).
 
   `aggregate[j] = median(x_1[j], ..., x_n[j])`. A NaN counts as +inf; with fewer
-  than n/2 bad values in a column the result is between honest values.
+  than n/2 Byzantine values in a coordinate, the result lies between honest
+  values.
 
-  With `worker_weights` p it is the value at which the weights of the sorted
-  values pass half of their sum; where they come to exactly half, that value and
-  the next are the two middle ones. Equal weights give the same bits as none.
+  With `worker_weights` p it is the weighted median: the value at which the
+  cumulative weight of the sorted values passes half of the total; if it equals
+  half exactly, that value and the next are the two middle ones. Equal weights
+  give the same bits as no weights.
 
-  Libraries differ in the median of an even number of values: the mean of the
-  two middle ones is the default, and what most do; Garfield and ByzPy (as
-  `torch.median`) take the lower.
+  Implementations differ for an even number of values: the mean of the two
+  middle ones is the default here, and the most common; Garfield and ByzPy
+  (which call `torch.median`) take the lower one.
 
   Args:
-    middle: 'mean' or 'lower', of two middle values.
+    middle: 'mean' or 'lower': which of the two middle values to take, or both.
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`.
 
   Raises:
-    ValueError: if `middle` is neither; at trace time, if leaves do not share
-      their leading axis.
+    ValueError: if `middle` is not one of the two; at trace time, if the leaves
+      do not have the same leading axis.
 
   References:
     Yin, Chen, Ramchandran, Bartlett, 2018, arXiv:1803.01498.

@@ -1,4 +1,4 @@
-"""The covariance filter: less weight for what sticks out, round by round."""
+"""The covariance filter: repeatedly downweights outliers of one direction."""
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,11 @@ def recentered(inner: jax.Array, shares: jax.Array) -> jax.Array:
 def filter_weights(
   inner: jax.Array, mask: jax.Array, num_byzantine: int
 ) -> jax.Array:
-  """The weights c, in [0, 1], of the round of least covariance.
+  """The weights c, in [0, 1], of the round with the smallest covariance.
 
   Args:
     inner: float[n, n], the Gram matrix around any point.
-    mask: bool[n], what has weight 1 at the start.
+    mask: bool[n], the messages that start with weight 1.
     num_byzantine: f, a Python int.
 
   Returns:
@@ -63,27 +63,27 @@ def filter_weights(
 
 @recipes.factory
 def covariance_filter(*, num_byzantine: int) -> base.Aggregator:
-  """The mean after filtering along the directions of largest variance (CAF).
+  """The mean after filtering along directions of largest covariance (CAF).
 
-  From weights `c_i = 1`, while `sum_i c_i > n - 2f`: with mu and Sigma the
-  c-weighted mean and covariance and (lambda, v) the top eigenpair of Sigma,
-  `t_i = ((x_i - mu) . v)^2` and `c_i <- c_i (1 - t_i / max_j t_j)`, the maximum
-  over the messages of weight above zero. The aggregate is the mu of the round
-  with the smallest lambda, as it was before that round's filtering; the first
-  of them, if there are several. f = 0 gives the mean.
+  Start with weights `c_i = 1`. While `sum_i c_i > n - 2f`: let mu and Sigma be
+  the c-weighted mean and covariance and (lambda, v) the top eigenpair of Sigma;
+  set `t_i = ((x_i - mu) . v)^2` and `c_i <- c_i (1 - t_i / max_j t_j)`, where
+  the maximum is over messages of weight above zero. The aggregate is the mu of
+  the round with the smallest lambda (the first one, if there are several),
+  taken before the weights of that round are changed. f = 0 gives the mean.
 
-  Every round takes all weight from one message at least, so that there are at
-  most 2f. Where all t are zero it stops at once.
+  Every round sets the weight of at least one message to zero, so there are at
+  most 2f rounds. It stops at once if all t_i are zero.
 
-  Libraries differ in the eigenvector: ByzFL takes one power step from a random
-  start and ByzPy three from a fixed one; here it has converged. Both take the
-  maximum over all messages, also those without weight, and do not end when an
-  outlier is large.
+  Implementations differ in the eigenvector: ByzFL takes one power step from a
+  random start and ByzPy three from a fixed one; here it is converged. Both take
+  the maximum over all messages, including those of weight zero, and do not
+  terminate if an outlier is large.
 
   With L the top eigenvalue of the covariance of the honest messages, the
   aggregate is within `sqrt(R L) (1 + (1 + sqrt(2)) sqrt(K))` of their mean, for
-  `R = f / (n - 2f)` and `K = 2 (n - f) / (n - 2f)`: no bound on L has to be
-  known, and the dimension does not enter. Derivatives take the weights for
+  `R = f / (n - 2f)` and `K = 2 (n - f) / (n - 2f)`: this needs no known bound
+  on L and does not depend on the dimension. In derivatives the weights count as
   constants.
 
   Args:
@@ -91,7 +91,8 @@ def covariance_filter(*, num_byzantine: int) -> base.Aggregator:
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`. `inspect`
-    has the weights, `scores` of `1 - c_i`, and as kept what has any weight.
+    reports the weights, `1 - c_i` as scores, and as kept the messages with `c_i
+    > 0`.
 
   Raises:
     ValueError: if f is not a non-negative int; at trace time if `n <= 2f`.

@@ -1,4 +1,4 @@
-"""Delayed momentum: a rule on momenta of all workers, the absent ones too."""
+"""Delayed momentum: a rule on the momenta of all workers, absent ones too."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ _NAME = 'delayed_momentum'
 
 
 class DelayedMomentumState(NamedTuple):
-  """What `delayed_momentum` carries.
+  """The state of `delayed_momentum`.
 
   Attributes:
-    momenta: of every worker, absent ones too, leaves `[n, *shape]`.
-    rule: the state of the rule.
+    momenta: of all n workers, absent ones too, leaves `[n, *shape]`.
+    rule: the state of the aggregation rule.
   """
 
   momenta: base.Messages
@@ -29,11 +29,11 @@ def delayed_momentum(
   decay: base.Scalar,
   participation: base.Scalar = 1.0,
 ) -> base.Aggregator:
-  r"""A rule on momenta that the server keeps of all workers (DeMoA).
+  r"""Applies a rule to momenta that the server keeps for all workers (DeMoA).
 
-  Where a few of many workers are drawn for a round, most of those drawn may be
-  Byzantine, and no rule survives that. Here the server keeps a momentum of
-  every worker, and the rule sees all n of them in every round:
+  If only a few of many workers are sampled per round, most of those sampled may
+  be Byzantine, and no rule tolerates that. Here the server keeps a momentum for
+  every worker, and the rule sees all n momenta in every round:
 
   .. math::
     m_i \leftarrow (1 - a p) \, m_i + a \, 1[i \text{ takes part}] \, x_i,
@@ -42,17 +42,17 @@ def delayed_momentum(
 
   with decay a and participation p, the probability that a worker takes part.
   The momenta of absent workers shrink too, so in expectation each is a momentum
-  with the decay a p; attackers cannot keep theirs alive by staying away. The
-  share of Byzantine momenta is always f / n.
+  with decay a p, and a Byzantine worker cannot preserve its momentum by staying
+  away. The share of Byzantine momenta is always f / n.
 
-  All start at zero. At p = 1 this is `optax.ema(1 - a, debias=False)` of each
-  worker, kept at the server: give workers no momentum of their own. A message
-  with NaN or inf counts as absent.
+  All momenta start at zero. At p = 1 this is `optax.ema(1 - a, debias=False)`
+  for each worker, kept at the server, so do not give the workers momentum as
+  well. A message with NaN or inf counts as absent.
 
   Args:
-    rule: an `Aggregator`; its f is that of all n workers, and not of those who
-      take part.
-    num_workers: n, a Python int, for the momenta: n times the memory of the
+    rule: an `Aggregator`; its f counts the Byzantine workers among all n, not
+      among those who take part.
+    num_workers: n, a Python int. The momenta take n times the memory of the
       parameters.
     decay: a in (0, 1]; may be traced.
     participation: p in (0, 1], the probability that a worker takes part in a
@@ -60,13 +60,13 @@ def delayed_momentum(
 
   Returns:
     An `Aggregator` with a `DelayedMomentumState`: leaves `[n, *shape] ->
-    [*shape]`. A worker with a `worker_weights` of zero does not take part, and
-    all others do, whatever their weight. `inspect` tells what the rule says of
-    the momenta.
+    [*shape]`. A worker takes part if its entry of `worker_weights` is above
+    zero; the size of the weight does not matter. `inspect` reports what the
+    rule reports about the momenta.
 
   Raises:
     ValueError: if an argument is out of its range; at trace time, if there are
-      not `num_workers` messages, and as the rule.
+      not `num_workers` messages, or if the rule raises.
 
   References:
     Otsuka, Takezawa, Yamada, 2025, arXiv:2509.02970.

@@ -1,4 +1,4 @@
-"""DETOX: an exact vote of redundant groups, and then any robust rule."""
+"""DETOX: exact votes in redundant groups, then any robust rule on the votes."""
 
 import jax.numpy as jnp
 
@@ -15,14 +15,15 @@ def detox(
   bucket_rule: base.Aggregator | None = None,
   num_buckets: int | None = None,
 ) -> base.Aggregator:
-  """Votes inside groups of r workers, and a rule, or two, on the n / r votes.
+  """Exact votes in groups of r workers, then one or two rules on the votes.
 
-  `aggregate = A_1(A_0(z_B1), ..., A_0(z_Bk))`, z the votes of `group_vote` and
-  B_1, ..., B_k the random buckets of `hierarchical`; without a `bucket_rule`
-  `A_1(z_1, ..., z_(n/r))`. Workers of a group get the same data from
-  `data.redundant_groups`. f attackers at random places spoil
-  `theory.expected_corrupted_groups(n, f, r)` votes on average and at most g =
-  `theory.max_corrupted_groups(n, f, r)`: what follows must stand g of n / r.
+  `aggregate = A_1(A_0(z_B1), ..., A_0(z_Bk))`, where z are the votes of
+  `group_vote` and B_1, ..., B_k the random buckets of `hierarchical`; without a
+  `bucket_rule` it is `A_1(z_1, ..., z_(n/r))`. The workers of a group must get
+  the same data, as from `data.redundant_groups`. f Byzantine workers at random
+  positions corrupt `theory.expected_corrupted_groups(n, f, r)` votes on average
+  and at most g = `theory.max_corrupted_groups(n, f, r)`: the rule that follows
+  must tolerate g of n / r.
 
   Instances of the paper, for n = 45, f = 5 and r = 3, so that g = 2 of 15:
 
@@ -31,25 +32,26 @@ def detox(
   - multi-Krum: `rule=mean()`, `bucket_rule=multi_krum(num_byzantine=2)`,
     `num_buckets=2`. Buckets have 8 and 7 votes; the code averages the best s -
     g - 2 of s, here 4 and 3, and `num_selected` sets one number for both;
-  - Bulyan: `rule=bulyan(num_byzantine=2)`. The code takes scores once.
+  - Bulyan: `rule=bulyan(num_byzantine=2)`. The code computes the scores once.
 
   Args:
-    group_size: r >= 1, an odd Python int that divides n; 1 has no vote.
-    rule: A_1, an `Aggregator`, on the results of the buckets, or on the votes.
+    group_size: r >= 1, an odd Python int that divides n; 1 means no vote.
+    rule: A_1, an `Aggregator` on the results of the buckets, or on the votes.
     bucket_rule: A_0, an `Aggregator` without state, inside the buckets, or None
       for no buckets.
     num_buckets: k, a Python int with `1 <= k <= n / r`; k = 1 is A_0 alone.
-      Needed with a `bucket_rule`.
+      Required with a `bucket_rule`.
 
   Returns:
     An `Aggregator` with the state of the rule, which needs a `key` if there are
-    buckets: leaves `[n, *shape] -> [*shape]`. In its diagnostics `kept`,
-    bool[n], is who sent what its group elected (no one where there was no
-    majority), and the `weights` of the votes are divided among these.
+    buckets: leaves `[n, *shape] -> [*shape]`. In `inspect`, `kept` bool[n]
+    marks the workers that sent the message elected by their group (none in a
+    group without a majority), and the weight of a vote is divided among them.
 
   Raises:
-    ValueError: if r is not an odd int, or of `bucket_rule` and `num_buckets`
-      one is missing; at trace time, if r does not divide n, or k > n / r.
+    ValueError: if r is not an odd int, or only one of `bucket_rule` and
+      `num_buckets` is given; at trace time, if r does not divide n, or k > n /
+      r.
 
   References:
     Rajput, Wang, Charles, Papailiopoulos, 2019, arXiv:1907.12205.

@@ -1,4 +1,4 @@
-"""What a rule made of every single message."""
+"""Diagnostics of a rule: what it did with the message of each worker."""
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,10 @@ def diagnose(
   key: jax.Array | None = None,
   **extra,
 ) -> base.AggregationInfo:
-  """What a rule kept, how it scored, weighed and clipped: of every worker.
+  """What a rule did with every message: kept, weight, score, clipping factor.
 
-  What the rule knows itself it tells (`aggregator.inspect`, and
-  `RoundInfo` in training). The rest is measured:
+  Fields that the rule reports itself (by `aggregator.inspect`, and as
+  `RoundInfo` in training) are returned as they are. The rest is measured:
 
   - `weights`: `w_i = (1/d) sum_j d aggregate[j] / d x_i[j]`, the derivative
     averaged over the coordinates. For a trimmed mean that is the share of
@@ -26,21 +26,21 @@ def diagnose(
   - `kept`: whether the weight is above zero.
   - `factors`: ones, where nothing is clipped.
 
-  That costs several times what the rule does; it is meant for looking, not for
+  This costs several times as much as the rule; use it to inspect a rule, not in
   every round.
 
   Args:
     aggregator: the rule.
     messages: pytree with leaves `[n, *shape]`.
-    state: of the rule; None for a fresh one.
-    key: for rules that draw.
+    state: the state of the rule; None for a fresh one.
+    key: for rules that need a random key.
     **extra: further arguments of `update`, such as `worker_weights`.
 
   Returns:
-    An `AggregationInfo` whose fields, but for `error`, are all arrays.
+    An `AggregationInfo` in which every field except `error` is an array.
 
   Raises:
-    ValueError: as the rule.
+    ValueError: whatever the rule raises.
 
   Example:
     >>> import byzjax, jax.numpy as jnp

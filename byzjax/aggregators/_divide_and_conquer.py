@@ -1,4 +1,4 @@
-"""Divide and conquer: outliers along the top singular vector, in samples."""
+"""Divide and conquer (DnC): outliers along top singular vectors of samples."""
 
 import math
 
@@ -20,10 +20,11 @@ from byzjax.aggregators import _covariance_filter
 
 
 def sample_coordinates(key: jax.Array, size: int, count: int) -> jax.Array:
-  """`count` different coordinates out of `size`, each as likely: int32[count].
+  """`count` distinct coordinates out of `size`, uniformly drawn: int32[count].
 
-  One out of each of `count` consecutive parts of equal size, up to one; as some
-  are smaller, all are turned by a common random amount.
+  One is drawn from each of `count` consecutive parts of (nearly) equal size,
+  and all are shifted by a common random offset, since the sizes may differ by
+  one.
   """
   part_key, turn_key = jax.random.split(key)
   bounds = np.arange(count + 1, dtype=np.int64) * size // count
@@ -40,7 +41,7 @@ def outlier_scores(inner: jax.Array, mask: jax.Array) -> jax.Array:
 
   Args:
     inner: float[n, n], the Gram matrix around any point.
-    mask: bool[n]; what is not in it has no part in the mean and scores +inf.
+    mask: bool[n]; other messages do not enter the mean and score +inf.
   """
   centered = _covariance_filter.recentered(inner, reductions.shares(mask))
   centered = jnp.where(mask[:, None] & mask[None], centered, 0)
@@ -56,33 +57,34 @@ def divide_and_conquer(
   num_coordinates: int = 10_000,
   filter_fraction: float = 1.0,
 ) -> base.Aggregator:
-  """The mean of what is no outlier in any of several samples of coordinates.
+  """Drops outliers along the top singular vector of random coordinates (DnC).
 
-  DnC: in every iteration b coordinates are drawn. There, with v the top right
-  singular vector of the messages minus their mean, the `n - floor(c f)` lowest
-  `((x_i - mean) . v)^2` are kept; ties go to the lowest index. The aggregate is
-  the mean of the messages kept in all iterations, or, if there is none, of
-  those kept most often.
+  Divide and conquer: every iteration draws b coordinates. On these, with v the
+  top right singular vector of the messages minus their mean, the `n - floor(c
+  f)` messages with the smallest `((x_i - mean) . v)^2` are kept; ties go to the
+  lowest index. The aggregate is the mean of the messages kept in all
+  iterations, or, if there is none, of those kept most often.
 
-  With `b >= d` all coordinates are used, all iterations agree and one is run.
-  The coordinates are one out of each of b consecutive parts of the messages,
-  turned by a random amount: each is as likely, none is drawn twice, and the
-  draw does not depend on the number of devices.
+  With `b >= d` all coordinates are used; all iterations would agree, so one is
+  run. Otherwise one coordinate is drawn from each of b consecutive parts of the
+  message, and all are shifted by a common random offset: all coordinates are
+  equally likely, none is drawn twice, and the draw does not depend on the
+  number of devices.
 
-  The defaults are those of the libraries, which agree. There is no bound on
-  what f messages do: one far away decides v, and another that is across v, a
-  little to the side of the first, is kept at any distance.
+  The defaults are those of the libraries, which agree. f Byzantine messages can
+  move the aggregate without bound: one far away determines v, and another far
+  away in a direction orthogonal to v is kept.
 
   Args:
     num_byzantine: f, a Python int with `0 <= f < n/2`.
-    num_iterations: >= 1, a Python int.
+    num_iterations: number of draws of coordinates, a Python int >= 1.
     num_coordinates: b >= 1, a Python int.
     filter_fraction: c >= 0, a Python number, with `floor(c f) < n`.
 
   Returns:
     An `Aggregator` without state that needs a `key` if `b < d`: leaves `[n,
-    *shape] -> [*shape]`. `inspect` tells which messages were kept, and the mean
-    of their scores over the iterations.
+    *shape] -> [*shape]`. `inspect` reports which messages were kept, and their
+    scores averaged over the iterations.
 
   Raises:
     ValueError: if an argument is out of its range; at trace time if `n <= 2f`,

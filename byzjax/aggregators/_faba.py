@@ -1,4 +1,4 @@
-"""FABA: the mean without the messages that are farthest from it."""
+"""FABA: repeatedly removes the message farthest from the mean."""
 
 import jax
 import jax.numpy as jnp
@@ -8,33 +8,33 @@ from byzjax._src import base, checks, recipes, reductions, rules
 
 @recipes.factory
 def faba(*, num_byzantine: int) -> base.Aggregator:
-  """The mean of what is left when the farthest from the mean goes, f times.
+  """Removes the message farthest from the mean, f times; then averages (FABA).
 
-  From `K = {1, ..., n}`, f times: `m = mean of x_i, i in K`, and K loses the i
-  of largest `|x_i - m|`. Then `aggregate = mean of x_i, i in K`. Of equal
-  distances the lowest index goes first. Exactly f messages go, also where
-  nobody attacks. All runs on the Gram matrix: the messages are read twice,
-  whatever f is.
+  Start with `K = {1, ..., n}`. Repeat f times: `m = mean of x_i, i in K`, and
+  remove from K the i of largest `|x_i - m|`. Then `aggregate = mean of x_i, i
+  in K`. Ties go to the lowest index. Exactly f messages are removed, also
+  if no worker is Byzantine. All steps run on the Gram matrix: the messages are
+  read twice for any f.
 
   With `f <= n / 3` the aggregate is within `(3 + q) / (1 - q)` honest radii of
-  the honest mean, `q = f / (n - 2f + 1)`, a radius being the largest distance
-  of an honest message to that mean. Beyond, f colluding messages move the mean
-  so far that honest ones go first.
+  the honest mean, where `q = f / (n - 2f + 1)` and the radius is the largest
+  distance of an honest message to that mean. With more, f colluding messages
+  can move the mean so far that honest messages are removed first.
 
-  Masked messages are the first to go, and count among the f. With fewer than n
-  - f usable messages the mean is over those there are.
+  Masked (non-finite) messages are removed first, and count among the f. With
+  fewer than n - f usable messages, the mean is over those that remain.
 
-  The code of the study of label poisoning (LPA) does the same, with its `
-  byzantine_size` as f.
+  The code of the study of label poisoning (LPA) does the same; its
+  `byzantine_size` is f.
 
   Args:
-    num_byzantine: f, a Python int with `0 <= f < n`, how many messages go. 0
-      gives the mean.
+    num_byzantine: f, a Python int with `0 <= f < n`: how many messages are
+      removed. 0 gives the mean.
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`. `inspect`
-    tells which messages were kept, and their squared distances to the aggregate
-    as scores. There is no version with worker weights.
+    reports which messages were kept, and their squared distances to the
+    aggregate as scores. `worker_weights` are not supported.
 
   Raises:
     ValueError: if f is not a non-negative int; at trace time if `n <= f`.

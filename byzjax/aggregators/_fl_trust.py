@@ -1,4 +1,4 @@
-"""FLTrust: messages weighed by their direction against one's own gradient."""
+"""FLTrust: messages weighted by their cosine to a trusted gradient."""
 
 from typing import Any
 
@@ -20,43 +20,43 @@ _NAME = 'fl_trust'
 
 @recipes.factory
 def fl_trust() -> base.Aggregator:
-  """Messages of one length, weighed by their cosine to a trusted gradient.
+  """Rescaled messages, weighted by cosine to a trusted gradient (FLTrust).
 
   The server computes a gradient `g` of its own on a small clean root data set.
   With `t_i = max(cos(x_i, g), 0)`:
 
   `aggregate = sum_i t_i (|g| / |x_i|) x_i / sum_i t_i`
 
-  Every message gets the length of g, short ones too. The aggregate is never
-  longer than g, and never points away from it, however many workers lie: f is
-  not an input, and may be n - 1. The price is a bias towards the root data: if
-  they lack a class, so does what is learned. With `worker_weights` p, `p_i t_i`
-  stands for t_i.
+  Every message is scaled to the norm of g, short ones too. The norm of the
+  aggregate is at most that of g, and its inner product with g is never
+  negative, for any number of Byzantine workers: f is not an input, and may be n
+  - 1. The price is a bias towards the root data: what these lack, the model may
+  not learn. With `worker_weights` p, `p_i t_i` replaces t_i.
 
-  g comes in by the keyword `trusted`: `rule.update(messages, state,
-  trusted=g)`, `rule(messages, trusted=g)`, or in training by the argument
-  `root_batch` of `robust_round`, which computes g every round. It must be made
-  as the messages are, for its length is theirs: with the same momentum, and in
-  local training with as many steps. Rounds without that argument refuse the
-  rule.
+  Pass g by the keyword `trusted`: `rule.update(messages, state, trusted=g)`,
+  `rule(messages, trusted=g)`; in training, give `robust_round` its
+  `root_batch`, from which it computes g every round. Compute g as the workers
+  compute their messages, since its norm becomes theirs: with the same momentum,
+  and in local training with as many steps. Rounds without the argument
+  `root_batch` reject this rule.
 
   The weight is zero for a message of zeros and for one that is not finite. The
   aggregate is zero if every t_i is, or if g is zero or not finite.
 
-  Other implementations differ where something is zero. The code of the authors
-  adds 1e-9 to every norm and to the sum of the t_i. FL-Byzantine-Library adds
-  nothing: one message of zeros makes its aggregate NaN. FLPoison takes the
-  plain mean of the rescaled messages if every t_i is zero, which is what
-  attackers would ask for.
+  Implementations differ in how they treat zeros. The official code adds 1e-9 to
+  every norm and to the sum of the t_i. FL-Byzantine-Library adds nothing: one
+  message of zeros makes its aggregate NaN. If every t_i is zero, FLPoison takes
+  the plain mean of the rescaled messages, which gives Byzantine workers full
+  influence.
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`. `inspect`
-    has the weights of the messages as they came (which need not sum to one),
-    `1 - cos` as scores, and `|g| / |x_i|` as factors.
+    reports the weights of the messages before rescaling (which need not sum to
+    one), `1 - cos` as scores, and `|g| / |x_i|` as factors.
 
   Raises:
-    ValueError: at trace time, if `trusted` is missing, or is no tree like one
-      message, leaves `[*shape]`.
+    ValueError: at trace time, if `trusted` is missing, or if it is not a tree
+      like one message, leaves `[*shape]`.
 
   References:
     Cao, Fang, Liu, Gong, 2021, NDSS, arXiv:2012.13995.

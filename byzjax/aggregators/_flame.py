@@ -1,4 +1,4 @@
-"""FLAME: the majority by direction, clipped to the median norm, and noise."""
+"""FLAME: the majority cluster by direction, clipped to the median norm."""
 
 import jax
 import jax.numpy as jnp
@@ -20,45 +20,45 @@ from byzjax.aggregators import _clustering, _groups, _norms
 def flame(
   *, noise: base.Scalar = 1e-3, middle: str = 'mean'
 ) -> base.Aggregator:
-  """The mean of the majority by direction, clipped, with noise on it.
+  """The mean of the majority cluster by cosine, clipped, plus noise (FLAME).
 
-  With `c_ij = 1 - cos(x_i, x_j)`, and 1 to a message of zeros, K is the first
-  cluster of more than half of the messages that single linkage makes: workers
-  are linked where `c_ij <= t`, and t grows until so many hang together. With S
-  the median norm of all messages::
+  Let `c_ij = 1 - cos(x_i, x_j)`, or 1 if one of the two is zero. Workers are
+  linked where `c_ij <= t`; K is the first connected group (single linkage) with
+  more than half of the messages as t grows. With S the median norm of all
+  messages::
 
       aggregate = (1 / |K|) sum_{i in K} x_i min(1, S / |x_i|)
                   + N(0, (lambda S)^2) on every coordinate.
 
-  So it is no longer than S, but for the noise. f is not an input. Which of two
-  equal angles comes first, rounding decides. Some messages, up to half of them,
-  are left out even without any attack. Short messages in the direction of the
+  So without the noise the norm of the aggregate is at most S. f is not an
+  input. Between two equal angles, rounding decides. Even without an attack, up
+  to half of the messages are left out. Short messages in the direction of the
   others are kept, and shrink the aggregate.
 
-  This is HDBSCAN as FLAME calls it, without HDBSCAN: with a least size of
-  `floor(n / 2) + 1` no cluster ever splits, and the labels of scikit-learn are
-  the same.
+  FLAME defines K by HDBSCAN with a minimum cluster size of `floor(n / 2) + 1`.
+  A cluster of that size never splits, so single linkage gives the same labels
+  as scikit-learn's HDBSCAN.
 
-  The messages are updates: gradients, momentum or changes of the model, as in
+  The messages are updates: gradients, momenta or changes of the model, as in
   FL-Byzantine-Library. The paper takes the cosines between whole models. Its
-  lambda is 0.001 for images; `sqrt(2 ln(1.25 / delta)) / epsilon` for (epsilon,
-  delta)-privacy of one round. FLPoison and BackFed scale the noise by the
-  standard deviation of each tensor as well, which is not in the paper.
+  lambda is 0.001 for images; (epsilon, delta)-privacy of one round needs
+  `sqrt(2 ln(1.25 / delta)) / epsilon`. FLPoison and BackFed also scale the
+  noise by the standard deviation of each tensor, which is not in the paper.
 
   Args:
-    noise: lambda >= 0; may be traced. The number 0 needs no key.
-    middle: of two middle norms, 'mean' or 'lower' (as `torch.median`, and
-      FL-Byzantine-Library).
+    noise: lambda >= 0; may be traced. The Python number 0 needs no key.
+    middle: 'mean' or 'lower': the median of an even number of norms ('lower' is
+      `torch.median`, and FL-Byzantine-Library).
 
   Returns:
     An `Aggregator` without state that needs a `key` for its noise: leaves `[n,
-    *shape] -> [*shape]`. `inspect` tells which messages were kept, by which
-    factors all were clipped, and as `scores` the t that links each to the
-    cluster. Its weights do not include the noise.
+    *shape] -> [*shape]`. `inspect` reports which messages were kept, the
+    clipping factor of each, and as `scores` the t that links each message to
+    the cluster. Its weights do not include the noise.
 
   Raises:
-    ValueError: if an argument is out of its range; at trace time, if there is
-      no key although there is noise.
+    ValueError: if an argument is out of its range; at trace time, if lambda is
+      not 0 and no key is given.
 
   References:
     Nguyen, Rieger, et al., 2022, USENIX Security, arXiv:2101.02281.

@@ -1,4 +1,4 @@
-"""FoolsGold: workers whose messages are too much alike lose their weight."""
+"""FoolsGold: downweights workers whose messages are too similar."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ _REDUCES = ('mean', 'mean_of_all', 'sum')
 
 
 class FoolsGoldState(NamedTuple):
-  """What `fools_gold` carries: each worker's sum of messages, `[n, ...]`."""
+  """State of `fools_gold`: the sum of each worker's messages, `[n, ...]`."""
 
   history: base.Messages
 
@@ -33,11 +33,11 @@ def trust(
   confidence: base.Scalar = 1.0,
   epsilon: base.Scalar = 0.0,
 ) -> jax.Array:
-  """How far to trust each worker, from the cosines between them: float[n].
+  """The weight of each worker, from the cosines between them: float[n].
 
   Args:
     cosines: float[n, n]; the diagonal is not read.
-    mask: bool[n], who is compared at all. The others get 0.
+    mask: bool[n], the workers to compare. The others get weight 0.
     confidence, epsilon: see `fools_gold`.
   """
   n = mask.shape[0]
@@ -68,54 +68,55 @@ def fools_gold(
   confidence: base.Scalar = 1.0,
   epsilon: base.Scalar = 0.0,
 ) -> base.Aggregator:
-  """Workers whose messages so far point the same way lose their weight.
+  """Downweights workers whose summed messages are similar (FoolsGold).
 
-  Against sybils: attackers that all push in one direction. With `H_i` the sum
-  of the messages of worker i in all rounds and `c_ij = cos(H_i, H_j)` for
-  `i != j`, and 0 for i itself::
+  A defence against sybils: many Byzantine workers that push in one direction.
+  Let `H_i` be the sum of the messages of worker i over all rounds, and `c_ij =
+  cos(H_i, H_j)` for `i != j`, `c_ii = 0`::
 
       v_i = max_j c_ij
       c_ij <- c_ij v_i / v_j                    where v_i < v_j
       a_i = 1 - max_j c_ij,  in [0, 1],  and divided by the largest
       a_i <- kappa (ln(a_i / (1 - a_i)) + 1/2),  in [0, 1]
 
-  where an a of 1 counts as 0.99. The aggregate is `sum_i a_i x_i / sum_i a_i`
-  of the messages of this round. f is not an input. The lengths do not matter in
-  the first round; later, long messages count more in the history.
+  where an a_i of 1 counts as 0.99. The aggregate is `sum_i a_i x_i / sum_i
+  a_i`, over the messages x_i of this round. f is not an input. In the first
+  round the norms of the messages do not affect the weights; later, long
+  messages count more in the history.
 
-  It takes honest workers to be unlike each other, as they are when each has
-  data of its own kind. Honest workers with the same distribution of data are
-  sybils to each other, and one attacker alone is never found. If all messages
-  have a twin in the same direction, all a are zero: then all workers get the
-  same weight.
+  The method assumes that honest workers differ from each other, because each
+  has its own distribution of data. Honest workers with the same distribution
+  look like sybils, and a single Byzantine worker is never detected. If every
+  message has another one in the same direction, all a_i are zero; then all
+  workers get the same weight.
 
   Masked messages, and workers of weight zero, are not compared and do not enter
-  the history. A history that is too long for its dtype does not grow.
+  the history. A history that would overflow its dtype is not updated.
 
-  Implementations differ. The official ones add the messages without a division
-  (`reduce='sum'`); one has no epsilon, the other 1e-5 (in v, and beside the
-  odds), FLPoison 1e-6, and it clips messages to norm 1 before (`clip_messages`
-  does that). FL-Byzantine-Library divides by the sum, as here, forgets all but
-  ten rounds, and gives perfect sybils, whose a is exactly zero, the weight 1.
-  The code for DBA divides by n (`reduce='mean_of_all'`). The paper can weigh
-  coordinates by the size of the last layer, which is off by default there, and
-  is not here.
+  Implementations differ. The official ones sum the messages without dividing
+  (`reduce='sum'`); one has no epsilon, the other 1e-5 (in v, and added to the
+  odds). FLPoison has 1e-6, and clips messages to norm 1 first (as
+  `clip_messages` does). FL-Byzantine-Library divides by the sum, as here, keeps
+  a history of ten rounds, and gives perfect sybils, whose a is exactly zero,
+  the weight 1. The code for DBA divides by n (`reduce='mean_of_all'`). The
+  paper can also weight coordinates by the last layer, which is off by default
+  there and not implemented here.
 
   Args:
-    num_workers: n, a Python int, for the history: n times the memory of the
-      parameters. None compares the messages of one round only, and has no
-      state.
-    reduce: 'mean', divided by the sum of the weights; 'mean_of_all', by the
-      number of workers; 'sum', not at all, which is n times as long and wants a
-      smaller learning rate.
-    confidence: kappa > 0, how sharp the gate between 0 and 1 is; may be traced.
+    num_workers: n, a Python int: the history takes n times the memory of the
+      parameters. None compares the messages of the current round only, and has
+      no state.
+    reduce: what the weighted sum is divided by: 'mean', the sum of the weights;
+      'mean_of_all', the number of workers; 'sum', nothing, so the aggregate is
+      up to n times as long and needs a smaller learning rate.
+    confidence: kappa > 0, the steepness of the logit function; may be traced.
     epsilon: >= 0, added to v and to the odds `a / (1 - a)`; may be traced.
 
   Returns:
-    An `Aggregator` with a `FoolsGoldState`, or with none: leaves `[n, *shape]
-    -> [*shape]`. With `worker_weights` p, `p_i a_i` stands for `a_i`, in units
-    of the mean p. `inspect` tells the weights, and as `scores` the v before the
-    pardon.
+    An `Aggregator` with a `FoolsGoldState`, or without state: leaves `[n,
+    *shape] -> [*shape]`. With `worker_weights` p, `p_i a_i` replaces `a_i`,
+    with p in units of its mean. `inspect` reports the weights, and as `scores`
+    the v_i before c_ij is rescaled.
 
   Raises:
     ValueError: if an argument is out of its range; at trace time, if there are

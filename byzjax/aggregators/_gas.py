@@ -1,4 +1,4 @@
-"""GAS: a rule on random pieces of the messages, to find whom to leave out."""
+"""GAS: scores messages by a rule on random pieces of the coordinates."""
 
 from typing import NamedTuple
 
@@ -68,45 +68,47 @@ def gas(
   num_pieces: int = 1000,
   permutation: jax.Array | None = None,
 ) -> base.Aggregator:
-  """The mean of the messages that are nearest to a rule, piece by piece.
+  """The mean of the n - f messages nearest to a rule, piece by piece (GAS).
 
-  The coordinates are cut at random into p pieces of `ceil(d / p)`, redrawn in
+  The coordinates are split at random into p pieces of `ceil(d / p)`, redrawn in
   every call. The rule aggregates each piece alone, `a^q = rule(x_1^q, ...,
-  x_n^q)`, and message i scores `s_i = sum_q |x_i^q - a^q|`. `aggregate = (1 /
-  (n - f)) sum of the n - f x_i of least s_i`, whole messages. Ties go to the
-  lowest index. In few dimensions a rule finds outliers that hide in many, such
-  as those of `alie` on heterogeneous data.
+  x_n^q)`, and message i gets the score `s_i = sum_q |x_i^q - a^q|`. The
+  aggregate is the mean of the n - f whole messages x_i with the smallest s_i.
+  Ties go to the lowest index. In low-dimensional pieces a rule detects outliers
+  that are hidden in many dimensions, such as those of `alie` on heterogeneous
+  data.
 
-  A rule that acts on a Gram matrix, such as `krum`, gets that of each piece: p
-  matrices of n x n numbers. Others see the pieces one by one.
+  A rule that acts on a Gram matrix, such as `krum`, gets the Gram matrix of
+  each piece: p matrices of n x n numbers. Other rules get the pieces one by
+  one.
 
-  The official code, and FL-Byzantine-Library, have two rules: `krum`, which is
-  `multi_krum(num_byzantine=f)` here, and `bulyan`, in which an error leaves
-  the mean of the n - 4f smallest *distances* to the median for the mean of the
-  values; `bulyan(num_byzantine=f)` is without it, and picks again after each
-  message. The official code lowers f where the rule does not allow it; here
-  rule and `num_byzantine` are separate arguments.
+  The official code and FL-Byzantine-Library have two rules: `krum`, which is
+  `multi_krum(num_byzantine=f)` here, and `bulyan`, which by an error averages
+  the n - 4f smallest *distances* to the median instead of the values.
+  `bulyan(num_byzantine=f)` here averages the values, and recomputes the Krum
+  scores after each selected message. The official code lowers f where the rule
+  does not allow it; here f is an argument of the rule and of `gas` separately.
 
-  With fewer than n - f usable messages the mean is over those there are.
+  With fewer than n - f usable messages, the mean is over those that remain.
 
   Args:
     rule: an `Aggregator` without state.
     num_byzantine: f, a Python int with `0 <= f < n/2`.
-    num_pieces: p >= 1, a Python int. With p > d there are d pieces; 1 gives the
-      n - f messages nearest to the rule.
-    permutation: int[d], the coordinates in the order in which they are cut, in
-      place of a random one; `jnp.arange(d)` cuts stretches of neighbours. None
-      draws one.
+    num_pieces: p >= 1, a Python int. If p > d there are d pieces; 1 gives the
+      mean of the n - f messages nearest to the rule's output.
+    permutation: int[d], a fixed order in which the coordinates are split,
+      instead of a random one; `jnp.arange(d)` makes pieces of neighbouring
+      coordinates. None draws one.
 
   Returns:
     An `Aggregator` without state, which needs a `key` unless there is a
     permutation and the rule needs none: leaves `[n, *shape] -> [*shape]`.
-    `inspect` tells which messages were kept, and the s_i as scores. There is
-    no version with worker weights.
+    `inspect` reports which messages were kept, and the s_i as scores.
+    `worker_weights` are not supported.
 
   Raises:
-    ValueError: if an argument is out of its range, or the rule has a state; at
-      trace time if `n <= 2f`, the rule refuses n, there is no key, the
+    ValueError: if an argument is out of its range, or the rule has state; at
+      trace time if `n <= 2f`, the rule rejects n, there is no key, the
       permutation is not int[d], or coordinates are split over a mesh and the
       rule does not act on a Gram matrix.
 

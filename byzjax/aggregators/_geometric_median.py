@@ -13,39 +13,40 @@ def geometric_median(
   smoothing: base.Scalar = 1e-6,
   start: str = 'medoid',
 ) -> base.Aggregator:
-  """The point with the least sum of distances to the messages.
+  """The point with the smallest sum of distances to the messages (RFA).
 
   `argmin_z sum_i p_i |z - x_i|`, with p the `worker_weights` (all equal by
-  default), by T smoothed Weiszfeld steps `z <- sum_i w_i x_i / sum_i w_i`,
-  `w_i = p_i / max(|z - x_i|, nu)`. Each z is a combination of the messages, so
-  the steps run on n coefficients and the Gram matrix, and their number does not
-  change how often the messages are read.
+  default), by T smoothed Weiszfeld steps `z <- sum_i w_i x_i / sum_i w_i`, `w_i
+  = p_i / max(|z - x_i|, nu)`. Each z is a linear combination of the messages,
+  so the steps run on its n coefficients and the Gram matrix: more steps do not
+  read the messages more often.
 
-  Where the steps start decides how far they get: from the mean, a minority of
-  f messages far away is forgotten by a factor f / (n - f) a step only. The
-  default starts inside the majority: at the message closest to its n/2 nearest,
-  with distances below the median distance counted as that. From there 32 steps
-  bring messages in general position within rounding of the median; where it is
-  itself a message, or close to one, convergence is slower and more steps are
-  cheap. The published implementations stop early: RFA takes 8 steps and ByzFL
-  3, both with `start='zeros'` and `smoothing=0.1`.
+  Convergence depends on the start. From the mean, the influence of f distant
+  messages shrinks only by a factor f / (n - f) per step. The default, 'medoid',
+  starts at the message with the smallest sum of distances to its n/2 nearest,
+  which a majority surrounds (in the first step, distances below the median
+  distance count as the median). From there 32 steps reach the median up to
+  rounding if the messages are in general position; if the median is at or near
+  a message, convergence is slower, and more steps are cheap. Published
+  implementations stop early: RFA takes 8 steps and ByzFL 3, both with
+  `start='zeros'` and `smoothing=0.1`.
 
-  nu is an absolute distance. As long as all `|z - x_i|` are above it, it does
-  nothing. Messages within nu of z count as in a mean: what is minimised is
-  `sum_i p_i h(|z - x_i|)` with `h(r) = r^2 / (2 nu)` up to nu and `r - nu / 2`
-  beyond. So if *all* messages are that close to each other, as at the end of
-  training, or where gradients are divided by a large number, the result is
-  their plain mean; and f attackers farther away move it from the mean of n - f
-  honest messages by `nu f / (n - f)`, which may be many times the distances
-  between these. Where distances may come down to 1e-6, pass a smaller nu:
-  with 1e-15, messages of size 1e-8 have the median of messages of size 1.
+  nu is an absolute distance, and has no effect while all `|z - x_i|` exceed it.
+  Messages within nu of z count as in a mean: the steps minimise `sum_i p_i h(|z
+  - x_i|)` with `h(r) = r^2 / (2 nu)` up to nu and `r - nu / 2` beyond. So if
+  *all* messages are that close to each other, as at the end of training or for
+  gradients divided by a large number, the result is their plain mean; and f
+  Byzantine messages farther away move it from the mean of n - f honest messages
+  by `nu f / (n - f)`, which may be many times the distances between the honest
+  ones. If distances may reach 1e-6, pass a smaller nu: 1e-15 suits messages of
+  size 1e-8.
 
   Args:
-    num_iterations: T >= 1, a Python int or a traced int32[].
-    smoothing: nu > 0, a distance, in the units of the messages, well below
-      their distances to each other; may be traced.
-    start: where the first step measures distances from: the 'medoid', as
-      above, the 'mean' of the messages, or 'zeros'.
+    num_iterations: T >= 1, the number of steps, a Python int or traced int32[].
+    smoothing: nu > 0, a distance in the units of the messages, well below their
+      distances to each other; may be traced.
+    start: the point from which the first step measures distances: 'medoid' (see
+      above), 'mean' (of the messages) or 'zeros'.
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`.

@@ -1,4 +1,4 @@
-"""The exact vote of groups of workers that should have sent the same."""
+"""Exact majority votes in groups of workers that compute the same message."""
 
 import itertools
 import math
@@ -14,28 +14,29 @@ from byzjax._src import base, checks, groups, recipes, reductions
 
 @recipes.factory
 def group_vote(*, group_size: int) -> base.PreAggregator:
-  """Replaces every group of r messages by the one that most of it sent.
+  """Replaces every group of r messages by the message that its majority sent.
 
-  Workers `j r, ..., j r + r - 1` are group j, and should have computed the same
+  Workers `j r, ..., j r + r - 1` are group j, and must compute the same message
   (see `data.redundant_groups`). `z_j` is the message that more than r / 2 of
-  the group sent. Messages are equal if all their bits are, over all leaves: NaN
-  equals NaN of the same bits, and 0.0 is not -0.0. (r - 1) / 2 attackers in a
-  group change nothing, bit for bit; more of them win if they send the same. If
-  no message has a majority, z_j is NaN: rules by distance, and `mean`, leave it
-  out, and rules by coordinate count it as +inf in every coordinate, as they do
-  with any NaN. Such a group has (r + 1) / 2 attackers or more, as those have
-  that vote falsely; so the rule that follows must stand `floor(f / ((r + 1) /
-  2))` of the n / r votes.
+  the group sent. Two messages are equal if all bits of all leaves are: NaN
+  equals NaN with the same bits, and 0.0 differs from -0.0. Up to (r - 1) / 2
+  Byzantine workers in a group change nothing; more of them win if they send the
+  same message. If no message has a majority, z_j is NaN: rules by distance, and
+  `mean`, leave it out, and rules by coordinate count it as +inf in every
+  coordinate. A corrupted group, with or without a majority, has at least (r +
+  1) / 2 Byzantine workers; so the rule that follows must tolerate `floor(f /
+  ((r + 1) / 2))` Byzantine votes of the n / r.
 
-  The official code keeps the last candidate standing of a one-pass count
-  (Boyer-Moore) where there is no majority, and votes separately on every
-  parameter tensor, so that a message may be stitched together.
+  Without a majority the official code keeps the last candidate of a one-pass
+  count (Boyer-Moore). It also votes on every parameter tensor separately, so
+  that its result may combine tensors of different messages.
 
-  Bits are equal only between gradients of one program at equal inputs, in equal
-  order. On CPUs those of `robust_round` are: under 'vmap' and 'map', on one
-  device or several; under an int `worker_map` for certain only if it divides
-  the workers of a device. On other hardware, where sums may run in any order,
-  look at `kept` of `detox` in a round without attackers: it must be all True.
+  Bits are equal only between gradients of one program with equal inputs in
+  equal order. On CPUs, gradients of `robust_round` satisfy this under 'vmap'
+  and 'map', on one device or several; under an int `worker_map` it is certain
+  only if it divides the number of workers per device. On other hardware, where
+  sums may run in any order, check `kept` of `detox` in a round without an
+  attack: it must be all True.
 
   Args:
     group_size: r >= 1, an odd Python int that divides n; 1 is the identity.

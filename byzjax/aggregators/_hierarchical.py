@@ -1,4 +1,4 @@
-"""Aggregation in two levels: inside random buckets, and across them."""
+"""Aggregation on two levels: inside random buckets, and across them."""
 
 import jax
 import jax.numpy as jnp
@@ -10,25 +10,25 @@ from byzjax._src import base, calls, checks, flat, recipes, reductions
 def hierarchical(
   rule: base.Aggregator, *, bucket_rule: base.Aggregator, num_buckets: int
 ) -> base.Aggregator:
-  r"""One rule inside each of k random buckets, another across their results.
+  r"""One rule inside each of k random buckets, another across the results.
 
   .. math::
     \mathrm{aggregate} = A_1(A_0(x_{B_1}), \ldots, A_0(x_{B_k}))
 
   with A_0 the `bucket_rule`, A_1 the `rule`, and B_1, ..., B_k a random
   partition of the m messages, redrawn in every call, into sizes that differ by
-  at most one, the larger ones first. With k = 1 it is A_0 alone. Means in
-  buckets and a median across are the median of means; `bucketing`, which fixes
-  the size of the buckets instead, leaves all that is missing to the last one.
+  at most one, the larger ones first. k = 1 is A_0 alone. A mean in each bucket
+  and a median across them is the median of means. `bucketing` fixes the size of
+  the buckets instead, so its last bucket may be much smaller.
 
-  A bucket whose messages are all masked gives a masked message to A_1. Both
-  rules must take the number of messages that they get, m / k rounded either
-  way and k. The official code of DETOX has k as `bucket_size`.
+  A bucket whose messages are all masked gives a masked message to A_1. A_0 must
+  accept m / k messages, rounded down and up, and A_1 must accept k. The
+  official code of DETOX calls k `bucket_size`.
 
   Args:
     rule: A_1, an `Aggregator`. It may have state.
-    bucket_rule: A_0, an `Aggregator` without state, for buckets are nobody's
-      from one call to the next (with k = 1 it may have).
+    bucket_rule: A_0, an `Aggregator` without state, because a bucket has
+      different workers in every call (with k = 1 state is allowed).
     num_buckets: k, a Python int with `1 <= k <= m`.
 
   Returns:
@@ -36,8 +36,8 @@ def hierarchical(
     leaves `[m, *shape] -> [*shape]`.
 
   Raises:
-    ValueError: if an argument is none of these, or A_0 has state and k > 1 (in
-      `init`); at trace time, if k > m or there is no key.
+    ValueError: if an argument has the wrong type or range, or A_0 has state and
+      k > 1 (in `init`); at trace time, if k > m or there is no key.
 
   References:
     Rajput, Wang, Charles, Papailiopoulos, 2019, arXiv:1907.12205.

@@ -36,16 +36,16 @@ def krum(
   num_neighbors: int | None = None,
   distance_power: int = 2,
 ) -> base.Aggregator:
-  """The message whose nearest neighbours are closest.
+  """The message with the smallest sum of distances to its neighbours (Krum).
 
   `aggregate = x_i` with `i = argmin_i sum_{j in N_k(i)} |x_i - x_j|^2`, where
   `N_k(i)` are the k nearest *other* messages. Ties go to the lowest index; the
   chosen message is returned bit for bit.
 
-  Libraries differ in k and in the power of the distance: `k = n - f - 2` and
-  power 2 is the paper (the default; krum and Flower agree); `k = n - f - 1` is
-  ByzFL, ByzPy and Garfield (which uses power 1); power 4 is the official code
-  of centered clipping, and Blades.
+  Implementations differ in k and in the power of the distance: `k = n - f - 2`
+  and power 2 is the paper, krum (the Python package) and Flower, and the
+  default; `k = n - f - 1` is ByzFL, ByzPy and Garfield (which uses power 1);
+  power 4 is the official code of centered clipping, and Blades.
 
   Args:
     num_byzantine: f, a Python int >= 0.
@@ -78,14 +78,14 @@ def multi_krum(
   num_neighbors: int | None = None,
   distance_power: int = 2,
 ) -> base.Aggregator:
-  """The mean of the m messages with the best Krum scores.
+  """The mean of the m messages with the lowest Krum scores.
 
-  `aggregate = (1/m) sum_{i in S} x_i`, S the m lowest scores of `krum`. Ties go
-  to the lowest index.
+  `aggregate = (1/m) sum_{i in S} x_i`, where S holds the m messages with the
+  lowest scores of `krum`. Ties go to the lowest index.
 
-  Libraries differ in m: `n - f` is ByzFL (the default), `n - f - 2` Garfield
-  and DETOX. The official code of centered clipping returns the sum, not the
-  mean.
+  Implementations differ in m: ByzFL takes `n - f` (the default), Garfield and
+  DETOX `n - f - 2`. The official code of centered clipping returns the sum, not
+  the mean.
 
   Args:
     num_byzantine: f, a Python int >= 0.

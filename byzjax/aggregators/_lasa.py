@@ -1,4 +1,4 @@
-"""LASA: clipped, sparse messages, and in every layer those that look alike."""
+"""LASA: clipped, sparsified messages, filtered layer by layer."""
 
 import math
 
@@ -27,51 +27,53 @@ def lasa(
   max_sign_score: float | jax.Array = 1.0,
   like: base.Params | None = None,
 ) -> base.Aggregator:
-  """In every layer the mean of the messages with usual lengths and signs.
+  """In every layer, the mean of messages with typical norm and signs (LASA).
 
-  Layer-adaptive sparsified model aggregation. First every message gets the
-  length of the median one, if it is longer: `y_i = x_i min(1, M / |x_i|)`. Then
-  of the weights that are matrices or more, leaves of two and more axes, all
-  together keep the largest: `|y_ij| > t_i`, with t_i the k-th largest of m and
-  `k = floor((1 - sparsity) m)`. The other numbers are set to zero. Biases and
-  scales stay whole. In each leaf l then
+  Layer-adaptive sparsified model aggregation, in three steps. First, every
+  message is clipped to the median norm M: `y_i = x_i min(1, M / |x_i|)`.
+  Second, each message is made sparse: over all its leaves with two or more axes
+  together (weights, not biases or scales), only entries with `|y_ij| > t_i` are
+  kept and the others set to zero, where t_i is the k-th largest of these m
+  magnitudes and `k = floor((1 - sparsity) m)`. Third, each leaf l is aggregated
+  alone:
 
   `a_i = |y_i^l|`, `b_i = sum_j sign(y_ij^l) / sum_j |sign(y_ij^l)|`,
 
   `K = {i : |a_i - med a| / std a < max_norm_score` and the same of b with
   `max_sign_score}`, `aggregate^l = mean of y_i^l, i in K`.
 
-  M is the lower median. Where a standard deviation is zero, nothing is left
-  out; if K is empty, all of the leaf's messages are in it. Even if nobody
-  attacks, about a third of the messages is farther than one standard deviation
-  from the median. The paper has a bound of its own. In the sense of
-  (f, kappa)-robustness nothing is proved: what is made sparse is lost, also if
-  all messages are equal.
+  M is the lower median. If a standard deviation is zero, its condition excludes
+  no message; if K is empty, it is replaced by all messages. Even without an
+  attack, about a third of the messages is farther than one standard deviation
+  from the median. The paper has its own bound; (f, kappa)-robustness is not
+  proved, since sparsification loses entries even if all messages are equal.
 
-  The official code does the same, but for messages of zeros, which it makes
-  NaN. FL-Byzantine-Library and FLPoison average messages before they are made
-  sparse. In the first the share is the one that is *kept*, of all leaves, and
-  weakens the score of the signs, to nothing if all is kept; the second judges
-  messages before clipping.
+  The official code does the same, except that it makes messages of zeros NaN.
+  FL-Byzantine-Library and FLPoison average the messages from before
+  sparsification. In the first, the argument is the share that is *kept*, over
+  all leaves, and it also reduces the effect of the sign score, to none if
+  everything is kept; the second scores messages before clipping.
 
   Args:
-    sparsity: share of numbers that is set to zero, a Python float in [0, 1]; 0
-      keeps all, also the smallest.
-    max_norm_score: for lengths, > 0, perhaps inf; a number or a scalar array.
-    max_sign_score: for signs, the same.
+    sparsity: share of the entries that are set to zero, a Python float in [0,
+      1]; 0 keeps all entries, also the smallest.
+    max_norm_score: bound on the norms' score, > 0 or inf; float[], may be
+      traced.
+    max_sign_score: bound on the signs' score, likewise.
     like: a tree with the leaves `[*shape]` of one message, such as the
-      parameters. Rounds need it, for they hand messages over as one vector.
+      parameters. Required in rounds, because they pass messages as flat
+      vectors.
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`. `inspect`
-    tells which messages are in some leaf's mean, the share of leaves without
-    each as scores, and `M / |x_i|` as factors. There is no version with worker
-    weights.
+    reports as kept the messages that enter the mean of at least one leaf, as
+    scores the share of leaves that exclude each, and `M / |x_i|` as factors.
+    `worker_weights` are not supported.
 
   Raises:
-    ValueError: if an argument is out of its range; at trace time if a round has
-      no `like`, the messages have another size, or coordinates are split over a
-      mesh, for leaves must be whole.
+    ValueError: if an argument is out of its range; at trace time if `like` is
+      missing in a round, the messages have another size, or coordinates are
+      split over a mesh (leaves must be whole).
 
   References:
     Xu, Zhang, Hu, 2025, WACV, arXiv:2409.01435.
@@ -139,8 +141,7 @@ def _check_size(layout, leaves_of, num_coordinates: int | None) -> None:
     num_coordinates = layout.size
   elif leaves_of is layout:
     raise ValueError(
-      f'{_NAME} needs like=params in a round, which hands messages over as one'
-      ' vector'
+      f'{_NAME} needs like=params in a round, where a message is one vector'
     )
   if leaves_of.size != num_coordinates:
     raise ValueError(

@@ -9,22 +9,20 @@ from byzjax.aggregators import _packed_vote
 
 @recipes.factory
 def majority_vote(*, zeros: str = 'plus') -> base.Aggregator:
-  """The sign that most messages have, coordinate by coordinate.
+  """The majority sign of every coordinate (the vote of signSGD).
 
   `aggregate[j] = sign(sum_i sign(x_i[j]))`, and with `worker_weights` p
-  `sign(sum_i p_i sign(x_i[j]))`. Only signs matter: messages may be gradients,
-  or signs already. f workers change no coordinate that the others decide by
-  more than f votes.
+  `sign(sum_i p_i sign(x_i[j]))`. Only the signs of the messages matter: they
+  may be gradients, or signs already. f Byzantine workers cannot change a
+  coordinate in which the margin among the other workers exceeds f votes.
 
-  Conventions differ in `sign(0)`. The deployed code of the paper sends one bit
-  and decodes a zero, and a tie of the vote, as +1: with `zeros='plus'`, the
-  default, the aggregate is always +1 or -1, and a NaN votes +1 as well. With
-  `zeros='abstain'` (three values, the `sign` of NumPy) a zero or a NaN does not
-  vote and a tie gives 0.
+  Conventions for `sign(0)` differ. The official code sends one bit, and decodes
+  a zero and a tied vote as +1: with `zeros='plus'`, the default, the aggregate
+  is always +1 or -1, and a NaN votes +1 too. With `zeros='abstain'` (three
+  values, as `numpy.sign`) a zero or a NaN does not vote and a tie gives 0.
 
-  In a `robust_round` with a codec of signs, no attack on messages and at most
-  128 workers, the vote of two values is taken on packed words, 32 coordinates
-  at a time.
+  In a `robust_round` with a sign codec, no attack on messages and at most 128
+  workers, the two-valued vote runs on packed words, 32 coordinates at a time.
 
   Args:
     zeros: 'plus' or 'abstain'.
@@ -33,7 +31,7 @@ def majority_vote(*, zeros: str = 'plus') -> base.Aggregator:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`.
 
   Raises:
-    ValueError: if `zeros` is neither.
+    ValueError: if `zeros` is not one of the two.
 
   References:
     Bernstein, Zhao, Azizzadenesheli, Anandkumar, 2019, arXiv:1810.05291.

@@ -1,4 +1,4 @@
-"""The arithmetic mean: no robustness at all, and the control of every study."""
+"""The arithmetic mean: not robust, the baseline of every study."""
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +13,19 @@ _MAX_UNROLLED = 32
 
 @recipes.factory
 def mean() -> base.Aggregator:
-  """The mean of the finite messages, weighted if the workers are.
+  """The mean of the finite messages, weighted by `worker_weights` if given.
 
-  `aggregate = sum_{i in S} p_i x_i / sum_{i in S} p_i`, S the messages with
-  finite entries only and p the `worker_weights` (all equal by default); zero if
-  there is none. One finite message moves it without bound (its breakdown point
-  is 0). Where all messages have the same value, that is the result, bit for
-  bit: rounding does not leave the range of what is averaged.
+  `aggregate = sum_{i in S} p_i x_i / sum_{i in S} p_i`, where S holds the
+  messages with finite entries only and p are the `worker_weights` (all equal by
+  default); zero if S is empty. One finite message can move the aggregate
+  arbitrarily far: the breakdown point is 0. If all messages have the same
+  value, the aggregate is that value, bit for bit.
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`.
 
   Raises:
-    ValueError: at trace time, if leaves do not share their leading axis.
+    ValueError: at trace time, if the leaves do not share their leading axis.
 
   Example:
     >>> import byzjax, jax.numpy as jnp

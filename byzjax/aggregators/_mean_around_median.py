@@ -14,21 +14,21 @@ def mean_around_median(
   num_kept: int | None = None,
   middle: str = 'mean',
 ) -> base.Aggregator:
-  """The mean of the values of every coordinate that are closest to its median.
+  """The mean of the values closest to the median of each coordinate (MeaMed).
 
-  `aggregate[j] = (1/k) sum_{i in N_k} x_i[j]`, N_k the k values closest to
-  `median(x_1[j], ..., x_n[j])`. They stand side by side once the column is
-  sorted. A NaN counts as +inf. Of two equally distant values the smaller is
-  taken.
+  `aggregate[j] = (1/k) sum_{i in N_k} x_i[j]`, where N_k holds the k values
+  closest to `median(x_1[j], ..., x_n[j])`. A NaN counts as +inf. Of two equally
+  distant values the smaller is taken.
 
-  ByzFL calls it Meamed and ByzPy "mean of medians": both keep `k = n - f`, the
-  default, and ByzPy and Garfield measure from the lower of two middle values.
-  ByzFL breaks ties by the order of the messages.
+  ByzFL calls the rule Meamed and ByzPy "mean of medians"; both keep `k = n -
+  f`, the default. ByzPy and Garfield measure from the lower of the two middle
+  values (`middle='lower'`). ByzFL breaks ties by the order of the messages.
 
   Args:
     num_byzantine: f, a Python int with `0 <= f < n/2`.
     num_kept: k, in `1 ... n - f`; None for `n - f`.
-    middle: 'mean' or 'lower', of two middle values; as in `coordinate_median`.
+    middle: 'mean' or 'lower': the median of an even number of values, as in
+      `coordinate_median`.
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`.
@@ -68,11 +68,12 @@ def mean_around_median(
 
 @recipes.factory
 def phocas(*, num_byzantine: int) -> base.Aggregator:
-  """The mean of the values of every coordinate closest to its trimmed mean.
+  """The mean of the values closest to the trimmed mean of each coordinate.
 
-  `aggregate[j] = (1 / (n - f)) sum_{i in N} x_i[j]`, N the n - f values closest
-  to the mean of the column without its f smallest and f largest values. A NaN
-  counts as +inf. Of two equally distant values the smaller is taken.
+  `aggregate[j] = (1 / (n - f)) sum_{i in N} x_i[j]`, where N holds the n - f
+  values closest to the `trimmed_mean` of the coordinate (without its f smallest
+  and f largest values). A NaN counts as +inf. Of two equally distant values the
+  smaller is taken.
 
   Args:
     num_byzantine: f, a Python int with `0 <= f < n/2`.

@@ -135,32 +135,32 @@ def least_diameter_subset(
 def minimum_diameter_averaging(
   *, num_byzantine: int, max_nodes: int = 10_000_000
 ) -> base.Aggregator:
-  """The mean of the n - f messages that lie closest together.
+  """The mean of the n - f messages that lie closest together (MDA).
 
-  `aggregate = mean of x_i over S`, where S has the least diameter
-  `max_{i, j in S} |x_i - x_j|` of all subsets of n - f messages. Of several
-  such subsets it is the first in lexicographic order, as in the libraries that
-  enumerate them (as MDA or Brute); where diameters differ by rounding only,
-  rounding decides.
+  `aggregate = mean of x_i over S`, where S has the smallest diameter `max_{i, j
+  in S} |x_i - x_j|` of all subsets of n - f messages. Of several such subsets
+  it is the first in lexicographic order, as in libraries that enumerate them
+  (also called Brute); if diameters differ by rounding only, rounding decides.
 
-  No subsets are enumerated: the messages left out are the vertices that cover
-  all pairs farther apart than the diameter, and such covers are searched for
-  on the n x n distances. A search visits T(f) nodes at most, `T(k) = 1 + T(k -
-  1) + T(k - 3)`, and there are n of them and the steps of a bisection. This
-  bound is checked before anything runs, and rarely approached: 50 messages with
-  f = 20 take a few milliseconds on a CPU.
+  The subsets are not enumerated. The messages left out of S are a vertex cover
+  of the graph that links all pairs farther apart than the diameter, and such
+  covers are searched for on the n x n distances. One search visits at most T(f)
+  nodes, `T(k) = 1 + T(k - 1) + T(k - 3)`; there are n searches plus one per
+  step of a bisection. This bound is checked before anything runs, and rarely
+  reached: 50 messages with f = 20 take a few milliseconds on a CPU.
 
-  Messages that are masked use up f: of those left, n - f are chosen, or all if
-  there are no more.
+  Masked (non-finite) messages count among the f: n - f of the others are
+  chosen, or all of them if there are fewer.
 
   Args:
     num_byzantine: f, a Python int with `0 <= f < n/2`.
-    max_nodes: refuse to run if the bound on visited nodes is larger, a Python
-      int >= 1; the default may be seconds to minutes in the worst case.
+    max_nodes: raise an error if the bound on visited nodes is larger; a Python
+      int >= 1. A search at the default may take seconds to minutes in the worst
+      case.
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`. `inspect`
-    tells which messages were kept.
+    reports which messages were kept.
 
   Raises:
     ValueError: if an argument is not an int in its range; at trace time if `n

@@ -1,4 +1,4 @@
-"""MoNNA: the mean of the messages nearest to one's own."""
+"""MoNNA: the mean of the messages nearest to the node's own."""
 
 import jax
 import jax.numpy as jnp
@@ -42,32 +42,33 @@ def monna(
   reference_worker: int | jax.Array,
   num_selected: int | None = None,
 ) -> base.Aggregator:
-  """The mean of the messages nearest to that of one trusted worker.
+  """The mean of the messages nearest to one trusted worker's message (MoNNA).
 
-  `aggregate = (1/m) sum_{i in S} x_i`, S the m messages nearest to `x_r`, the
-  message of the reference worker r, which is one of them. Ties go to the lowest
-  index. What a node of a decentralised network computes, with itself as r: the
-  rule stands f Byzantine messages if r is honest, and none if it is not.
+  `aggregate = (1/m) sum_{i in S} x_i`, where S holds the m messages nearest to
+  `x_r`, the message of the reference worker r, which is in S itself. Ties go to
+  the lowest index. A node of a decentralised network runs this rule with itself
+  as r. The rule tolerates f Byzantine messages if r is honest, and none
+  otherwise.
 
-  Libraries agree on `m = n - f`, the default; nearest-neighbour averaging
-  around a pivot (`NearestNeighborAverage` of krum) has m as its argument:
-  `num_selected`.
+  Libraries agree on `m = n - f`, the default; `NearestNeighborAverage` of krum
+  (the Python package) takes m as its argument, here `num_selected`.
 
-  With fewer than m usable messages the mean is over those there are. If the
-  reference message is masked, so is everything: the weights are zero, and so is
-  the aggregate.
+  With fewer than m usable messages, the mean is over those that remain. If the
+  reference message is masked (non-finite), all weights and the aggregate are
+  zero.
 
   Args:
     num_byzantine: f, a Python int with `0 <= f < n/2`.
     reference_worker: r, a Python int in `0 ... n - 1`: the n distances take one
-      pass over the messages. Or an integer array of shape [], maybe traced: all
-      distances between messages are taken, and one vmap over r gives every
-      node's answer. What is out of range then counts as the nearest index.
+      pass over the messages. Or an integer array of shape [], possibly traced:
+      then all pairwise distances are computed, and one vmap over r gives the
+      result of every node. Such an r out of range is clipped to it.
     num_selected: m, in `1 ... n`, a Python int; None for `n - f`.
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`. `inspect`
-    tells which messages were kept, and their squared distances as scores.
+    reports which messages were kept, and their squared distances to x_r as
+    scores.
 
   Raises:
     ValueError: if an argument is not an int in its range; at trace time unless

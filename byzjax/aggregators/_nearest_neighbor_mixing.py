@@ -7,15 +7,16 @@ from byzjax._src import base, checks, pre_aggregators, recipes, rules
 
 @recipes.factory
 def nearest_neighbor_mixing(*, num_byzantine: int) -> base.PreAggregator:
-  """Replaces every message by the mean of its n - f nearest, itself included.
+  """Replaces every message by the mean of its n - f nearest messages (NNM).
 
-  `y_i = (1 / (n - f)) sum_{j in N(i)} x_j`, N(i) the n - f messages nearest to
-  x_i (x_i at distance 0). Ties go to the lowest index. A masked message has no
-  mixture and is in nobody's; with fewer than n - f usable messages the mean is
-  over those there are.
+  `y_i = (1 / (n - f)) sum_{j in N(i)} x_j`, where N(i) holds the n - f messages
+  nearest to x_i (x_i itself, at distance 0, included). Ties go to the lowest
+  index. A masked (non-finite) message stays masked and enters no other mean;
+  with fewer than n - f usable messages, the mean is over those that remain.
 
-  With `worker_weights` p the mean is weighted, over the nearest messages that
-  together weigh all but the f heaviest; the last counts with what is missing.
+  With `worker_weights` p the mean is weighted. Nearest messages are added until
+  their weight reaches the total minus that of the f heaviest workers; the last
+  one counts with the part of its weight that is still needed.
 
   Args:
     num_byzantine: f, a Python int with `0 <= f < n/2`. 0 gives n copies of the

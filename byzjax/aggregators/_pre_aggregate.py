@@ -1,4 +1,4 @@
-"""Pre-aggregators and a rule, composed into one rule."""
+"""One rule made of pre-aggregators and an aggregation rule."""
 
 from typing import Any, NamedTuple
 
@@ -21,19 +21,19 @@ from byzjax._src import (
 def pre_aggregate(
   *stages: base.PreAggregator | base.Aggregator,
 ) -> base.Aggregator:
-  """Pre-aggregators, in order, and then a rule: one `Aggregator`.
+  """Applies pre-aggregators in order, then a rule: one `Aggregator`.
 
-  `aggregate = rule(M_k ... M_1 x)`. Where every pre-aggregator is linear and
-  the rule works on a Gram matrix K, nothing but n x n matrices is touched:
-  the rule sees `M K M^T` and its weights w become `w M`. There K is taken
-  around the rule's centre: around the previous aggregate for
-  `centered_clipping`, so that distances lose digits while it is far away, as it
-  may be at the start. Stages that scale messages are applied one by one, and
-  the linear ones behind them stay in Gram space. Messages whose squared norm
-  would overflow are masked, for `mean` too.
+  `aggregate = rule(M_k ... M_1 x)`. If every pre-aggregator is linear and the
+  rule works on a Gram matrix K, all steps run on n x n matrices: the rule gets
+  `M K M^T` and its weights w become `w M`. K is taken around the centre of the
+  rule, which for `centered_clipping` is the previous aggregate; distances lose
+  digits while that is far from the messages, as it may be at the start.
+  Pre-aggregators that scale messages are applied one by one, and the linear
+  ones after them stay in Gram space. Messages whose squared norm would overflow
+  are masked, for `mean` too.
 
   Args:
-    *stages: any number of `PreAggregator`s, and an `Aggregator` last.
+    *stages: any number of `PreAggregator`s, then one `Aggregator`.
 
   Returns:
     An `Aggregator` whose state is the tuple of the stages' states.
@@ -151,7 +151,7 @@ def _one_by_one(mixers, tail):
     new_states: list[base.State] = []
     for mixer, mixer_state, mixer_key in zip(mixers, state, keys):
       if call.worker_weights is not None and not mixer.weighted:
-        raise ValueError(f'{mixer.name} has no version with worker_weights')
+        raise ValueError(f'{mixer.name} does not support worker_weights')
       view, mixer_state = _after(
         mixer, view, mixer_state, call._replace(key=mixer_key)
       )

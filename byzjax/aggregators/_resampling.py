@@ -1,4 +1,4 @@
-"""Resampling: means of a few messages each, all used equally often."""
+"""Resampling: means of s messages each, with every message used s times."""
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,15 @@ from byzjax._src import base, checks, pre_aggregators, recipes
 def resampling(*, num_samples: int) -> base.PreAggregator:
   """Replaces the n messages by n means of s messages, each used s times.
 
-  Every message is copied s times, the n s copies are permuted at random and cut
-  into n groups of s: `y_i = (1/s) sum_k x_{p(i s + k)}`. Like `bucketing` it
-  makes what different workers send more alike, but keeps n messages; one
-  attacker spoils up to s of them, so f attackers need a rule that stands f s of
-  n. The permutation is redrawn in every call.
+  Every message is copied s times; the n s copies are permuted at random and cut
+  into n groups of s: `y_i = (1/s) sum_k x_{p(i s + k)}`. Like `bucketing` this
+  reduces the heterogeneity of the messages, but it keeps n of them. One
+  Byzantine message enters up to s means, so f of them need a rule that
+  tolerates f s Byzantine inputs out of n. The permutation is redrawn in every
+  call.
 
-  A copy may meet its like in a group. Masked messages are left out of their
-  groups; a group of none is masked.
+  A group may contain the same message twice. Masked (non-finite) messages are
+  left out of their groups; a group with no other message is masked too.
 
   Args:
     num_samples: s >= 1, a Python int. 1 only permutes; the paper uses 2.

@@ -1,4 +1,4 @@
-"""Sequential centered clipping: bucket after bucket around what moves."""
+"""Sequential centered clipping: buckets in turn around a moving centre."""
 
 import jax
 import jax.numpy as jnp
@@ -86,36 +86,37 @@ def sequential_centered_clipping(
 ) -> base.Aggregator:
   """Centered clipping in small random buckets, one after the other (SCC).
 
-  From v = the previous aggregate (zeros at first), bucket after bucket:
+  From v = the previous aggregate (zeros at first), for one bucket B after
+  another:
 
   `v <- v + (1 / |B|) sum_{i in B} (x_i - v) min(1, tau / |x_i - v|)`
 
   In the first call the buckets are a random division into `floor(n / L)`. Later
-  the messages are sorted by their cosine to v and cut into L stretches, and
-  each bucket draws at most one message from each stretch: every one of `ceil(n
-  / L)` buckets spans the whole range of directions.
+  the messages are sorted by their cosine to v and cut into L groups of
+  neighbours, and each of `ceil(n / L)` buckets draws at most one message from
+  each group: every bucket spans the whole range of directions.
 
-  One call moves v by at most tau times the number of buckets. With a radius
-  that clips nobody v ends at the mean of the *last* bucket, not of all. All
-  runs on the Gram matrix. A masked message stays in its bucket and moves
-  nothing. f is not an input.
+  One call moves v by at most tau times the number of buckets. If the radius
+  clips no message, v ends at the mean of the *last* bucket, not of all
+  messages. All steps run on the Gram matrix. A masked message counts in the
+  size of its bucket but does not move v. f is not an input.
 
-  FL-Byzantine-Library has this as `Clipping_seq`, with L = 3 and tau = 1, and
-  `clip_means` as its `buck_avg`. Its `mult_ref`, which clips around the old v
-  as well, and its variants with two passes (ECC) are not here. After a call
-  whose aggregate is zero the buckets are drawn as in the first.
+  FL-Byzantine-Library calls this `Clipping_seq`, with L = 3 and tau = 1, and
+  `clip_means` is its `buck_avg`. Its `mult_ref`, which also clips around the
+  old v, and its variants with two passes (ECC) are not implemented. After a
+  call whose aggregate is zero the buckets are drawn as in the first call.
 
   Args:
     radius: tau >= 0, in the units of the messages; may be traced.
-    bucket_size: L >= 1, a Python int. 1 is one message after the other.
-    clip_means: whether the mean of a bucket is clipped as a whole, `v <- v +
-      clip(mean_B - v)`, and not each of its messages.
+    bucket_size: L >= 1, a Python int. 1 takes one message after the other.
+    clip_means: a bool, whether the mean of a bucket is clipped, `v <- v +
+      clip(mean_B - v)`, instead of each of its messages.
 
   Returns:
     An `Aggregator` with a `CenteredClippingState`, which needs a `key`: leaves
-    `[n, *shape] -> [*shape]`. `inspect` has the weight of every message in the
-    step from the old v, and by which factor it was clipped. There is no version
-    with worker weights.
+    `[n, *shape] -> [*shape]`. `inspect` reports the weight of every message in
+    the step from the old v, and its clipping factor. `worker_weights` are not
+    supported.
 
   Raises:
     ValueError: if an argument is out of its range; at trace time, if there is

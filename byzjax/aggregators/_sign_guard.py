@@ -1,4 +1,4 @@
-"""SignGuard: the largest cluster by shares of signs, within bounds of norms."""
+"""SignGuard: filters by sign statistics (largest cluster) and by norms."""
 
 import math
 from typing import NamedTuple
@@ -29,10 +29,10 @@ _QUANTILE, _EPSILON, _FAR = 0.5, 1e-8, 1.1
 
 
 class SignGuardState(NamedTuple):
-  """What `sign_guard` carries for a feature other than 'signs'.
+  """The state of `sign_guard` for a feature other than 'signs'.
 
   Attributes:
-    step: int32[], calls so far.
+    step: int32[], the number of calls so far.
     previous: the previous aggregate.
   """
 
@@ -52,54 +52,57 @@ def sign_guard(
   min_samples: int = 2,
   middle: str = 'lower',
 ) -> base.Aggregator:
-  """The mean of messages with usual norms and usual signs, clipped.
+  """The clipped mean of messages with typical norms and signs (SignGuard).
 
   With M the median norm, `S = {i : shortest M < |x_i| < longest M}`. In a
-  window of `k = floor(fraction d)` neighbouring coordinates, from a random
-  start that is drawn anew in every round, message i has the shares p_i, z_i,
-  q_i of positive, zero and negative signs; its features are `p_i / max p`, `z_i
-  / max z`, `q_i / max q` (1e-8 is added to every maximum). T is the largest
-  cluster of the features. The aggregate is the mean of `x_i min(1, M / |x_i|)`
-  over S and T, or over all messages if nobody is in both. It is no longer than
-  M. f is not an input. Ties go to the lowest index.
+  window of `k = floor(fraction d)` consecutive coordinates, with a start drawn
+  at random in every round, let p_i, z_i and q_i be the shares of positive, zero
+  and negative entries of message i; its features are `p_i / max p`, `z_i / max
+  z`, `q_i / max q` (1e-8 is added to every maximum). T is the largest cluster
+  of the features. The aggregate is the mean of `x_i min(1, M / |x_i|)` over the
+  messages in both S and T, or over all messages if there is none. Its norm is
+  at most M. f is not an input. Ties go to the lowest index.
 
-  One more feature is compared where `feature` is
+  `feature` can add one more feature s_i:
 
   - 'cosine', SignGuard-Sim: `s_i = cos(x_i, previous aggregate)`, or in the
     first three rounds the median over j of `cos(x_i, x_j)`, with 0 for j = i;
     the feature is `min(max(s_i, 0), med s) / (5 med s + 1e-8)`.
   - 'distance', SignGuard-Dist: `s_i = |x_i - previous aggregate|`, or in the
-    first round the sum of the `floor(n / 2)` smallest distances to messages,
-    its own 0 among them; the feature is 0.2 where `s_i >= 1.1 med s`, else 0.
+    first round the sum of the `floor(n / 2)` smallest distances to messages
+    (including 0 to itself); the feature is 0.2 where `s_i >= 1.1 med s`, else
+    0.
 
-  These medians are the lower of two. What keeps the shares of signs passes:
-  `alie`, `min_max`, and the flipped sign of gradients that have as many plus as
-  minus signs.
+  These medians take the lower of two middle values. Attacks that preserve the
+  shares of signs are not detected: `alie`, `min_max`, and sign flipping of
+  gradients with as many positive as negative entries.
 
-  Clusters are those of scikit-learn, whose MeanShift with a bandwidth by its
-  quantile of 0.5 is in the official code. Where all features are equal, that
-  code raises; here the bandwidth is 0.1 then, as in FL-Byzantine-Library.
-  FLPoison has DBSCAN with `min_samples=3` and `middle='mean'`, and raises where
-  nothing is kept. fedlib clips first, takes all coordinates and the two
-  clusters of k-means, which this rule does not have.
+  Clusters are those of scikit-learn; the official code uses its MeanShift, with
+  a bandwidth from quantile 0.5. If all features are equal, that code raises;
+  here the bandwidth is then 0.1, as in FL-Byzantine-Library. FLPoison uses
+  DBSCAN with `min_samples=3` and `middle='mean'`, and raises if no message is
+  kept. fedlib clips first and uses all coordinates and k-means with two
+  clusters, which is not implemented here.
 
   Args:
     feature: 'signs' for the plain rule, 'cosine' or 'distance'.
     method: 'mean_shift', or 'dbscan'.
-    fraction: in (0, 1], a Python number; k is at least 1. 1 takes all
-      coordinates and needs no key. The window may lie in one layer only.
-    shortest: the lower bound of norms, in units of M, >= 0; may be traced.
-    longest: the upper bound, likewise.
-    radius: of DBSCAN, >= 0; may be traced.
-    min_samples: of DBSCAN, a Python int >= 1: how many messages within the
+    fraction: share of the coordinates in the window, in (0, 1], a Python
+      number; k is at least 1. 1 takes all coordinates and needs no key. A small
+      window may lie in a single layer.
+    shortest: lower bound on norms in units of M, >= 0; may be traced.
+    longest: upper bound on norms in units of M, >= 0; may be traced.
+    radius: the radius of DBSCAN, >= 0; may be traced.
+    min_samples: for DBSCAN, a Python int >= 1: how many messages within the
       radius make a core point.
-    middle: what M is in the clipping, of two middle norms: 'lower' or 'mean'.
-      For the bounds it is the mean.
+    middle: 'lower' or 'mean': the median norm M used for clipping when n is
+      even. The bounds on norms always use the mean of the two middle values.
 
   Returns:
-    An `Aggregator`, for 'cosine' and 'distance' with a `SignGuardState`, that
-    needs a `key` if `fraction < 1`: leaves `[n, *shape] -> [*shape]`. `inspect`
-    tells which messages were kept, and by which factors all were clipped.
+    An `Aggregator` that needs a `key` if `fraction < 1`, with a
+    `SignGuardState` for 'cosine' and 'distance': leaves `[n, *shape] ->
+    [*shape]`. `inspect` reports which messages were kept, and the clipping
+    factor of each.
 
   Raises:
     ValueError: if an argument is out of its range; at trace time, if there is

@@ -190,33 +190,33 @@ def least_scatter_subset(
 def smallest_max_eigenvalue_averaging(
   *, num_byzantine: int, max_subsets: int = 200_000
 ) -> base.Aggregator:
-  """The mean of the n - f messages that vary least in any direction.
+  """The mean of the n - f messages with the smallest covariance norm (SMEA).
 
   `aggregate = mean of x_i over S`, where S is the subset of n - f messages
-  whose covariance has the smallest largest eigenvalue. Eigenvalues within 64
-  roundings of the smallest count as equal, and of such subsets the first in
-  lexicographic order is taken.
+  whose covariance has the smallest maximum eigenvalue. Eigenvalues within 64
+  units of rounding of the smallest count as equal, and of such subsets the
+  first in lexicographic order is taken.
 
-  All C(n, f) subsets are looked at, in Gram space: a lower bound by 8 steps of
-  Lanczos for each, then eigenvalues in the order of the bounds until no bound
-  is below the smallest. On ordinary messages that is a few dozen eigenvalues;
-  where all subsets are alike it is all of them, and 20 times slower. The number
-  of subsets is limited by `max_subsets`.
+  All C(n, f) subsets are examined, in Gram space: first a lower bound for each,
+  by 8 Lanczos steps, then eigenvalues in the order of the bounds until no
+  remaining bound is below the smallest eigenvalue found. For typical messages
+  that takes a few dozen eigenvalues; if all subsets are alike it takes all of
+  them, and is 20 times slower. `max_subsets` limits the number of subsets.
 
-  Libraries differ in the eigenvalue: ByzFL takes one power step from a random
-  start, which often ends in another subset; ByzPy's is exact, as it is here.
+  Implementations differ in the eigenvalue: ByzFL takes one power step from a
+  random start, which often selects another subset; ByzPy's is exact, as here.
 
-  Masked messages are chosen only if fewer than n - f others are left; then the
-  mean is over those.
+  Masked (non-finite) messages are never chosen; with fewer than n - f others
+  the mean is over those.
 
   Args:
     num_byzantine: f, a Python int with `0 <= f < n/2`.
-    max_subsets: refuse to run on more subsets, a Python int >= 1; 200,000 take
-      0.3 seconds or so on a CPU.
+    max_subsets: raise an error if there are more subsets, a Python int >= 1;
+      200,000 take about 0.3 seconds on a CPU.
 
   Returns:
     An `Aggregator` without state: leaves `[n, *shape] -> [*shape]`. `inspect`
-    tells which messages were kept.
+    reports which messages were kept.
 
   Raises:
     ValueError: if an argument is not an int in its range; at trace time if `n

@@ -9,17 +9,17 @@ from byzjax.aggregators import _coordinate_median
 
 @recipes.factory
 def trimmed_mean(*, num_byzantine: int) -> base.Aggregator:
-  """The mean of every coordinate without its f smallest and f largest values.
+  """The mean of each coordinate without f values on either side (TrMean, CwTM).
 
   `aggregate[j] = (1 / (n - 2f)) sum_{k=f+1}^{n-f} x_(k)[j]`, with `x_(1)[j] <=
-  ... <= x_(n)[j]`. A NaN counts as +inf, so up to f bad values are trimmed
-  away. The middle is summed after sorting; sums minus extremes would cancel.
+  ... <= x_(n)[j]` the sorted values of coordinate j. A NaN counts as +inf, so
+  up to f bad values are trimmed.
 
-  With `worker_weights` p the sorted values lie end to end on a line, each as
-  long as its weight, and what the f heaviest workers weigh together is trimmed
-  from both ends: no f workers can reach the middle. The values count with what
-  is left of their length. Where nothing is left, for f workers may hold half of
-  the weight, the result is the limit: the weighted median.
+  With `worker_weights` p each sorted value has the mass of its weight, and from
+  either end as much mass is trimmed as the f heaviest workers have together, so
+  that no f workers can reach the middle. The remaining values are averaged with
+  the mass that they keep. If none is left, because f workers hold at least half
+  of the weight, the result is the weighted median.
 
   Args:
     num_byzantine: f, a Python int with `0 <= f < n/2`. 0 gives the mean.

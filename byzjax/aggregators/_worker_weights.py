@@ -7,17 +7,18 @@ from byzjax._src import base, checks
 
 
 def cap_weights(weights: jax.Array, *, max_share: base.Scalar) -> jax.Array:
-  """Shares in proportion to the weights, but none above a cap.
+  """Normalised weights, none of them above a cap.
 
-  `p_i = min(s w_i, c)` with the s for which `sum_i p_i = 1`: what a heavy
-  worker loses goes to the others in proportion to their weights. Sample counts
-  are what workers say they are; with a cap, f liars together weigh at most
-  `f c`, which must be below one half for any robust rule.
+  `p_i = min(s w_i, c)` with the s for which `sum_i p_i = 1`: the weight cut
+  from heavy workers goes to the others in proportion to their weights. Sample
+  counts are reported by the workers and may be false; with a cap, f Byzantine
+  workers have at most the total weight `f c`, which must be below one half for
+  any robust rule.
 
-  Where fewer than 1/c workers have a weight above zero, these get equal shares.
+  If fewer than 1/c workers have a positive weight, these get equal shares.
 
   Args:
-    weights: w float[n], not negative: sample counts, trust.
+    weights: w float[n], non-negative, such as sample counts or trust scores.
     max_share: c with `1/n <= c <= 1`; may be traced.
 
   Returns:

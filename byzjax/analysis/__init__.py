@@ -1,4 +1,4 @@
-"""Analysis: what a rule stands, measured and on record."""
+"""Analysis: robustness of rules, measured and certified."""
 
 from byzjax.analysis._attack_success_rate import attack_success_rate
 from byzjax.analysis._breakdown import BreakdownPoint, breakdown_point

@@ -1,4 +1,4 @@
-"""The assignment of rows to columns that costs least."""
+"""The linear assignment problem: rows to columns at minimum cost."""
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +7,12 @@ from byzjax._src import flat
 
 
 def linear_assignment(cost: jax.Array) -> jax.Array:
-  """A permutation p with the least sum_i cost[i, p[i]]: the Hungarian method.
+  """A permutation p that minimises sum_i cost[i, p[i]] (Hungarian method).
 
-  Rows are assigned one after the other, each along the shortest augmenting path
-  of reduced costs, by Dijkstra's method with potentials: O(n^3), and n^2 steps
-  of n at worst. Works in jit and vmap. An entry that is NaN or infinite is
-  avoided, or treated as if it were; the result is always a permutation.
+  Rows are assigned one after another, each along the shortest augmenting path
+  of reduced costs, by Dijkstra's method with potentials: O(n^3) operations. It
+  works in jit and vmap. Entries that are NaN or infinite are avoided if
+  possible; the result is always a permutation.
 
   Args:
     cost: float[n, n].

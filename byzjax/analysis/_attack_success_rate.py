@@ -1,4 +1,4 @@
-"""How often a backdoored model answers to its trigger."""
+"""The success rate of a backdoor attack on its trigger."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,32 +21,32 @@ def attack_success_rate(
   source: int | None = None,
   batch_size: int = 1000,
 ) -> jax.Array:
-  """Share of triggered images that are classified as the attackers want.
+  """The share of triggered images that get the attackers' target label (ASR).
 
   `|{i : y_i != target, argmax f(trigger(x_i)) = target}| / |{i : y_i !=
   target}|`. Images of the target class are left out, so a clean model is near
-  zero and not near `1 / K`. Report the rate of a clean run beside it. Logits
-  that are not finite are no success.
+  zero and not near `1 / K`. Report the rate of a clean run next to it. Logits
+  that are not finite do not count as a success.
 
   Args:
     logits_fn: f, `(params, images [m, ...]) -> logits float[m, K]`.
-    params: of the model.
-    images: clean test images `[N, H, W, C]`, in the units that training has
-      had when the trigger was put in.
+    params: parameters of the model.
+    images: clean test images `[N, H, W, C]`, in the units in which training
+      images were when the trigger was added.
     labels: integers `[N]`, their true labels.
     trigger: `images -> images`, such as `patch_trigger()`; None if the images
-      are already those that attackers aim at, as for `edge_case`.
-    target: the label of the attackers, a Python int.
-    source: the only label that they aim at, a Python int; None for all but the
-      target.
-    batch_size: images at a time, a Python int; memory depends on it alone.
+      themselves are the attack's inputs, as for `edge_case`.
+    target: the target label of the attack, a Python int.
+    source: the only source label of the attack, a Python int; None for all
+      labels except the target.
+    batch_size: images per forward pass, a Python int, to bound memory.
 
   Returns:
     float32[] in [0, 1], or NaN if no image counts. It can be jitted and mapped
     over params.
 
   Raises:
-    TypeError: if `logits_fn` or the trigger is no function.
+    TypeError: if `logits_fn` or the trigger is not a function.
     ValueError: if a number is out of range, or images and labels do not have
       the same length of at least 1.
 

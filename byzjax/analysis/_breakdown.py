@@ -1,4 +1,4 @@
-"""How many messages a rule really stands: the breakdown point, by search."""
+"""Empirical breakdown point: how many bad messages a rule tolerates."""
 
 import functools
 from typing import NamedTuple
@@ -14,16 +14,16 @@ _STEP = 1e-3
 
 
 class BreakdownPoint(NamedTuple):
-  """What far away messages do to a rule.
+  """The displacement of a rule by messages far away.
 
   Attributes:
-    num_byzantine: the least number of messages that took the aggregate
-      anywhere; None if not even all of them did.
-    displacements: float[n], for f = 1 ... n the farthest that f messages of the
-      given magnitude moved the aggregate.
-    exponents: float[n], the largest p such that this was in proportion to the
-      p-th power of the magnitude: 0 is bounded, 1 is wherever they wish, and
-      more is a jump in between.
+    num_byzantine: the smallest number of messages that moved the aggregate
+      arbitrarily far; None if not even all of them did.
+    displacements: float[n], for f = 1 ... n the largest displacement of the
+      aggregate by f messages of the given magnitude.
+    exponents: float[n], the largest p for which this displacement grew as the
+      p-th power of the magnitude: 0 is bounded, 1 is proportional, and more is
+      a jump in between.
   """
 
   num_byzantine: int | None
@@ -40,41 +40,41 @@ def breakdown_point(
   num_draws: int = 8,
   key: jax.Array,
 ) -> BreakdownPoint:
-  """The least number of messages that take a rule's aggregate anywhere.
+  """Searches the smallest number of messages that can break a rule.
 
-  For f = 1 ... n, f of n Gaussian messages are put far away: all at M u, u a
-  random direction; at M u and -M u; along the honest mean and against it; in a
-  direction each; at M u, 100 M u, 10^4 M u, ..., and the same with a direction
-  each; at M u or 10 M u by chance. The rule is broken if the aggregate moves by
-  a distance that grows with M: faster than the root of it, from M / 1000 to M,
-  and by more than the honest spread. The first f rows are Byzantine in the
-  first draw, the last ones in the second, random ones in the others. All of it
-  is one compiled program.
+  For f = 1 ... n, f of n Gaussian messages are moved far away, in several ways:
+  all to M u, u a random direction; to M u and -M u; along the honest mean and
+  opposite to it; each in its own direction; to M u, 100 M u, 10^4 M u, ...,
+  also with a direction each; to M u or 10 M u at random. The rule is broken if
+  the displacement of the aggregate grows with M: faster than its square root,
+  from M / 1000 to M, and by more than the spread of the honest messages. The
+  first f rows are Byzantine in the first draw, the last ones in the second,
+  random ones in the others. The search is one compiled program.
 
-  What the rule was told to expect stays what it is: the search asks what it
-  stands. Most rules stand what they were told, and medians all but a half.
-  `krum(num_byzantine=f)` stands f + 1, where honest messages still have n - f -
-  2 honest neighbours. It does not stand f + 3: each honest score then has the
-  distance to a message at 100 M u in it, to which one at M u is closer. That
-  nothing is found is no proof.
+  The f of the rule itself is not changed: the search finds what the rule
+  tolerates. Most rules tolerate the f that they were given, and medians any
+  minority. `krum(num_byzantine=f)` tolerates f + 1, because honest messages
+  then still have n - f - 2 honest neighbours. It does not tolerate f + 3: each
+  honest score then includes the distance to a message at 100 M u, to which a
+  message at M u is closer. If the search finds nothing, this proves nothing.
 
   Args:
-    aggregator: the rule; one with state is tried in its first state.
+    aggregator: the rule; a rule with state is used in its initial state.
     num_workers: n, a Python int.
     magnitude: M > 0, for messages of size one.
     num_coordinates: d, a Python int >= 1.
-    num_draws: of messages and directions, a Python int >= 1.
-    key: for the draws, and for rules that draw; not traced.
+    num_draws: number of random draws, a Python int >= 1.
+    key: for the draws, and for rules that need a key; not traced.
 
   Returns:
-    A `BreakdownPoint`: the number, and what was found for every f.
+    A `BreakdownPoint`: the number, and the results for every f.
 
   Raises:
-    ValueError: if an argument is not an int in its range, or the magnitude not
-      positive, and as the rule.
+    ValueError: if an argument is not an int in its range, the magnitude is not
+      positive, or the rule raises.
 
   References:
-    Donoho, Huber, 1983, The notion of breakdown point.
+    Donoho, Huber, 1983, "The notion of breakdown point".
 
   Example:
     >>> import byzjax, jax

@@ -1,4 +1,4 @@
-"""What is known about a rule at n and f, with sources."""
+"""Certificates: the proved properties of a rule for given n and f."""
 
 import math
 from typing import NamedTuple
@@ -11,24 +11,24 @@ from byzjax.theory import _kappa, _names, _robustness
 
 
 class Certificate(NamedTuple):
-  """What is known about a rule; `print` gives it as a table.
+  """The known properties of a rule; `print` shows them as a table.
 
   Attributes:
     rule: its name.
     num_workers: n.
     num_byzantine: f.
-    legal: whether the rule is made for these n and f; None if that depends on
-      what is not known of it.
-    reason: why not, or why None; empty if legal.
-    max_byzantine: the largest f that rules with these arguments can be made
-      for, or None.
-    kappa_upper: a proved kappa; inf if there is none; None if nothing is known.
-    kappa_lower: what no rule can be better than; inf for n <= 2f.
+    legal: whether the rule is defined for these n and f; None if that depends
+      on an unknown argument.
+    reason: why it is not legal, or why not known; empty if legal.
+    max_byzantine: the largest f for which the rule is defined with these
+      arguments, or None.
+    kappa_upper: a proved kappa; inf if none exists; None if nothing is known.
+    kappa_lower: a lower bound on kappa for any rule; inf for n <= 2f.
     resilience: a proved lambda; inf or None as for kappa.
-    facts: what holds whatever the messages are.
-    sources: authors, year, and where.
-    arguments: what the certificate is for: the calls that make the rule, for a
-      name those with `num_byzantine=f` and the default arguments.
+    facts: properties that hold for all messages.
+    sources: authors, year, and identifier.
+    arguments: the calls that make the certified rule; for a name, with
+      `num_byzantine=f` and the default arguments.
   """
 
   rule: str
@@ -82,24 +82,23 @@ _UNKNOWN = (None, 'no factory of byzjax made it as it is', None)
 def certificate(
   rule: str | base.Aggregator, num_workers: int, num_byzantine: int
 ) -> Certificate:
-  """What is known about a rule with n messages, f of them Byzantine.
+  """The proved properties of a rule with n messages, f of them Byzantine.
 
-  kappa is that of `(f, kappa)`-robustness, `|aggregate - xbar|^2 <= kappa /
-  |S| sum_{i in S} |x_i - xbar|^2` for all messages and all sets S of n - f of
-  them, and lambda of `(f, lambda)`-resilience, with the largest distance in S:
+  kappa is that of `(f, kappa)`-robustness, `|aggregate - xbar|^2 <= kappa / |S|
+  sum_{i in S} |x_i - xbar|^2` for all messages and all sets S of n - f of them,
+  and lambda that of `(f, lambda)`-resilience, with the largest distance in S:
   see `byzjax.theory`, which has the proofs.
 
-  An `Aggregator` is certified as it is, by all the arguments that it was made
-  with (`rule.config`): where no proof covers them, the certificate says
-  "nothing known". A name stands for the rule with `num_byzantine=f` and its
-  default arguments. In both cases the row "made by" tells which. Numbers are
-  for the rule without worker weights. What is known of a rule that is not in
-  byzjax, or that was changed after it was made, is nothing, and that is what
-  its certificate says.
+  An `Aggregator` is certified with the arguments that it was made with
+  (`rule.config`): if no proof covers them, the certificate says "nothing
+  known". A name stands for the rule with `num_byzantine=f` and its default
+  arguments. The row "made by" shows these. Numbers are for the rule without
+  worker weights. Nothing is known about a rule that is not in byzjax, or that
+  was changed after it was made, and its certificate says so.
 
   Args:
-    rule: an `Aggregator`, or its name: 'krum', or 'nearest_neighbor_mixing +
-      krum' as `pre_aggregate` has it.
+    rule: an `Aggregator`, or its name: 'krum', or with pre-aggregators as in
+      'nearest_neighbor_mixing + krum'.
     num_workers: n, a Python int.
     num_byzantine: f, a Python int.
 
@@ -108,11 +107,11 @@ def certificate(
 
   Raises:
     ValueError: if n is not a positive int or f not a non-negative one; if the
-      rule, or a stage in front of it, was made for another f than this one. (A
-      rule behind `resampling(num_samples=s)` must be made for `f s`.)
+      rule or one of its pre-aggregators was made for another f. (A rule after
+      `resampling(num_samples=s)` must be made for `f s`.)
 
   References:
-    Those that it names.
+    The sources that the certificate names.
 
   Example:
     >>> import byzjax

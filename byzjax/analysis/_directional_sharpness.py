@@ -1,4 +1,4 @@
-"""How a loss curves along a direction, and what it is there."""
+"""Directional sharpness: the curvature of a loss along a direction."""
 
 from collections.abc import Callable
 
@@ -20,25 +20,25 @@ def directional_sharpness(
 
   `S(v) = <v, H v> / |v|^2` with `H = nabla^2 f(x)`, the second derivative at x
   along `v / |v|`. It does not depend on the length or the sign of v, and lies
-  between the least and the largest eigenvalue of H. With `g = nabla f(x)` the
-  loss near x is `f(x + s v / |v|) = f(x) + s <g, v> / |v| + s^2 S(v) / 2`, and
-  where S is positive no step along v makes this model lower by more than
-  `<g, v>^2 / (2 S(v) |v|^2)`: of two directions that agree as well with the
-  gradient, the one of smaller S allows for the longer step. For a good estimate
-  the batch should not be the one that v was computed on.
+  between the smallest and the largest eigenvalue of H. With `g = nabla f(x)`
+  the loss near x is `f(x + s v / |v|) = f(x) + s <g, v> / |v| + s^2 S(v) / 2`.
+  If S is positive, no step along v decreases this quadratic model by more than
+  `<g, v>^2 / (2 S(v) |v|^2)`: of two directions equally aligned with the
+  gradient, the one with the smaller S allows the longer step. For an unbiased
+  estimate use another batch than the one from which v was computed.
 
-  Costs about two gradients, and forms no matrix. For several directions,
-  `jax.vmap(..., (None, None, 0))` over a tree with leaves `[k, *shape]`: the
-  gradient is shared. All is computed in float32 at least, with products of
-  matrices at full precision. Where dropout or other draws are in the loss,
-  leave them out.
+  It costs about two gradients, and forms no matrix. For several directions,
+  `jax.vmap(..., (None, None, 0))` over a tree with leaves `[k, *shape]` shares
+  the gradient. Everything is computed in float32 at least, with matrix products
+  at full precision. The loss must be deterministic: turn off dropout and other
+  random draws.
 
   Args:
     loss_fn: `(params, batch) -> scalar`, twice differentiable in params.
 
   Returns:
     `(params, batch, direction) -> S`, float[]; the direction is a tree shaped
-    like params, and only its direction matters. NaN for v = 0, which has none.
+    like params, and its length does not matter. NaN for v = 0.
 
   References:
     Pan, Li, 2023, arXiv:2306.00204; the product: Pearlmutter, 1994,
@@ -73,19 +73,19 @@ def directional_sharpness(
 def loss_along_direction(
   loss_fn: LossFn,
 ) -> Callable[[base.Params, base.Batch, base.Params, jax.Array], jax.Array]:
-  """The loss at some distances from the parameters along a direction.
+  """The loss at given distances from the parameters along a direction.
 
-  `f(x + s_i v / |v|)` for every s_i: a cut through the landscape. Its least
-  value on a fine grid is what the best step along v could gain, without the
-  quadratic model of `directional_sharpness`.
+  `f(x + s_i v / |v|)` for every s_i: a section of the loss landscape. Its
+  minimum on a fine grid is what the best step along v could achieve, without
+  the quadratic model of `directional_sharpness`.
 
   Args:
     loss_fn: `(params, batch) -> scalar`.
 
   Returns:
     `(params, batch, direction, distances float[k]) -> float[k]`; the direction
-    is a tree shaped like params. One loss after the other, in the memory of
-    one, and computed in float32 at least. With v = 0 all are the loss at x.
+    is a tree shaped like params. Losses are computed one after another, in the
+    memory of one, and in float32 at least. With v = 0 all are the loss at x.
 
   References:
     Pan, Li, 2023, arXiv:2306.00204.

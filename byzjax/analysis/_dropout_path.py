@@ -1,4 +1,4 @@
-"""The piecewise-linear path between two networks through parts of both."""
+"""Dropout path: a piecewise-linear low-loss path between two networks."""
 
 from collections.abc import Sequence
 
@@ -16,28 +16,29 @@ def dropout_path(
   keep: Sequence[jax.Array],
   same_units: bool = False,
 ) -> _units.Layers:
-  r"""A piecewise-linear path between two networks by way of parts of both.
+  r"""A piecewise-linear path between two networks through subnetworks of both.
 
-  Each network can be left for the part of it that its kept units are, rescaled
-  as by `drop_units`; and the part of one can take the place of the part of the
-  other while the units in question have nothing to say. A segment either moves
-  weights of units whose output is not used, so that the loss is constant, or
-  weights of the last layer alone, so that the loss is convex. For a loss that
-  is convex in the output of the network, the highest loss on the path is
-  therefore the highest at a breakpoint:
+  Each network can be moved to the subnetwork of its kept units, rescaled as by
+  `drop_units`; and the subnetwork of one can replace that of the other while
+  the units involved do not affect the output. A segment changes either weights
+  of units whose output is not used, so that the loss is constant, or only
+  weights of the last layer, so that the loss is convex. For a loss that is
+  convex in the output of the network, the maximum loss on the path is therefore
+  attained at a breakpoint:
 
   .. math::
     \max_{\mathrm{path}} L \le
       \max_{h} \{L(\theta), L(D_h \theta), L(\theta'), L(D_h \theta')\}
 
-  with :math:`D_h` what drops units of the hidden layers h and above. The bound
+  with :math:`D_h` dropping units of the hidden layers h and above. The bound
   holds for every activation, for vector outputs, and for hidden biases, which
-  belong to what enters a unit. It does not hold with batch normalisation.
+  count as inputs of a unit. It does not hold with batch normalisation.
 
-  With one hidden layer, theta -> its part: 1 segment; bridge to the other: 3;
-  -> theta': 1. With H >= 2 hidden layers, 5 H - 3 down from either end, from
-  the top hidden layer to the lowest, and 3 in between. If both keep the same
-  units, there are 2 more, for the part of theta' is first put at other units.
+  With one hidden layer: from theta to its subnetwork, 1 segment; to the other
+  subnetwork, 3; to theta', 1. With H >= 2 hidden layers: 5 H - 3 segments from
+  either end, dropping units from the top hidden layer to the lowest, and 3 in
+  between. If both keep the same units, there are 2 more, because the subnetwork
+  of theta' is first moved to other units.
 
   ======================  ===========  =========  ==============
   hidden layers           1            2          H >= 2
@@ -46,26 +47,27 @@ def dropout_path(
   with `same_units`       7            19         10 H - 1
   ======================  ===========  =========  ==============
 
-  The path depends on `keep`: a random choice (`draw_units`) serves for wide
-  solutions of stochastic gradient descent; the best of several is better.
+  The path depends on `keep`: a random choice (`draw_units`) works for wide
+  networks trained by stochastic gradient descent; the best of several is
+  better.
 
   Args:
     layers_a: theta, L >= 2 pairs of a kernel float[in, out] and a bias
       float[out]; H = L - 1.
     layers_b: theta', of the same shapes and dtypes.
     keep: for each hidden layer the units that theta keeps, int[M_l], distinct;
-      which they are may be traced. M_l < N_l with one hidden layer, and M_l <=
+      their values may be traced. M_l < N_l with one hidden layer, and M_l <=
       N_l / 2 with several or with `same_units`.
-    same_units: whether theta' keeps the same units. If not, it keeps the other
-      ones: with one hidden layer all N - M of them, with several the N_l // 2
-      lowest of them.
+    same_units: whether theta' keeps the same units. Otherwise it keeps other
+      ones: with one hidden layer all other N - M, with several the N_l // 2
+      lowest of the others.
 
   Returns:
-    The S + 1 breakpoints: layers with leaves `[S + 1, *shape]`, the first
-    theta and the last theta', for `loss_along_path`. Pure.
+    The S + 1 breakpoints: layers with leaves `[S + 1, *shape]`, the first theta
+    and the last theta', for `loss_along_path`. The function is pure.
 
   Raises:
-    ValueError: if the layers or `keep` do not fit together.
+    ValueError: if the layers or `keep` have inconsistent shapes.
 
   References:
     Shevchenko, Mondelli, 2020, arXiv:1912.10095; several hidden layers:

@@ -1,4 +1,4 @@
-"""How much a network's loss changes when hidden units are left out."""
+"""Dropout stability: the change of the loss when hidden units are dropped."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,15 +11,15 @@ from byzjax.analysis import _units
 
 
 class DropoutStability(NamedTuple):
-  """The losses of a network and of random parts of it.
+  """The losses of a network and of random subnetworks.
 
   Attributes:
     loss: float[], of the whole network.
-    dropped: float[num_draws], of the networks that were left.
+    dropped: float[num_draws], of the subnetworks.
     mean: float[], of `|loss - dropped|` over the draws.
     std: float[], its standard deviation.
-    max: float[], its largest value: the network is eps-dropout stable with this
-      eps for all that were drawn.
+    max: float[], its maximum: the network is eps-dropout stable with this eps
+      for all draws.
   """
 
   loss: jax.Array
@@ -39,26 +39,26 @@ def dropout_stability(
 ) -> DropoutStability:
   """The change of the loss when random hidden units are dropped.
 
-  `|L(theta) - L(theta_A)|` for random sets A, where theta_A has the M_l units
-  in A_l of each hidden layer l, and what leaves them times N_l / M_l. Solutions
-  that stochastic gradient descent finds in mean-field scaling have a change
-  that falls with the number of units kept, about as 1 / sqrt(M), whatever the
-  width; then `dropout_path` is low.
+  `|L(theta) - L(theta_A)|` for random sets A, where theta_A keeps the M_l units
+  in A_l of each hidden layer l, with outgoing weights multiplied by N_l / M_l.
+  For solutions of stochastic gradient descent in mean-field scaling, the change
+  decreases with the number of kept units, about as 1 / sqrt(M), for any width;
+  then the loss on `dropout_path` is low.
 
   Args:
     loss_fn: `layers -> scalar`, the loss on fixed data.
     layers: L >= 2 pairs of a kernel float[in, out] and a bias float[out].
-    num_kept: M_l, as of `draw_units`; None for half of each hidden layer.
-    num_draws: of sets, a Python int >= 1.
+    num_kept: M_l, as in `draw_units`; None for half of each hidden layer.
+    num_draws: number of random sets A, a Python int >= 1.
     key: for the draws.
 
   Returns:
-    A `DropoutStability`. Pure: to be jitted with the data of `loss_fn` as an
-    argument, and mapped over several networks.
+    A `DropoutStability`. The function is pure: jit it with the data of
+    `loss_fn` as an argument, and map it over several networks.
 
   Raises:
-    ValueError: if a count is not an int in its range, or the layers do not fit
-      together.
+    ValueError: if a count is not an int in its range, or the layers have
+      inconsistent shapes.
 
   References:
     Shevchenko, Mondelli, 2020, arXiv:1912.10095.

@@ -1,15 +1,15 @@
-"""What is known of every rule apart from numbers, and who says so."""
+"""The qualitative facts known about each rule, with sources."""
 
 from typing import NamedTuple
 
 
 class Known(NamedTuple):
-  """What holds for a rule whatever the messages are, and its sources.
+  """Properties of a rule that hold for all messages, and their sources.
 
   Attributes:
-    facts: whatever its arguments are.
-    sources: authors, year, and where.
-    by_default: facts for the default arguments, which come first.
+    facts: properties for all arguments of the rule.
+    sources: authors, year, and identifier.
+    by_default: properties for the default arguments; shown first.
   """
 
   facts: tuple[str, ...]
@@ -42,35 +42,35 @@ RULES = {
   'bulyan': Known(
     (),
     ('El Mhamdi, Guerraoui, Rouault 2018 arXiv:1802.07927',),
-    ('of the n - 2f messages that it picks, n - 3f or more are honest',),
+    ('of the n - 2f messages that it selects, at least n - 3f are honest',),
   ),
   'centered_clipping': Known(
     (
-      'moves by at most its radius in a step, whatever is sent',
-      'one message moves it by at most 2 radius / n in a step, f by 2 f radius'
-      ' / n: theory.clipping_displacement',
+      'moves by at most its radius in a step, for any messages',
+      'one message moves it by at most 2 radius / n in a step, f messages by'
+      ' 2 f radius / n: theory.clipping_displacement',
       'published, with very loose constants: if the radius follows the honest'
-      ' spread, it starts within that, and f <= n / 10, then the squared error'
-      ' is O(f / n) of the honest variance',
+      ' spread, the start is within that spread, and f <= n / 10, then the'
+      ' squared error is O(f / n) of the honest variance',
       'equal honest messages beyond the radius are not returned: no kappa',
       'with a quantile and f < quantile n <= n - f it comes near the honest'
-      ' mean from anywhere: theory.quantile_clipping_error',
+      ' mean from any start: theory.quantile_clipping_error',
     ),
     (_CLIPPING,),
   ),
   'clipped_clustering': Known(
     (
-      'not longer than the longest honest message so far, if honest ones have'
-      ' been the majority',
-      'equal honest messages are not told apart from shorter ones in their'
+      'not longer than the longest honest message so far, if honest messages'
+      ' have been the majority',
+      'equal honest messages are not distinguished from shorter ones in their'
       ' direction: no kappa',
     ),
     ('Li, Ngai, Voigt 2023 doi:10.36227/techrxiv.19560325',),
   ),
   'clustering': Known(
     (
-      'one long message in the direction of the honest ones moves it as far as'
-      ' it likes',
+      'one long message in the direction of the honest ones moves it'
+      ' arbitrarily far',
     ),
     (
       'Sattler, Mueller, Wiegand, Samek 2020'
@@ -93,50 +93,50 @@ RULES = {
     (),
     ('Shejwalkar, Houmansadr 2021 doi:10.14722/ndss.2021.24498',),
     (
-      'two messages move it as far as they like, whatever num_byzantine is: one'
-      ' far away fixes the direction in which all are compared, and one across'
-      ' it is kept',
+      'two messages can move it arbitrarily far for any num_byzantine: one far'
+      ' away determines the direction along which all are compared, and one far'
+      ' away orthogonal to it is kept',
     ),
   ),
   'faba': Known(
     (
       'with f <= n / 3 it is within (3 + q) / (1 - q) honest radii of the'
-      ' honest mean, q = f / (n - 2f + 1), a radius being the largest distance'
-      ' of an honest message to it',
-      'nothing is proved beyond: many messages that collude make honest ones'
-      ' the farthest from the mean',
+      ' honest mean, with q = f / (n - 2f + 1) and the radius the largest'
+      ' distance of an honest message to that mean',
+      'nothing is proved for larger f: many colluding messages can make honest'
+      ' ones the farthest from the mean',
     ),
     ('Xia, Tao, Hao, Li 2019 doi:10.24963/ijcai.2019/670',),
   ),
   'fl_trust': Known(
     (
-      'not longer than the trusted gradient, and never against it, whatever is'
-      ' sent',
-      'nothing is proved if the root data are not like those of the workers',
+      'not longer than the trusted gradient, and its inner product with it is'
+      ' not negative, for any messages',
+      'nothing is proved if the root data differ from those of the workers',
       'equal honest messages get the length of the trusted gradient: no kappa',
     ),
     ('Cao, Fang, Liu, Gong 2021 arXiv:2012.13995',),
   ),
   'flame': Known(
     (
-      'but for its noise not longer than the longest honest message, if honest'
-      ' ones are the majority; nothing else is proved',
-      'equal honest messages are not told apart from shorter ones in their'
+      'without its noise not longer than the longest honest message, if honest'
+      ' messages are the majority; nothing else is proved',
+      'equal honest messages are not distinguished from shorter ones in their'
       ' direction: no kappa',
     ),
     ('Nguyen, Rieger, et al. 2022 arXiv:2101.02281',),
   ),
   'fools_gold': Known(
     (
-      'nothing is proved: one message alone moves it as far as it likes',
+      'nothing is proved: a single message can move it arbitrarily far',
       'equal honest messages count as sybils, and lose their weight to any'
-      ' other: no kappa',
+      ' other message: no kappa',
     ),
     ('Fung, Yoon, Beschastnikh 2018 arXiv:1808.04866',),
   ),
   'geometric_median': Known(
     (
-      'Weiszfeld steps approach it: a kappa holds in the limit',
+      'Weiszfeld steps converge to it: its kappa holds in the limit',
       'messages no farther apart than the smoothing are averaged: no kappa',
     ),
     (
@@ -144,32 +144,33 @@ RULES = {
       'Minsker 2015 arXiv:1308.1334',
       _ALLOUAH,
     ),
-    ('the kappa of the exact one cannot be improved',),
+    ('the kappa of the exact geometric median cannot be improved',),
   ),
   'krum': Known(
     ('returns one of the messages',),
     (_BLANCHARD, _ALLOUAH, _RESAM),
-    ('made for f, stands f + 1 messages that are far away, but not f + 3',),
+    ('made for f, tolerates f + 1 messages far away, but not f + 3',),
   ),
   'lasa': Known(
     (
-      'about a third of the messages is left out of every leaf, also if nobody'
-      ' attacks; the paper has a bound of its own',
-      'clipping keeps every message at the median length: not longer than the'
-      ' longest honest message, if honest ones are the majority',
-      'what is made sparse is lost, also if all messages are equal: no kappa',
+      'about a third of the messages is excluded in every leaf, even without'
+      ' an attack; the paper has its own bound',
+      'clipping limits every message to the median length: not longer than the'
+      ' longest honest message, if honest messages are the majority',
+      'sparsification loses entries even if all messages are equal: no kappa',
     ),
     ('Xu, Zhang, Hu 2025 arXiv:2409.01435',),
   ),
   'majority_vote': Known(
     (
-      'f messages change no coordinate where the honest margin exceeds f votes',
-      'says nothing of lengths: no kappa',
+      'f messages change no coordinate in which the honest margin exceeds f'
+      ' votes',
+      'ignores the length of messages: no kappa',
     ),
     ('Bernstein, Zhao, Azizzadenesheli, Anandkumar 2019 arXiv:1810.05291',),
-    ('every coordinate has size one whatever is sent',),
+    ('every coordinate has magnitude one for any messages',),
   ),
-  'mean': Known(('one message moves it as far as it likes',), (_BLANCHARD,)),
+  'mean': Known(('one message moves it arbitrarily far',), (_BLANCHARD,)),
   'mean_around_median': Known(
     (),
     ('Xie, Koyejo, Gupta 2018 arXiv:1802.10116', _RESAM),
@@ -196,16 +197,16 @@ RULES = {
   'sequential_centered_clipping': Known(
     (
       'moves by at most its radius for each of the ceil(n / bucket_size)'
-      ' buckets, whatever is sent; nothing else is proved',
+      ' buckets, for any messages; nothing else is proved',
       'equal honest messages beyond that are not returned: no kappa',
     ),
     ('Ozfatura, Ozfatura, Kupcu, Gunduz 2022 arXiv:2208.09894',),
   ),
   'sign_guard': Known(
     (
-      'not longer than the longest honest message, if honest ones are the'
+      'not longer than the longest honest message, if honest messages are the'
       ' majority; nothing else is proved',
-      'equal honest messages are not told apart from shorter ones with their'
+      'equal honest messages are not distinguished from shorter ones with their'
       ' signs: no kappa',
     ),
     ('Xu, Huang, Song, Lan 2022 arXiv:2109.05872',),
@@ -228,8 +229,8 @@ STAGES = {
   ),
   'bucketing': Known(
     (
-      'f messages spoil at most f of the ceil(n / bucket_size) buckets, and the'
-      ' rule must stand those',
+      'f messages corrupt at most f of the ceil(n / bucket_size) buckets, and'
+      ' the rule must tolerate f corrupted ones',
     ),
     (_BUCKETING,),
   ),
@@ -242,22 +243,21 @@ STAGES = {
   ),
   'group_vote': Known(
     (
-      'f messages win or spoil at most floor(f / ((group_size + 1) / 2)) of the'
-      ' n / group_size votes, and the rule must stand those:'
+      'f messages win or corrupt at most floor(f / ((group_size + 1) / 2)) of'
+      ' the n / group_size votes, and the rule must tolerate those:'
       ' theory.max_corrupted_groups',
-      'where attackers have no majority in a group its vote is honest, bit for'
-      ' bit',
+      'in a group without a Byzantine majority the vote is honest, bit for bit',
     ),
     ('Rajput, Wang, Charles, Papailiopoulos 2019 arXiv:1907.12205',),
   ),
   'nearest_neighbor_mixing': Known(
-    ('kappa is 8 f / (n - f) times one more than that of the rule behind',),
+    ('its kappa is 8 f / (n - f) (kappa + 1), kappa that of the next rule',),
     (_ALLOUAH,),
   ),
   'resampling': Known(
     (
-      'f messages spoil at most f num_samples of the n means, and the rule must'
-      ' stand those',
+      'f messages corrupt at most f num_samples of the n means, and the rule'
+      ' must tolerate those',
     ),
     ('He, Karimireddy, Jaggi 2020 arXiv:2006.09365v1',),
   ),

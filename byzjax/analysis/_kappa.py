@@ -1,4 +1,4 @@
-"""The worst that can be found of a rule: an empirical kappa."""
+"""Empirical kappa: the worst messages that a search finds for a rule."""
 
 import functools
 from collections.abc import Callable
@@ -19,11 +19,11 @@ _ISLAND = 16
 
 
 class EmpiricalKappa(NamedTuple):
-  """The worst messages that a search has found for a rule.
+  """The worst messages that a search found for a rule.
 
   Attributes:
-    kappa: float[], the largest ratio.
-    messages: float[n, d], for which it is attained.
+    kappa: float[], the largest ratio found.
+    messages: float[n, d], at which it is attained.
     is_honest: bool[n], the set S of n - f messages.
   """
 
@@ -76,39 +76,40 @@ def empirical_kappa(
   num_steps: int = 500,
   key: jax.Array,
 ) -> EmpiricalKappa:
-  """Kappa from below: the largest `|F(x) - xbar_S|^2 / V_S` of a search.
+  """An empirical lower bound on kappa: the worst ratio found by a search.
 
-  `V_S = (1/|S|) sum_{i in S} |x_i - xbar_S|^2`. A rule F is (f, kappa)-robust
-  if that is at most kappa for all messages and all S of n - f of them; what is
-  found here is a lower bound, to be held against `byzjax.theory.kappa_bound`.
+  The search maximises `|F(x) - xbar_S|^2 / V_S` with `V_S = (1/|S|) sum_{i in
+  S} |x_i - xbar_S|^2`. A rule F is (f, kappa)-robust if this ratio is at most
+  kappa for all messages and all S of n - f of them; compare the result with the
+  upper bound `byzjax.theory.kappa_bound`.
 
-  Each draw starts from messages of one kind: Gaussian ones, a few points shared
-  by many, equally spaced ones on a line; Byzantine ones like these, all equal,
-  copies, or far away. Then it climbs, all n messages moving, honest ones too:
-  first along the gradient of the ratio through the rule, and then by random
-  steps, for rules that select jump where a gradient does not see it. The first
-  f rows are Byzantine in one half of the draws and random rows in the other,
-  as ties go to low indices. What climbs is one compiled program.
+  Each draw starts from messages of one kind: Gaussian, a few points shared by
+  many messages, or equally spaced on a line; Byzantine ones of the same kind,
+  all equal, copies, or far away. Then all n messages move, honest ones too:
+  first along the gradient of the ratio through the rule, then by random steps,
+  because rules that select messages jump where the gradient is blind. The first
+  f rows are Byzantine in half of the draws and random rows in the other half,
+  because ties go to low indices. The search is one compiled program.
 
-  The messages are of size about one, and V counts as at least 1e-6 of their
-  largest square: rounding is not mistaken for a weakness, and a rule without
-  any kappa shows as one of the size of 1e6.
+  The messages are of size about one, and V is bounded below by 1e-6 of their
+  largest square, so that rounding does not count as an error. A rule without
+  any kappa shows up as a value of about 1e6.
 
   Args:
-    aggregator: the rule; one with state is tried in its first state.
+    aggregator: the rule; a rule with state is used in its initial state.
     num_workers: n, a Python int.
     num_byzantine: f, a Python int with `0 <= f < n/2`.
     num_coordinates: d, a Python int >= 1.
-    num_draws: starts, a Python int >= 1.
-    num_steps: steps of either kind, a Python int >= 0; 0 looks at the starts.
-    key: for the search, and for rules that draw; not traced.
+    num_draws: number of starts, a Python int >= 1.
+    num_steps: steps of each kind, a Python int >= 0; 0: only the starts.
+    key: for the search, and for rules that need a key; not traced.
 
   Returns:
     An `EmpiricalKappa`: the ratio, float[], and the messages, float[n, d], and
-    the set, bool[n], for which it is attained.
+    the set, bool[n], at which it is attained.
 
   Raises:
-    ValueError: if an argument is not an int in its range, and as the rule.
+    ValueError: if an argument is not an int in its range, or the rule raises.
 
   References:
     Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, 2023,

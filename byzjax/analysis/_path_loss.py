@@ -1,4 +1,4 @@
-"""The loss along a path of straight segments."""
+"""The loss along a piecewise-linear path."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ from byzjax._src import base, checks, flat
 
 
 def linear_path(params_a: base.Params, params_b: base.Params) -> base.Params:
-  """The straight line between two points, as a path of one segment.
+  """The straight line between two points, as a path with one segment.
 
   Args:
     params_a: any pytree of arrays.
-    params_b: the same structure, shapes and dtypes.
+    params_b: a tree of the same structure, shapes and dtypes.
 
   Returns:
     A tree with leaves `[2, *shape]`, for `loss_along_path`.
@@ -37,20 +37,20 @@ def loss_along_path(
 ) -> jax.Array:
   """The loss at evenly spaced points of each segment of a path.
 
-  L((1 - t) p_s + t p_{s+1}) for s = 0, ..., S - 1 and t from 0 to 1; both ends
-  of a segment are among its points, and are the breakpoints to the bit.
+  L((1 - t) p_s + t p_{s+1}) for s = 0, ..., S - 1 and t from 0 to 1; the points
+  of a segment include both of its ends, which are exactly the breakpoints.
 
   Args:
-    path: leaves `[S + 1, *shape]`, the S + 1 >= 2 breakpoints p_s, such as of
+    path: leaves `[S + 1, *shape]`, the S + 1 >= 2 breakpoints p_s, as from
       `dropout_path` and `linear_path`.
     loss_fn: `params -> scalar`, the loss on fixed data; or an array, such as a
-      loss and an accuracy, whose axes are then the last ones of the result.
+      loss and an accuracy, whose axes then come last in the result.
     points_per_segment: P, a Python int >= 2.
 
   Returns:
-    float[S, P], one after the other, so that memory does not grow with the
-    path. Pure: to be jitted with the data of `loss_fn` as an argument, and
-    mapped over several paths.
+    float[S, P], computed one after another, so that memory does not grow with
+    the path. The function is pure: jit it with the data of `loss_fn` as an
+    argument, and map it over several paths.
 
   Raises:
     ValueError: if there is no segment, or the number of points is below 2.
@@ -87,13 +87,13 @@ def loss_along_path(
 
 
 def path_barrier(losses: jax.Array) -> jax.Array:
-  """How far the loss rises on a path above the higher of its ends.
+  """The barrier of a path: its maximum loss above the higher of its ends.
 
-  max_path L - max(L(start), L(end)) >= 0: the least eps with which the ends are
-  eps-connected by this path, as far as the points can tell.
+  max_path L - max(L(start), L(end)) >= 0: the smallest eps for which the ends
+  are eps-connected by this path, at the given points.
 
   Args:
-    losses: float[..., S, P], of `loss_along_path`.
+    losses: float[..., S, P], from `loss_along_path`.
 
   Returns:
     float[...]; NaN if a loss is NaN.

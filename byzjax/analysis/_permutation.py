@@ -1,4 +1,4 @@
-"""The order of one network's hidden units that is nearest to another's."""
+"""Weight matching: aligns the hidden units of two networks by permutation."""
 
 import jax
 import jax.numpy as jnp
@@ -10,27 +10,28 @@ from byzjax.analysis import _assignment, _units
 def match_permutation(
   layers_a: _units.Layers, layers_b: _units.Layers, *, num_sweeps: int = 20
 ) -> tuple[jax.Array, ...]:
-  """Permutations of the hidden units of one network that bring it to another.
+  """Permutations of hidden units that align one network with another.
 
-  Weight matching: seeks the p that minimise `|theta_a - p(theta_b)|`. Given
-  the orders of the layers below and above, that of a layer is a linear
-  assignment, solved exactly; sweeps from the lowest hidden layer up repeat
-  this, from the order in which the units are, until nothing changes. With one
-  hidden layer the first sweep is the optimum; with several it is a local one.
+  Weight matching (Git Re-Basin): minimises `|theta_a - p(theta_b)|` over
+  permutations p. With the permutations of the layers below and above fixed,
+  that of a layer is a linear assignment problem, solved exactly. Sweeps from
+  the lowest hidden layer up repeat this, starting from the given order of
+  units, until nothing changes. With one hidden layer the first sweep finds the
+  optimum; with several it is a local optimum.
 
   Args:
     layers_a: L >= 2 pairs of a kernel float[in, out] and a bias float[out].
-    layers_b: of the same shapes.
-    num_sweeps: at most, a Python int >= 1.
+    layers_b: layers of the same shapes.
+    num_sweeps: maximum number of sweeps, a Python int >= 1.
 
   Returns:
-    For each hidden layer int32[N_l]: unit i of a goes with unit `p[i]` of b, so
-    that `permute_units(layers_b, p)` is near to a, and never farther than b.
-    Pure: works in jit and vmap; O(N^3) for the width N.
+    For each hidden layer int32[N_l]: unit i of a is matched with unit `p[i]` of
+    b, so `permute_units(layers_b, p)` is at least as near to a as b is. The
+    function is pure and works in jit and vmap; it takes O(N^3) for the width N.
 
   Raises:
-    ValueError: if the layers do not fit together, or the number of sweeps is
-      below 1.
+    ValueError: if the layers have inconsistent shapes, or the number of sweeps
+      is below 1.
 
   References:
     Ainsworth, Hayase, Srinivasa, 2023, arXiv:2209.04836.

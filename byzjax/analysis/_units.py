@@ -1,4 +1,4 @@
-"""Hidden units of a dense network: some of them dropped, or all renumbered."""
+"""Hidden units of a dense network: dropping and permuting them."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -20,21 +20,21 @@ def draw_units(
   *,
   num_kept: int | Sequence[int] | None = None,
 ) -> tuple[jax.Array, ...]:
-  """Random hidden units of each layer, all subsets of a size alike.
+  """Draws random hidden units of each layer, uniformly over subsets.
 
   Args:
-    key: of `jax.random.key`.
+    key: a key of `jax.random.key`.
     layers: L >= 2 pairs of a kernel float[in, out] and a bias float[out].
     num_kept: M_l, from 1 to the width N_l: one Python int for all hidden
       layers, or one for each; None for half of each, N_l // 2 or at least 1.
 
   Returns:
     A tuple of int32[M_l], one for each of the L - 1 hidden layers: distinct
-    numbers of units in random order, for `drop_units` and `dropout_path`.
+    indices of units in random order, for `drop_units` and `dropout_path`.
 
   Raises:
-    ValueError: if the layers do not fit together, or a count is not an int in
-      its range.
+    ValueError: if the layers have inconsistent shapes, or a count is not an int
+      in its range.
 
   Example:
     >>> import byzjax, jax, jax.numpy as jnp
@@ -70,24 +70,25 @@ def draw_units(
 
 
 def drop_units(layers: Layers, keep: Sequence[jax.Array]) -> Layers:
-  """A network without some of its hidden units, the others weighing more.
+  """Drops hidden units of a network and rescales the remaining ones.
 
-  What leaves unit i of hidden layer l is multiplied by N_l / M_l if the unit is
-  one of the M_l kept ones of N_l, and zero if not; what enters it, its bias
-  too, stays. With one hidden layer of mean-field form, f(x) = (1/N) sum_i a_i
-  s(w_i x), this is (1/M) sum_{i kept} a_i s(w_i x). All units kept, nothing
-  changes; nor does the output where the units of a layer are equal.
+  The outgoing weights of unit i in hidden layer l are multiplied by N_l / M_l
+  if the unit is one of the M_l kept ones of N_l, and set to zero otherwise;
+  incoming weights and the bias do not change. For one hidden layer in
+  mean-field form, f(x) = (1/N) sum_i a_i s(w_i x), this is (1/M) sum_{i kept}
+  a_i s(w_i x). If all units are kept, nothing changes; the output does not
+  change either if the units of a layer are equal.
 
   Args:
     layers: L >= 2 pairs of a kernel float[in, out] and a bias float[out].
-    keep: for each hidden layer the units to keep, int[M_l], distinct; such as
-      `draw_units` gives. Which they are may be traced.
+    keep: for each hidden layer the units to keep, int[M_l], distinct, as from
+      `draw_units`. Their values may be traced.
 
   Returns:
     The layers, of the same shapes and dtypes.
 
   Raises:
-    ValueError: if the layers do not fit together, or `keep` does not fit them.
+    ValueError: if the layers have inconsistent shapes, or `keep` does not fit.
 
   References:
     Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, 2014, JMLR 15;
@@ -119,21 +120,20 @@ def drop_from(layers: Layers, keep: Sequence[jax.Array], level: int) -> Layers:
 
 
 def permute_units(layers: Layers, permutations: Sequence[jax.Array]) -> Layers:
-  """The same function with its hidden units in another order.
+  """Permutes the hidden units of a network without changing its function.
 
-  Unit i of hidden layer l becomes what unit `permutations[l][i]` was.
+  The new unit i of hidden layer l is the old unit `permutations[l][i]`.
 
   Args:
     layers: L >= 2 pairs of a kernel float[in, out] and a bias float[out].
-    permutations: for each hidden layer int[N_l], such as `match_permutation`
-      gives.
+    permutations: for each hidden layer int[N_l], as from `match_permutation`.
 
   Returns:
     The layers, of the same shapes and dtypes.
 
   Raises:
-    ValueError: if the layers do not fit together, or a permutation does not fit
-      its layer.
+    ValueError: if the layers have inconsistent shapes, or a permutation does
+      not fit its layer.
 
   Example:
     >>> import byzjax, jax.numpy as jnp
@@ -179,7 +179,8 @@ def hidden_widths(
   ):
     raise ValueError(
       f'{name} needs {argument} to be at least two pairs of a kernel [in, out]'
-      f' and a bias [out], each as wide as the next one is deep, got {shapes}'
+      ' and a bias [out], where out of a layer equals in of the next, got'
+      f' {shapes}'
     )
   return [bias[0] for _, bias in shapes[:-1]]
 

@@ -1,4 +1,4 @@
-"""Workers without a barrier, as data: events, buffers, numbers of steps."""
+"""Asynchronous workers, as data: events, buffers, numbers of steps."""
 
 from byzjax.asynchrony._buffers import (
   Buffer,

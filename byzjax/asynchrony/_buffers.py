@@ -1,4 +1,4 @@
-"""Which messages a server puts together before it makes a step."""
+"""Buffers: how a server collects messages before it makes a step."""
 
 from typing import Any, NamedTuple
 
@@ -10,15 +10,15 @@ from byzjax.asynchrony._events import Events
 
 
 class Buffer(NamedTuple):
-  """The place of every message, and when a step is made of all places.
+  """The buffer row of every message, and when the server makes a step.
 
   Attributes:
-    num_rows: B, places.
-    row: int32[E], the place of a message.
-    num_averaged: int32[E], messages in that place, this one included: the
-      place keeps their mean.
-    is_full: bool[E], whether the step is made after this message; the places
-      are then empty again.
+    num_rows: B, the number of rows.
+    row: int32[E], the row of each message.
+    num_averaged: int32[E], the number of messages in that row, including this
+      one: a row stores their mean.
+    is_full: bool[E], whether the server makes a step after this message; all
+      rows are then emptied.
   """
 
   num_rows: int
@@ -28,19 +28,20 @@ class Buffer(NamedTuple):
 
 
 def by_arrival(events: Events, *, num_rows: int) -> Buffer:
-  """The next B messages, whoever sent them: as FedBuff does.
+  """Buffers the next B messages from any workers (FedBuff).
 
-  A fast worker may fill several places, and a fast attacker the whole buffer.
+  A fast worker may fill several rows, and a fast Byzantine worker the whole
+  buffer.
 
   Args:
-    events: of the run.
+    events: the events of the run.
     num_rows: B >= 1.
 
   Returns:
-    A `Buffer` in which every place has one message.
+    A `Buffer` in which every row has one message.
 
   Raises:
-    ValueError: if B < 1, or the events cannot be a run.
+    ValueError: if B < 1, or the events are not a possible run.
 
   References:
     Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba, 2022,
@@ -60,24 +61,24 @@ def by_arrival(events: Events, *, num_rows: int) -> Buffer:
 
 
 def by_worker(events: Events, *, num_rows: int) -> Buffer:
-  """Worker k's messages in place `k mod B`, until no place is empty (BASGD).
+  """Puts worker k's messages in row `k mod B`, until all rows are used (BASGD).
 
-  A place keeps the mean of its messages. However often f attackers send, they
-  reach at most f places, so a rule that stands f of B is safe.
+  A row stores the mean of its messages. However often f Byzantine workers send,
+  they reach at most f rows, so a rule that tolerates f of B rows is robust.
 
   Args:
-    events: of the run.
+    events: the events of the run.
     num_rows: B, from 1 to K.
 
   Returns:
     A `Buffer`.
 
   Raises:
-    ValueError: if B is out of range, or the events cannot be a run.
+    ValueError: if B is out of range, or the events are not a possible run.
 
   References:
-    Yang, Li, 2021, arXiv:2003.00937 (without its reassignment of places whose
-    workers are silent).
+    Yang, Li, 2021, arXiv:2003.00937 (without reassigning rows whose workers do
+    not respond).
 
   Example:
     >>> from byzjax import asynchrony
@@ -96,24 +97,24 @@ def by_worker(events: Events, *, num_rows: int) -> Buffer:
 
 
 def by_distinct_workers(events: Events, *, num_rows: int) -> Buffer:
-  """A place for each of the first B workers that send something.
+  """Gives one row to each of the first B distinct workers that send a message.
 
-  What a worker sends beyond its first message is averaged into its place:
-  nobody has more than one, and no step waits for the slowest K - B.
+  Further messages of the same worker are averaged into its row: no worker has
+  more than one row, and no step waits for the slowest K - B workers.
 
   Args:
-    events: of the run.
+    events: the events of the run.
     num_rows: B, from 1 to K.
 
   Returns:
     A `Buffer`.
 
   Raises:
-    ValueError: if B is out of range, or the events cannot be a run.
+    ValueError: if B is out of range, or the events are not a possible run.
 
   References:
-    One place per worker as in Yang, Li, 2021, arXiv:2003.00937; the first B as
-    in Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba, 2022,
+    One row per worker as in Yang, Li, 2021, arXiv:2003.00937; the first B
+    workers as in Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba, 2022,
     arXiv:2106.06639.
 
   Example:

@@ -1,4 +1,4 @@
-"""How many local steps workers of different speeds should take."""
+"""Dynamic numbers of local steps for workers of different speeds (DyLU)."""
 
 from typing import Literal, get_args
 
@@ -16,12 +16,12 @@ def dynamic_local_updates(
   *,
   rounding: Rounding = 'floor',
 ) -> NDArray[np.int32]:
-  """Fewer local steps for slower workers, so that all take as long (DyLU).
+  """Fewer local steps for slower workers, so that all take equally long (DyLU).
 
   `H_k = max(1, floor(v_k / v_max H))` with the speeds `v_k = 1 /
   seconds_per_step_k`: the fastest worker takes H steps, and the others as many
-  as they manage meanwhile. A worker that is more than H times slower still
-  takes one. `rounding='ceil'` is that of a deployed variant.
+  as they complete in the same time, but at least one. A deployed variant uses
+  `rounding='ceil'`.
 
   Args:
     seconds_per_step: float[K], each > 0 and finite.
@@ -29,7 +29,7 @@ def dynamic_local_updates(
     rounding: 'floor' or 'ceil'.
 
   Returns:
-    int32[K], a NumPy array.
+    int32[K], a NumPy array: H_k of every worker.
 
   Raises:
     ValueError: if an argument is out of range.

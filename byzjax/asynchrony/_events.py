@@ -1,4 +1,4 @@
-"""The messages of an asynchronous run as arrays, and how fast workers are."""
+"""The messages of an asynchronous run as arrays, and speeds of workers."""
 
 from typing import Literal, NamedTuple
 
@@ -10,24 +10,24 @@ from byzjax._src import checks
 class Events(NamedTuple):
   """The messages that a server receives, in the order of their arrival.
 
-  Nothing here depends on the values of parameters, so that a schedule can be
-  known before any training, and a run is repeated bit by bit. `simulate` makes
-  them, `events_from_trace` makes them of what a real server has recorded, and
-  what takes them checks that they can be a run.
+  Events do not depend on the values of parameters, so a schedule is known
+  before training, and a run can be repeated bit by bit. `simulate` creates
+  them, and `events_from_trace` converts the record of a real server. Functions
+  that take events check that they are a possible run.
 
   Attributes:
     num_workers: K.
-    num_shards: parts of the data, K unless said otherwise.
-    worker: int32[E], who sent the message.
-    time: float64[E], seconds at its arrival; never decreasing.
+    num_shards: number of parts of the data, K by default.
+    worker: int32[E], the sender of each message.
+    time: float64[E], the arrival time in seconds, non-decreasing.
     issued_at: int32[E], how many messages had arrived when the server sent the
-      parameters that the job began from: 0 is the initial parameters.
+      parameters from which the job started: 0 for the initial parameters.
     num_local_steps: int32[E], of the job.
-    shard: int32[E], which part of the data it was computed on.
-    progress: int32[E], local steps that had been given out on this shard before
+    shard: int32[E], the part of the data that the job used.
+    progress: int32[E], the number of local steps assigned on this shard before
       the job.
-    is_waiting: bool[E], whether at the arrival some worker was waiting for new
-      parameters.
+    is_waiting: bool[E], whether some worker was waiting for new parameters when
+      the message arrived.
   """
 
   num_workers: int
@@ -49,19 +49,20 @@ class Events(NamedTuple):
 def seconds_per_step(
   level: Literal['no', 'slight', 'moderate', 'very'], num_workers: int
 ) -> np.ndarray:
-  """Speeds at the levels of heterogeneity of asynchronous Local-SGD.
+  """Worker speeds at the heterogeneity levels of asynchronous Local-SGD.
 
-  'very' is 0.58, 0.75, 1.51 and 3.33 seconds for four workers, the published
-  numbers; 'no' is 1 for everybody; 'slight' and 'moderate' lie between them,
-  a third and two thirds of the way in the logarithm, and so do the workers
-  between the four, where there are more.
+  'very' is 0.58, 0.75, 1.51 and 3.33 seconds for four workers, as published;
+  'no' is 1 for all workers; 'slight' and 'moderate' are a third and two thirds
+  of the way between them on a logarithmic scale. For K other than 4 the speeds
+  are interpolated on the same scale.
 
   Args:
     level: 'no', 'slight', 'moderate' or 'very'.
     num_workers: K >= 1.
 
   Returns:
-    float64[K], from the fastest to the slowest; the median speed for K = 1.
+    float64[K], seconds per step from the fastest to the slowest; for K = 1 the
+    median speed.
 
   Raises:
     ValueError: if the level is not known, or K < 1.

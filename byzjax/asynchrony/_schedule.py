@@ -1,4 +1,4 @@
-"""Events as data that a compiled program takes, in place of constants."""
+"""Events as data of a compiled program, instead of constants."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from byzjax.asynchrony._events import Events
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """The messages of a run, or of several, as a pytree: see `schedule`.
+  """The messages of one or several runs as a pytree: see `schedule`.
 
   Its arrays may be traced, and mapped over by `jax.vmap`. The other numbers are
-  static: two schedules that agree in them run in one compiled program.
+  static: two schedules with the same ones run in one compiled program.
 
   Attributes:
-    plan: of every message, arrays `[length]`.
-    num_events: int32[], how many of the messages are real.
+    plan: the data of every message, arrays `[length]`.
+    num_events: int32[], the number of real messages; the rest is padding.
     num_workers: K.
-    num_shards: parts of the data.
-    num_versions: versions of the parameters that are kept.
-    num_rows: of the buffer, or None without one.
-    max_local_steps: the most local steps of a job.
+    num_shards: number of parts of the data.
+    num_versions: number of parameter versions that are stored.
+    num_rows: number of rows of the buffer, or None without one.
+    max_local_steps: the maximum number of local steps of a job.
   """
 
   plan: _plan.Plan
@@ -50,29 +50,30 @@ def schedule(
   num_versions: int | None = None,
   max_local_steps: int | None = None,
 ) -> Schedule:
-  """Events as an argument of a compiled program.
+  """Converts events to an argument of a compiled program.
 
   `asynchronous_round(events=...)` makes events constants of its program, so
-  another order of arrival is compiled anew. A `Schedule` may be an argument of
-  a jitted function that builds the round and runs it: then one program takes
-  any schedule of the same sizes. `stack_schedules` puts several together, for
-  `jax.vmap`.
+  another order of arrival needs another compilation. A `Schedule` may instead
+  be an argument of a jitted function that builds the round and runs it: then
+  one program accepts any schedule of the same sizes. `stack_schedules` stacks
+  several schedules for `jax.vmap`.
 
   Args:
     events: from `simulate` or `events_from_trace`.
-    buffer: of these events, such as `by_worker(events, num_rows=...)`.
-    length: places for messages, at least their number, which is the default.
-      Steps beyond the messages leave the parameters as they are.
-    num_versions: places for versions of the parameters, at least those that the
-      events need, which is the default; K + 1 is always enough.
-    max_local_steps: a number that no job exceeds; the most of them by default.
+    buffer: for these events, such as `by_worker(events, num_rows=...)`.
+    length: the padded number of messages; None for their actual number. Steps
+      on padding do not change the parameters.
+    num_versions: the padded number of stored parameter versions; None for the
+      number that the events need; K + 1 is always enough.
+    max_local_steps: an upper bound on the local steps of a job; None for the
+      largest.
 
   Returns:
     A `Schedule`, with NumPy or JAX arrays.
 
   Raises:
-    ValueError: if the events cannot be a run, the buffer is not one of these
-      events, or a size is too small for them.
+    ValueError: if the events are not a possible run, the buffer does not belong
+      to these events, or a size is too small for them.
 
   Example:
     >>> import byzjax, jax, jax.numpy as jnp, optax
@@ -107,17 +108,17 @@ def schedule(
 
 
 def stack_schedules(schedules: Sequence[Schedule]) -> Schedule:
-  """Several runs as one `Schedule`, with a leading axis, for `jax.vmap`.
+  """Stacks several schedules along a new leading axis, for `jax.vmap`.
 
   Args:
-    schedules: of as many workers and shards, with buffers of as many rows or
-      without; they may differ in all other sizes.
+    schedules: with the same numbers of workers, shards and buffer rows; all
+      other sizes may differ.
 
   Returns:
-    A `Schedule` whose arrays have a leading axis of the runs.
+    A `Schedule` whose arrays have a leading axis for the runs.
 
   Raises:
-    ValueError: if there are none, or they differ in what must be alike.
+    ValueError: if there are none, or they differ in one of these numbers.
 
   Example:
     >>> from byzjax import asynchrony

@@ -1,4 +1,4 @@
-"""Workers of different speeds as arrays of events, simulated on the host."""
+"""Simulated arrival times of workers with different speeds, as events."""
 
 import heapq
 import math
@@ -74,7 +74,7 @@ def simulate(
   shard_sizes: Sequence[float] | np.ndarray | None = None,
   seed: int = 0,
 ) -> Events:
-  r"""Who sends what and when, if workers have these speeds.
+  r"""Simulates when workers of given speeds send their messages.
 
   A job of worker k takes
 
@@ -83,38 +83,42 @@ def simulate(
     S = \text{slow\_factor with slow\_probability, or else } 1
 
   seconds. When it arrives, the server applies it and waits `grace` seconds for
-  others. All that arrived in this time then begin again, from the same
-  parameters, when the last of them has arrived. So 0 is asynchronous and
-  `math.inf` is synchronous. Every worker draws from a stream of its own.
+  others. All workers whose messages arrived in this time then start their next
+  jobs together, from the same parameters, when the last of these messages has
+  arrived. So grace = 0 is asynchronous and `math.inf` is synchronous. Every
+  worker has its own random stream.
 
   Args:
     seconds_per_step: float[K], s_k > 0.
-    num_events: E, after how many messages to end.
-    total_steps: end when so many local steps have arrived.
-    max_time: end before the first message that is later than this.
-    num_local_steps: H, or int[K], such as `dynamic_local_updates(...)`.
-    grace: seconds >= 0 that a finished worker may have to wait.
-    variation: v >= 0, the standard deviation of a job's time over its mean.
-    slow_probability: in [0, 1], of a job that straggles.
-    slow_factor: by which it takes longer.
-    loss_probability: in [0, 1), of a job whose message never arrives; its
-      worker begins again when it would have arrived, with what is newest then.
-    absences: `(worker, from, to)` in seconds: what the worker would deliver in
-      this time is lost, and at its end it begins again; `to` may be infinite.
-    shards: 'own', worker k has shard k; 'balanced', the shard of a job is drawn
-      in proportion to `max(|D_i| / sum_j |D_j| - n_i / sum_j n_j, 0)`, n_i the
-      steps given out on shard i; 'least_visited', the shard with the fewest
-      steps for its size, the lowest number of several.
+    num_events: E, the number of messages after which to end.
+    total_steps: end when this many local steps have arrived.
+    max_time: end before the first message later than this, in seconds.
+    num_local_steps: H_k, an int or int[K], such as
+      `dynamic_local_updates(...)`.
+    grace: how long the server waits for other messages, seconds >= 0.
+    variation: v >= 0, the standard deviation of a job's duration over its mean.
+    slow_probability: the probability that a job straggles, in [0, 1].
+    slow_factor: the factor on the duration of such a job, > 0.
+    loss_probability: the probability that a message is lost, in [0, 1); the
+      worker then starts a new job at the time at which it would have arrived,
+      from the latest parameters.
+    absences: `(worker, from, to)` in seconds: messages that the worker would
+      deliver in this time are lost, and it starts a new job at the end; `to`
+      may be infinite.
+    shards: 'own', worker k uses shard k; 'balanced', the shard of a job is
+      drawn in proportion to `max(|D_i| / sum_j |D_j| - n_i / sum_j n_j, 0)`,
+      with n_i the steps assigned on shard i; 'least_visited', the shard with
+      the fewest steps relative to its size (ties to the lowest index).
     shard_sizes: float[num_shards] > 0, `|D_i|`; None for K equal shards.
-    seed: of all draws.
+    seed: the seed of all draws, a Python int.
 
   Returns:
-    `Events`. Of equal times the lowest worker arrives first.
+    `Events`. Messages with equal times arrive in the order of the workers.
 
   Raises:
-    ValueError: if an argument is out of range, or neither of `num_events`,
-      `total_steps` and `max_time` is given, or nobody is left to send anything
-      before the end.
+    ValueError: if an argument is out of range, if none of `num_events`,
+      `total_steps` and `max_time` is given, or if all workers are absent before
+      the end.
 
   References:
     Liu, Chhaparia, Douillard, Kale, Rusu, Shen, Szlam, Ranzato, 2024,
@@ -204,7 +208,7 @@ def _run(
       return arrivals
     if finish == math.inf:
       raise ValueError(
-        f'{_NAME} needs a worker to be left until the end, got'
+        f'{_NAME} needs at least one worker to be present until the end, got'
         f' absences={jobs.absences} and {len(arrivals)} messages'
       )
     heapq.heappop(at_work)

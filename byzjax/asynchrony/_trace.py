@@ -1,4 +1,4 @@
-"""Events from the record of a run that has happened."""
+"""Events from the record of a real run."""
 
 import math
 from typing import Any
@@ -33,49 +33,49 @@ def events_from_trace(
   progress: ArrayLike | None = None,
   is_waiting: ArrayLike | None = None,
 ) -> Events:
-  """The events of a recorded run: who sent the e-th message, and when it came.
+  """The events of a recorded run, from the sender and time of each message.
 
-  What a record does not say follows from how `simulate` works: all workers
-  begin at 0 seconds from the initial parameters, and a worker begins its next
-  job as soon as its message has arrived (with those that arrived up to `grace`
-  seconds later), from the parameters of that moment. So the workers and times
-  of a `simulate` run give its events again, if no message was lost, nobody was
-  absent, every worker has its own shard, and `grace` and the local steps are
-  told.
+  Missing information is inferred as in `simulate`: all workers start at 0
+  seconds from the initial parameters, and a worker starts its next job as soon
+  as its message has arrived (together with those that arrive up to `grace`
+  seconds later), from the parameters at that moment. So the workers and times
+  of a `simulate` run reproduce its events if no message was lost, no worker was
+  absent, every worker has its own shard, and `grace` and `num_local_steps` are
+  passed.
 
-  Where jobs began otherwise, say so: by `started`, or, if the server has
-  numbered its parameters, by `issued_at`. That is also how lost messages and
-  absent workers enter: leave the lost ones out, and give the start of the jobs
-  that arrived.
+  If jobs started at other times, pass `started`, or, if the server numbered its
+  parameters, `issued_at`. This also covers lost messages and absent workers:
+  omit the lost messages, and pass the start of the jobs that arrived.
 
   Args:
-    workers: int[E], who sent the message, from 0 to K - 1.
-    times: float[E], seconds from the start of the run to its arrival; never
-      decreasing.
-    num_workers: K; None for the highest number in `workers`, plus one.
-    started: float[E], seconds from the start of the run to the time at which
-      the job got its parameters: those after all messages that had arrived by
-      then. None: as above.
-    issued_at: int[E], how many messages had arrived then; in place of
-      `started`.
+    workers: int[E], the sender of each message, from 0 to K - 1.
+    times: float[E], the arrival time in seconds from the start of the run,
+      non-decreasing.
+    num_workers: K; None for the highest entry of `workers` plus one.
+    started: float[E], the time in seconds from the start of the run at which
+      the job got its parameters, which include all messages that had arrived by
+      then. None: inferred as above.
+    issued_at: int[E], how many messages had arrived at that time; an
+      alternative to `started`.
     grace: as in `simulate`; only without `started` and `issued_at`.
-    num_local_steps: of the jobs: an int >= 1, or int[E].
-    shards: int[E], the part of the data of each job; None for the number of its
+    num_local_steps: local steps of the jobs: an int >= 1, or int[E].
+    shards: int[E], the part of the data of each job; None for the index of its
       worker.
-    num_shards: parts of the data; None for K.
-    progress: int[E], local steps that had been given out on the shard before
-      the job. None: those of the jobs here that began before, in the order of
-      `issued_at`, and of equal ones in that of the workers.
-    is_waiting: bool[E], whether at the arrival some worker was waiting for new
-      parameters. None: it waits from its message until it gets parameters for
-      the next message that is here.
+    num_shards: number of parts of the data; None for K.
+    progress: int[E], the number of local steps assigned on the shard before the
+      job. None: the steps of the jobs here that started earlier, in the order
+      of `issued_at` (ties in the order of the workers).
+    is_waiting: bool[E], whether some worker was waiting for new parameters when
+      the message arrived. None: a worker waits from its message until it gets
+      the parameters of its next message.
 
   Returns:
     `Events`.
 
   Raises:
-    ValueError: if an argument has the wrong type or shape, or they cannot be a
-      run; with the argument, the index of the message and the rule.
+    ValueError: if an argument has the wrong type or shape, or the messages are
+      not a possible run; it names the argument, the index of the message and
+      the rule.
 
   Example:
     >>> from byzjax import asynchrony

@@ -1,4 +1,4 @@
-"""What Byzantine workers do."""
+"""Attacks of Byzantine workers, on messages and on data."""
 
 from byzjax.attacks._adaptive import adaptive
 from byzjax.attacks._adaptive_gradient import adaptive_gradient

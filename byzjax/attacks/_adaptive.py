@@ -1,4 +1,4 @@
-"""An attacker that holds the defence and searches for its best strength."""
+"""An adaptive attack that searches the most harmful strength for a rule."""
 
 import jax
 import jax.numpy as jnp
@@ -27,45 +27,46 @@ def adaptive(
   momentum: base.Scalar = 0.0,
   batch_size: int | None = None,
 ) -> base.Attack:
-  """The attack, at the strength that moves the aggregate farthest.
+  """Scales an attack to the strength that moves the aggregate farthest.
 
-  `x_b = mu + s (a_b - mu)`, mu the honest mean and a_b what `attack` would
-  send; s maximises `|Agg(x) - mu|` over a grid, in one batch, and then over the
-  same number of points between the neighbours of the best, `num_refinements`
-  times. The best of all that were tried is taken; s = 1, the attack as it is,
-  is on the default grid.
+  `x_b = mu + s (a_b - mu)`, where mu is the honest mean and a_b the message
+  that `attack` would send. The strength s maximises `|Agg(x) - mu|` over a
+  grid, evaluated as one batch, and then, `num_refinements` times, over as many
+  points between the neighbours of the best one. The best s of all is used; s =
+  1, the attack unchanged, is on the default grid.
 
-  Trials round a little differently from the rule. Where the rule chooses
-  between messages that are exactly as good, a trial may choose another one, and
-  promise too much or too little. So the rule itself is called for the best
-  strength, for the one nearest to 1, and then, as long as a trial promises more
-  than the rule was seen to do, for that one: two calls where there are no ties,
-  and eight at most. None is needed where rounding cannot change a choice: for
-  rules that change continuously (the median, the trimmed mean, centered
-  clipping, the geometric median from `start='zeros'` or `'mean'`), and behind
-  `nearest_neighbor_mixing` as long as no two distances are that close. What is
-  sent does no less than the attack as it is.
+  A trial may round differently from the rule. If the rule chooses between
+  equally good messages, a trial may choose another one and over- or
+  underestimate the damage. So the rule itself is called for the best strength,
+  for the one nearest to 1, and then for each strength whose trial exceeds the
+  largest damage measured so far: two calls without ties, and eight at most. No
+  call is needed if rounding cannot change a choice: for continuous rules (the
+  median, the trimmed mean, centered clipping, the geometric median from
+  `start='zeros'` or `'mean'`), also after `nearest_neighbor_mixing` unless two
+  distances nearly coincide. The messages sent do at least as much damage as the
+  unscaled attack.
 
-  The attacker simulates the rule, from the state that the round tells it
-  (`aggregator_state`; a fresh one where nobody does), and moves no state but
-  its own. Of random rules it knows the distribution and not the draw. For rules
-  that work on a Gram matrix a trial costs n x n numbers. Where all attackers
-  send the same, linear pre-aggregators in front of a coordinate rule mix for
-  all strengths in one pass over the messages. For other rules a trial is a call
-  of the rule, and the whole batch is in memory at once.
+  The attacker simulates the rule, from the state that the round passes to it
+  (`aggregator_state`; a fresh state otherwise), and changes no state but its
+  own. Of a random rule it knows the distribution, not the draw. For rules that
+  work on a Gram matrix a trial costs n x n numbers. If all Byzantine workers
+  send the same message, linear pre-aggregators before a coordinate-wise rule
+  are applied for all strengths in one pass over the messages. For other rules a
+  trial is a call of the rule, and the whole batch is in memory at once.
 
-  ByzFL searches one factor upwards, 20 calls of the rule one after another.
+  ByzFL searches one factor upwards, by 20 calls of the rule in sequence.
 
   Args:
-    attack: what to scale: `alie(z=1.0)` gives every `mu - s std`.
-    aggregator: the defence, with its pre-aggregators.
+    attack: the `Attack` to scale: `alie(z=1.0)` gives all `mu - s std`.
+    aggregator: the rule under attack, including its pre-aggregators.
     strengths: the grid, float[k]; None for 1/16 to 64 in half octaves.
-    num_refinements: finer grids after the first, a Python int >= 0.
-    num_rounds: how many rounds ahead the attacker looks: messages stay, the
-      state of the rule moves, and the displacements add up. 1 is this round.
-    momentum: of the server, in [0, 1): the aggregates of earlier rounds ahead
-      have gone through more of it, and count more.
-    batch_size: trials at a time, to save memory; None for all of a grid.
+    num_refinements: how often the grid is refined, a Python int >= 0.
+    num_rounds: how many rounds ahead the attacker simulates: the messages stay
+      fixed, the state of the rule evolves, and the displacements add up. 1 is
+      the current round only.
+    momentum: of the server, in [0, 1): the aggregate of an earlier round has
+      passed through it more often, and so gets more weight.
+    batch_size: trials per batch, to save memory; None for the whole grid.
 
   Returns:
     An `Attack` whose state is that of `attack`: `[n, ...] -> [n, ...]`.

@@ -1,4 +1,4 @@
-"""An attacker that differentiates through the defence."""
+"""An adaptive attack that differentiates through the rule."""
 
 import jax
 import jax.numpy as jnp
@@ -18,31 +18,32 @@ def adaptive_gradient(
   num_rounds: int = 1,
   momentum: base.Scalar = 0.0,
 ) -> base.Attack:
-  """Rows that ascend the gradient of the damage, each to its own place.
+  """Byzantine messages by gradient ascent on the damage to a known rule.
 
-  Starts at what `attack` sends and maximises `|Agg(x) - mu|` over all Byzantine
-  rows at once, by `num_steps` normalised gradient steps through the rule. A
-  second ascent starts from rows that are pulled apart, each a little towards
-  another honest message: from equal rows a symmetric gradient moves all alike.
-  Of the best rows of both and those of the start, the ones that do the most
-  damage in calls of the rule itself are sent. So the attack is at least as
-  harmful as the one it starts from, which may be `adaptive(attack,
-  aggregator)`.
+  Starts from the messages of `attack` and maximises `|Agg(x) - mu|` over all
+  Byzantine messages jointly, by `num_steps` normalised gradient steps through
+  the rule. A second ascent starts from messages that are first moved apart,
+  each slightly towards a different honest message, because equal messages have
+  equal gradients and would stay equal. The best messages of both ascents and
+  those of `attack` are then compared by calls of the rule itself, and the most
+  harmful are sent. So the attack is at least as harmful as `attack`, which may
+  itself be `adaptive(attack, aggregator)`.
 
   For rules that work on a Gram matrix the gradient lies in the span of the
   messages, so the whole ascent runs on n x n numbers. For others a step costs
-  the rule and its derivative. Rules that select have gradients too, of where
-  the selected messages are.
+  the rule and its derivative. Rules that select messages have gradients too:
+  with respect to the selected messages.
 
   Args:
-    attack: where to start.
-    aggregator: the defence, with its pre-aggregators.
-    num_steps: T >= 1, a Python int.
-    step_size: length of the first step, in root mean square distances of honest
-      messages to their mean; steps shrink linearly to zero; may be traced.
-    jitter: how far rows are pulled apart, in the same units.
-    num_rounds: how many rounds ahead the attacker looks, as in `adaptive`.
-    momentum: of the server, as in `adaptive`.
+    attack: the `Attack` to start from.
+    aggregator: the rule under attack, including its pre-aggregators.
+    num_steps: T >= 1, the number of ascent steps, a Python int.
+    step_size: length of the first step, in units of the root mean square
+      distance of the honest messages to their mean; later steps decrease
+      linearly to zero; may be traced.
+    jitter: how far the messages are moved apart, in the same units, >= 0.
+    num_rounds: how many rounds ahead the attacker simulates, as in `adaptive`.
+    momentum: the momentum of the server, as in `adaptive`.
 
   Returns:
     An `Attack` whose state is that of `attack`: `[n, ...] -> [n, ...]`.

@@ -1,4 +1,4 @@
-"""A little is enough: a shift that hides inside the honest spread."""
+"""A little is enough (ALIE): a shift within the spread of honest messages."""
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,20 @@ from byzjax.attacks import _message
 def alie_factor(
   num_workers: int | jax.Array, num_byzantine: int | jax.Array
 ) -> jax.Array:
-  """The largest shift, in standard deviations, that a majority would support.
+  """The largest shift, in standard deviations, that a majority supports (ALIE).
 
   `z = Phi^{-1}((n - f - s) / (n - f))` with `s = floor(n/2 + 1) - f`, the
-  number of honest workers that must be farther out than the attackers.
+  number of honest workers that must lie farther from the mean than the
+  Byzantine ones.
 
   Args:
     num_workers: n, an integer; may be traced, like f.
     num_byzantine: f, an integer with `0 <= f < n/2`.
 
   Returns:
-    z, a float scalar. It is zero or negative for few attackers, (8, 1) say,
-    where the attack would change its direction: give `alie` a z of your own.
+    z, a float scalar. With few Byzantine workers, such as (n, f) = (8, 1), z is
+    zero or negative and the attack would change its direction: pass your own z
+    to `alie`.
 
   References:
     Baruch, Baruch, Goldberg, 2019, arXiv:1902.06156.
@@ -40,19 +42,19 @@ def alie_factor(
 
 @recipes.factory
 def alie(*, z: base.Scalar | None = None, ddof: int = 1) -> base.Attack:
-  """All attackers send the honest mean minus z standard deviations.
+  """Byzantine workers send the honest mean minus z standard deviations (ALIE).
 
-  `x_b[j] = mu[j] - z s[j]`, mu and s the mean and the standard deviation of
-  coordinate j over the honest messages.
+  `x_b[j] = mu[j] - z s[j]`, where mu and s are the mean and the standard
+  deviation of coordinate j over the honest messages.
 
-  Libraries differ in sign, z and s: this is the code of centered clipping
-  (`z=None`, ddof 1). ByzFL and Blades send `mu + z s` (a negative z here) with
-  z = 1.5; the original, krum and ByzPy use ddof 0.
+  Implementations differ in sign, z and s: the default (`z=None`, ddof 1) is the
+  official code of centered clipping. ByzFL and Blades send `mu + z s` (a
+  negative z here) with z = 1.5; the original, krum and ByzPy use ddof 0.
 
   Args:
-    z: number of standard deviations; None for `alie_factor(n, f)`, with f
-      counted in the mask. May be traced.
-    ddof: divide the squares by (number of honest messages - ddof); 0 or 1.
+    z: number of standard deviations; None for `alie_factor(n, f)`, with f the
+      number of Byzantine workers in the mask. May be traced.
+    ddof: s divides the squares by (number of honest messages - ddof); 0 or 1.
 
   Returns:
     An `Attack` without state: `[n, ...] -> [n, ...]`, dtypes kept.

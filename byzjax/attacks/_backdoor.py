@@ -1,4 +1,4 @@
-"""Backdoors: honest work on batches that teach a second behaviour."""
+"""Backdoor attacks: honest training on batches with poisoned examples."""
 
 import math
 from typing import Any
@@ -20,38 +20,38 @@ def backdoor(
   image: str | int = 0,
   label: str | int = -1,
 ) -> base.DataAttack:
-  """Attackers teach the model to answer a trigger with a label of their choice.
+  """Byzantine workers train the model to answer a trigger with a chosen label.
 
-  In the batches of Byzantine workers the first `k` of `b` examples get the
+  In each batch of a Byzantine worker the first `k` of `b` examples get the
   trigger and the label `target`: `x <- trigger(x)`, `y <- target`. k is
-  `fraction b`, rounded up or down at random so that it is right on average
-  (down, without a key). Batches are drawn in random order, so the first ones
-  are any. Everything else is honest, momentum included.
+  `fraction b`, rounded up or down at random so that its mean is exact (rounded
+  down without a key). Batches are in random order, so the first k are a random
+  subset. Everything else is computed honestly, momentum included.
 
-  With parts (`distributed_trigger`) an attacker uses the part of its number
-  among the attackers of the round. `analysis.attack_success_rate` says how well
-  it works.
+  If the trigger has parts (`distributed_trigger`), a Byzantine worker uses the
+  part given by its number among the Byzantine workers of the round.
+  `analysis.attack_success_rate` measures the success of the attack.
 
   Args:
     trigger: a `Trigger`, such as `patch_trigger()`.
-    target: the label that triggered images get, a Python int.
-    fraction: of a batch that is poisoned, in [0, 1]; may be traced.
-    source: the only label whose examples are poisoned, a Python int (others
-      among the first k stay as they are); None for all.
-    image: where a batch keeps its images: the index in a tuple, (images,
+    target: the label of poisoned examples, a Python int.
+    fraction: poisoned share of a batch, in [0, 1]; may be traced.
+    source: poison only those of the first k examples that have this label, a
+      Python int; None for all.
+    image: position of the images in a batch: the index in a tuple, (images,
       labels) by default, or the key in a mapping.
-    label: where it keeps its labels, in the same way.
+    label: position of the labels, likewise.
 
   Returns:
     A data attack `(batch, is_byzantine bool[n], key, *, rank=None) -> batch`;
     labels are integers `[n, ...]`, images `[n, ..., H, W, C]`. `rank` int32[n]
-    is the number of each attacker among all attackers, which rounds tell it;
-    None counts them in `is_byzantine`.
+    is the number of each Byzantine worker among all of them, which rounds pass;
+    with None it is counted in `is_byzantine`.
 
   Raises:
-    TypeError: if the trigger is none.
-    ValueError: if an argument is of no such kind; at trace time, if the batch
-      has no such entries or they have other shapes.
+    TypeError: if the trigger is not a `Trigger`.
+    ValueError: if an argument has the wrong type or range; at trace time, if
+      the batch lacks these entries or they have other shapes.
 
   References:
     Gu, Dolan-Gavitt, Garg, 2017, arXiv:1708.06733; Xie, Huang, Chen, Li, 2020,
@@ -109,25 +109,25 @@ def edge_case(
   image: str | int = 0,
   label: str | int = -1,
 ) -> base.DataAttack:
-  """Attackers teach a wrong label for rare inputs, without a trigger.
+  """Byzantine workers teach a wrong label for rare inputs, without a trigger.
 
   As `backdoor`, but the poisoned examples are drawn from a pool of images that
-  honest workers hardly ever see. The test set is other images of this kind:
-  `analysis.attack_success_rate(..., trigger=None)`.
+  honest workers rarely have. Measure the attack on other images of this kind,
+  by `analysis.attack_success_rate(..., trigger=None)`.
 
   Args:
-    pool: images `[m, H, W, C]`, in the units of those of the batch.
-    target: the label that they get, a Python int.
-    fraction: of a batch that is replaced, in [0, 1]; may be traced.
-    image: where a batch keeps its images, as for `backdoor`.
-    label: where it keeps its labels, as for `backdoor`.
+    pool: images `[m, H, W, C]`, m >= 1, in the units of the images in a batch.
+    target: the label of the images from the pool, a Python int.
+    fraction: replaced share of a batch, in [0, 1]; may be traced.
+    image: position of the images in a batch, as for `backdoor`.
+    label: position of the labels in a batch, as for `backdoor`.
 
   Returns:
-    A data attack as of `backdoor`. Without a key it takes the images of the
-    pool in their order.
+    A data attack like that of `backdoor`. Without a key the images of the pool
+    are taken in order.
 
   Raises:
-    ValueError: as `backdoor`, or if the pool is no array of images.
+    ValueError: as `backdoor`, or if the pool is not an array of images.
 
   References:
     Wang, Sreenivasan, Rajput, Vishwakarma, Agarwal, Sohn, Lee, Papailiopoulos,

@@ -1,4 +1,4 @@
-"""One number in every coordinate, NaN and inf included."""
+"""The same number in every coordinate, possibly NaN or inf."""
 
 import jax.numpy as jnp
 
@@ -8,10 +8,10 @@ from byzjax.attacks import _message
 
 @recipes.factory
 def constant(*, value: base.Scalar = -100.0) -> base.Attack:
-  """All attackers send the same number in every coordinate.
+  """Byzantine workers send the same number in every coordinate.
 
-  `x_b[j] = value`. `jnp.nan` and `jnp.inf` are the attacks that a server meets
-  first in practice.
+  `x_b[j] = value`. With `jnp.nan` or `jnp.inf` it models faulty workers, the
+  failures most common in practice.
 
   Args:
     value: any float, finite or not; DETOX uses -100; may be traced.

@@ -1,4 +1,4 @@
-"""A bias that looks like noise in one round and adds up over many."""
+"""A bias that looks like noise in one round and accumulates over many."""
 
 from typing import NamedTuple
 
@@ -16,11 +16,11 @@ from byzjax.attacks import _message
 
 
 class DriftState(NamedTuple):
-  """What `drift` carries.
+  """The state of `drift`.
 
   Attributes:
     direction: u, a unit vector; zeros until it is known.
-    known: bool[], whether it is.
+    known: bool[], whether the direction has been chosen.
   """
 
   direction: base.Params
@@ -31,13 +31,13 @@ class DriftState(NamedTuple):
 def drift(
   *, strength: base.Scalar = 1.0, direction: str = 'random'
 ) -> base.Attack:
-  """A step of honest size in one direction, the same in every round.
+  """Byzantine workers add a small bias in the same direction in every round.
 
-  `x_b = mu + a rho u`, mu the honest mean, rho the mean distance of the honest
-  messages to it, and u a unit vector that is fixed in the first round. With `a
-  <= 1` no round shows it, but the bias of `a rho f / n` adds up, where the
-  noise of honest workers averages out. Momentum of the workers makes rho small,
-  and that is how it defends.
+  `x_b = mu + a rho u`, where mu is the honest mean, rho the mean distance of
+  the honest messages to it, and u a unit vector fixed in the first round. With
+  `a <= 1` the message is not an outlier in any round, but the bias of `a rho f
+  / n` accumulates, whereas the noise of honest workers averages out. Momentum
+  of the workers is a defence because it makes rho small.
 
   Args:
     strength: a >= 0; may be traced.

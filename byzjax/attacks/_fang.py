@@ -1,4 +1,4 @@
-"""Just beyond the honest values, on the wrong side, in every coordinate."""
+"""Values just beyond the honest range, on the wrong side, per coordinate."""
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +9,19 @@ from byzjax.attacks import _message
 
 @recipes.factory
 def fang(*, scale: base.Scalar = 2.0) -> base.Attack:
-  """Values beyond the honest range, against the mean, in every coordinate.
+  """Values beyond the honest range, opposite to the mean, in every coordinate.
 
-  Where the honest mean of a coordinate is positive, each attacker draws a value
-  below the honest minimum l, uniform between l and `b l` (between l and `l / b`
-  for positive l); elsewhere above the maximum u, between u and `b u` (`u / b`
-  for negative u). It pushes the trimmed mean and the median to the end of the
-  honest values that f such values can reach.
+  If the honest mean of a coordinate is positive, each Byzantine worker draws a
+  value below the honest minimum l, uniform between l and `b l` (between l and
+  `l / b` for positive l); otherwise above the maximum u, between u and `b u`
+  (`u / b` for negative u). This moves the trimmed mean and the median as far
+  within the honest values as f such values can.
 
-  The paper takes the sign of the change that the model would make; with
-  gradients or momenta as messages that is the honest mean.
+  The paper takes the sign of the change of the model; with gradients or momenta
+  as messages that is the sign of the honest mean.
 
   Args:
-    scale: b >= 1, how far out; the paper has 2; may be traced.
+    scale: b >= 1, how far beyond the range; 2 in the paper; may be traced.
 
   Returns:
     An `Attack` without state that needs a `key`: `[n, ...] -> [n, ...]`, dtypes

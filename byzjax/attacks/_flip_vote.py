@@ -1,4 +1,4 @@
-"""The votes that cost a majority vote most."""
+"""The vote that harms a majority vote most."""
 
 import jax.numpy as jnp
 
@@ -8,15 +8,15 @@ from byzjax.attacks import _message
 
 @recipes.factory
 def flip_vote(*, scale: base.Scalar = 1.0) -> base.Attack:
-  """All attackers vote against the majority of the honest signs.
+  """Byzantine workers vote against the majority of the honest signs.
 
-  `x_b[j] = -scale sign(sum_i sign(x_i[j]))` over honest i. In a majority vote
-  on signs it turns every coordinate in which the honest votes differ by less
-  than f, which no f votes can outdo. Where honest votes tie it is `-scale
-  sign(mu[j])`, against their mean.
+  `x_b[j] = -scale sign(sum_i sign(x_i[j]))` over honest i. A majority vote on
+  signs changes in every coordinate in which the honest votes differ by less
+  than f, which is the most that f votes can achieve. If the honest votes tie,
+  it is `-scale sign(mu[j])`, opposite to the honest mean mu.
 
   Args:
-    scale: size of every entry, for rules that look at it; may be traced.
+    scale: size of every entry, for rules that depend on it; may be traced.
 
   Returns:
     An `Attack` without state: `[n, ...] -> [n, ...]`, dtypes kept.

@@ -1,4 +1,4 @@
-"""Gaussian noise instead of a message."""
+"""Gaussian noise in place of the message."""
 
 import jax
 
@@ -8,10 +8,10 @@ from byzjax.attacks import _message
 
 @recipes.factory
 def gaussian(*, std: base.Scalar = 1.0, mean: base.Scalar = 0.0) -> base.Attack:
-  """Every attacker sends noise of its own, independent of all data.
+  """Each Byzantine worker sends its own Gaussian noise, independent of data.
 
-  `x_b ~ N(mean, std^2 I)`, drawn anew for each attacker and round. (ByzFL sends
-  one draw from all attackers.)
+  `x_b ~ N(mean, std^2 I)`, redrawn for each Byzantine worker and round. (In
+  ByzFL all of them send one common draw.)
 
   Args:
     std: standard deviation of each coordinate, >= 0; may be traced.

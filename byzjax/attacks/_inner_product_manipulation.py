@@ -1,4 +1,4 @@
-"""Inner-product manipulation: a little of the opposite direction."""
+"""Inner-product manipulation (IPM): a small step in the opposite direction."""
 
 from byzjax._src import base, checks, recipes
 from byzjax.attacks import _message
@@ -6,11 +6,12 @@ from byzjax.attacks import _message
 
 @recipes.factory
 def inner_product_manipulation(*, epsilon: base.Scalar = 0.1) -> base.Attack:
-  """All attackers send the honest mean with the sign turned and scaled.
+  """Byzantine workers send the negative honest mean, scaled (IPM).
 
-  `x_b = -epsilon mu`, mu the mean of the honest messages: an omniscient attack
-  that aims at a negative inner product of aggregate and gradient. Small epsilon
-  hides near zero, where median-like rules look; a mean is only shrunk by it.
+  `x_b = -epsilon mu`, mu the mean of the honest messages. The attack is
+  omniscient and aims at a negative inner product of the aggregate and the
+  gradient. With a small epsilon the message is close to zero, where median-like
+  rules do not reject it; a mean is only shrunk by it.
 
   Args:
     epsilon: factor, usually 0.1 (the official code of centered clipping); 0.2

@@ -1,4 +1,4 @@
-"""Label flip: honest work on wrong labels."""
+"""Label flipping: honest training on wrong labels."""
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +8,13 @@ from byzjax._src import base, checks, data_attacks, recipes
 
 @recipes.factory
 def label_flip(num_classes: int, *, label: str | int = -1) -> base.DataAttack:
-  """Attackers compute honestly, on labels counted from the other end.
+  """Byzantine workers compute honest gradients on flipped labels.
 
   `y <- K - 1 - y` in the batches of Byzantine workers, before the gradients.
 
   Args:
     num_classes: K >= 2, a Python int; labels are in `0 ... K - 1`.
-    label: where a batch keeps its labels: the index in a tuple, (images,
+    label: position of the labels in a batch: the index in a tuple, (images,
       labels) by default, or the key in a mapping.
 
   Returns:
@@ -23,7 +23,7 @@ def label_flip(num_classes: int, *, label: str | int = -1) -> base.DataAttack:
 
   Raises:
     ValueError: if K is not an int of at least 2; at trace time, if the batch
-      has no such entry or its labels are not integers `[n, ...]`.
+      lacks this entry or its labels are not integers `[n, ...]`.
 
   References:
     Tolpegin, Truex, Gursoy, Liu, 2020, arXiv:2007.08432.

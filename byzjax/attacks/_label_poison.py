@@ -1,4 +1,4 @@
-"""Label poisoning: honest work on labels that are wrong in other ways."""
+"""Label poisoning: honest training on permuted or least likely labels."""
 
 from collections.abc import Callable
 
@@ -20,33 +20,33 @@ def label_poison(
   image: str | int = 0,
   label: str | int = -1,
 ) -> base.DataAttack:
-  """Attackers compute honestly, on labels that are always wrong.
+  """Byzantine workers compute honest gradients on labels that are always wrong.
 
-  Static: `y <- p(y)`, p a random permutation that leaves no label as it is,
-  the same in all rounds. (`label_flip` is the permutation `K - 1 - y`.)
-  Dynamic, with a `logits_fn`: `y <- argmin_k f_k(x)`, the label that the model
-  of the server, at the start of the round, finds least likely. It is the same
-  model in all local steps of a round.
+  Static: `y <- p(y)`, with p a random permutation without fixed points, the
+  same in all rounds. (`label_flip` is the permutation `K - 1 - y`.) Dynamic,
+  with a `logits_fn`: `y <- argmin_k f_k(x)`, the label that the server's model
+  finds least likely. That is the model at the start of the round, for all local
+  steps.
 
   Args:
     num_classes: K >= 2, a Python int; labels are in `0 ... K - 1`.
     logits_fn: `(params, images [m, ...]) -> logits float[m, K]`, for dynamic
       labels; None for static ones.
-    seed: of the permutation, a Python int.
-    image: where a batch keeps its images, for dynamic labels: the index in a
+    seed: the seed of the permutation, a Python int.
+    image: position of the images in a batch, for dynamic labels: the index in a
       tuple, (images, labels) by default, or the key in a mapping.
-    label: where it keeps its labels, in the same way.
+    label: position of the labels, likewise.
 
   Returns:
     A data attack `(batch, is_byzantine bool[n], key, *, params=None) -> batch`;
     labels are integers `[n, ...]`. The key is not used. Rounds with a server
-    tell it the parameters.
+    pass the parameters.
 
   Raises:
-    TypeError: if `logits_fn` is no function.
-    ValueError: if an argument is of no such kind; at trace time, if the batch
-      has no such entry or its labels are not integers `[n, ...]`; if labels are
-      dynamic and nobody tells the parameters, as in `gossip_round`.
+    TypeError: if `logits_fn` is not a function.
+    ValueError: if an argument has the wrong type or range; at trace time, if
+      the batch lacks this entry or its labels are not integers `[n, ...]`; for
+      dynamic labels, if the round passes no parameters, as `gossip_round`.
 
   References:
     Peng, Li, Vlaski, Ling, 2024, arXiv:2404.13647.
@@ -97,7 +97,7 @@ def _least_likely(logits_fn, num_classes, params, images, labels):
   """The class that the model finds least likely, for every image."""
   if params is None:
     raise ValueError(
-      f'{_NAME} needs params for its logits_fn, but this round does not tell'
+      f'{_NAME} needs params for its logits_fn, but this round does not pass'
       ' them: use static labels (logits_fn=None)'
     )
   logits = logits_fn(params, images.reshape(-1, *images.shape[labels.ndim :]))

@@ -1,4 +1,4 @@
-"""All attackers copy one honest worker."""
+"""Byzantine workers copy one honest worker."""
 
 from typing import NamedTuple
 
@@ -16,12 +16,12 @@ from byzjax.attacks import _message
 
 
 class MimicState(NamedTuple):
-  """What `mimic` carries while it looks for a worker, and after.
+  """The state of `mimic` with `worker=None`.
 
   Attributes:
-    step: int32[], rounds seen.
+    step: int32[], the number of rounds so far.
     mean: running mean of the honest mean.
-    direction: of the largest honest spread, as far as known; a unit vector.
+    direction: estimated direction of largest honest variance; a unit vector.
     target: int32[], the worker that is copied, among all n.
   """
 
@@ -35,26 +35,26 @@ class MimicState(NamedTuple):
 def mimic(
   *, worker: int | None = None, num_warmup_rounds: int = 1
 ) -> base.Attack:
-  """All attackers send what one honest worker sends, bit for bit.
+  """Byzantine workers copy the message of one honest worker, bit for bit.
 
-  `x_b = x_i`. No message can be told from an honest one; where workers see
-  different data, worker i counts f + 1 times.
+  `x_b = x_i`. The messages are indistinguishable from honest ones; with
+  heterogeneous data, worker i is overrepresented by a factor f + 1.
 
-  With `worker=None` i is chosen in the first T rounds and stays. In round t,
-  with the running mean m of the honest mean and `y_i = x_i - m`, the direction
-  of the largest spread takes one step of power iteration,
-  `z <- unit(t z + unit(sum_i (y_i . z) y_i))`, from z ~ N(0, I) in round 0, and
-  i is the honest worker with the largest `x_i . z`. This is the official code
-  of bucketing, which has T = 1.
+  With `worker=None`, i is chosen in the first T rounds and then stays fixed. In
+  round t, with the running mean m of the honest means and `y_i = x_i - m`, the
+  direction z of largest variance takes one step of power iteration, `z <-
+  unit(t z + unit(sum_i (y_i . z) y_i))`, from z ~ N(0, I) in round 0, and i is
+  the honest worker with the largest `x_i . z`. This is the official code of
+  bucketing, which has T = 1.
 
   ByzFL and ByzPy count `worker` among the honest workers, as here; the code of
-  bucketing counts fixed targets among all. A target that is itself Byzantine in
-  a round, or has a NaN, gives way to the first honest worker that has none.
+  bucketing counts it among all. If the target is Byzantine in a round or has a
+  NaN, the first honest worker with finite entries replaces it.
 
   Args:
-    worker: which honest worker to copy, a Python int counted from 0 among those
-      that are not Byzantine, or None to choose one.
-    num_warmup_rounds: T >= 1, a Python int; for `worker=None`.
+    worker: the honest worker to copy, a Python int counted from 0 among the
+      workers that are not Byzantine; None to choose one as above.
+    num_warmup_rounds: T >= 1, a Python int; only for `worker=None`.
 
   Returns:
     An `Attack`, `[n, ...] -> [n, ...]`, dtypes kept. It has a `MimicState` for
@@ -63,7 +63,7 @@ def mimic(
 
   Raises:
     ValueError: if an argument is not such an int; at trace time, if there are
-      not so many workers or `is_byzantine` is not bool[n].
+      too few workers or `is_byzantine` is not bool[n].
 
   References:
     Karimireddy, He, Jaggi, 2022, arXiv:2006.09365.

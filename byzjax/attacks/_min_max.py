@@ -1,4 +1,4 @@
-"""As far out as the honest messages are from each other."""
+"""Min-max and min-sum: far from the mean, but within honest distances."""
 
 from collections.abc import Callable
 
@@ -18,20 +18,20 @@ def min_max(
   ddof: int = 1,
   max_gamma: base.Scalar | None = None,
 ) -> base.Attack:
-  """As far from the mean as no farther from anyone than honest ones are.
+  """The farthest message within the largest distance of honest ones (Min-Max).
 
   `x_b = mu - gamma p` with the largest gamma for which `max_i |x_b - x_i|^2 <=
   max_ij |x_i - x_j|^2` over honest i and j; mu is the honest mean and p the
   deviation: their standard deviations s, `mu / |mu|` or `sign(mu)`.
 
-  Each `|mu - gamma p - x_i|^2` is a parabola in gamma which the bound exceeds
-  at 0, so gamma is the least of n positive roots, and exact. The official code
-  halves its steps from 10, so that it never reaches 20 (`max_gamma=20`), with
-  `mu / |mu|` by default; Blades bisects [0, 5] to 0.01 (`max_gamma=5`) with s,
-  and may end a little beyond the bound. Both have ddof 1.
+  Each `|mu - gamma p - x_i|^2` is a parabola in gamma that is below the bound
+  at 0, so gamma is the smallest of n positive roots, computed exactly. The
+  official code halves its steps from 10, so gamma stays below 20
+  (`max_gamma=20`), with `mu / |mu|` by default; Blades bisects [0, 5] to 0.01
+  (`max_gamma=5`) with s, and may slightly exceed the bound. Both have ddof 1.
 
   Args:
-    deviation: 'std', 'unit' or 'sign'.
+    deviation: p: 'std' for s, 'unit' for `mu / |mu|` or 'sign' for `sign(mu)`.
     ddof: s divides the squares by (number of honest messages - ddof); 0 or 1.
     max_gamma: the largest gamma, >= 0, or None for no limit; may be traced.
 
@@ -39,7 +39,7 @@ def min_max(
     An `Attack` without state: `[n, ...] -> [n, ...]`, dtypes kept.
 
   Raises:
-    ValueError: if an argument is not one of those; at trace time, if
+    ValueError: if an argument is out of its range; at trace time, if
       `is_byzantine` is not bool[n].
 
   References:
@@ -85,28 +85,28 @@ def min_sum(
   bound: str = 'min',
   max_gamma: base.Scalar | None = None,
 ) -> base.Attack:
-  """As far from the mean as distances add up to no more than honest ones do.
+  """The farthest message within the sum of honest distances (Min-Sum).
 
   `x_b = mu - gamma p` as in `min_max`, with the largest gamma for which `sum_i
-  |x_b - x_i|^2 <= min_i sum_j |x_i - x_j|^2` over honest i and j. The sums are
-  those to the mean and h times the squared distance from it, so `x_b` is as far
-  from the mean as the honest message nearest to it.
+  |x_b - x_i|^2 <= min_i sum_j |x_i - x_j|^2` over honest i and j. For any point
+  y, the sum over h honest messages is that at mu plus `h |y - mu|^2`; so `x_b`
+  is as far from mu as the honest message nearest to it.
 
-  The official code has the minimum, and halves its steps from 10 (see
-  `min_max`); the formula in the paper has the maximum, which goes out to the
-  distance of the farthest.
+  The official code takes the minimum, and halves its steps from 10 (see
+  `min_max`); the formula in the paper takes the maximum, so that `x_b` is as
+  far from mu as the farthest honest message.
 
   Args:
-    deviation: 'std', 'unit' or 'sign'.
+    deviation: p: 'std' for s, 'unit' for `mu / |mu|` or 'sign' for `sign(mu)`.
     ddof: s divides the squares by (number of honest messages - ddof); 0 or 1.
-    bound: 'min' or 'max', of the sums of honest messages.
+    bound: 'min' or 'max' over i of the sums of honest messages.
     max_gamma: the largest gamma, >= 0, or None for no limit; may be traced.
 
   Returns:
     An `Attack` without state: `[n, ...] -> [n, ...]`, dtypes kept.
 
   Raises:
-    ValueError: if an argument is not one of those; at trace time, if
+    ValueError: if an argument is out of its range; at trace time, if
       `is_byzantine` is not bool[n].
 
   References:

@@ -1,4 +1,4 @@
-"""Own messages, louder: what makes one round enough for a backdoor."""
+"""Model replacement: scaled messages that plant a backdoor in one round."""
 
 import jax
 import optax
@@ -9,20 +9,20 @@ from byzjax.attacks import _message
 
 @recipes.factory
 def model_replacement(*, scale: base.Scalar) -> base.Attack:
-  """Attackers send a multiple of their own message.
+  """Byzantine workers scale up their own message.
 
-  `x_b = scale x_b`. Of a mean of n messages that f attackers scale by `n / (f
-  eta)`, eta the rate of the server, the model of the attackers remains, as far
-  as honest messages cancel: "train and scale". A rule that looks at norms
-  drops or clips it. Put it behind a data attack by `joint_attack`, for alone it
-  is an honest message with a wrong norm.
+  `x_b = scale x_b` ("train and scale"). If f workers scale by `n / (f eta)`,
+  with eta the learning rate of the server, a mean of n messages moves the
+  server to the Byzantine workers' model, as far as the honest messages cancel.
+  A rule that bounds norms drops or clips the message. Combine it with a data
+  attack by `joint_attack`; alone it is an honest message of a wrong norm.
 
   Args:
     scale: factor >= 0; 1 changes nothing; may be traced.
 
   Returns:
     An `Attack` without state: `[n, ...] -> [n, ...]`, dtypes kept. Messages are
-    gradients in `robust_round`, and what local steps have changed in
+    gradients in `robust_round`, and changes of the model by local steps in
     `local_round`.
 
   Raises:
@@ -53,22 +53,23 @@ def model_replacement(*, scale: base.Scalar) -> base.Attack:
 def joint_attack(
   data_attack: base.DataAttack, message_attack: base.Attack
 ) -> data_attacks.JointAttack:
-  """An attack on data and one on messages, at once.
+  """Combines an attack on data with an attack on messages.
 
-  Attackers compute on what `data_attack` makes of their batches, and send what
-  `message_attack` makes of that. Such as model replacement, a backdoor whose
-  messages are scaled: `joint_attack(backdoor(...), model_replacement(...))`.
+  Byzantine workers compute on the batches changed by `data_attack`, and send
+  the messages changed by `message_attack`. Model replacement, a backdoor whose
+  messages are scaled, is `joint_attack(backdoor(...), model_replacement(...))`.
 
   Args:
-    data_attack: such as `backdoor(...)`.
-    message_attack: an `Attack`; it should read what attackers computed, as
-      `model_replacement`, `neurotoxin` and `sign_flip(own=True)` do.
+    data_attack: a data attack, such as `backdoor(...)`.
+    message_attack: an `Attack`, usually one that uses the Byzantine worker's
+      own message, as `model_replacement`, `neurotoxin` and
+      `sign_flip(own=True)`.
 
   Returns:
-    A `JointAttack`, for `attack=` of every round that takes both kinds.
+    A `JointAttack`, for the argument `attack` of every round that accepts both.
 
   Raises:
-    TypeError: if one is not of its kind.
+    TypeError: if one of the two is not an attack of its kind.
 
   Example:
     >>> import byzjax

@@ -1,4 +1,4 @@
-"""Neurotoxin: only where honest workers hardly change the model."""
+"""Neurotoxin: attack only the coordinates that honest workers rarely change."""
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +10,25 @@ from byzjax.attacks import _message
 
 @recipes.factory
 def neurotoxin(*, ratio: base.Scalar = 0.95) -> base.Attack:
-  """Attackers leave out the coordinates in which the server moves most.
+  """Byzantine workers zero the coordinates in which the server moves most.
 
-  `x_b[j] = 0` for the `(1 - ratio) d` coordinates with the largest `|a[j]|`, a
-  the last aggregate; all others are what the attacker computed. What it has
-  taught is then overwritten less after it stops. Put it behind a data attack by
-  `joint_attack`. In the first round nothing is left out.
+  `x_b[j] = 0` for the `(1 - ratio) d` coordinates with the largest `|a[j]|`,
+  where a is the last aggregate; all others are what the Byzantine worker
+  computed. After the attack stops, honest updates then overwrite less of it, so
+  the backdoor lasts longer. Combine it with a data attack by `joint_attack`. In
+  the first round no coordinate is set to zero.
 
-  This is the form that needs no clean data. The paper masks every local step,
-  here it is the message, which is the same for one step of SGD.
+  This variant needs no clean data. The paper masks every local step; here the
+  message is masked, which is the same for one step of SGD.
 
   Args:
-    ratio: share of the coordinates that attackers keep, in [0, 1]; 1 changes
-      nothing; may be traced.
+    ratio: share of the coordinates that are kept, in [0, 1]; 1 changes nothing;
+      may be traced.
 
   Returns:
     An `Attack` whose state is the last aggregate: `[n, ...] -> [n, ...]`,
-    dtypes kept. It learns the aggregate through `observe`, which rounds call.
-    Coordinates that tie with the smallest one to leave out are kept.
+    dtypes kept. Rounds pass it the aggregate through `observe`. Coordinates
+    that tie at the threshold are kept.
 
   Raises:
     ValueError: if the ratio is out of range; at trace time, if `is_byzantine`

@@ -1,4 +1,4 @@
-"""A coin for every coordinate."""
+"""A random sign in every coordinate."""
 
 import jax
 
@@ -8,10 +8,11 @@ from byzjax.attacks import _message
 
 @recipes.factory
 def random_signs(*, scale: base.Scalar = 1.0) -> base.Attack:
-  """Every attacker sends random signs of its own, independent of all data.
+  """Each Byzantine worker sends its own random signs, independent of all data.
 
-  `x_b[j]` is `scale` or `-scale` with probability 1/2 each, drawn anew for each
-  attacker and round: the adversary of a majority vote that knows nothing.
+  `x_b[j]` is `scale` or `-scale` with probability 1/2 each, redrawn for each
+  Byzantine worker and round: an adversary of a majority vote that has no
+  information.
 
   Args:
     scale: size of every entry; may be traced.

@@ -1,4 +1,4 @@
-"""At the previous aggregate, with a push across: against centered clipping."""
+"""The ROP attack on centered clipping: a push orthogonal to the aggregate."""
 
 from typing import NamedTuple
 
@@ -16,10 +16,10 @@ from byzjax.attacks import _alie, _message
 
 
 class RelocatedOrthogonalPerturbationState(NamedTuple):
-  """What `relocated_orthogonal_perturbation` carries.
+  """The state of `relocated_orthogonal_perturbation`.
 
   Attributes:
-    aggregate: of the previous round; zeros at first.
+    aggregate: the previous aggregate; zeros at first.
     known: bool[], whether there has been one.
   """
 
@@ -35,29 +35,30 @@ def relocated_orthogonal_perturbation(
   angle: base.Scalar = 270.0,
   z: base.Scalar | None = None,
 ) -> base.Attack:
-  """A push of fixed length, across what the server thinks, from where it is.
+  """A fixed push orthogonal to the previous aggregate, from where it is (ROP).
 
   With v the previous aggregate and mu the honest mean, `x_b = pi v + (1 - pi)
-  mu + z p`. The reference is `r = lambda v + (1 - lambda) mu`, e the part of
-  the vector of ones that is orthogonal to r, and `p = sin(angle) e / |e| +
-  cos(angle) r / |r|`, made a unit vector. In the first round v is mu in r, and
-  zero where the attack is located.
+  mu + z p`. The push direction p is built from the reference `r = lambda v + (1
+  - lambda) mu` and e, the component of the vector of ones that is orthogonal to
+  r: `p = sin(angle) e / |e| + cos(angle) r / |r|`, normalised. In the first
+  round there is no v: r uses mu for it, and the position uses zero.
 
-  At `pi = 1` it lies z from the centre of centered clipping: what is shorter
-  than the radius is never clipped, and pushes to the same side every round.
+  With `pi = 1` the message is at distance `|z|` from the centre of centered
+  clipping: if that is below the clipping radius it is never clipped, and it
+  pushes to the same side in every round.
 
   Args:
-    pi: where, in [0, 1]; 1 is at the previous aggregate, 0 at the honest mean;
-      may be traced.
+    pi: position in [0, 1]: 1 is the previous aggregate, 0 the honest mean; may
+      be traced.
     lam: lambda in [0, 1]; may be traced.
-    angle: between p and r, in degrees; 90 and 270 are the two directions across
-      r, 180 is against it; may be traced.
+    angle: between p and r, in degrees; 90 and 270 are the two directions
+      orthogonal to r, 180 is opposite to r; may be traced.
     z: length of the push, in the units of the messages; None for
       `alie_factor(n, f)`; may be traced.
 
   Returns:
-    An `Attack` with a `RelocatedOrthogonalPerturbationState`: `[n, ...] ->
-    [n, ...]`, dtypes kept. It learns v through `observe`, which rounds call.
+    An `Attack` with a `RelocatedOrthogonalPerturbationState`: `[n, ...] -> [n,
+    ...]`, dtypes kept. Rounds pass it v through `observe`.
 
   Raises:
     ValueError: if an argument is out of range; at trace time, if `is_byzantine`

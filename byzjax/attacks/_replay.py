@@ -1,4 +1,4 @@
-"""Messages from some rounds ago."""
+"""Replayed messages of an earlier round."""
 
 from typing import NamedTuple
 
@@ -16,12 +16,12 @@ from byzjax.attacks import _message
 
 
 class ReplayState(NamedTuple):
-  """What `replay` carries.
+  """The state of `replay`.
 
   Attributes:
-    step: int32[], rounds seen.
-    history: leaves [delay, *shape], or [delay, n, *shape] of own messages; what
-      came in round t is at `t % delay`.
+    step: int32[], the number of rounds so far.
+    history: leaves [delay, *shape], or [delay, n, *shape] for own messages;
+      those of round t are at index `t % delay`.
   """
 
   step: jax.Array
@@ -32,17 +32,17 @@ class ReplayState(NamedTuple):
 def replay(
   *, delay: int, own: bool = False, num_workers: int | None = None
 ) -> base.Attack:
-  """Attackers send what was true some rounds ago.
+  """Byzantine workers send messages of k rounds ago.
 
   `x_b(t) = mu(t - k)`, mu the honest mean, or with `own=True` `x_b(t) = x_b(t -
-  k)`, what the attacker itself computed then. In the first k rounds it is that
-  of round 0. A stale message is honest in everything but its time.
+  k)`, what the worker itself computed then. In the first k rounds it is the
+  message of round 0. The messages were honest, but are stale.
 
   Args:
     delay: k >= 1, a Python int. The state holds k times the parameters.
-    own: whether each attacker replays its own messages; the state then holds k
-      n times the parameters.
-    num_workers: n, a Python int; for `own=True` only.
+    own: whether each Byzantine worker replays its own messages; the state then
+      holds k n times the parameters.
+    num_workers: n, a Python int; only for `own=True`.
 
   Returns:
     An `Attack` with a `ReplayState`: `[n, ...] -> [n, ...]`, dtypes kept.

@@ -1,4 +1,4 @@
-"""Sign flip: the opposite direction, as loud as one likes."""
+"""Sign flipping: the negative of the honest mean or of the own message."""
 
 import jax
 import optax
@@ -9,18 +9,18 @@ from byzjax.attacks import _inner_product_manipulation, _message
 
 @recipes.factory
 def sign_flip(*, scale: base.Scalar = 1.0, own: bool = False) -> base.Attack:
-  """Attackers send a negative multiple of the honest mean, or of their own.
+  """Byzantine workers send a negative multiple of a mean or of their message.
 
   `x_b = -scale mu`, mu the mean of the honest messages (ByzFL; krum), or with
-  `own=True` `x_b = -scale x_b`, what the worker itself computed ("bit flip" of
-  the official code of centered clipping with scale 1; Blades and ByzPy). The
-  former is `inner_product_manipulation` under the name that the field gives it
-  for scales of 1 and more.
+  `own=True` `x_b = -scale x_b`, of what the worker itself computed ("bit flip"
+  of the official code of centered clipping with scale 1; Blades and ByzPy). The
+  first form equals `inner_product_manipulation` and is usually called sign
+  flipping for scales of 1 and more.
 
   Args:
     scale: factor; 1 flips the sign, 10 and 100 are the "reverse" attacks of
       ByzSGDnm and DETOX; may be traced.
-    own: whether each attacker starts from its own message.
+    own: whether each Byzantine worker negates its own message.
 
   Returns:
     An `Attack` without state: `[n, ...] -> [n, ...]`, dtypes kept.

@@ -1,4 +1,4 @@
-"""Triggers: what a backdoor puts into images."""
+"""Triggers: the patterns that a backdoor attack puts into images."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,15 +13,15 @@ CORNERS = ('top_left', 'top_right', 'bottom_left', 'bottom_right')
 
 
 class Trigger(NamedTuple):
-  """A mark in images that a backdoored model answers to.
+  """A pattern in images to which a backdoored model responds.
 
-  Calling it puts in the whole trigger. Jit `trigger.apply`, or a function that
-  uses it: a tuple cannot be jitted itself.
+  Calling it adds the whole trigger. A NamedTuple cannot be jitted: jit
+  `trigger.apply`, or a function that calls the trigger.
 
   Attributes:
-    num_parts: into how many parts attackers share it; 1 for a whole one.
+    num_parts: number of parts shared by the Byzantine workers; 1 if undivided.
     apply: `(images [..., H, W, C], part=None) -> images`, with the whole
-      trigger, or with one part of it, an integer that may be traced.
+      trigger, or with one part, an integer that may be traced.
 
   Example:
     >>> import byzjax, jax.numpy as jnp
@@ -39,7 +39,7 @@ class Trigger(NamedTuple):
     return recipes.config_of(self)
 
   def __call__(self, images: jax.Array) -> jax.Array:
-    """The images with the whole trigger, as a test set has it."""
+    """The images with the whole trigger, as used for testing."""
     return self.apply(images)
 
   def __repr__(self) -> str:
@@ -60,21 +60,21 @@ def patch_trigger(
   """A bright square in a corner of the image (BadNets).
 
   `x[i, j] = value` in `size` x `size` pixels, in all channels. The value is in
-  the units of the images as the loss sees them: 1 is white where pixels are in
-  [0, 1], and something else after a normalisation.
+  the units of the images that the loss gets: 1 is white if pixels are in [0,
+  1], but not after a normalisation.
 
   Args:
     size: side of the square in pixels, a Python int of at least 1.
-    value: of its pixels; may be traced.
+    value: value of the pixels; may be traced.
     corner: 'top_left', 'top_right', 'bottom_left' or 'bottom_right'.
-    margin: pixels between the square and the border, a Python int.
+    margin: pixels between the square and the border, a Python int >= 0.
 
   Returns:
     A `Trigger` for images `[..., H, W, C]`, dtypes kept.
 
   Raises:
-    ValueError: if an argument is of no such kind; at trace time, if the square
-      does not fit into the image, or a value does not fit into integer pixels.
+    ValueError: if an argument has the wrong type or range; at trace time, if
+      the square does not fit into the image, or the value into integer pixels.
 
   References:
     Gu, Dolan-Gavitt, Garg, 2017, arXiv:1708.06733.
@@ -112,20 +112,20 @@ def distributed_trigger(
   corner: str = 'top_left',
   margin: int = 0,
 ) -> Trigger:
-  """A pattern of four strips, of which each attacker uses one (DBA).
+  """A pattern of four strips; each Byzantine worker uses one of them (DBA).
 
-  Two rows of two strips, each one pixel high and `length` wide, with `gap`
-  pixels between them in both directions. In training the attacker with the
-  number a among the attackers uses strip `a mod 4`. The test has all four. The
-  defaults are those of the paper for MNIST; for CIFAR it has length 6 and gap
-  3.
+  The distributed backdoor attack has two rows of two strips, each one pixel
+  high and `length` wide, with `gap` pixels between them in both directions. In
+  training, Byzantine worker number a uses strip `a mod 4`; the test uses all
+  four. The defaults are those of the paper for MNIST; its values for CIFAR are
+  length 6 and gap 3.
 
   Args:
-    length: of a strip in pixels, a Python int of at least 1.
-    gap: between strips in pixels, a Python int.
-    value: of their pixels, as for `patch_trigger`; may be traced.
-    corner: of the image in which they are, as for `patch_trigger`.
-    margin: pixels between them and the border, a Python int.
+    length: width of a strip in pixels, a Python int of at least 1.
+    gap: pixels between strips, a Python int >= 0.
+    value: value of the pixels, as for `patch_trigger`; may be traced.
+    corner: the corner of the image, as for `patch_trigger`.
+    margin: pixels between the strips and the border, a Python int >= 0.
 
   Returns:
     A `Trigger` of four parts for images `[..., H, W, C]`, dtypes kept.
@@ -176,22 +176,22 @@ def blended_trigger(
   alpha: base.Scalar = 0.2,
   seed: int = 0,
 ) -> Trigger:
-  """A faint second image over the whole image.
+  """A second image blended weakly into the whole image.
 
   `x' = (1 - alpha) x + alpha pattern`. Integer pixels are rounded.
 
   Args:
     pattern: [H, W, C], in the units of the images; None for noise, uniform in
       [0, 1], or in the range of integer pixels.
-    alpha: how much of the pattern there is, in [0, 1]; may be traced.
-    seed: of the noise, a Python int.
+    alpha: weight of the pattern, in [0, 1]; may be traced.
+    seed: the seed of the noise, a Python int.
 
   Returns:
     A `Trigger` for images `[..., H, W, C]`, dtypes kept.
 
   Raises:
-    ValueError: if an argument is of no such kind; at trace time, if the pattern
-      is not as large as the images.
+    ValueError: if an argument has the wrong type or range; at trace time, if
+      the pattern and the images have different sizes.
 
   References:
     Chen, Liu, Li, Lu, Song, 2017, arXiv:1712.05526.

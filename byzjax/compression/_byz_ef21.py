@@ -1,4 +1,4 @@
-"""Differences go over the wire, and the rule sees what they add up to."""
+"""Byz-EF21: workers send compressed differences, the rule gets their sums."""
 
 import operator
 from typing import NamedTuple
@@ -19,12 +19,12 @@ _NAME = 'byz_ef21'
 
 
 class ByzEf21(NamedTuple):
-  """The two sides of `byz_ef21`, named as the arguments of a round.
+  """The worker and server parts of `byz_ef21`, named as round arguments.
 
   Attributes:
-    codec: of the workers: it encodes the difference to what was sent so far.
-    aggregator: of the server: it adds the differences up, and hands the sums to
-      the rule.
+    codec: of the workers: compresses the difference to what was sent so far.
+    aggregator: of the server: sums the differences of each worker, and applies
+      the rule to the sums.
   """
 
   codec: base.Codec
@@ -32,17 +32,17 @@ class ByzEf21(NamedTuple):
 
 
 class Ef21CodecState(NamedTuple):
-  """What a worker keeps: what the server has of it, and the codec's own."""
+  """Worker state of `byz_ef21`: the server's copy, and the codec's state."""
 
   estimate: base.Params
   codec: base.State
 
 
 class Ef21ServerState(NamedTuple):
-  """What the server keeps.
+  """The server state of `byz_ef21`.
 
   Attributes:
-    estimates: of every worker, leaves `[n, *shape]`.
+    estimates: the g_i of every worker, leaves `[n, *shape]`.
     rule: the state of the rule.
   """
 
@@ -53,50 +53,51 @@ class Ef21ServerState(NamedTuple):
 def byz_ef21(
   *, codec: base.Codec, rule: base.Aggregator, num_workers: int
 ) -> ByzEf21:
-  r"""Error feedback whose error vanishes, in front of a robust rule (Byz-EF21).
+  r"""Error feedback with vanishing error, before a robust rule (Byz-EF21).
 
   .. math::
     c_i = C(x_i - g_i), \qquad g_i \leftarrow g_i + c_i, \qquad
     \text{aggregate} = \mathrm{rule}(g_1, \ldots, g_n)
 
   Worker i sends c_i, and both sides add it to their copy of g_i, which starts
-  at zero. Where gradients settle, the differences become small, and g_i comes
-  as close to x_i as one likes: at a fixed x_i, within `(1 - a)^(k/2)` of it
-  after k rounds if C keeps a share a (`top_k_codec(num_kept=k)`: k / d). With
-  `error_feedback` the rule sees C(.) instead, whose distances between honest
-  workers do not vanish, and attackers hide in them.
+  at zero. As gradients converge, the differences become small and g_i
+  approaches x_i: for a constant x_i its relative error after k rounds is at
+  most `(1 - a)^(k/2)` if C preserves a share a (`top_k_codec(num_kept=k)`: k /
+  d). With `error_feedback` the rule gets C(.) instead, and the distances
+  between honest messages do not vanish, which lets Byzantine messages hide.
 
-  Give both parts to a round, `**byz_ef21(...)._asdict()`; a codec without its
-  server, or in the place of `server_codec`, sends differences that nobody adds
-  up. With `worker=worker_momentum(beta)` it is Byz-EF21-SGDM.
+  Pass both parts to a round, `**byz_ef21(...)._asdict()`. The codec alone, or
+  as `server_codec`, does not work, because nobody sums the differences. With
+  `worker=worker_momentum(beta)` it is Byz-EF21-SGDM.
 
-  Attacks act on the c_i, put into the form that the codec can carry. The
-  server keeps a g_i of attackers, too: with top-k they can move k of its
-  coordinates in a round. `RoundInfo.aggregation_error` compares the aggregate
-  with the c_i, and means nothing here. A message with NaN or inf is dropped, on
-  both sides; so is one of a worker of weight 0.
+  Attacks act on the c_i, constrained to what the codec can represent. The
+  server keeps a g_i for Byzantine workers too: with top-k they can change k of
+  its coordinates per round. `RoundInfo.aggregation_error` compares the
+  aggregate with the c_i, and has no meaning here. A message with NaN or inf is
+  dropped on both sides; so is one of a worker of weight 0.
 
   Args:
     codec: C, a contraction such as `top_k_codec(num_kept=k)` or
       `scaled_sign_codec()`.
-    rule: an `Aggregator`, on all n estimates, also those of workers that are
-      away.
-    num_workers: n, a Python int, for the copies at the server: n times the
+    rule: an `Aggregator`; it gets all n estimates, also those of absent
+      workers.
+    num_workers: n, a Python int. The copies at the server take n times the
       memory of the parameters.
 
   Returns:
     A `ByzEf21`: a `Codec` with an `Ef21CodecState`, and an `Aggregator` with an
-    `Ef21ServerState`, leaves `[n, *shape] -> [*shape]`. A worker with a
-    `worker_weights` of zero is away; all others count the same.
+    `Ef21ServerState`, leaves `[n, *shape] -> [*shape]`. A worker is absent if
+    its `worker_weights` entry is zero; all others have equal weight.
 
   Raises:
     TypeError: if `codec` is not a `Codec`.
-    ValueError: if another argument is not what it should be; at trace time, if
-      there are not n messages, and as the rule.
+    ValueError: if another argument has the wrong type or range; at trace time,
+      if there are not n messages, or if the rule raises.
 
   References:
     Rammal, Gruntkowska, Fedin, Gorbunov, Richtarik, 2024, arXiv:2310.09804;
-    without attackers, Richtarik, Sokolov, Fatkhullin, 2021, arXiv:2106.05203.
+    without Byzantine workers, Richtarik, Sokolov, Fatkhullin, 2021,
+    arXiv:2106.05203.
 
   Example:
     >>> import byzjax, jax, jax.numpy as jnp, optax

@@ -1,4 +1,4 @@
-"""What compression loses is added to the next message."""
+"""Error feedback: the compression error is added to the next message."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from byzjax._src import (
 
 
 class ErrorFeedbackState(NamedTuple):
-  """State of `error_feedback`: what was not sent yet, and the codec's own."""
+  """State of `error_feedback`: the error so far, and the codec's own state."""
 
   residual: base.Params
   codec: base.State
@@ -21,19 +21,19 @@ class ErrorFeedbackState(NamedTuple):
 
 @recipes.factory
 def error_feedback(codec: base.Codec) -> base.Codec:
-  """Keeps what a codec loses, and adds it to the next message.
+  """Adds the compression error of a codec to the next message.
 
   `a_t = x_t + e_t`, send `C(a_t)`, `e_{t+1} = a_t - C(a_t)`, `e_0 = 0`. As
-  `codec` of a round each worker keeps its own e; as `server_codec` the server
-  keeps one, and workers may come and go. Entries of e that are not finite are
-  dropped: one bad gradient does not silence a worker for ever.
+  `codec` of a round, each worker keeps its own e; as `server_codec` the server
+  keeps one, so workers may be absent. Entries of e that are not finite are set
+  to zero, so that one bad gradient does not affect all later messages.
 
-  Learning rates belong behind it: e is in units of the messages.
+  Apply learning rates after it, because e is in the units of the messages.
 
   Args:
     codec: C, an approximate compressor, such as `scaled_sign_codec()` or
-      `top_k_codec(num_kept=k)`. With an unscaled one, such as `sign_codec()`,
-      e may grow without a bound.
+      `top_k_codec(num_kept=k)`. With an unscaled one, such as `sign_codec()`, e
+      may grow without bound.
 
   Returns:
     A `Codec` with an `ErrorFeedbackState`; payload and bits as of `codec`.

@@ -12,7 +12,7 @@ from byzjax.compression import _sparsign
 
 
 class ScaledTernary(NamedTuple):
-  """Entries -1, 0, 1 and one number: the payload of `qsgd_codec`."""
+  """Entries -1, 0, 1 and one scale: the payload of `qsgd_codec`."""
 
   planes: jax.Array  # uint32[2, D / 32]
   scale: jax.Array  # float[]
@@ -20,23 +20,23 @@ class ScaledTernary(NamedTuple):
 
 @recipes.factory
 def qsgd_codec(*, norm: str = 'l2') -> base.Codec:
-  """Unbiased random rounding to one level: QSGD with s = 1.
+  """Unbiased stochastic quantisation to one level (QSGD with s = 1).
 
   `C(x)[j] = |x| sign(x[j])` with probability `|x[j]| / |x|`, else 0, where
-  `|x|` is the l2 norm, as in the paper, or the largest entry; `E C(x) = x`.
-  With the l2 norm about sqrt(d) entries of d are sent, each as large as the
-  whole vector. The paper codes positions in Elias code; here they are in
+  `|x|` is the l2 norm, as in the paper, or the largest magnitude; `E C(x) = x`.
+  With the l2 norm about sqrt(d) of d entries are non-zero, each as large as the
+  whole vector. The paper encodes positions in Elias code; here it is
   Golomb-Rice code, as in `sparsign_codec`.
 
   Args:
-    norm: 'l2' or 'linf'.
+    norm: 'l2' or 'linf' (the largest magnitude).
 
   Returns:
     A `Codec` without state that needs a key: float[D] to uint32[2, D / 32] and
-    one number, which costs 32 bits (64 for float64).
+    one number of 32 bits (64 for float64).
 
   Raises:
-    ValueError: if `norm` is neither; at trace time, if no key is given.
+    ValueError: if `norm` is unknown; at trace time, if no key is given.
 
   References:
     Alistarh, Grubic, Li, Tomioka, Vojnovic, 2017, arXiv:1610.02132.
@@ -69,7 +69,7 @@ def qsgd_codec(*, norm: str = 'l2') -> base.Codec:
 
 @recipes.factory
 def terngrad_codec(*, clip: base.Scalar | None = None) -> base.Codec:
-  """Unbiased random rounding to the largest entry: TernGrad.
+  """Unbiased stochastic quantisation to the largest magnitude (TernGrad).
 
   `C(x)[j] = s sign(x[j])` with probability `|x[j]| / s`, else 0, where `s =
   max |x|`; `E C(x) = x`. Without clipping this is `qsgd_codec(norm='linf')`.
@@ -77,12 +77,12 @@ def terngrad_codec(*, clip: base.Scalar | None = None) -> base.Codec:
   quantizes layer by layer; here the message is one vector.
 
   Args:
-    clip: cut entries at so many standard deviations (of all entries, about
-      their mean), > 0, or None; may be traced.
+    clip: clip entries at this many standard deviations (of all entries, about
+      their mean) before encoding, > 0, or None; may be traced.
 
   Returns:
     A `Codec` without state that needs a key: float[D] to uint32[2, D / 32] and
-    one number, which costs 32 bits (64 for float64).
+    one number of 32 bits (64 for float64).
 
   Raises:
     ValueError: if `clip` is not positive; at trace time, if no key is given.
@@ -144,7 +144,7 @@ def _scaled_ternary(name, prepare, scale_of) -> base.Codec:
 
 
 def constrain(x, *, num_coordinates, axis_name=None):
-  """A magnitude times -1, 0 and 1, near x: what an attacker can send."""
+  """Values -s, 0 and s close to x: what a Byzantine worker can send."""
   # Ternary weights of Li, Zhang, Liu, 2016, arXiv:1605.04711: nearly the
   # nearest, without a sort.
   size = jnp.abs(x)

@@ -13,7 +13,7 @@ _ZEROS = ('plus', 'abstain')
 
 
 class ScaledSigns(NamedTuple):
-  """Signs and one number: the payload of `scaled_sign_codec`."""
+  """Signs and one scale: the payload of `scaled_sign_codec`."""
 
   words: jax.Array  # uint32[D / 32], or [2, D / 32] where zeros abstain
   scale: jax.Array  # float[]
@@ -21,28 +21,29 @@ class ScaledSigns(NamedTuple):
 
 @recipes.factory
 def sign_codec(*, zeros: str = 'plus') -> base.Codec:
-  """The sign of a coordinate: one bit, or three values.
+  """The sign of each coordinate (signSGD): one bit, or three values.
 
   With `zeros='plus'`, the default, `C(x)[j] = -1` if `x[j] < 0`, else +1: a
-  zero and a NaN are sent as +1, as the deployed code of the paper does. 32
-  coordinates in a row make one uint32, the first in the lowest bit.
+  zero and a NaN are sent as +1, as in the official code of the paper. 32
+  consecutive coordinates make one uint32, the first in the lowest bit.
 
-  With `zeros='abstain'` it is the sign of NumPy, -1, 0 or +1, and a NaN is sent
-  as 0. Three values take more than a bit. `bits_per_message` counts the
-  positions of what is not zero in Golomb-Rice code and a bit for each sign, as
-  in `sparsign_codec`. `majority_vote(zeros='abstain')` does not count the
-  zeros. Where a model has units that are off and inputs that are always blank,
-  many gradients are exactly zero: as +1 they make coordinates drift.
+  With `zeros='abstain'` it is `numpy.sign`, -1, 0 or +1, and a NaN is sent as
+  0. Three values take more than one bit: `bits_per_message` counts the
+  positions of non-zero entries in Golomb-Rice code and one bit for each sign,
+  as in `sparsign_codec`. `majority_vote(zeros='abstain')` does not count the
+  zeros. Models with inactive units and inputs that are constantly blank have
+  many gradient entries that are exactly zero; sent as +1, they make these
+  coordinates drift.
 
   Args:
     zeros: 'plus' or 'abstain'.
 
   Returns:
-    A `Codec` without state or draws: float[D] to uint32[D / 32], exactly d bits
-    per message; where zeros abstain float[D] to uint32[2, D / 32].
+    A deterministic `Codec` without state: float[D] to uint32[D / 32], exactly d
+    bits per message; with `zeros='abstain'`, float[D] to uint32[2, D / 32].
 
   Raises:
-    ValueError: if `zeros` is neither.
+    ValueError: if `zeros` is not one of the two.
 
   References:
     Bernstein, Zhao, Azizzadenesheli, Anandkumar, 2019, arXiv:1810.05291.
@@ -83,12 +84,12 @@ def sign_codec(*, zeros: str = 'plus') -> base.Codec:
 
 @recipes.factory
 def noisy_sign_codec(*, std: base.Scalar) -> base.Codec:
-  """One bit per coordinate: the sign after noise is added.
+  """The sign of each coordinate after adding Gaussian noise: one bit each.
 
   `C(x)[j] = sign(x[j] + std n[j])` with n[j] ~ N(0, 1), and +1 for NaN. A zero
-  is sent as +1 or -1, each half of the time (as +1 if std is 0). The
-  probability of +1 grows with x[j] smoothly, so the mean of many such messages
-  tells the size of x where it is below std.
+  is sent as +1 or -1 with probability 1/2 each (as +1 if std is 0). The
+  probability of +1 grows smoothly with x[j], so the mean of many such messages
+  estimates x where its magnitude is below std.
 
   Args:
     std: standard deviation of the noise, >= 0; may be traced.
@@ -132,33 +133,33 @@ def noisy_sign_codec(*, std: base.Scalar) -> base.Codec:
 
 @recipes.factory
 def scaled_sign_codec(*, zeros: str = 'plus') -> base.Codec:
-  """Signs times the mean size of a coordinate.
+  """Signs times the mean magnitude of a coordinate (EF-signSGD).
 
   With `zeros='plus'`, the default, `C(x) = (|x|_1 / d) sign(x)`, with +1 for
-  the sign of zero; an alpha-approximate compressor with `alpha = |x|_1^2 / (d
-  |x|_2^2)`, which is what `error_feedback` asks for.
+  the sign of zero. It is an alpha-approximate compressor, as `error_feedback`
+  needs, with `alpha = |x|_1^2 / (d |x|_2^2)`.
 
-  With `zeros='abstain'` a zero stays zero, and the others have the mean size of
-  the k of them: `C(x) = (|x|_1 / k) sign(x)`, `alpha = |x|_1^2 / (k |x|_2^2)`.
-  This takes more than a bit per coordinate, see `sign_codec`.
+  With `zeros='abstain'` a zero stays zero, and the k other coordinates have
+  their mean magnitude: `C(x) = (|x|_1 / k) sign(x)`, `alpha = |x|_1^2 / (k
+  |x|_2^2)`. This takes more than one bit per coordinate, see `sign_codec`.
 
-  A message with a NaN or inf has a scale that is not finite, and is masked by
-  the server whole.
+  A message with a NaN or inf has a scale that is not finite, so the server
+  masks the whole message.
 
   Args:
     zeros: 'plus' or 'abstain'.
 
   Returns:
-    A `Codec` without state or draws: float[D] to uint32[D / 32] and one number;
-    d + 32 bits per message (d + 64 for float64). Where zeros abstain the words
-    are uint32[2, D / 32].
+    A deterministic `Codec` without state: float[D] to uint32[D / 32] and one
+    number; d + 32 bits per message (d + 64 for float64). With `zeros='abstain'`
+    the words are uint32[2, D / 32].
 
   Raises:
-    ValueError: if `zeros` is neither.
+    ValueError: if `zeros` is not one of the two.
 
   References:
     Karimireddy, Rebjock, Stich, Jaggi, 2019, arXiv:1901.09847. The form for
-    `zeros='abstain'` is ours.
+    `zeros='abstain'` is specific to this library.
 
   Example:
     >>> import byzjax, jax.numpy as jnp

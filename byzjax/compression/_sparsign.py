@@ -1,4 +1,4 @@
-"""Signs that are sent with a probability that grows with the magnitude."""
+"""Sparse signs, sent with a probability proportional to the magnitude."""
 
 import jax
 import jax.numpy as jnp
@@ -9,23 +9,23 @@ from byzjax._src import base, bits, checks, draws, recipes
 
 @recipes.factory
 def sparsign_codec(*, budget: base.Scalar) -> base.Codec:
-  """The sign of a coordinate, sent more often where it is large.
+  """Sparse signs: large coordinates are sent more often (sparsignSGD).
 
-  `C(x)[j] = sign(x[j])` with probability `min(1, B |x[j]|)`, else 0. While `B
-  |x[j]| <= 1` the mean of C(x) is `B x`: a vote on such messages follows the
-  sum of the workers' gradients, where a vote on signs follows their number. The
-  paper asks for `B |x[j]| <= 1`; the cut at one is ours. No magnitude is
-  sent, unlike in `terngrad_codec`. A NaN is not sent.
+  `C(x)[j] = sign(x[j])` with probability `min(1, B |x[j]|)`, else 0. As long as
+  `B |x[j]| <= 1`, the mean of C(x) is `B x`: a majority vote on such messages
+  follows the sum of the workers' gradients, whereas a vote on signs follows
+  their number. The paper requires `B |x[j]| <= 1`; the minimum with 1 is added
+  here. No magnitude is sent, unlike in `terngrad_codec`. A NaN is not sent.
 
-  The positions of what is not zero are sent in Golomb-Rice code, whose real
-  length `bits_per_message` counts; in a program the payload is two bits per
+  The positions of non-zero entries are sent in Golomb-Rice code, whose length
+  `bits_per_message` counts; inside a program the payload has two bits per
   coordinate.
 
-  An attacker is not bound to be sparse: whatever is not zero in its message
-  becomes +1 or -1.
+  A Byzantine message need not be sparse: each of its non-zero entries becomes
+  +1 or -1.
 
   Args:
-    budget: B >= 0; may be traced.
+    budget: B >= 0, in 1 / the units of x; may be traced.
 
   Returns:
     A `Codec` without state that needs a key: float[D] to uint32[2, D / 32].

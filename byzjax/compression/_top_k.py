@@ -1,4 +1,4 @@
-"""The largest coordinates, as they are."""
+"""Top-k sparsification: the largest coordinates are sent exactly."""
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +10,22 @@ from byzjax._src import base, checks, recipes
 
 @recipes.factory
 def top_k_codec(*, num_kept: int) -> base.Codec:
-  """The k coordinates of largest size, as they are, and zeros.
+  """Keeps the k coordinates of largest magnitude (top-k sparsification).
 
   `C(x)[j] = x[j]` for the k largest `|x[j]|` (ties to the lowest index), else
-  0. Biased: use it inside `error_feedback`. NaN counts as larger than all, so
-  that it reaches the server, who masks the message.
+  0. It is biased: use it inside `error_feedback`. A NaN counts as the largest,
+  so that it reaches the server, which masks the message.
 
-  In a program the payload is D numbers, most of them zero, since it must be cut
-  where coordinates are split; `bits_per_message` counts k values and k indices.
+  Inside a program the payload has D numbers, most of them zero, because it must
+  be divisible along the coordinates; `bits_per_message` counts k values and k
+  indices.
 
   Args:
-    num_kept: k >= 1, a Python int; all coordinates if it is more than d.
+    num_kept: k >= 1, a Python int; all coordinates are kept if k > d.
 
   Returns:
-    A `Codec` without state or draws: float[D] to float[D]; a message takes `k
-    (32 + ceil(log2(d)))` bits (64 for float64).
+    A deterministic `Codec` without state: float[D] to float[D]; a message takes
+    `k (32 + ceil(log2(d)))` bits (64 instead of 32 for float64).
 
   Raises:
     ValueError: if k is not a positive int.

@@ -1,8 +1,8 @@
 """Convex: two-layer ReLU networks trained to a global optimum.
 
-A network of one output with weight decay is a convex program over blocks, one
-pair for every pattern of active units. Nothing here needs a round; workers with
-their own examples share the solution by `consensus_admm`, through any rule.
+Training a network of one output with weight decay is a convex program over
+blocks, one pair for every activation pattern. Nothing here needs a round;
+`consensus_admm` solves it with Byzantine workers, through any rule.
 """
 
 from byzjax.convex._admm import admm

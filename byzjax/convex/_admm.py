@@ -1,4 +1,4 @@
-"""The alternating direction method for the convex program of a ReLU network."""
+"""ADMM for the convex program of a two-layer ReLU network."""
 
 import functools
 
@@ -33,9 +33,9 @@ def admm(
     + \beta \sum_i (|v_i| + |w_i|) \quad \text{with} \quad
     (2 D_i - I) X v_i \ge 0, \; (2 D_i - I) X w_i \ge 0
 
-  With u a copy of all blocks, and F and G as in `objective` and `violation`,
-  the constraints are `u = v`, `G u = s`, `s >= 0`. One iteration, for the
-  squared loss::
+  Here u is a copy of all blocks, F maps blocks to outputs (`predict`), and G
+  maps them to the left sides of the constraints (see `violation`): `u = v`, `G
+  u = s`, `s >= 0`. One iteration, for the squared loss::
 
       u   <- (I + F^T F / rho + G^T G)^-1 (F^T y / rho + v - lambda
                                            + G^T (s - nu))
@@ -43,35 +43,35 @@ def admm(
       s   <- (G u + nu)_+
       lambda <- lambda + r (u - v),    nu <- nu + r (G u - s)
 
-  For the other losses the outputs get a copy `z = F u` too, with a dual of its
-  own, and z is the proximal map of `loss / rho` at `F u + dual`: one more
-  closed step, with `F^T F` in place of `F^T F / rho`. The matrix is factorised
-  once, in n or P d dimensions, whichever is less; F and G are not built.
+  The other losses also copy the outputs, `z = F u`, with a dual of its own.
+  Then z is the proximal map of `loss / rho` at `F u + dual`, in closed form or
+  by Newton steps, and `F^T F` replaces `F^T F / rho`. The matrix is factorised
+  once, in n or P d dimensions, whichever is less; F and G are never built.
 
-  Predictions are good long before the optimum is exact. To stop on a residual,
-  call it again with the state it returned.
+  Predictions are good long before the optimum is exact. To stop at a given
+  residual, call the function again with the state that it returned.
 
   Args:
     x: X, float[n, d]. For a bias, append a column of ones.
     y: float[n]; -1 or 1 unless the loss is squared.
     arrangements: the D_i, bool[P, n], as from `sample_arrangements`.
     beta: weight of the norms, `>= 0`; may be traced.
-    rho: penalty of the augmented Lagrangian, `> 0`; may be traced. The optimum
-      does not depend on it, the speed does.
+    rho: penalty of the augmented Lagrangian, `> 0`; may be traced. It changes
+      the speed of convergence, not the optimum.
     num_iterations: a Python int >= 0.
-    loss: 'squared' (half the sum of squares), 'hinge' (the mean) or 'logistic'
-      (the sum).
+    loss: 'squared' (half the sum of squares), 'hinge' (the mean over examples)
+      or 'logistic' (the sum over examples).
     dual_ratio: r, the dual step as a multiple of rho, in (0, 1.618]; may be
       traced.
     record_every: iterations between entries of the history, a Python int >= 1
       that divides num_iterations.
-    state: to go on from, or None for zeros.
+    state: a state to continue from, or None to start at zero.
 
   Returns:
     An `AdmmState`, whose `blocks` are the v_i and w_i, and an `AdmmHistory`.
 
   Raises:
-    ValueError: if shapes do not fit or an argument is out of its range.
+    ValueError: if shapes are inconsistent or an argument is out of its range.
 
   References:
     Bai, Gautam, Sojoudi, 2022, arXiv:2201.01965; Pilanci, Ergen, 2020,
@@ -101,7 +101,7 @@ def admm(
 def check_numbers(
   name: str, beta, rho, dual_ratio, num_iterations, record_every
 ) -> None:
-  """Raises ValueError for what is out of its range."""
+  """Raises ValueError for an argument that is out of its range."""
   checks.check_range(name, 'beta', beta, 0)
   checks.check_range(name, 'rho', rho, 0, exclusive=True)
   checks.check_range(name, 'dual_ratio', dual_ratio, 0, 1.618, exclusive=True)
@@ -115,7 +115,7 @@ def check_numbers(
 
 
 def repeat(step, measure, state, num_iterations: int, record_every: int):
-  """The state after all iterations, and what is measured on the way."""
+  """The state after all iterations, and a measurement every `record_every`."""
 
   def stretch(state, _):
     state = lax.fori_loop(0, record_every, lambda _, s: step(s), state)

@@ -1,4 +1,4 @@
-"""Which examples a hidden unit is active on: rows of signs, sampled."""
+"""Activation patterns of hidden units on the examples, sampled."""
 
 import functools
 
@@ -11,11 +11,12 @@ from byzjax.convex import _problem
 
 
 def arrangements(x: jax.Array, vectors: jax.Array) -> jax.Array:
-  """The arrangements of given vectors: `D_i = 1[X h_i >= 0]`.
+  """The activation patterns (arrangements) of given vectors.
 
-  Workers that share the vectors (drawn with one key) get the parts of the same
-  arrangements that belong to their own examples. Equal rows may occur. They do
-  not change the optimum, only the work.
+  `D_i = 1[X h_i >= 0]`: on which examples a hidden unit with weights h_i is
+  active. Workers that share the vectors (drawn with one key) get the parts of
+  the same arrangements for their own examples. Rows may be equal; this changes
+  the cost, not the optimum.
 
   Args:
     x: X, float[n, d].
@@ -42,23 +43,24 @@ def sample_arrangements(
   epsilon: base.Scalar | jax.Array = 0.0,
   num_perturbations: int = 0,
 ) -> np.ndarray:
-  """Distinct arrangements of Gaussian vectors, in the order of their drawing.
+  """Samples distinct arrangements, from Gaussian vectors.
 
-  `D_i = diag(1[X h_i >= 0])`, `h_i ~ N(0, I)`, without duplicates. With
-  perturbations every h_i also counts on `X + epsilon R`, R of random signs:
-  what a unit does near the data, for `robust_admm`. More samples with the same
-  key begin with the same rows, so that optima of nested sets can be compared.
+  `D_i = diag(1[X h_i >= 0])`, `h_i ~ N(0, I)`, without duplicates, in the order
+  of sampling. With perturbations, the arrangements of every h_i on `X + epsilon
+  R`, with R of random signs, are added, as `robust_admm` needs. More samples
+  with the same key begin with the same rows, so that optima of nested sets can
+  be compared.
 
-  How many rows there are depends on the data, so this runs on the host and
-  cannot be traced; `arrangements` can.
+  The number of rows depends on the data, so this runs on the host and cannot be
+  traced; `arrangements` can.
 
   Args:
     x: X, float[n, d], not traced. For a bias, append a column of ones.
     num_samples: number of vectors drawn, a Python int >= 1.
-    key: for the vectors and the signs.
-    epsilon: side of the perturbation, `>= 0`, a number or float[d] (zero in the
+    key: of the vectors and the signs.
+    epsilon: size of the perturbation, `>= 0`, a number or float[d] (zero in the
       column of ones).
-    num_perturbations: draws of R for each vector, a Python int >= 0.
+    num_perturbations: number of matrices R for each vector, a Python int >= 0.
 
   Returns:
     bool[P, n], with P at most `num_samples * (1 + num_perturbations)`.
@@ -96,7 +98,7 @@ def sample_arrangements(
   jax.jit, static_argnames=('num_samples', 'num_perturbations')
 )
 def _draw(x, key, sides, num_samples, num_perturbations):
-  """Of every sample, on x and on x moved: bool[N, 1 + k, n]."""
+  """The arrangements of each sample, on x and perturbed x: [N, 1 + k, n]."""
 
   def of_sample(index):
     # A key for every sample: a longer draw begins with the shorter one.

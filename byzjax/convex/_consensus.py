@@ -1,4 +1,4 @@
-"""Convex training of a ReLU network by workers, through any rule."""
+"""Consensus ADMM with Byzantine workers, for a ReLU network."""
 
 import functools
 from typing import NamedTuple
@@ -14,13 +14,13 @@ _NAME = 'consensus_admm'
 
 
 class ConsensusState(NamedTuple):
-  """All that one iteration hands to the next.
+  """The state of `consensus_admm`.
 
   Attributes:
     step: int32[], iterations so far.
-    blocks: float[2, P, d], what the server has: the answer.
+    blocks: float[2, P, d], the v_i and w_i of the server: the solution.
     workers: an `AdmmState` of all workers, with leaves `[n, ...]`; its `blocks`
-      are what they were last sent.
+      are those that the server last sent.
     server: the states of the rule and of the attack.
   """
 
@@ -47,28 +47,28 @@ def consensus_admm(
   record_every: int = 1,
   state: ConsensusState | None = None,
 ) -> tuple[ConsensusState, AdmmHistory]:
-  """Workers with their own examples agree on the blocks of one convex program.
+  """Consensus ADMM with Byzantine workers, on one convex program.
 
   Worker j takes the steps of `admm` on its own examples, for its own copy u_j
-  with constraints `u_j = v`, and sends `u_j + lambda_j`. The server takes::
+  with constraints `u_j = v`, and sends `u_j + lambda_j`. The server computes::
 
       v_i <- (1 - (beta / (n rho)) / |a_i|)_+ a_i,
       a = Agg(u_1 + lambda_1, ..., u_n + lambda_n),
 
-  and sends v to all. Then `lambda_j <- lambda_j + r (u_j - v)`, at the worker,
-  as are the slacks and their duals. With `mean()` and no attackers this is
-  consensus ADMM: it converges to the optimum on the examples of all workers,
-  which is known and unique in value. So what a rule and an attack cost can be
-  read off exactly.
+  and sends v to all workers. Then worker j updates `lambda_j <- lambda_j + r
+  (u_j - v)`, and likewise its slacks and their duals. With `mean()` and no
+  Byzantine workers this is consensus ADMM: it converges to the optimum on the
+  examples of all workers, whose value is known. So the cost of a rule and of an
+  attack can be measured exactly.
 
-  A robust rule has not quite that fixed point. At a fixed point all `u_j = v`,
-  and rho lambda_j is minus what worker j asks for: the gradient of its loss and
-  the multipliers of its constraints. The rule is applied to these, and is off
-  by as much as they differ. So it does well where workers have many examples,
-  small residuals or a large beta. A constraint that holds back only a few
-  workers is one that a robust rule may ignore; their duals then grow without a
-  bound. Rules that move smoothly, such as `geometric_median`, were found to
-  converge where `coordinate_median` did not.
+  A robust rule has a slightly different fixed point. There all `u_j = v`, and
+  `-rho lambda_j` is the gradient of worker j's loss plus the terms of its
+  constraints. The rule aggregates these instead of averaging them, so its error
+  grows with their differences. It is small where workers have many examples,
+  small residuals or a large beta. A constraint that is active at only a few
+  workers may be ignored by a robust rule; the duals of these workers then grow
+  without bound. In experiments a continuous rule, `geometric_median`, converged
+  where `coordinate_median` did not.
 
   Args:
     x: float[n, m, d], the m examples of each worker.
@@ -82,24 +82,24 @@ def consensus_admm(
     loss: 'squared', 'hinge' or 'logistic', over the examples of all workers as
       in `objective`.
     attack: an `Attack` on the messages, float[n, 2, P, d], or None.
-    byzantine: who attacks: an int f for the first f workers, bool[n], or a
-      schedule `iteration -> bool[n]`. Must be given with an attack; None is
-      nobody.
-    key: for attacks and rules that draw, or None.
+    byzantine: the Byzantine workers: an int f for the first f workers, bool[n],
+      or a schedule `iteration -> bool[n]`. Required with an attack; None means
+      none.
+    key: of attacks and rules with randomness, or None.
     dual_ratio: r, the dual step as a multiple of rho, in (0, 1.618]; may be
       traced.
     record_every: iterations between entries of the history, a Python int >= 1
       that divides num_iterations.
-    state: to go on from, or None for zeros.
+    state: a state to continue from, or None to start at zero.
 
   Returns:
     A `ConsensusState`, and an `AdmmHistory`: objective and violation of the
-    server's blocks on the examples of all workers, attackers too, and the norms
-    over honest workers of their residuals.
+    server's blocks on the examples of all workers, also Byzantine ones, and the
+    norms of the residuals of honest workers.
 
   Raises:
-    ValueError: if shapes do not fit, an argument is out of its range or in the
-      wrong slot.
+    ValueError: if shapes are inconsistent, an argument is out of its range, or
+      a rule is in the wrong argument.
 
   References:
     Boyd, Parikh, Chu, Peleato, Eckstein, 2011, doi:10.1561/2200000016, section
@@ -133,7 +133,7 @@ def consensus_admm(
   ):
     raise ValueError(
       f'{_NAME} needs x [n, m, d], y [n, m] and arrangements [n, P, m], got'
-      f' {shapes}'
+      f' the shapes {shapes}'
     )
   schedule = byzantine if callable(byzantine) else None
   first = None

@@ -1,4 +1,4 @@
-"""One iteration of ADMM, in the pieces that all methods here share."""
+"""The steps of an ADMM iteration that all methods here share."""
 
 from typing import Any, NamedTuple
 
@@ -10,16 +10,16 @@ from byzjax.convex import _linear, _losses, _problem
 
 
 class AdmmState(NamedTuple):
-  """All that one iteration hands to the next; duals are scaled by 1 / rho.
+  """The state of ADMM; duals are scaled by 1 / rho.
 
   Attributes:
-    blocks: float[2, P, d], the v_i and the w_i: the answer.
-    copies: float[2, P, d], u, to be equal to the blocks.
-    slacks: float[2, P, n], s, to be equal to `G u`.
-    fits: float[n], z, to be equal to `F u`; the labels if the loss is squared,
+    blocks: float[2, P, d], the v_i and the w_i: the solution.
+    copies: float[2, P, d], u; converges to the blocks.
+    slacks: float[2, P, n], s; `G u` converges to it.
+    fits: float[n], z; `F u` converges to it. The labels if the loss is squared,
       which needs no copy of its outputs.
-    slopes: float[n, d], to be equal to `sum_i D_i[k] (u_v - u_w)`; None without
-      adversarial inputs.
+    slopes: float[n, d]; `sum_i D_i[k] (u_v - u_w)` converges to it. None
+      without adversarial inputs.
     block_dual: float[2, P, d], lambda, of `u = v`.
     slack_dual: float[2, P, n], nu, of `G u = s`.
     fit_dual: float[n], of `F u = z`.
@@ -38,13 +38,13 @@ class AdmmState(NamedTuple):
 
 
 class AdmmHistory(NamedTuple):
-  """What was found after every recorded iteration, each float[T].
+  """Measurements after every recorded iteration, each float[T].
 
   Attributes:
-    objective: of the blocks, which need not be feasible.
-    violation: of their constraints, the largest.
-    primal_residual: `|u - v| + |G u - s| + ...`, over all that is to be equal.
-    dual_residual: the norm of the gradient of the Lagrangian in u.
+    objective: at the blocks, which need not be feasible.
+    violation: the largest violation of a constraint by the blocks.
+    primal_residual: `|u - v| + |G u - s| + ...`, over all constraints.
+    dual_residual: the norm of the gradient of the Lagrangian with respect to u.
   """
 
   objective: jax.Array
@@ -54,7 +54,7 @@ class AdmmHistory(NamedTuple):
 
 
 class Images(NamedTuple):
-  """What the copies u are under G, F and the map to slopes."""
+  """The images of the copies u under G, F and the map to slopes."""
 
   slacks: jax.Array
   fits: jax.Array
@@ -64,7 +64,7 @@ class Images(NamedTuple):
 def zero_state(
   x: jax.Array, y: jax.Array, masks: jax.Array, *, loss: str, robust: bool
 ) -> AdmmState:
-  """Zeros; the copy of the outputs holds the labels for the squared loss."""
+  """Zeros; for the squared loss the copy of the outputs holds the labels."""
   blocks = jnp.zeros((2, len(masks), x.shape[1]), x.dtype)
   slacks = jnp.zeros((2, *masks.shape), x.dtype)
   slopes = jnp.zeros_like(x) if robust else None
@@ -77,7 +77,7 @@ def zero_state(
 
 
 def fit_weight(loss: str, rho: base.Scalar, robust: bool = False) -> Any:
-  """Of `F^T F` in the linear system: the loss itself, or a copy's penalty."""
+  """The weight of `F^T F` in the linear system."""
   return 1 / rho if loss == 'squared' and not robust else 1.0
 
 
@@ -118,7 +118,7 @@ def fit_step(
 def dual_step(
   state: AdmmState, image: Images, loss: str, ratio: base.Scalar
 ) -> AdmmState:
-  """Step 4: duals move along what is not yet equal."""
+  """Step 4: the duals move by the residuals of the constraints."""
   robust = state.slopes is not None
   state = state._replace(
     block_dual=state.block_dual + ratio * (state.copies - state.blocks),

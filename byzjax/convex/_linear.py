@@ -1,4 +1,4 @@
-"""The one linear system of all iterations, factorised once."""
+"""The linear system of all iterations, factorised once."""
 
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ class Factors(NamedTuple):
   """Cholesky factors of `A = I + G^T G + w F^T F (+ M^T M)`.
 
   `G^T G` is the same `X^T X` in every block, and `F^T F` has rank n and acts on
-  v - w alone. So A is `B = I + X^T X` in every block, and something of n or of
-  P d dimensions, whichever is less, in place of 2 P d.
+  v - w alone. So A is `B = I + X^T X` in every block, plus a correction of n or
+  P d dimensions, whichever is less, instead of 2 P d.
 
   Attributes:
     block: float[d, d], of B.

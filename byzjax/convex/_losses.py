@@ -12,7 +12,7 @@ _NEWTON_STEPS = 12
 
 
 def check_loss(name: str, loss: str, y: jax.Array) -> None:
-  """Raises ValueError for an unknown loss, or labels that are not its own."""
+  """Raises ValueError for an unknown loss, or labels that it does not allow."""
   checks.check_choice(name, 'loss', loss, LOSSES)
   if loss == 'squared' or isinstance(y, jax.core.Tracer):
     return
@@ -24,14 +24,14 @@ def check_loss(name: str, loss: str, y: jax.Array) -> None:
 
 
 def scale(loss: str, num_examples: int) -> float:
-  """What the sum over examples is multiplied by: hinge is a mean."""
+  """The factor of the sum over examples: 1 / n for the hinge loss, a mean."""
   return 1 / num_examples if loss == 'hinge' else 1.0
 
 
 def total(
   loss: str, outputs: jax.Array, y: jax.Array, spread: base.Scalar = 0.0
 ) -> jax.Array:
-  """The largest loss when each output may move by its spread: `[]`."""
+  """The largest loss when each output may change by its spread: `[]`."""
   if loss == 'squared':
     each = jnp.square(jnp.abs(outputs - y) + spread) / 2
   elif loss == 'hinge':
@@ -42,7 +42,7 @@ def total(
 
 
 def gradient_at_zero(loss: str, y: jax.Array) -> jax.Array:
-  """The derivative in the outputs where all of them are zero: `[n]`."""
+  """The derivative with respect to the outputs, at outputs zero: `[n]`."""
   slope = {'squared': 1.0, 'hinge': 1.0, 'logistic': 0.5}[loss]
   return -slope * scale(loss, y.size) * y
 

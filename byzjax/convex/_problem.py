@@ -1,4 +1,4 @@
-"""The convex program of a two-layer ReLU network, without its big matrices.
+"""The convex program of a two-layer ReLU network, without its large matrices.
 
 Everywhere `blocks` is float[2, P, d]: `blocks[0]` are the v_i, `blocks[1]` the
 w_i. The matrices F = [D_1 X, ..., -D_1 X, ...] and G = diag((2 D_i - I) X) of
@@ -19,7 +19,7 @@ from byzjax.convex import _losses
 def arrays(
   name: str, x: jax.Array, y: jax.Array | None, arrangements: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """X, y and the arrangements in the dtype of computations, checked."""
+  """X, y and the arrangements, checked, in the dtype of computations."""
   n, d = jnp.shape(x) if jnp.ndim(x) == 2 else (-1, -1)
   shapes = {
     'x': jnp.shape(x),
@@ -28,7 +28,8 @@ def arrays(
   }
   if d < 1 or shapes['y'] != (n,) or shapes['arrangements'][1:] != (n,):
     raise ValueError(
-      f'{name} needs x [n, d], y [n] and arrangements [P, n], got {shapes}'
+      f'{name} needs x [n, d], y [n] and arrangements [P, n], got the shapes'
+      f' {shapes}'
     )
   dtype = flat.compute_dtype(jnp.result_type(x))
   x = jnp.asarray(x, dtype)
@@ -68,7 +69,7 @@ def slack_transpose(x: jax.Array, masks: jax.Array, s: jax.Array) -> jax.Array:
 
 
 def sizes(epsilon: base.Scalar | jax.Array, x: jax.Array) -> jax.Array:
-  """Epsilon as float[d]: how far each input may move."""
+  """Epsilon as float[d]: how far each input may be perturbed."""
   if jnp.shape(epsilon) not in ((), x.shape[1:]):
     raise ValueError(
       f'epsilon must be a number or float[{x.shape[1]}], one for every input,'
@@ -85,9 +86,9 @@ def spread(epsilon: jax.Array, r: jax.Array) -> jax.Array:
 def predict(
   x: jax.Array, arrangements: jax.Array, blocks: jax.Array
 ) -> jax.Array:
-  """The outputs of the convex model on its own examples.
+  """The outputs of the convex model on its training examples.
 
-  `sum_i D_i X (v_i - w_i)`. For new inputs, `recover_network`.
+  `sum_i D_i X (v_i - w_i)`. For new inputs, use `recover_network`.
 
   Args:
     x: X, float[n, d].
@@ -98,7 +99,7 @@ def predict(
     float[n].
 
   Raises:
-    ValueError: if the shapes do not fit.
+    ValueError: if the shapes are inconsistent.
 
   Example:
     >>> import jax.numpy as jnp
@@ -122,7 +123,7 @@ def objective(
   loss: str = 'squared',
   epsilon: base.Scalar | jax.Array = 0.0,
 ) -> jax.Array:
-  """The convex objective, standard or robust.
+  """The objective of the convex program, standard or robust.
 
   `l(sum_i D_i X (v_i - w_i), y) + beta sum_i (|v_i| + |w_i|)`, where l is::
 
@@ -131,12 +132,12 @@ def objective(
       logistic  sum_k log(1 + exp(-y_k f_k + e_k))
 
   with `e_k = sum_j epsilon_j |r_kj|`, `r_k = sum_i D_i[k] (v_i - w_i)`: the
-  largest loss over inputs in a box around x_k. For epsilon = 0 it is the usual
-  loss. Feasible blocks satisfy `(2 D_i - I) X v_i >= sum_j epsilon_j |v_ij|`,
-  and the same for w_i: see `violation`.
+  largest loss over inputs in a box around x_k, and the usual loss for epsilon =
+  0. Feasible blocks satisfy `(2 D_i - I) X v_i >= sum_j epsilon_j |v_ij|`, and
+  likewise for w_i: see `violation`.
 
-  Some code has `log(1 + exp(-2 y f))` in place of the logistic loss: the same
-  problem, with all blocks and beta halved.
+  Some implementations use `log(1 + exp(-2 y f))` as the logistic loss: this is
+  the same problem with all blocks and beta halved.
 
   Args:
     blocks: float[2, P, d], the v_i and the w_i.
@@ -152,7 +153,7 @@ def objective(
     float[].
 
   Raises:
-    ValueError: if shapes do not fit or an argument is out of its range.
+    ValueError: if shapes are inconsistent or an argument is out of its range.
 
   References:
     Pilanci, Ergen, 2020, arXiv:2002.10553; Bai, Gautam, Sojoudi, 2022,
@@ -174,7 +175,7 @@ def objective(
 
 
 def value(blocks, x, y, masks, beta, loss, epsilon=None) -> jax.Array:
-  """`objective`, of arrays that are checked; epsilon is float[d] or None."""
+  """`objective` of checked arrays; epsilon is float[d] or None."""
   r = slopes(masks, jnp.asarray(blocks, x.dtype))
   moved = 0.0 if epsilon is None else spread(epsilon, r)
   fitted = _losses.total(loss, jnp.sum(x * r, axis=1), y, moved)
@@ -188,10 +189,10 @@ def violation(
   *,
   epsilon: base.Scalar | jax.Array = 0.0,
 ) -> jax.Array:
-  """By how much the worst constraint is broken: zero for feasible blocks.
+  """The largest violation of a constraint: zero for feasible blocks.
 
   `max (sum_j epsilon_j |v_ij| - (2 D_i - I) X v_i)_+` over examples, i, and v
-  and w. Only of feasible blocks is `recover_network` the same model.
+  and w. Only if it is zero is the network of `recover_network` the same model.
 
   Args:
     blocks: float[2, P, d].
@@ -203,7 +204,7 @@ def violation(
     float[].
 
   Raises:
-    ValueError: if shapes do not fit or epsilon is negative.
+    ValueError: if shapes are inconsistent or epsilon is negative.
 
   Example:
     >>> import jax.numpy as jnp
@@ -219,7 +220,7 @@ def violation(
 
 
 def broken(blocks, x, masks, epsilon=None) -> jax.Array:
-  """`violation`, of arrays that are checked; epsilon is float[d] or None."""
+  """`violation` of checked arrays; epsilon is float[d] or None."""
   margins = slack(x, masks, blocks)
   if epsilon is not None:
     margins -= spread(epsilon, blocks)[..., None]
@@ -234,12 +235,12 @@ def zero_threshold(
   loss: str = 'squared',
   num_iterations: int = 1000,
 ) -> jax.Array:
-  """The beta from which on all blocks are zero.
+  """The smallest beta for which the optimum has all blocks zero.
 
   `max_i |P_i(+-X^T D_i g)|`, where -g is the gradient of the loss at outputs of
-  zero and P_i projects onto the cone `(2 D_i - I) X v >= 0`. Accelerated
-  gradient descent on the multipliers finds the projections; it gives a number
-  that is never too small, and converges from above.
+  zero and P_i projects onto the cone `(2 D_i - I) X v >= 0`. The projections
+  are computed by accelerated gradient descent on the multipliers, so the result
+  converges from above and is never too small.
 
   Args:
     x: X, float[n, d].
@@ -252,7 +253,7 @@ def zero_threshold(
     float[].
 
   Raises:
-    ValueError: if shapes do not fit or an argument is out of its range.
+    ValueError: if shapes are inconsistent or an argument is out of its range.
 
   Example:
     >>> import jax.numpy as jnp

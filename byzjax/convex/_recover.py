@@ -1,4 +1,4 @@
-"""From the blocks of the convex program to a two-layer ReLU network."""
+"""The two-layer ReLU network of blocks of the convex program."""
 
 from typing import NamedTuple
 
@@ -22,13 +22,13 @@ class Network(NamedTuple):
 
 
 def recover_network(blocks: jax.Array) -> Network:
-  """The network that feasible blocks stand for.
+  """The two-layer ReLU network that corresponds to feasible blocks.
 
-  `u = v_i / sqrt(|v_i|)`, `alpha = sqrt(|v_i|)`; of w_i the same with `alpha =
-  -sqrt(|w_i|)`. If the blocks are feasible its outputs on the examples are
-  those of `predict`, and `network_objective` is `objective`. If not, it is
-  another model. A zero block is a unit with weights zero: shapes do not depend
-  on values.
+  `u = v_i / sqrt(|v_i|)`, `alpha = sqrt(|v_i|)`, and likewise for w_i with
+  `alpha = -sqrt(|w_i|)`. If the blocks are feasible, its outputs on the
+  examples equal `predict`, and `network_objective` equals `objective`;
+  otherwise it is a different model. A zero block gives a unit with zero
+  weights, so that shapes do not depend on values.
 
   Args:
     blocks: float[2, P, d], the v_i and the w_i.
@@ -57,7 +57,7 @@ def recover_network(blocks: jax.Array) -> Network:
 
 
 def network_outputs(network: Network, x: jax.Array) -> jax.Array:
-  """`sum_j (x u_j)_+ alpha_j` for every row of x.
+  """The outputs of a network: `sum_j (x u_j)_+ alpha_j` for every row of x.
 
   Args:
     network: a `Network`.
@@ -85,11 +85,11 @@ def network_objective(
   beta: base.Scalar,
   loss: str = 'squared',
 ) -> jax.Array:
-  """The objective of training a network, which is not convex.
+  """The usual objective of training a network, which is not convex.
 
   `l(sum_j (X u_j)_+ alpha_j, y) + (beta / 2) sum_j (|u_j|^2 + alpha_j^2)`, with
-  l as in `objective`. The convex program has the same least value if it has the
-  arrangements of an optimal network.
+  l as in `objective`. The convex program has the same minimum if it includes
+  the arrangements of an optimal network.
 
   Args:
     network: a `Network`.
@@ -102,7 +102,7 @@ def network_objective(
     float[].
 
   Raises:
-    ValueError: if the loss is unknown, y has other labels, or beta is negative.
+    ValueError: if the loss is unknown, labels are invalid, or beta is negative.
 
   Example:
     >>> import jax.numpy as jnp

@@ -28,7 +28,7 @@ def robust_admm(
   record_every: int = 1,
   state: AdmmState | None = None,
 ) -> tuple[AdmmState, AdmmHistory]:
-  r"""Trains a ReLU network against the worst inputs in a box around the data.
+  r"""Adversarial training of a ReLU network: the worst inputs in a box (ADMM).
 
   .. math::
     \min_{v, w} \; \ell_\epsilon(v, w) + \beta \sum_i (|v_i| + |w_i|)
@@ -37,15 +37,16 @@ def robust_admm(
 
   where the loss is the one of `objective` with this epsilon. For the hinge loss
   it is `(1/n) sum_k (1 - y_k f_k + epsilon |r_k|_1)_+` with `r_k = sum_i D_i[k]
-  (v_i - w_i)`. The constraints keep every unit active on the same examples
-  in the whole box. So the network of feasible blocks has at most this loss on
-  any inputs there, whoever finds them.
+  (v_i - w_i)`. The constraints keep every unit active on the same examples in
+  the whole box. So this loss is an upper bound, for feasible blocks, of the
+  network's loss on any inputs in the box, whatever the attack.
 
-  It is `admm` with two steps changed. The slopes `r_k` get copies, and these
-  and the outputs are a joint proximal map of the loss; blocks and slacks are a
-  joint one of the norm and the constraints. Each is one increasing equation in
-  one number, solved by bisection to the precision of its dtype. With epsilon
-  zero the program is that of `admm`, and so is its optimum.
+  Two steps of `admm` change. The slopes `r_k` get copies, which are updated
+  with those of the outputs by a joint proximal map of the loss; blocks and
+  slacks are updated by a joint proximal map of the norm and the constraints.
+  Each solves increasing equations in one variable, by bisection to the
+  precision of its dtype. With epsilon zero the program, and so the optimum, is
+  that of `admm`.
 
   The linear system has P d dimensions; memory is `8 (P d)^2` bytes in float64.
 
@@ -64,14 +65,14 @@ def robust_admm(
       traced.
     record_every: iterations between entries of the history, a Python int >= 1
       that divides num_iterations.
-    state: to go on from, or None for zeros.
+    state: a state to continue from, or None to start at zero.
 
   Returns:
     An `AdmmState`, whose `blocks` are the v_i and w_i, and an `AdmmHistory` of
     the robust objective and constraints.
 
   Raises:
-    ValueError: if shapes do not fit or an argument is out of its range.
+    ValueError: if shapes are inconsistent or an argument is out of its range.
 
   References:
     Bai, Gautam, Sojoudi, 2022, arXiv:2201.01965; Bai, Gautam, Gai, Sojoudi,
@@ -145,7 +146,7 @@ def _run(
 def feasible_proximal(
   a: jax.Array, b: jax.Array, epsilon: jax.Array, threshold: base.Scalar
 ) -> tuple[jax.Array, jax.Array]:
-  """The blocks v and slacks s nearest to a and b, at the price of norms.
+  """Proximal map of the norms of the blocks v, with constraints on slacks s.
 
   `argmin threshold |v| + |v - a|^2 / 2 + |s - b|^2 / 2` with `s_k >= e . |v|`
   for all k, on the last axes d of a and n of b. With m the sum of the
@@ -174,10 +175,10 @@ def loss_proximal(
   epsilon: jax.Array,
   weight: base.Scalar,
 ) -> tuple[jax.Array, jax.Array]:
-  """The outputs f[n] and slopes r[n, d] nearest to a and b, at the price of l.
+  """Proximal map of the loss l, of the outputs f[n] and the slopes r[n, d].
 
   `argmin weight * l(f, y, e . |r|) + (f - a)^2 / 2 + |r - b|^2 / 2`. With t the
-  weighted derivative of l, f moves by t, and `r = soft(b, e t)`.
+  weighted derivative of l, f changes by t, and `r = soft(b, e t)`.
   """
 
   def moved(t):
@@ -204,7 +205,7 @@ def loss_proximal(
 def _root(
   decreasing: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Array
 ) -> jax.Array:
-  """Where functions of one number cross zero, by bisection."""
+  """The roots of decreasing functions of one variable, by bisection."""
 
   def halve(_, ends):
     low, high = ends

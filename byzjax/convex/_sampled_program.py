@@ -15,10 +15,10 @@ _NAME = 'sampled_program'
 
 
 class SampledProgramState(NamedTuple):
-  """All that one iteration hands to the next; duals are scaled by 1 / rho.
+  """The state of `sampled_program`; duals are scaled by 1 / rho.
 
   Attributes:
-    weights: float[N], alpha: the answer, exactly zero for most features.
+    weights: float[N], alpha: the solution, exactly zero for most features.
     fits: float[n], a copy of the outputs; the labels if the loss is squared.
     weight_dual: float[N].
     fit_dual: float[n].
@@ -43,15 +43,15 @@ def sampled_program(
   record_every: int = 1,
   state: SampledProgramState | None = None,
 ) -> tuple[SampledProgramState, jax.Array]:
-  """Trains the outputs of random hidden units, without constraints.
+  """Trains the output layer of a network with random hidden units (ADMM).
 
   `min_alpha l(sum_i (X h_i)_+ alpha_i, y) + beta |alpha|_1`, where the h_i are
-  scaled to length one. With enough samples another one seldom helps:
-  `byzjax.theory.sampled_program_size`. Solved by ADMM as `admm` is: a copy of
-  alpha is soft-thresholded, and the outputs have a proximal step if the loss is
-  not squared.
+  scaled to norm one. For the N with which a further sample seldom lowers the
+  optimum see `byzjax.theory.sampled_program_size`. Solved by ADMM as in `admm`,
+  without constraints: a copy of alpha is soft-thresholded, and the outputs have
+  a proximal step if the loss is not squared.
 
-  The weights make a network by `sampled_network`, whose `network_objective` is
+  `sampled_network` makes a network of the weights, whose `network_objective` is
   this objective.
 
   Args:
@@ -66,14 +66,14 @@ def sampled_program(
       traced.
     record_every: iterations between entries of the history, a Python int >= 1
       that divides num_iterations.
-    state: to go on from, or None for zeros.
+    state: a state to continue from, or None to start at zero.
 
   Returns:
     A `SampledProgramState`, and the objective after every recorded iteration,
     float[T].
 
   Raises:
-    ValueError: if shapes do not fit or an argument is out of its range.
+    ValueError: if shapes are inconsistent or an argument is out of its range.
 
   References:
     Bai, Gautam, Sojoudi, 2022, arXiv:2201.01965; Calafiore, Campi, 2005,
@@ -100,7 +100,8 @@ def sampled_program(
     or shapes[0][1] != shapes[2][1]
   ):
     raise ValueError(
-      f'{_NAME} needs x [n, d], y [n] and vectors [N, d], got {shapes}'
+      f'{_NAME} needs x [n, d], y [n] and vectors [N, d], got the shapes'
+      f' {shapes}'
     )
   dtype = flat.compute_dtype(jnp.result_type(x))
   x, y = jnp.asarray(x, dtype), jnp.asarray(y, dtype)
@@ -112,10 +113,10 @@ def sampled_program(
 
 
 def sampled_network(weights: jax.Array, vectors: jax.Array) -> Network:
-  """The network of a sampled program, with weights balanced between layers.
+  """The network of a sampled program, with balanced weights of both layers.
 
-  `u = sqrt(|alpha_i|) h_i / |h_i|` with output weight `sign(alpha_i)
-  sqrt(|alpha_i|)`: of all scalings the one with the least weight decay.
+  Hidden weights `u = sqrt(|alpha_i|) h_i / |h_i|` and output weight
+  `sign(alpha_i) sqrt(|alpha_i|)`: the scaling with the least weight decay.
 
   Args:
     weights: alpha, float[N].

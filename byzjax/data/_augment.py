@@ -1,4 +1,4 @@
-"""The usual augmentation of small photographs."""
+"""The standard augmentation of small photographs."""
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +9,15 @@ from byzjax._src import checks
 def random_crop_and_flip(
   images: jax.Array, key: jax.Array, *, padding: int = 4
 ) -> jax.Array:
-  """Every image shifted by up to `padding` pixels, and mirrored or not.
+  """Shifts every image by up to `padding` pixels, and flips half of them.
 
-  An image is padded with zeros on all sides and cut to its size at a place that
-  is uniform; with probability 1/2 it is mirrored from left to right. Images are
-  independent.
+  An image is padded with zeros on all sides and cropped to its size at a
+  uniformly random position; with probability 1/2 it is flipped horizontally.
+  Images are treated independently.
 
   Args:
     images: float `[..., H, W, C]`, for example a batch `[n, B, H, W, C]`.
-    key: a key of `jax.random.key`, used up.
+    key: a key of `jax.random.key`; do not use it again.
     padding: p >= 0, a Python int; 4 is usual for 32 x 32.
 
   Returns:

@@ -1,4 +1,4 @@
-"""Clients take part in the order of their difficulty."""
+"""Client curriculum: clients take part in the order of their difficulty."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,49 +23,50 @@ def client_curriculum(
   initial_share: base.Scalar = 0.2,
   min_pool: int = 1,
 ) -> Participation:
-  r"""The clients with the lowest loss take part first, then more and more.
+  r"""Clients with the lowest loss take part first, then more and more clients.
 
-  Of n clients ranked by their score, the pool after k rounds of m clients is
+  If n clients are ranked by their score, the pool after k rounds of m clients
+  is
 
   .. math::
     P_k = \{i : \mathrm{rank}(i) < \max(g(k m), m, \mathrm{min\_pool})\}
 
-  with g of `pool_size` over a budget of `m * total_rounds`. The pool is
-  shuffled and taken m by m; when each of its clients took part, all are scored
-  and ranked anew and the pool grows. If m does not divide the pool, the last
-  round of a sweep is filled up with clients from its start, so that always m
-  take part. `pacing='step', full_at=1, initial_share=1` is sampling without
-  replacement: each client once in `n / m` rounds.
+  with g from `pool_size` for a budget of `m * total_rounds`. The pool is
+  shuffled and taken m at a time; when each of its clients has taken part, all
+  clients are scored and ranked again and the pool grows. If m does not divide
+  the pool, the last round of a sweep is padded with clients from its start, so
+  that always m take part. `pacing='step', full_at=1, initial_share=1` is
+  sampling without replacement: each client once in `n / m` rounds.
 
-  A score that is a loss on the client's data, such as `worker_loss`, is what
-  the client claims: an attacker claims a low one and is in every pool. Score by
-  a model and data of the server's where that matters. In a simulation,
-  `participation._replace(draw=...)` with another function of the scores plays
-  such claims. A small pool may hold an attacking majority: let `min_pool` be
-  well above twice the number of attackers, for the m clients that are drawn
-  from it may have a majority of them even where the pool has none. Scores that
-  are not finite put a client last, in either direction; ties go to the lowest
-  index.
+  A score that is a loss on the client's data, such as `worker_loss`, is
+  reported by the client: a Byzantine client can report a low one and be in
+  every pool. If this matters, compute scores with a model and data of the
+  server. To simulate such reports, use `participation._replace(draw=...)` with
+  another function of the scores. A small pool may have a Byzantine majority.
+  Choose `min_pool` well above twice the number of Byzantine clients, because
+  the m clients drawn from a pool may have a Byzantine majority even if the pool
+  has none. Clients with a score that is not finite rank last, in either order;
+  ties go to the lowest index.
 
   Args:
     num_workers: n, a Python int.
     num_participants: m, a Python int with `1 <= m <= n`.
-    total_rounds: of the pacing, above 0; may be traced.
-    score: `(params, data_i) -> float[]` under the parameters of the server, low
-      is easy; unused, and not needed, in random order.
+    total_rounds: number of rounds for the pacing, > 0; may be traced.
+    score: `(params, data_i) -> float[]` at the server's parameters, low is
+      easy; not needed in random order.
     order: `'curriculum'`, `'anti'` (highest score first) or `'random'`.
     pacing: as in `pool_size`.
-    full_at: a >= 0, the share of the rounds after which all clients are in the
-      pool; may be traced.
-    initial_share: b >= 0, of the clients at the start; may be traced.
-    min_pool: the pool never has fewer clients; from 1 to n.
+    full_at: a >= 0, the share of the rounds after which the pool contains all
+      clients; may be traced.
+    initial_share: b >= 0, share of clients at the start; may be traced.
+    min_pool: minimum size of the pool, from 1 to n.
 
   Returns:
-    A `Participation` for `local_round`, whose weights are 1 for the m clients
-    that take part and 0 for the others.
+    A `Participation` for `local_round`, with weight 1 for the m clients that
+    take part and 0 for the others.
 
   Raises:
-    ValueError: if an argument is none of its choices or out of its range, or
+    ValueError: if an argument is not one of its choices or out of its range, or
       the score is missing.
 
   References:
@@ -107,7 +108,8 @@ def client_curriculum(
   def init(n):
     if n != num_workers:
       raise ValueError(
-        f'{name} was made for {num_workers} workers, got {n} of them'
+        f'{name} needs the number of workers to be num_workers={num_workers},'
+        f' got {n}'
       )
     return _sweep.start(jnp.arange(n, dtype=jnp.int32))
 

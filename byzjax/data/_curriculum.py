@@ -1,4 +1,4 @@
-"""Local steps on examples in the order of their difficulty."""
+"""Curriculum learning: local steps on examples in order of difficulty."""
 
 from typing import Literal, NamedTuple, get_args
 
@@ -14,19 +14,19 @@ Score = Literal['global', 'local', 'global_and_local', 'expert']
 
 
 class CurriculumState(NamedTuple):
-  """What a worker keeps where its own last model scores its examples."""
+  """The worker state of `curriculum` if its own model scores its examples."""
 
   params: base.Params
   participated: jax.Array  # shape=(), dtype=bool
 
 
 class CurriculumPlan(NamedTuple):
-  """Plan of `curriculum` for one round.
+  """The plan of `curriculum` for one round.
 
   Attributes:
-    rank: int32[m], of each place of the worker's row, 0 for the first example
-      to enter the pool; the padding comes last.
-    sweep: where the pass over the pool stands.
+    rank: int32[m], the rank of each place of the worker's row, 0 for the first
+      example to enter the pool; the padding ranks last.
+    sweep: the position in the pass over the pool.
   """
 
   rank: jax.Array
@@ -50,35 +50,34 @@ def curriculum(
   min_pool: int = 32,
   score_batch_size: int = 256,
 ) -> LocalSampler:
-  r"""Local steps on the easiest examples first, and on more and more of them.
+  r"""Local steps on the easiest examples first, then on more and more of them.
 
   At the start of a round a worker ranks its `N_i` examples by their loss. Step
-  t draws from the first `g(t)` of them,
+  t draws from the pool of the first `g(t)` examples,
 
   .. math::
     P_t = \{j \in S_i : \mathrm{rank}(j) < \max(g(t), \mathrm{min\_pool})\}
 
-  with g of `pool_size`. The pool is swept in shuffled batches without
-  replacement; when each of its examples was given out, the pool for the current
-  t is taken, so that a round always makes the steps that it was asked for. Like
-  in `local_sampler`, the last batch of a sweep is filled up with the first
-  examples of that sweep. Pacing runs within a round and begins anew in the
-  next.
+  with g from `pool_size`. The pool is traversed in shuffled batches without
+  replacement; after each of its examples has been used, the pool for the
+  current t replaces it. So a round always takes the requested number of steps.
+  As in `local_sampler`, the last batch of a sweep is padded with the first
+  examples of that sweep. Pacing runs within a round and restarts in the next.
 
-  The loss that ranks is that of the received parameters (`'global'`), of the
-  worker's own after its last local step (`'local'`; the received ones until it
-  took part for the first time), their sum (`'global_and_local'`), or that of a
-  fixed model (`'expert'`, the same order in all rounds). All cost a forward
-  pass, or two, over the worker's examples per round; zeros and ones for right
-  and wrong predictions are losses too. Losses that are not finite count as the
+  The ranking uses the loss of the received parameters (`'global'`), of the
+  worker's own parameters after its last local step (`'local'`; the received
+  ones before its first participation), the sum of both (`'global_and_local'`),
+  or the loss of a fixed model (`'expert'`, the same order in all rounds). Each
+  costs one or two forward passes over the worker's examples per round; a 0-1
+  loss of the predictions works too. Losses that are not finite count as the
   largest. Ties go to the example that comes first; `'anti'` is the exact
-  reverse. `'random'` paces a random order, without scores, which is not the
-  same as no curriculum: that is `pacing='step', full_at=1, initial_share=1`, to
-  the bit `local_sampler(shuffled=True)`.
+  reverse order. `'random'` applies the pacing to a random order, without
+  scores. This differs from no curriculum, which is `pacing='step', full_at=1,
+  initial_share=1`, bit for bit `local_sampler(shuffled=True)`.
 
-  Under label skew a local model fits its own classes, so that its scores say
-  little. This orders the data of a worker by what the worker itself computes:
-  Byzantine workers gain nothing by it that they do not have already.
+  Under label skew a local model fits its own classes, so its scores carry
+  little information. A worker's examples are ordered by what the worker itself
+  computes, so Byzantine workers gain no further influence.
 
   Args:
     images: all examples `[N, ...]`, uint8 or float, on every device.
@@ -86,27 +85,27 @@ def curriculum(
     loss_per_example: `(params, images float32[k, ...], labels int32[k]) ->
       float[k]`, in evaluation mode.
     batch_size: B >= 1, a Python int.
-    num_local_steps: T > 0 of the pacing; may be traced.
+    num_local_steps: T > 0, the steps for the pacing; may be traced.
     scale: largest pixel value s > 0.
     order: `'curriculum'`, `'anti'` or `'random'`.
     score: `'global'`, `'local'`, `'global_and_local'` or `'expert'`.
-    expert_params: of the fixed model; needed by `'expert'` alone.
+    expert_params: parameters of the fixed model; only for score 'expert'.
     pacing: as in `pool_size`.
-    full_at: a >= 0, the share of the steps after which all examples are in use;
-      may be traced.
-    initial_share: b >= 0, of the examples at the start; may be traced.
-    min_pool: the pool never has fewer examples, unless the worker has.
-    score_batch_size: how many examples are scored at a time; it bounds memory.
+    full_at: a >= 0, the share of the steps after which the pool contains all
+      examples; may be traced.
+    initial_share: b >= 0, share of examples at the start; may be traced.
+    min_pool: minimum size of the pool, unless the worker has fewer examples.
+    score_batch_size: number of examples scored at a time, to bound memory.
 
   Returns:
     A `LocalSampler` for data_i = `Partition(indices int32[m], sizes int32[])`,
     with batches `(images float32[B, ...], labels int32[B])`. Its state is a
-    `CurriculumState` where the local model scores, else empty.
+    `CurriculumState` if the local model scores, otherwise empty.
 
   Raises:
-    ValueError: if an argument is none of its choices or out of its range,
-      images and labels disagree in number, or `expert_params` is given without
-      `score='expert'`, or the other way round.
+    ValueError: if an argument is not one of its choices or out of its range,
+      images and labels have different lengths, or only one of `expert_params`
+      and `score='expert'` is given.
 
   References:
     Vahidian, Kadaveru, Baek, Wang, Kungurtsev, Chen, Shah, Lin, 2023,

@@ -1,4 +1,4 @@
-"""The router that is learned from how well paths do."""
+"""A discriminative router, trained on the scores of paths."""
 
 import numpy as np
 
@@ -18,31 +18,32 @@ def discriminative_router(
   regularization: float = 1.0,
   calibrate: bool = True,
 ) -> Router:
-  r"""The router to the path that will score best, learned from examples.
+  r"""Trains a router to the path that will score best on a document.
 
   .. math::
     y_i = \arg\max_p S_{ip}, \qquad
     W, b = \text{logistic regression of } y \text{ on } z, \qquad
     b' : \ |\{i : \arg\max_p (z_i W + b')_p = p\}| = |\{i : y_i = p\}|
 
-  Without the last step, `calibrate`, paths that are seldom the best are
-  predicted more seldom still, and vanish. The scores come from the paths
-  themselves: a lying path that does well on these documents attracts others.
+  Without the last step, `calibrate`, paths that are rarely the best are
+  predicted even more rarely, and may disappear. The scores come from the paths
+  themselves: a Byzantine path that does well on these documents attracts
+  others.
 
   Args:
-    features: z, real numbers `[N, d]`, of documents that no path is trained
-      on.
+    features: z, real numbers `[N, d]`, of documents on which no path is
+      trained.
     scores: S, real numbers `[N, P]`: the log-likelihood of document i under
-      path p. Ties are for the lowest path; NaN is the worst.
-    regularization: strength of the squared penalty on W, positive; 1 / C of
-      scikit-learn. Features are divided by their deviations for it.
+      path p. Ties go to the lowest path; NaN is the worst score.
+    regularization: strength of the squared penalty on W, > 0; 1 / C of
+      scikit-learn. It applies to features divided by their standard deviations.
     calibrate: whether to fit the bias to the frequencies of the labels.
 
   Returns:
     A `Router` to P paths; a path that is never the best is never chosen.
 
   Raises:
-    ValueError: if features are no finite matrix, scores have another number of
+    ValueError: if features is not a finite matrix, scores has another number of
       rows, the regularization is not positive, or scikit-learn is not
       installed.
 

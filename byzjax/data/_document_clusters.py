@@ -1,4 +1,4 @@
-"""Routers of documents by k-means, before there are any paths."""
+"""Routers of documents by k-means, before any path is trained."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ from byzjax.data._routing import Router
 def cluster_documents(
   features: np.ndarray, num_paths: int, *, seed: int = 0
 ) -> Router:
-  r"""The router to the nearest of P centres, found by k-means.
+  r"""A router to the nearest of P centres, found by k-means.
 
   .. math::
     \mathrm{path}(z) = \arg\min_p |z - c_p|^2
       = \arg\max_p \, (2 z \cdot c_p - |c_p|^2)
 
   Args:
-    features: z, real numbers `[N, d]`, such as `models.prefix_features` gives.
+    features: z, real numbers `[N, d]`, such as from `models.prefix_features`.
     num_paths: P, a Python int from 1 to N.
-    seed: of the first centres.
+    seed: the seed of the initial centres.
 
   Returns:
     A `Router` to P paths.
 
   Raises:
-    ValueError: if features are no finite matrix, P is out of range, or
+    ValueError: if features is not a finite matrix, P is out of range, or
       scikit-learn is not installed.
 
   References:
@@ -53,25 +53,25 @@ def cluster_documents(
 def product_cluster_documents(
   features: np.ndarray, num_modules: Sequence[int], *, seed: int = 0
 ) -> Router:
-  r"""K-means on each part of the features: a module for every level.
+  r"""A router by k-means on each part of the features, one module per level.
 
   .. math::
     \mathrm{path}(z)_l = \arg\min_e |z_{[l]} - c_{l e}|^2, \qquad
     l = 1 \dots L
 
-  for z cut into L parts, as even as they can be; the pair, or tuple, is one of
+  for z cut into L parts of (nearly) equal size; the tuple of modules is one of
   the rows of `models.grid_paths(num_modules)`.
 
   Args:
     features: z, real numbers `[N, d]`, with `d >= L`.
     num_modules: `(K_1, ..., K_L)`, each from 1 to N.
-    seed: of the first centres.
+    seed: the seed of the initial centres.
 
   Returns:
     A `Router` to `K_1 ... K_L` paths.
 
   Raises:
-    ValueError: if features are no finite matrix, a number is out of range, or
+    ValueError: if features is not a finite matrix, a number is out of range, or
       scikit-learn is not installed.
 
   References:
@@ -92,8 +92,8 @@ def product_cluster_documents(
   checks.check_sequence(name, 'num_modules', num_modules)
   if not num_modules or len(num_modules) > features.shape[1]:
     raise ValueError(
-      f'{name} needs num_modules for 1 to {features.shape[1]} levels, as there'
-      f' are features, got {tuple(num_modules)}'
+      f'{name} needs num_modules to have 1 to {features.shape[1]} entries, at'
+      f' most one per feature, got {tuple(num_modules)}'
     )
   parts = np.array_split(features, len(num_modules), axis=1)
   routers = []

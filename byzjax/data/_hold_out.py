@@ -1,4 +1,4 @@
-"""Examples, and workers, that training does not see."""
+"""Held-out examples, and held-out workers."""
 
 import numpy as np
 
@@ -15,22 +15,22 @@ def hold_out(
   .. math::
     |H_i| = \min(\max(\lfloor s |S_i| + 1/2 \rfloor, 1), |S_i| - 1)
 
-  chosen uniformly, so that worker i can be tested on its own distribution. What
-  worker i holds out depends neither on the other workers nor on their number.
-  Where workers share examples, as in `iid`, one may train on what another holds
-  out.
+  chosen uniformly, so that worker i can be tested on its own distribution. The
+  held-out examples of worker i depend neither on the other workers nor on their
+  number. If workers share examples, as in `iid`, one may train on what another
+  holds out.
 
   Args:
-    partition: of any kind, with at least two examples per worker.
+    partition: any `Partition` with at least two examples per worker.
     share: s, strictly between 0 and 1.
-    seed: of the choice.
+    seed: the seed of the choice.
 
   Returns:
-    `(training, held_out)`, two partitions of all n workers, whose examples keep
-    their order.
+    `(training, held_out)`, two partitions of all n workers, in the original
+    order of the examples.
 
   Raises:
-    ValueError: if the share is not between 0 and 1, or a worker has a single
+    ValueError: if the share is not between 0 and 1, or a worker has only one
       example.
 
   Example:
@@ -71,16 +71,16 @@ def hold_out(
 def held_out_workers(
   partition: Partition, num_held_out: int, *, seed: int = 0
 ) -> tuple[Partition, Partition]:
-  """Holds out whole workers, as clients that training never meets.
+  """Holds out whole workers, as clients that do not take part in training.
 
   Args:
-    partition: of n workers.
+    partition: a `Partition` of n workers.
     num_held_out: k, a Python int with `1 <= k < n`.
-    seed: of the choice, which is uniform.
+    seed: the seed of the choice, which is uniform.
 
   Returns:
-    `(training, unseen)`, partitions of n - k and of k workers, in the order
-    that they had.
+    `(training, unseen)`, partitions of n - k and of k workers, in their
+    original order.
 
   Raises:
     ValueError: if k is not an int from 1 to n - 1.

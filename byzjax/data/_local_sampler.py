@@ -1,4 +1,4 @@
-"""Batches that a worker takes from its own examples, step by step."""
+"""Batches that a worker draws from its own examples in each local step."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -12,7 +12,7 @@ from byzjax.data import _examples, _passes, _sweep
 
 
 class ShuffledPlan(NamedTuple):
-  """Plan of `local_sampler(shuffled=True)`."""
+  """The plan of `local_sampler(shuffled=True)` for one round."""
 
   sweep: _sweep.Sweep
 
@@ -32,38 +32,39 @@ def local_sampler(
     j_b \sim \mathrm{Uniform}(S_i), \qquad (x_{j_b} / s, \; y_{j_b}), \qquad
     b = 1 \dots B
 
-  in each step, so that a round never holds more than one batch per worker. The
-  data of the round is a `Partition`; with the same keys, the draws are those of
-  `sample_batch`.
+  in each step, so a round never stores more than one batch per worker. The
+  round is given a `Partition` as its data; with the same keys, the draws are
+  those of `sample_batch`.
 
-  With `shuffled`, examples are drawn without replacement instead: a new
-  permutation begins when every example was given out. If B does not divide
-  their number, the last batch of a pass is filled up with the first examples of
-  that pass; other libraries make it smaller, which a static shape forbids, or
-  drop it, which would leave some examples out.
+  With `shuffled`, examples are drawn without replacement: a new permutation
+  starts after every example has been used. If B does not divide their number,
+  the last batch of a pass is padded with the first examples of that pass.
+  (Other libraries make this batch smaller, which static shapes do not allow, or
+  drop it, which leaves some examples out.)
 
-  Every round starts a new pass. With `passes='run'` a pass goes on in the next
-  round of the worker (in `asynchronous_round`, in the next job on its shard),
-  until every example was given out: it does not matter into how many rounds the
-  steps are cut.
+  Every round starts a new pass. With `passes='run'` a pass continues in the
+  worker's next round (in `asynchronous_round`, in the next job on its shard)
+  until every example has been used, so the result does not depend on how the
+  steps are divided into rounds.
 
   Args:
     images: all examples `[N, ...]`, uint8 or float, on every device.
     labels: integers `[N]`.
     batch_size: B >= 1, a Python int.
     scale: largest pixel value s > 0.
-    shuffled: whether to make passes without replacement.
-    passes: 'round', a new pass in every round, or 'run', for `shuffled` only.
+    shuffled: whether to draw without replacement.
+    passes: 'round', a new pass in every round, or 'run', only with `shuffled`.
 
   Returns:
     A `LocalSampler` for data_i = `Partition(indices int32[m], sizes int32[])`.
-    Its batches are `(images float32[B, ...], labels int32[B])`, and it keeps no
-    state, or with `passes='run'` a key and the number of the next batch.
+    Its batches are `(images float32[B, ...], labels int32[B])`. It is
+    stateless, except with `passes='run'`: then it keeps a key and the index of
+    the next batch.
 
   Raises:
     ValueError: if the batch size is not an int of at least 1, the scale is not
-      positive, images and labels disagree in number, or passes is not one of
-      these words, or 'run' without `shuffled`.
+      positive, images and labels have different lengths, passes is not one of
+      the two, or it is 'run' without `shuffled`.
 
   Example:
     >>> import jax, jax.numpy as jnp, numpy as np
@@ -100,8 +101,8 @@ def check_passes(name: str, shuffled: Any, passes: Any) -> None:
     )
   if passes == 'run' and not shuffled:
     raise ValueError(
-      f"{name} needs shuffled=True where passes='run': with replacement there"
-      f' are no passes, got {shuffled=}'
+      f"{name} needs shuffled=True if passes='run', because draws with"
+      f' replacement have no passes, got {shuffled=}'
     )
 
 

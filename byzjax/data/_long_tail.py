@@ -1,4 +1,4 @@
-"""Thinning a data set to classes of falling size."""
+"""Long-tailed data: classes of geometrically decreasing size."""
 
 import math
 
@@ -11,25 +11,25 @@ from byzjax.data._partition import check_labels
 def long_tail(
   labels: np.ndarray, *, ratio: float, seed: int | None = None
 ) -> np.ndarray:
-  r"""Examples to keep so that class sizes fall geometrically.
+  r"""Selects examples so that class sizes decrease geometrically.
 
   .. math::
     |C_k'| = \max(1, \lfloor r^k |C_k| \rfloor)
 
-  Thin the labels, partition them, and point the partition back at the full
-  data: `restrict(random_shards(labels[kept], n), kept)`.
+  To use it, partition the selected labels, and map the partition back to the
+  full data: `restrict(random_shards(labels[kept], n), kept)`.
 
   Args:
-    labels: integers `[N]`, at least 0; class k = 0 keeps all its examples.
+    labels: non-negative integers `[N]`; class 0 keeps all its examples.
     ratio: r in (0, 1]; 1 keeps everything.
-    seed: of the choice within a class; None keeps the first ones.
+    seed: the seed of the choice within a class; None keeps the first ones.
 
   Returns:
-    The kept examples, int32 `[N']`, in ascending order.
+    The indices of the kept examples, int32 `[N']`, in ascending order.
 
   Raises:
-    ValueError: if labels is not a vector of integers of at least 0, or the
-      ratio is not in (0, 1].
+    ValueError: if labels is not a vector of non-negative integers, or the ratio
+      is not in (0, 1].
 
   References:
     Cui, Jia, Lin, Song and Belongie, "Class-Balanced Loss Based on Effective

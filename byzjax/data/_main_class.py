@@ -1,4 +1,4 @@
-"""Label skew in which each worker has one class more than others."""
+"""Label skew with one main class per worker."""
 
 import numpy as np
 
@@ -9,31 +9,31 @@ from byzjax.data import _partition
 def main_class(
   labels: np.ndarray, num_workers: int, *, share: float, seed: int = 0
 ) -> _partition.Partition:
-  r"""A given share of each worker's examples comes from its main class.
+  r"""Each worker has a given share of examples from its main class.
 
   .. math::
     |S_i \cap C_{i \bmod K}| = \lfloor s |S_i| + 1/2 \rfloor
 
-  The main class of worker i is class `i mod K`, of the K distinct labels in
-  ascending order; the rest of its examples are drawn from the other classes
-  alone, uniformly as far as every example finds a place. Sizes differ by at
-  most one example, and the larger shards come first.
+  The main class of worker i is class `i mod K` of the K distinct labels in
+  ascending order; the rest of its examples are drawn only from the other
+  classes, as uniformly as the class sizes allow. Sizes differ by at most one
+  example, and the larger shards come first.
 
   Args:
-    labels: integers `[N]`, at least 0.
+    labels: non-negative integers `[N]`.
     num_workers: number of workers n, from 1 to N.
     share: s in [0, 1]; 0.3, 0.5 and 0.7 are usual.
-    seed: of the choices.
+    seed: the seed of the choices.
 
   Returns:
     A `Partition` that holds every example exactly once: `indices` int32 `[n,
     ceil(N / n)]`, `sizes` int32 `[n]`.
 
   Raises:
-    ValueError: if labels is not a vector of integers of at least 0, the number
-      of workers is below 1 or above N, the share is not in [0, 1], or the
-      classes do not allow it: their sizes differ too much, or the number of
-      workers is not a multiple of theirs.
+    ValueError: if labels is not a vector of non-negative integers, the number
+      of workers is below 1 or above N, the share is not in [0, 1], or the class
+      sizes do not allow it: they differ too much, or the number of workers is
+      not a multiple of the number of classes.
 
   Example:
     >>> import numpy as np

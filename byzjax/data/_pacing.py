@@ -1,4 +1,4 @@
-"""How many of the examples are in use at a time: pacing functions."""
+"""Pacing functions: how many examples a curriculum uses at a time."""
 
 from typing import Literal, get_args
 
@@ -29,27 +29,27 @@ def pool_size(
 
   clipped to `1 <= g <= N`, where h(r) is r (linear), `r^2` (quadratic),
   `sqrt(r)` (root), `(e^{10 r} - 1) / (e^{10} - 1)` (exponential) or `1 + ln(r +
-  e^{-10}) / 10` (logarithmic); step is `b N` until `t = a T` and N from then
-  on. All grow in t, begin at `b N` and reach N at `t = a T`.
+  e^{-10}) / 10` (logarithmic); for step, g is `b N` until `t = a T` and N from
+  then on. All increase in t, start at `b N` and reach N at `t = a T`.
 
-  The sizes are rounded down after a relative 1e-6 is added, so that `0.29 *
-  100` is 29 in single precision too.
+  Before rounding down, a relative 1e-6 is added, so that `0.29 * 100` is 29 in
+  single precision too.
 
   Args:
-    step: t >= 0; may be traced, as may all numbers below.
+    step: t >= 0; may be traced, like all numbers below.
     pacing: `'linear'`, `'quadratic'`, `'root'`, `'step'`, `'exponential'` or
       `'logarithmic'`.
-    num_examples: N >= 1.
+    num_examples: N >= 1, an integer.
     total_steps: T > 0.
-    full_at: a >= 0, the share of the steps after which all examples are in use;
-      0 is all of them from the start.
-    initial_share: b >= 0, of the examples at the start; 1 or more is all.
+    full_at: a >= 0, the share of the steps after which all examples are used; 0
+      uses all from the start.
+    initial_share: b >= 0, share of examples at the start; 1 or more uses all.
 
   Returns:
-    g(t), int32, of the shape of the arguments.
+    g(t), int32, with the broadcast shape of the arguments.
 
   Raises:
-    ValueError: if the pacing is none of the six, or a number is out of range.
+    ValueError: if the pacing is unknown, or a number is out of range.
 
   References:
     Wu, Dyer, Neyshabur, 2021, arXiv:2012.03107.

@@ -1,4 +1,4 @@
-"""Which worker holds which examples: index tables, made once on the host."""
+"""Partitions of examples among workers: index tables, computed on the host."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ class Partition(NamedTuple):
   """The examples of each of n workers.
 
   Row i of `indices` holds the examples of worker i in its first `sizes[i]`
-  places; the rest repeats them cyclically, so that every entry is valid.
+  entries; these are repeated cyclically in the rest, so every entry is valid.
   """
 
   indices: np.ndarray | jax.Array  # int32 [n, m], m the largest size
@@ -22,13 +22,13 @@ class Partition(NamedTuple):
 
 
 def iid(labels: np.ndarray, num_workers: int) -> Partition:
-  r"""Every worker draws from all examples: the i.i.d. setting of the theory.
+  r"""Every worker samples from all examples: the i.i.d. setting of the theory.
 
   .. math::
     S_i = \{0, \dots, N - 1\} \quad \text{for all } i
 
-  With `sample_batch`, the batches of all workers are independent draws from one
-  distribution. To divide a data set evenly instead, see `random_shards`.
+  With `sample_batch`, the batches of all workers are independent samples from
+  one distribution. To divide a data set evenly instead, use `random_shards`.
 
   Args:
     labels: integers `[N]`; only their number matters.
@@ -39,7 +39,7 @@ def iid(labels: np.ndarray, num_workers: int) -> Partition:
     `[n, N]`, `sizes` int32 `[n]`.
 
   Raises:
-    ValueError: if labels is not a vector of integers of at least 0, or the
+    ValueError: if labels is not a vector of non-negative integers, or the
       number of workers is below 1 or above N.
 
   Example:
@@ -57,15 +57,15 @@ def iid(labels: np.ndarray, num_workers: int) -> Partition:
 
 
 def label_sorted(labels: np.ndarray, num_workers: int) -> Partition:
-  """Contiguous shards of the examples in the order of their labels.
+  """Contiguous shards of the examples sorted by label: extreme heterogeneity.
 
-  `S_i` is the i-th of n consecutive pieces of a stable `argsort(labels)`:
-  the most heterogeneous of the equal partitions, each worker sees one or two
-  classes when classes are large. Sizes differ by at most one example, and the
-  larger shards come first.
+  `S_i` is the i-th of n consecutive pieces of a stable `argsort(labels)`. This
+  is the most heterogeneous equal partition: if classes are large, each worker
+  sees one or two. Sizes differ by at most one example, and the larger shards
+  come first.
 
   Args:
-    labels: integers `[N]`, at least 0.
+    labels: non-negative integers `[N]`.
     num_workers: number of workers n, from 1 to N.
 
   Returns:
@@ -73,7 +73,7 @@ def label_sorted(labels: np.ndarray, num_workers: int) -> Partition:
     ceil(N / n)]`, `sizes` int32 `[n]`.
 
   Raises:
-    ValueError: if labels is not a vector of integers of at least 0, or the
+    ValueError: if labels is not a vector of non-negative integers, or the
       number of workers is below 1 or above N.
 
   Example:
@@ -90,7 +90,7 @@ def label_sorted(labels: np.ndarray, num_workers: int) -> Partition:
 def random_shards(
   labels: np.ndarray, num_workers: int, *, seed: int = 0
 ) -> Partition:
-  r"""Equal shards of a random order of the examples.
+  r"""Equal shards of the examples in random order.
 
   .. math::
     S_i = \{\pi(j) : c_i \le j < c_{i+1}\}, \qquad
@@ -99,21 +99,21 @@ def random_shards(
   for a uniform permutation pi. Sizes differ by at most one example, and the
   larger shards come first.
 
-  Small shards are not i.i.d. data: the few examples that a worker holds give it
-  a bias of its own, which stays from round to round and which no momentum
-  averages away.
+  Small shards are not i.i.d. data: the few examples of a worker give it a bias
+  of its own, which is the same in all rounds, so momentum does not average it
+  out.
 
   Args:
     labels: integers `[N]`; only their number matters.
     num_workers: number of workers n, from 1 to N.
-    seed: of the permutation.
+    seed: the seed of the permutation.
 
   Returns:
     A `Partition` that holds every example exactly once: `indices` int32 `[n,
     ceil(N / n)]`, `sizes` int32 `[n]`.
 
   Raises:
-    ValueError: if labels is not a vector of integers of at least 0, or the
+    ValueError: if labels is not a vector of non-negative integers, or the
       number of workers is below 1 or above N.
 
   Example:
@@ -130,30 +130,30 @@ def random_shards(
 def dirichlet_by_class(
   labels: np.ndarray, num_workers: int, *, alpha: float, seed: int = 0
 ) -> Partition:
-  r"""Each class is shared out among the workers in Dirichlet proportions.
+  r"""Divides each class among the workers in Dirichlet proportions.
 
   .. math::
     p_k \sim \mathrm{Dir}(\alpha 1_n), \qquad
     |S_i \cap C_k| \approx p_{k, i} |C_k|
 
-  independently for each class k; the examples of a class are put in a random
-  order and cut at the cumulative shares, rounded down. Small alpha: few workers
-  hold a class. Workers differ in their number of examples too.
+  independently for each class k; the examples of a class are shuffled and cut
+  at the cumulative proportions, rounded down. With a small alpha, few workers
+  hold each class. Workers also differ in their numbers of examples.
 
   Args:
-    labels: integers `[N]`, at least 0.
+    labels: non-negative integers `[N]`.
     num_workers: number of workers n, from 1 to N.
-    alpha: concentration, positive and finite; 0.1 to 1 is usual.
-    seed: of the shares and the orders.
+    alpha: concentration, positive and finite; typically 0.1 to 1.
+    seed: the seed of the proportions and the shuffling.
 
   Returns:
     A `Partition` that holds every example exactly once: `indices` int32 `[n,
     m]`, `sizes` int32 `[n]`.
 
   Raises:
-    ValueError: if labels is not a vector of integers of at least 0, the number
+    ValueError: if labels is not a vector of non-negative integers, the number
       of workers is below 1 or above N, alpha is not positive and finite, or a
-      worker is left without examples.
+      worker gets no examples.
 
   References:
     Yurochkin, Agarwal, Ghosh, Greenewald, Hoang and Khazaeni, "Bayesian
@@ -185,30 +185,30 @@ def dirichlet_by_class(
 def dirichlet_by_worker(
   labels: np.ndarray, num_workers: int, *, alpha: float, seed: int = 0
 ) -> Partition:
-  r"""Each worker draws its own mix of classes; all get equally many examples.
+  r"""Each worker draws its own Dirichlet mix of classes; all sizes are equal.
 
   .. math::
     q_i \sim \mathrm{Dir}(\alpha 1_K), \qquad
     \Pr[\text{next example of worker } i \text{ has label } k] =
       \frac{q_{i, k} 1[k \text{ is left}]}{\sum_l q_{i, l} 1[l \text{ is left}]}
 
-  without replacement, one worker after the other, so that the last ones take
-  what is left and may be nearer to it than to their own draw. A worker none of
-  whose classes is left draws from the examples left. Sizes differ by at most
-  one example, and the larger shards come first.
+  without replacement, one worker after another, so the class mixes of the last
+  workers may follow what is left rather than their own q_i. A worker whose
+  classes are all used up draws from the remaining examples. Sizes differ by at
+  most one example, and the larger shards come first.
 
   Args:
-    labels: integers `[N]`, at least 0; K is the number of distinct ones.
+    labels: non-negative integers `[N]`; K is the number of distinct ones.
     num_workers: number of workers n, from 1 to N.
-    alpha: concentration, positive and finite; 0.1 to 1 is usual.
-    seed: of the mixes and the draws.
+    alpha: concentration, positive and finite; typically 0.1 to 1.
+    seed: the seed of the mixes and the draws.
 
   Returns:
     A `Partition` that holds every example exactly once: `indices` int32 `[n,
     ceil(N / n)]`, `sizes` int32 `[n]`.
 
   Raises:
-    ValueError: if labels is not a vector of integers of at least 0, the number
+    ValueError: if labels is not a vector of non-negative integers, the number
       of workers is below 1 or above N, or alpha is not positive and finite.
 
   References:
@@ -276,21 +276,22 @@ def draw_counts(
 
 
 def restrict(partition: Partition, kept: np.ndarray) -> Partition:
-  r"""A partition of chosen examples, pointed at the data they come from.
+  r"""Maps a partition of selected examples back to the full data set.
 
   .. math::
     S_i' = \{\mathrm{kept}_j : j \in S_i\}
 
   Args:
-    partition: of the `N'` examples that were chosen.
-    kept: the chosen examples, integers `[N']`, such as `long_tail` returns.
+    partition: a `Partition` of the `N'` selected examples.
+    kept: indices of the selected examples, integers `[N']`, as from
+      `long_tail`.
 
   Returns:
     A `Partition` of the same shapes, whose entries are entries of `kept`.
 
   Raises:
-    ValueError: if kept is not a vector, or the partition has other than the
-      `N'` examples of kept.
+    ValueError: if kept is not a vector, or the partition does not have exactly
+      `N'` examples.
 
   Example:
     >>> import numpy as np
@@ -303,8 +304,8 @@ def restrict(partition: Partition, kept: np.ndarray) -> Partition:
   num_examples = int(partition.indices.max()) + 1
   if kept.shape != (num_examples,):
     raise ValueError(
-      "restrict: kept must name one example for each of the partition's, got "
-      f'kept.shape={kept.shape} for {num_examples} examples.'
+      'restrict: kept must have one entry for each example of the partition, '
+      f'got kept.shape={kept.shape} for {num_examples} examples.'
     )
   return Partition(kept[partition.indices], partition.sizes)
 

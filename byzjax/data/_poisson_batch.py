@@ -1,4 +1,4 @@
-"""Batches in which every example is, or is not, by a coin of its own."""
+"""Poisson sampling: each example is in a batch with a fixed probability."""
 
 import math
 
@@ -23,26 +23,26 @@ def poisson_batch(
   max_size: int | None = None,
   scale: float = 1.0,
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-  r"""One Poisson-sampled batch for each worker, as privacy needs it.
+  r"""One Poisson-sampled batch per worker, for differential privacy.
 
   .. math::
     P(j \in \text{batch}_i) = \min\big(1, B / |S_i|\big)
     \quad \text{independently for all } j \in S_i
 
-  This is the sampling that `theory.privacy_epsilon` counts. The number of
-  examples differs from batch to batch, B on average, while shapes must not:
-  there are `max_size` rows, of which `present` says who is there. Worker i
+  `theory.privacy_epsilon` assumes this sampling. The number of examples differs
+  from batch to batch, with mean B, while shapes are static: a batch has
+  `max_size` rows, and `present` marks those that hold an example. Worker i
   draws with `fold_in(key, i)`.
 
   Args:
     images: all examples, uint8 `[N, H, W, C]`.
     labels: int32 `[N]`.
-    partition: which worker holds which examples.
-    key: a key of `jax.random.key`, used up.
-    batch_size: B >= 1, a Python int: examples per worker on average.
-    max_size: m, rows of a batch, a Python int of at least B; what is drawn
-      beyond it is left out. None for the least number that is exceeded with a
-      probability of at most 1e-18, or the number of a worker's examples.
+    partition: the examples of each worker.
+    key: a key of `jax.random.key`; do not use it again.
+    batch_size: B >= 1, a Python int: mean number of examples per worker.
+    max_size: m, rows of a batch, a Python int of at least B; further draws are
+      dropped. None for the smallest number that is exceeded with probability at
+      most 1e-18, or the number of a worker's examples if that is smaller.
     scale: largest pixel value s, a positive Python number.
 
   Returns:
@@ -51,7 +51,7 @@ def poisson_batch(
 
   Raises:
     ValueError: if a count is out of its range, the scale is not positive, or
-      images and labels disagree in number.
+      images and labels have different lengths.
 
   References:
     Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang, 2016,

@@ -1,4 +1,4 @@
-"""The same batch for every worker of a group."""
+"""Redundant data: the same batch for every worker of a group."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,12 @@ from byzjax._src import base, checks, groups
 
 
 def redundant_groups(batch: base.Batch, group_size: int) -> base.Batch:
-  """Gives the batch of every group to each of its r workers.
+  """Gives the batch of each group to all of its r workers.
 
-  Workers `j r, ..., j r + r - 1` get slice j. Whatever else the gradients
-  depend on must be the same too: let keys be leaves of the batch. Equal inputs
-  then have gradients of equal bits in `robust_round`; `group_vote` says where.
+  Workers `j r, ..., j r + r - 1` get slice j. Everything else that affects the
+  gradients must be the same too; for example, make keys leaves of the batch.
+  Equal inputs then give bitwise equal gradients in `robust_round`, under the
+  conditions in `group_vote`.
 
   Args:
     batch: leaves `[n/r, ...]`, one slice per group.

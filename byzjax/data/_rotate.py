@@ -1,4 +1,4 @@
-"""Rotated images, and angles that differ from worker to worker."""
+"""Feature shift: rotated images, with angles that differ between workers."""
 
 from collections.abc import Sequence
 
@@ -14,15 +14,14 @@ _CHUNK = 1024  # images at a time, which bounds memory on whole data sets
 
 
 def rotate(images: jax.Array, angles: jax.Array | float) -> jax.Array:
-  """Images turned counterclockwise about their centre, on the same canvas.
+  """Rotates images counterclockwise about their centre, on the same canvas.
 
-  Bilinear interpolation, zeros where nothing was. The angle is split into
-  quarter turns, which are exact, and the rest: square images are those of
-  `rot90` at multiples of 90 degrees, and 0 degrees changes no bit. Pillow and
-  torchvision count angles in this direction too, but take the nearest pixel by
-  default.
+  Bilinear interpolation, with zeros outside the image. The angle is split into
+  quarter turns, which are exact, and the rest: multiples of 90 degrees give
+  `rot90` for square images, and 0 degrees changes no bit. Pillow and
+  torchvision use the same direction, but take the nearest pixel by default.
 
-  For a test set at each angle of `rotation_shift`, rotate all of it by that
+  To test at the angles of `rotation_shift`, rotate the whole test set by each
   angle.
 
   Args:
@@ -33,8 +32,8 @@ def rotate(images: jax.Array, angles: jax.Array | float) -> jax.Array:
     Images of the same shape and dtype.
 
   Raises:
-    ValueError: if the images have fewer than three axes, or the angles are not
-      one per image.
+    ValueError: if the images have fewer than three axes, or the number of
+      angles is not one per image.
 
   Example:
     >>> import jax.numpy as jnp
@@ -100,27 +99,28 @@ def rotation_shift(
   num_examples: int | None = None,
   seed: int = 0,
 ) -> np.ndarray:
-  r"""An angle for each example, from a mix of angles of its worker's own.
+  r"""An angle for each example, from its worker's own Dirichlet mix of angles.
 
   .. math::
     q_i \sim \mathrm{Dir}(\tfrac{\alpha}{A} 1_A), \qquad
     \theta_j \sim q_i \text{ for each } j \in S_i
 
-  Feature shift: `images = rotate(images, rotation_shift(...))` is done once,
-  before training, and costs nothing later. That needs each example to belong to
-  one worker. Hold out afterwards, so that what is held out has the angles of
-  its worker. What worker i draws does not depend on the other workers.
+  This is a feature shift: apply `images = rotate(images, rotation_shift(...))`
+  once, before training. Each example must belong to only one worker. Hold out
+  examples afterwards, so that they have the angles of their worker. The draws
+  of worker i do not depend on the other workers.
 
   Args:
-    partition: whose examples belong to at most one worker each.
+    partition: a `Partition` in which each example has at most one worker.
     angles: the A angles, in degrees.
-    concentration: alpha > 0, over all angles together; `alpha / A` is what each
-      angle has, which others call alpha.
-    num_examples: N of the data set; None is up to the last of the partition.
-    seed: of the mixes and the draws.
+    concentration: alpha > 0, in total over all angles; other authors call
+      `alpha / A`, the concentration per angle, alpha.
+    num_examples: N of the data set; None for the largest index in the partition
+      plus one.
+    seed: the seed of the mixes and the draws.
 
   Returns:
-    Degrees, float32 `[N]`; 0 for examples that no worker has.
+    Degrees, float32 `[N]`; 0 for examples without a worker.
 
   Raises:
     ValueError: if there are no angles, alpha is not positive and finite, N is

@@ -1,8 +1,8 @@
-"""Routers of documents: which path of a modular network a document is for.
+"""Routers: which path of a modular network a document is assigned to.
 
-Offline and once per document, from features of its beginning. Every router here
-is linear in them: the nearest of some centres is, and so is the best pair of
-centres when each looks at a half of the features.
+Routing is done once per document, before training, from features of its
+beginning. All routers here are linear in the features: so is the nearest of
+several centres, and the best pair of centres of two halves of the features.
 """
 
 import importlib
@@ -16,24 +16,24 @@ from byzjax.data._partition import Partition
 
 
 class Router(NamedTuple):
-  """Scores paths by `z W + b`; the highest is the document's path."""
+  """A linear router: path scores `z W + b`; the highest score wins."""
 
   weights: np.ndarray  # float64 [d, P]
   bias: np.ndarray  # float64 [P]
 
 
 def path_scores(router: Router, features: np.ndarray) -> np.ndarray:
-  """What a router makes of documents: a score for every path.
+  """The score of every path for each document.
 
   Args:
-    router: of d features.
+    router: a `Router` of d features.
     features: real numbers `[N, d]`.
 
   Returns:
     float64 `[N, P]`.
 
   Raises:
-    ValueError: if features are no finite matrix with d columns.
+    ValueError: if features is not a finite matrix with d columns.
 
   Example:
     >>> import numpy as np
@@ -52,17 +52,17 @@ def path_scores(router: Router, features: np.ndarray) -> np.ndarray:
 
 
 def route(router: Router, features: np.ndarray) -> np.ndarray:
-  """The path of each document; ties go to the lowest.
+  """The best path of each document; ties go to the lowest index.
 
   Args:
-    router: of d features.
+    router: a `Router` of d features.
     features: real numbers `[N, d]`.
 
   Returns:
     int32 `[N]`, in `[0, P)`.
 
   Raises:
-    ValueError: as `path_scores`.
+    ValueError: as for `path_scores`.
 
   Example:
     >>> import numpy as np
@@ -77,18 +77,18 @@ def route(router: Router, features: np.ndarray) -> np.ndarray:
 def top_paths(
   router: Router, features: np.ndarray, num_paths: int = 2
 ) -> np.ndarray:
-  """The best paths of each document, for shards that overlap in training.
+  """The best k paths of each document, for overlapping training shards.
 
   Args:
-    router: of d features, to P paths.
+    router: a `Router` of d features, to P paths.
     features: real numbers `[N, d]`.
     num_paths: k, a Python int from 1 to P.
 
   Returns:
-    int32 `[N, k]`, the best first; ties go to the lowest.
+    int32 `[N, k]`, the best path first; ties go to the lowest index.
 
   Raises:
-    ValueError: as `path_scores`, and if k is out of range.
+    ValueError: as for `path_scores`, or if k is out of range.
 
   Example:
     >>> import numpy as np
@@ -109,16 +109,16 @@ def top_paths(
 
 
 def routed_shards(paths: np.ndarray, num_paths: int) -> Partition:
-  """The documents of each path, from the path, or paths, of each document.
+  """The shards of documents of all paths, from the path(s) of each document.
 
   Args:
-    paths: int `[N]`, from `route`, or `[N, k]`, from `top_paths`, which makes
-      shards that overlap; in `[0, P)`.
+    paths: int `[N]` from `route`, or `[N, k]` from `top_paths`, which gives
+      overlapping shards; in `[0, P)`.
     num_paths: P, a Python int of at least 1.
 
   Returns:
-    A `Partition` of P shards, whose documents keep their order; its `sizes` are
-    what `modular_round(worker_weights=...)` may take.
+    A `Partition` of P shards, in the original order of the documents; its
+    `sizes` can be the `worker_weights` of `modular_round`.
 
   Raises:
     ValueError: if an entry is out of range, or a path has no document.

@@ -1,4 +1,4 @@
-"""Batches for all workers, drawn on the device."""
+"""Batches for all workers, sampled on the device."""
 
 import jax
 import jax.numpy as jnp
@@ -17,24 +17,24 @@ def sample_batch(
   *,
   scale: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-  r"""One batch for each worker, uniform with replacement from its examples.
+  r"""One batch per worker, uniform with replacement from its examples.
 
   .. math::
     j_{i, b} \sim \mathrm{Uniform}(S_i), \qquad
     \mathrm{images}_{i, b} = x_{j_{i, b}} / s, \qquad
     \mathrm{labels}_{i, b} = y_{j_{i, b}}
 
-  Pure, so it works in jit, scan and vmap over keys. Worker i draws with
-  `fold_in(key, i)`: its batch depends neither on the number of workers nor on
-  how many devices they are spread over.
+  The function is pure, so it works in jit, scan and vmap over keys. Worker i
+  draws with `fold_in(key, i)`: its batch depends neither on the number of
+  workers nor on the number of devices.
 
   Args:
     images: all examples, uint8 `[N, H, W, C]`, on every device.
     labels: int32 `[N]`.
-    partition: which worker holds which examples; its arrays may be sharded over
-      the axis of workers.
-    key: a key of `jax.random.key`, used up.
-    batch_size: examples per worker B, at least 1.
+    partition: the examples of each worker; its arrays may be sharded over the
+      worker axis.
+    key: a key of `jax.random.key`; do not use it again.
+    batch_size: B >= 1, examples per worker.
     scale: largest pixel value s, a positive Python number.
 
   Returns:
@@ -42,7 +42,7 @@ def sample_batch(
 
   Raises:
     ValueError: if the batch size is below 1, the scale is not positive, or
-      images and labels disagree in number.
+      images and labels have different lengths.
 
   Example:
     >>> import jax
@@ -83,7 +83,7 @@ def shuffled_batch(
   batches_per_pass: int | None = None,
   scale: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-  r"""One batch for each worker, from passes without replacement.
+  r"""One batch per worker, from passes without replacement.
 
   .. math::
     e = \lfloor t / K_i \rfloor, \qquad
@@ -91,30 +91,30 @@ def shuffled_batch(
     K_i = \lceil |S_i| / B \rceil
 
   `pi_{i,e}` is the permutation of the examples of worker i in its pass e. A
-  pass goes on from one step to the next, and no state is kept: batches are a
-  function of the key and the step alone, so a run that is resumed at step t
-  sees what it would have seen. Give the *same* key at every step.
+  pass continues over the steps without any state: batches are a function of the
+  key and the step alone, so a run resumed at step t sees the same batches. Pass
+  the *same* key in every step.
 
   If B does not divide the number of examples, the last batch of a pass is
-  filled up with the first examples of that pass, as in `local_sampler`.
+  padded with the first examples of that pass, as in `local_sampler`.
 
   Args:
     images: all examples, uint8 `[N, H, W, C]`, on every device.
     labels: int32 `[N]`.
-    partition: which worker holds which examples.
-    key: a key of `jax.random.key`, that of the whole run.
-    batch_size: examples per worker B, at least 1.
-    step: number of the step t, an integer of at least 0; may be traced.
-    batches_per_pass: shuffle after so many batches, though some examples may
-      not have been seen; None for whole passes. At least 1.
+    partition: the examples of each worker.
+    key: a key of `jax.random.key`, the same one for the whole run.
+    batch_size: B >= 1, examples per worker.
+    step: t, the index of the step, an integer >= 0; may be traced.
+    batches_per_pass: start a new pass after this many batches, even if some
+      examples have not been used; None for whole passes. At least 1.
     scale: largest pixel value s, a positive Python number.
 
   Returns:
     `(images / s, labels)`: float32 `[n, B, H, W, C]` and int32 `[n, B]`.
 
   Raises:
-    ValueError: if a count is below 1, the scale is not positive, the step is no
-      integer, or images and labels disagree in number.
+    ValueError: if a count is below 1, the scale is not positive, the step is
+      not an integer, or images and labels have different lengths.
 
   Example:
     >>> import jax

@@ -1,4 +1,4 @@
-"""Batches of documents that a worker takes from its own, step by step."""
+"""Batches that a worker draws from its own documents in each local step."""
 
 from typing import Literal
 
@@ -22,14 +22,14 @@ def sequence_sampler(
   .. math::
     j_b \sim \mathrm{Uniform}(S_i), \qquad x_{j_b}, \qquad b = 1 \dots B
 
-  in each step: `local_sampler` for what has no labels, and is handed out as it
-  is. The data of the round is a `Partition` of the documents.
+  in each step: `local_sampler` for data without labels, returned unchanged. The
+  round is given a `Partition` of the documents as its data.
 
   Args:
-    documents: all of them `[N, T + 1]`, integers, on every device; or anything
-      else with a leading axis.
+    documents: all documents `[N, T + 1]`, integers, on every device; or any
+      other array with a leading axis.
     batch_size: B >= 1, a Python int.
-    shuffled: whether to make passes without replacement, as `local_sampler`.
+    shuffled: whether to draw without replacement, as in `local_sampler`.
     passes: 'round' or 'run', as for `local_sampler`.
 
   Returns:
@@ -38,8 +38,8 @@ def sequence_sampler(
     that of `local_sampler`.
 
   Raises:
-    ValueError: if the batch size is not an int of at least 1, or passes is not
-      one of these words, or 'run' without `shuffled`.
+    ValueError: if the batch size is not an int of at least 1, passes is not one
+      of the two, or it is 'run' without `shuffled`.
 
   Example:
     >>> import jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Image-classification data sets, each read once into one uint8 array."""
+"""Image-classification data sets, each read into one uint8 array."""
 
 import io
 import os
@@ -35,29 +35,29 @@ class Dataset(NamedTuple):
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-  """A data set by name, in host memory.
+  """Loads an image-classification data set by name into host memory.
 
   `'digits'` is scikit-learn's 1797 handwritten digits, 8 x 8 x 1 with pixels
   from 0 to 16, split by one fixed permutation into 1400 for training and 397
   for testing; it needs no files. Every other name is a TFDS data set prepared
-  on disk in a format of random access (`array_record`), with the splits `train`
+  on disk in a random-access format (`array_record`), with the splits `train`
   and `test` and the features `image` (all of one size) and `label`: `'mnist'`,
   `'fashion_mnist'`, `'cifar10'` and others. Reading needs no TensorFlow and no
-  network. Examples keep the order of TFDS, which has shuffled them.
+  network. Examples keep the order of TFDS, which is shuffled.
 
   Args:
-    name: `'digits'`, or a TFDS name such as `'mnist'`, which may hold a
+    name: `'digits'`, or a TFDS name such as `'mnist'`, optionally with a
       configuration and a version: `'name/config:1.0.0'`.
     data_dir: the folder of TFDS data sets; None for the environment variable
-      `TFDS_DATA_DIR` and, if it is not set, TFDS's own `~/tensorflow_datasets`.
+      `TFDS_DATA_DIR` or, if it is not set, `~/tensorflow_datasets`.
 
   Returns:
     A `Dataset`: images uint8 `[N, H, W, C]`, labels int32 `[N]`.
 
   Raises:
     ValueError: if the data set is not in the folder, or not an
-      image-classification set as described, or `'digits'` is asked for and
-      scikit-learn is not installed.
+      image-classification set as described, or for `'digits'` if scikit-learn
+      is not installed.
 
   Example:
     >>> from byzjax import data

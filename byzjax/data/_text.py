@@ -1,4 +1,4 @@
-"""Text as tokens, one per character, and its division into documents."""
+"""Text as character-level tokens, and its division into documents."""
 
 import importlib.resources
 import os
@@ -19,7 +19,7 @@ _ASKED = (
 
 
 class Text(NamedTuple):
-  """A text in host memory, as numbers of characters in a vocabulary."""
+  """A text in host memory, as indices of characters in a vocabulary."""
 
   name: str
   train: np.ndarray  # int32 [N], in [0, V)
@@ -30,16 +30,16 @@ class Text(NamedTuple):
 def load_text(
   name: str, data_dir: str | os.PathLike[str] | None = None
 ) -> Text:
-  """A text by name, one token per character.
+  """Loads a text by name, one token per character.
 
-  `'sonnets'` is fourteen sonnets by William Shakespeare, in modern spelling,
-  that come with the library: the last two are for testing. Every other name is
-  a TFDS data set prepared on disk as for `load`, with the feature `text` and
-  the splits `train` and `test`, such as `'tiny_shakespeare'`; the texts of a
-  split are joined in their order. The vocabulary is that of both splits.
+  `'sonnets'` is fourteen sonnets by William Shakespeare in modern spelling,
+  included in the library; the last two are for testing. Every other name is a
+  TFDS data set prepared on disk as for `load`, with the feature `text` and the
+  splits `train` and `test`, such as `'tiny_shakespeare'`; the texts of a split
+  are concatenated in order. The vocabulary is that of both splits.
 
   Args:
-    name: `'sonnets'`, or a TFDS name, which may hold a configuration and a
+    name: `'sonnets'`, or a TFDS name, optionally with a configuration and a
       version.
     data_dir: the folder of TFDS data sets, as for `load`.
 
@@ -47,7 +47,7 @@ def load_text(
     A `Text`.
 
   Raises:
-    ValueError: if the data set is not in the folder, or not a text as
+    ValueError: if the data set is not in the folder, or not a text data set as
       described.
 
   Example:
@@ -69,11 +69,10 @@ def load_text(
 
 
 def documents(tokens: np.ndarray, length: int) -> np.ndarray:
-  """Cuts a text into documents that follow each other.
+  """Cuts a text into consecutive documents of T inputs and T targets.
 
-  Document i is `tokens[i T : i T + T + 1]`: T inputs and T targets, and every
-  token after the first is the target of one document. What is left at the end
-  is dropped.
+  Document i is `tokens[i T : i T + T + 1]`: every token after the first is the
+  target of exactly one document. The remainder at the end is dropped.
 
   Args:
     tokens: integers `[N]`.
@@ -83,8 +82,8 @@ def documents(tokens: np.ndarray, length: int) -> np.ndarray:
     int32 `[(N - 1) // T, T + 1]`.
 
   Raises:
-    ValueError: if the tokens are no vector of integers, or fewer than one
-      document.
+    ValueError: if the tokens are not a vector of integers, or there are too few
+      for one document.
 
   Example:
     >>> import numpy as np

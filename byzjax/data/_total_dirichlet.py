@@ -1,4 +1,4 @@
-"""Label skew whose concentration is given for all classes together."""
+"""Label skew with a total concentration over all classes."""
 
 import numpy as np
 
@@ -12,31 +12,31 @@ def dirichlet_total(
   concentration: float,
   seed: int = 0,
 ) -> _partition.Partition:
-  r"""Each worker draws a mix around what is left; all get equally many.
+  r"""Each worker draws a Dirichlet mix of the remaining data; sizes are equal.
 
   .. math::
     q_i \sim \mathrm{Dir}(\alpha r_i), \qquad
     r_{i, k} = \frac{|C_k \text{ that is left}|}{\sum_l |C_l
       \text{ that is left}|}
 
-  and worker i draws from `q_i` without replacement, as in
-  `dirichlet_by_worker`, one worker after the other. There alpha is what each
-  class has; here it is their sum, so that `alpha = 0.1` with ten balanced
-  classes begins like 0.01 there, and most workers see one or two classes. Sizes
-  differ by at most one example, and the larger shards come first.
+  and worker i draws from `q_i` without replacement, one worker after another,
+  as in `dirichlet_by_worker`. There alpha is the concentration per class; here
+  it is the sum over classes, so that `alpha = 0.1` with ten balanced classes
+  starts like 0.01 there, and most workers see one or two classes. Sizes differ
+  by at most one example, and the larger shards come first.
 
   Args:
-    labels: integers `[N]`, at least 0.
+    labels: non-negative integers `[N]`.
     num_workers: number of workers n, from 1 to N.
-    concentration: alpha, over all classes together, positive and finite.
-    seed: of the mixes and the draws.
+    concentration: alpha, in total over all classes, positive and finite.
+    seed: the seed of the mixes and the draws.
 
   Returns:
     A `Partition` that holds every example exactly once: `indices` int32 `[n,
     ceil(N / n)]`, `sizes` int32 `[n]`.
 
   Raises:
-    ValueError: if labels is not a vector of integers of at least 0, the number
+    ValueError: if labels is not a vector of non-negative integers, the number
       of workers is below 1 or above N, or the concentration is not positive and
       finite.
 

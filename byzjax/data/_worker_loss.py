@@ -20,7 +20,7 @@ def worker_loss(
   scale: float = 1.0,
   score_batch_size: int = 256,
 ) -> Callable[[base.Params, Partition], jax.Array]:
-  r"""The mean loss over all examples of a worker, as `client_curriculum` asks.
+  r"""The mean loss over all examples of a worker, for `client_curriculum`.
 
   .. math::
     \frac{1}{|S_i|} \sum_{j \in S_i} \ell(w; x_j / s, y_j)
@@ -33,15 +33,14 @@ def worker_loss(
     loss_per_example: `(params, images float32[k, ...], labels int32[k]) ->
       float[k]`.
     scale: largest pixel value s > 0.
-    score_batch_size: k, how many examples go through the model at a time; it
-      bounds memory.
+    score_batch_size: k, number of examples per forward pass, to bound memory.
 
   Returns:
     `(params, data_i) -> float32[]` for data_i = `Partition(indices int32[m],
-    sizes int32[])`. Map it over workers with `jax.vmap`.
+    sizes int32[])`. Use `jax.vmap` to map it over workers.
 
   Raises:
-    ValueError: if images and labels disagree in number, the scale is not
+    ValueError: if images and labels have different lengths, the scale is not
       positive, or the batch size is not an int of at least 1.
 
   Example:

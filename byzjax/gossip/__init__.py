@@ -1,4 +1,4 @@
-"""Rules by which nodes mix with their neighbours, and attacks on them."""
+"""Gossip: rules for decentralised training without a server, and attacks."""
 
 from byzjax.gossip._aggregate import aggregate, trimmed
 from byzjax.gossip._attacks import alone, dissensus

@@ -1,4 +1,4 @@
-"""Any rule of a server, at every node."""
+"""Any aggregation rule, applied at every node."""
 
 from collections.abc import Callable
 
@@ -10,27 +10,27 @@ from byzjax.gossip._types import AggregateRule
 def aggregate(
   rule_for: Callable[[int], base.Aggregator], *, name: str = 'aggregate'
 ) -> AggregateRule:
-  """Every node aggregates its own vector and those of its neighbours.
+  """Every node applies an aggregation rule to itself and its neighbours.
 
-  `x_i <- Agg(x_i, x_j : j a neighbour of i)`. The weights of the graph play no
-  part, and nodes that see different vectors find different aggregates: on a
-  sparse graph with different data such rules fail without any attacker. A
-  neighbour's vector that is not usable is replaced by the node's own.
+  `x_i <- Agg(x_i, x_j : j a neighbour of i)`. The weights of the graph are not
+  used, and nodes that see different vectors get different aggregates: on a
+  sparse graph with heterogeneous data such rules fail even without Byzantine
+  nodes. A neighbour's vector that is not finite is replaced by the node's own.
 
-  Costs one pass of the rule per node, over its neighbourhood: n (deg + 1) d
-  numbers, where the rules with weights cost a matrix product.
+  It costs one call of the rule per node, on n (deg + 1) d numbers in total;
+  rules with weights cost one matrix product.
 
   Args:
-    rule_for: `m -> Aggregator` for m vectors, row 0 the node's own. The rule
-      must not keep a state.
-    name: of the rule, for errors.
+    rule_for: `m -> Aggregator` for m vectors, of which row 0 is the node's own.
+      The rule must be stateless.
+    name: name of the rule, for error messages.
 
   Returns:
     An `AggregateRule`.
 
   Raises:
-    ValueError: if `rule_for` is not callable; in rounds if it returns what is
-      not an `Aggregator`, or one with a state.
+    ValueError: if `rule_for` is not callable; in rounds, if it does not return
+      an `Aggregator`, or returns one with state.
 
   Example:
     >>> import byzjax, jax.numpy as jnp
@@ -49,12 +49,12 @@ def aggregate(
 
 
 def trimmed(*, num_byzantine: int) -> AggregateRule:
-  """Every node takes the trimmed mean of its neighbourhood.
+  """Every node takes the coordinate-wise trimmed mean of its neighbourhood.
 
-  Of every coordinate of the `deg_i + 1` vectors the f smallest and the f
-  largest are left out. In a neighbourhood of fewer than `2f + 1` vectors f
-  shrinks to what they allow, as in the official code of ClippedGossip: with two
-  vectors it is their mean, and no defence.
+  In every coordinate of the `deg_i + 1` vectors the f smallest and the f
+  largest values are left out. In a neighbourhood of fewer than `2f + 1` vectors
+  f is reduced to the largest possible value, as in the official code of
+  ClippedGossip: with two vectors it is their mean, which is not robust.
 
   Args:
     num_byzantine: f >= 0, a Python int.

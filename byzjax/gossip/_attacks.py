@@ -1,4 +1,4 @@
-"""Attacks that only make sense without a server."""
+"""Attacks that are specific to decentralised training."""
 
 import jax.numpy as jnp
 
@@ -7,19 +7,20 @@ from byzjax.gossip._types import AloneAttack, EdgeAttack
 
 
 def dissensus(*, epsilon: base.Scalar = 1.0) -> EdgeAttack:
-  """Attackers push every neighbour away from its honest neighbours.
+  """Byzantine nodes push every neighbour away from its honest neighbours.
 
   The Byzantine neighbours of node i send it `x_i - epsilon (sum_{k honest} W_ik
-  (x_k - x_i)) / sum_{b Byzantine} W_ib`. With epsilon 1 plain gossip leaves the
-  node exactly where it was, as if it had no neighbours; with more it moves away
-  from them. Every neighbour hears something else.
+  (x_k - x_i)) / sum_{b Byzantine} W_ib`. With epsilon = 1 plain gossip leaves
+  the node exactly where it was, as if it had no neighbours; with a larger
+  epsilon it moves away from them. Every neighbour gets a different vector.
 
-  The official code has attackers with a single neighbour; this is the same for
-  any number. For rules that ignore W it takes `1 / (deg_i + 1)` for all weights
-  there, which gives the same vector where the weights of node i are equal.
+  In the official code each Byzantine node has a single neighbour; here it may
+  have any number. For rules that ignore W, that code uses the weight `1 /
+  (deg_i + 1)` throughout, which gives the same vector if the weights of node i
+  are equal.
 
   Args:
-    epsilon: the strength; may be traced.
+    epsilon: strength of the attack; may be traced.
 
   Returns:
     An `EdgeAttack`, for `gossip_round` without a mesh.
@@ -52,15 +53,15 @@ def dissensus(*, epsilon: base.Scalar = 1.0) -> EdgeAttack:
 
 
 def alone(attack: base.Attack) -> AloneAttack:
-  """Attackers that know their own vector and nothing else.
+  """Byzantine nodes that know only their own vector.
 
-  Runs an attack on messages at one node at a time, as if it had no colleagues
-  and saw nobody's vector: `sign_flip(own=True)`, `constant`, `gaussian`. An
-  attack that makes its message from honest ones finds none. Such an attack
-  needs no communication of its own, so it works on a mesh.
+  Runs an attack on messages at one node at a time, without access to the
+  vectors of other nodes: `sign_flip(own=True)`, `constant`, `gaussian`. An
+  attack that uses honest messages finds none. Such an attack needs no
+  communication, so it works on a mesh.
 
   Args:
-    attack: an `Attack` that keeps no state.
+    attack: an `Attack` without state.
 
   Returns:
     An `AloneAttack`, for `gossip_round`.

@@ -1,4 +1,4 @@
-"""ClippedGossip: no neighbour pulls farther than a radius."""
+"""ClippedGossip: the influence of each neighbour is clipped to a radius."""
 
 import jax.numpy as jnp
 
@@ -9,27 +9,27 @@ from byzjax.gossip._types import GossipRule
 def clipped(
   *, radius: base.Scalar | None = None, num_byzantine: int = 1
 ) -> GossipRule:
-  """Every node clips what its neighbours differ from it by.
+  """Every node clips the differences to its neighbours (ClippedGossip).
 
   `x_i <- x_i + sum_j W_ij clip(x_j - x_i, tau_i)`, `clip(v, tau) = v min(1, tau
-  / |v|)`. Also called self-centred clipping: centred clipping around one's own
-  vector, with the weights of the graph. However many neighbours are Byzantine,
-  the node moves by `tau_i` times their weight at most.
+  / |v|)`. Also called self-centered clipping: centered clipping around the
+  node's own vector, with the weights of the graph. Byzantine neighbours
+  together move the node by at most `tau_i` times their weight.
 
-  Without a radius `tau_i` is the distance to the (f + 1)-th farthest neighbour,
-  so that f Byzantine neighbours cannot make it large. The official code takes
-  the second farthest, f = 1, whatever the number of attackers: two of them then
-  choose the radius. A node with no more than f neighbours takes the distance to
-  the nearest (as that code does for a single one), and so trusts that one. The
-  radius of the theory needs to know who is honest: `tau_i^2 = (1 / delta_i)
-  sum_{j honest} W_ij E|x_i - x_j|^2`, delta_i the weight of Byzantine
-  neighbours.
+  With `radius=None`, `tau_i` is the distance to the (f + 1)-th farthest
+  neighbour, so f Byzantine neighbours cannot increase it arbitrarily. The
+  official code takes the second farthest, f = 1, for any number of Byzantine
+  nodes: two of them then control the radius. A node with at most f neighbours
+  takes the distance to the nearest one (as that code does for a single
+  neighbour), and so trusts it. The radius of the theory requires knowing who is
+  honest: `tau_i^2 = (1 / delta_i) sum_{j honest} W_ij E|x_i - x_j|^2`, with
+  delta_i the weight of Byzantine neighbours.
 
   Args:
-    radius: tau >= 0, for all nodes; inf for plain gossip, 0 to ignore the
-      neighbours; may be traced. None for the distances above.
-    num_byzantine: f >= 0, a Python int: the most Byzantine neighbours that any
-      node has; read only if there is no radius.
+    radius: tau >= 0, the clipping radius of all nodes; inf for plain gossip, 0
+      to ignore the neighbours; may be traced. None for the distances above.
+    num_byzantine: f >= 0, a Python int: the maximum number of Byzantine
+      neighbours of a node; used only if radius is None.
 
   Returns:
     A `GossipRule`.

@@ -1,4 +1,4 @@
-"""One step of gossip, on vectors that are at hand."""
+"""One step of gossip on given vectors."""
 
 import jax
 import jax.numpy as jnp
@@ -18,30 +18,30 @@ def mix(
   is_byzantine: jax.Array | None = None,
   key: jax.Array | None = None,
 ) -> base.Messages:
-  """One step of gossip of n vectors, without training.
+  """One step of gossip on n given vectors, without training.
 
-  Each node replaces its vector by what the rule makes of it and of what its
-  neighbours sent. Byzantine nodes, if there is an attack on messages, send
-  something else, and themselves take the plain mean with their honest
+  Each node replaces its vector by the result of the rule, applied to its own
+  vector and those sent by its neighbours. With an attack, Byzantine nodes send
+  other vectors, and themselves take the plain mean with their honest
   neighbours.
 
-  All nodes are at hand, so weights come from one n x n matrix of inner
-  products, and are applied by one product: no n x n x d numbers.
+  All nodes are on one device, so the weights come from one n x n matrix of
+  inner products, and are applied by one product without n x n x d numbers.
 
   Args:
-    rule: of `byzjax.gossip`, such as `clipped()`.
-    topology: of `byzjax.topology`, of n nodes.
+    rule: a rule of `byzjax.gossip`, such as `clipped()`.
+    topology: a `Topology` of n nodes, such as `topology.ring(n)`.
     messages: leaves `[n, *shape]`, one row per node.
-    attack: an `Attack` (all neighbours hear the same), an edge attack such as
-      `dissensus()`, an `alone(attack)`, or None.
-    is_byzantine: bool[n], with an attack.
-    key: for attacks and rules that draw.
+    attack: an `Attack` (all neighbours get the same vector), an edge attack
+      such as `dissensus()`, an `alone(attack)`, or None.
+    is_byzantine: bool[n], the Byzantine nodes; required with an attack.
+    key: for attacks and rules that need a random key.
 
   Returns:
     The vectors after the step: leaves `[n, *shape]`.
 
   Raises:
-    ValueError: if an argument is of another form, or n is not the same.
+    ValueError: if an argument has the wrong type, or numbers of nodes differ.
 
   Example:
     >>> import jax.numpy as jnp
@@ -61,7 +61,9 @@ def mix(
   if attack is not None:
     _sending.check_attack('mix', attack)
     if is_byzantine is None:
-      raise ValueError(f'mix needs is_byzantine to be bool[{n}] for an attack')
+      raise ValueError(
+        f'mix needs is_byzantine to be bool[{n}] for an attack, got None'
+      )
   sent, _ = _sending.byzantine_messages(
     attack,
     x,

@@ -1,4 +1,4 @@
-"""Nearest-neighbour averaging: the mean of the vectors nearest to one's own."""
+"""Nearest-neighbour averaging: the mean of the nearest vectors (MoNNA)."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -8,21 +8,22 @@ from byzjax.gossip._types import GossipRule
 
 
 def nearest_neighbor_averaging(*, num_byzantine: int) -> GossipRule:
-  """Every node leaves out the f neighbours that are farthest from it.
+  """Every node averages all but its f farthest neighbours (NNA, MoNNA).
 
-  `x_i <- (1 / (deg_i + 1 - f)) sum_{j in S_i} x_j`, S_i the `deg_i + 1 - f`
-  vectors nearest to `x_i`, its own included. The weights of the graph play no
-  part. Among neighbours at the same distance the one that comes first is taken:
-  the lowest index, or with neighbours on a mesh the first direction.
+  `x_i <- (1 / (deg_i + 1 - f)) sum_{j in S_i} x_j`, where S_i holds the `deg_i
+  + 1 - f` vectors nearest to `x_i`, including its own. The weights of the graph
+  are not used. Ties go to the neighbour with the lowest index, or on a mesh to
+  the first direction.
 
-  With local momentum before it this is MoNNA, which is stated for a complete
+  With local momentum this is MoNNA, which the paper states for a complete
   graph; `aggregate(lambda m: byzjax.monna(num_byzantine=f,
-  reference_worker=0))` is the same rule. A node with no more than f neighbours
-  keeps its vector. Vectors that are not usable are the farthest; a node that
-  has to take one of them counts its own in its place.
+  reference_worker=0))` is the same rule. A node with at most f neighbours keeps
+  its vector. Vectors that are not finite count as the farthest; if a node has
+  to include one, it uses its own vector instead.
 
   Args:
-    num_byzantine: f >= 0, a Python int, per neighbourhood. 0 gives the mean.
+    num_byzantine: f >= 0, a Python int, Byzantine nodes per neighbourhood; 0
+      gives the mean.
 
   Returns:
     A `GossipRule`.

@@ -1,13 +1,13 @@
-"""Gossip as it is, without any defence."""
+"""Plain gossip averaging, without robustness."""
 
 from byzjax.gossip._types import GossipRule
 
 
 def plain() -> GossipRule:
-  """Plain gossip: every node moves to the weighted mean of its neighbourhood.
+  """Plain gossip: every node takes the weighted mean of its neighbourhood.
 
-  `x_i <- sum_j W_ij x_j`. One Byzantine neighbour moves it anywhere. A
-  neighbour's vector that is not finite counts as the node's own.
+  `x_i <- sum_j W_ij x_j`. One Byzantine neighbour can move it arbitrarily far.
+  A neighbour's vector that is not finite is replaced by the node's own.
 
   Returns:
     A `GossipRule`.

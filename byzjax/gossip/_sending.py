@@ -84,7 +84,9 @@ def observe(attack: Any, state: base.State, mean: jax.Array) -> base.State:
 def _send_alone(attack, x, is_byzantine, ids, key):
   apply = functools.partial(attack.attack.apply, num_coordinates=x.shape[1])
   if jax.tree.leaves(attack.attack.init(jnp.zeros_like(x[0]))):
-    raise ValueError('alone needs an attack that keeps no state')
+    raise ValueError(
+      'alone needs attack to be an attack without state, got one with a state'
+    )
 
   def send_one(row, node):
     own_key = None if key is None else jax.random.fold_in(key, node)

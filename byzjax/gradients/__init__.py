@@ -9,6 +9,7 @@ from byzjax.gradients._byz_vr_marina import (
 from byzjax.gradients._entropy_gradient import entropy_gradient
 from byzjax.gradients._hutchinson import hutchinson_diagonal
 from byzjax.gradients._private_gradient import differentially_private_gradient
+from byzjax.gradients._saga import SagaState, saga
 from byzjax.gradients._sparsign_steps import sparsign_local_steps
 from byzjax.gradients._stages import RecurrentStage, Stage
 from byzjax.gradients._storm import StormState, storm
@@ -19,12 +20,14 @@ __all__ = [
   'MarinaServerState',
   'MarinaWorkerState',
   'RecurrentStage',
+  'SagaState',
   'Stage',
   'StormState',
   'byz_vr_marina',
   'differentially_private_gradient',
   'entropy_gradient',
   'hutchinson_diagonal',
+  'saga',
   'sparsign_local_steps',
   'storm',
   'target_projection',

@@ -1,4 +1,4 @@
-"""Differences of gradients, and now and then a whole one: Byz-VR-MARINA."""
+"""Byz-VR-MARINA: gradient differences, and full gradients from time to time."""
 
 from typing import Any, NamedTuple
 
@@ -13,11 +13,11 @@ _NAME = 'byz_vr_marina'
 
 
 class ByzVrMarina(NamedTuple):
-  """The two sides of `byz_vr_marina`, named as the arguments of a round.
+  """The worker and server parts of `byz_vr_marina`, named as round arguments.
 
   Attributes:
-    value_and_grad: what workers send: gradients, or differences of gradients.
-    optimizer: of the server, which adds the differences up.
+    value_and_grad: what workers send: gradients or differences of gradients.
+    optimizer: of the server, which sums the differences.
   """
 
   value_and_grad: local.StatefulEstimator
@@ -25,14 +25,14 @@ class ByzVrMarina(NamedTuple):
 
 
 class MarinaWorkerState(NamedTuple):
-  """What a worker keeps for `byz_vr_marina`."""
+  """The worker state of `byz_vr_marina`."""
 
-  next_round: jax.Array  # shape=(), dtype=int32, if it is not away
+  next_round: jax.Array  # shape=(), dtype=int32, if the worker is not absent
   codec: base.State
 
 
 class MarinaServerState(NamedTuple):
-  """What the server keeps for `byz_vr_marina`."""
+  """The server state of `byz_vr_marina`."""
 
   round: jax.Array  # shape=(), dtype=int32
   estimate: base.Params  # g, float32 at least
@@ -49,9 +49,10 @@ def byz_vr_marina(
   codec: base.Codec | None = None,
   needs_key: bool = False,
 ) -> ByzVrMarina:
-  r"""Variance reduction in front of a robust rule (Byz-VR-MARINA).
+  r"""Variance reduction before a robust rule, for finite sums (Byz-VR-MARINA).
 
-  With a coin of probability p, one for all workers and the server,
+  In each round one coin is tossed, with probability p of heads, shared by all
+  workers and the server:
 
   .. math::
     u_i &= \nabla f_i(w_t) &&\text{heads, and in the first round} \\
@@ -59,31 +60,33 @@ def byz_vr_marina(
       &&\text{tails} \\
     g &\leftarrow \mathrm{rule}(u_1, \ldots, u_n) + [\text{tails}] \, g
 
-  and the optimizer steps along g. Both gradients of a difference are on the
-  same b examples, so near a minimum differences are small, and so is what
-  attackers can hide in; with equal data it converges exactly, as gradient
-  descent does. A whole gradient is computed once in 1/p rounds: p = b / N costs
-  about as much as SGD with batches of 3 b.
+  and the optimizer steps along g. Both gradients of a difference use the same b
+  examples, so near a minimum the differences are small, and so are the
+  perturbations that Byzantine workers can hide; with equal data it converges to
+  the exact minimum, as gradient descent does. A full gradient is computed once
+  in 1/p rounds on average: p = b / N costs about as much as SGD with batches of
+  3 b.
 
   The paper adds g to each difference before the rule, which is the same for
-  rules that move with their messages. The released code adds differences to
-  each worker's own last message instead; that is another method.
+  rules that are translation equivariant. The released code adds differences to
+  each worker's own last message instead, which is a different method.
 
-  Give both parts to `robust_round`, `**byz_vr_marina(...)._asdict()`, with all
-  examples of every worker as the batch, and an empty `worker` chain. Attacks
-  act on the u_i. A worker that was away (`worker_weights`) knows no difference:
-  on tails its message is NaN, and is masked.
+  Pass both parts to `robust_round`, `**byz_vr_marina(...)._asdict()`, with all
+  examples of every worker as the batch, and without `worker`. Attacks act on
+  the u_i. A worker that was absent in the last round (by `worker_weights`)
+  cannot form a difference: on tails its message is NaN, and is masked.
 
   Args:
     loss_fn: `(params, examples) -> scalar`, a mean over examples, or an
       `Objective`.
-    optimizer: of g, such as `optax.sgd(theory.byz_vr_marina_step_size(...))`.
-    batch_size: b >= 1, a Python int: examples of a difference, drawn with
+    optimizer: applied to g, e.g.
+      `optax.sgd(theory.byz_vr_marina_step_size(...))`.
+    batch_size: b >= 1, a Python int: examples per difference, drawn with
       replacement.
-    probability: p in (0, 1], of a round of whole gradients; may be traced.
-    key: of the coin, a key of `jax.random.key`.
-    codec: Q, unbiased, such as `qsgd_codec(norm='l2')`, or None. It acts on the
-      differences alone; a round still counts the bits of float32.
+    probability: p in (0, 1], of a round of full gradients; may be traced.
+    key: the key of the coin, as from `jax.random.key`.
+    codec: Q, unbiased, such as `qsgd_codec(norm='l2')`, or None. It compresses
+      only the differences; `RoundInfo` still counts the bits of float32.
     needs_key: whether the loss takes a key, `loss_fn(params, examples, key)`.
 
   Returns:
@@ -93,7 +96,7 @@ def byz_vr_marina(
 
   Raises:
     ValueError: if an argument is out of its range; at trace time, if the loss
-      is not what the flag says.
+      does not fit `needs_key`.
 
   References:
     Gorbunov, Horvath, Richtarik, Gidel, 2023, arXiv:2206.00529.

@@ -25,7 +25,7 @@ def entropy_gradient(
   needs_key: bool = False,
   has_aux: bool = False,
 ) -> local.GradientEstimator:
-  r"""Entropy-SGD: how far the mean of a walk around x is from x.
+  r"""Entropy-SGD: the gradient of the local entropy, by Langevin steps.
 
   From :math:`x' = \mu = x` and :math:`m = 0`, for each of L batches
 
@@ -35,55 +35,55 @@ def entropy_gradient(
       + \epsilon \sqrt{2 \eta'}\, \mathcal{N}(0, I) \\
     \mu &\leftarrow (1 - a) \mu + a x'
 
-  The estimate is :math:`x - \mu`. Its factor gamma, which the gradient of the
-  local entropy :math:`\gamma (x - \langle x' \rangle)` has, is left to the
-  learning rate of whoever follows it: :math:`x \leftarrow x - \eta (x - \mu)`
-  is `optimizer=optax.sgd(eta)`, with eta near 1. A worker that sends it sends
-  the mean of L gradients, more or less, so honest messages are closer to each
-  other. With no steps this is the gradient on an ordinary batch.
+  The estimate is :math:`x - \mu`. The gradient of the local entropy,
+  :math:`\gamma (x - \langle x' \rangle)`, has another factor gamma, which is
+  left to the learning rate: :math:`x \leftarrow x - \eta (x - \mu)` is
+  `optimizer=optax.sgd(eta)`, with eta near 1. The message is roughly an average
+  of L gradients, so honest messages are closer to each other. With L = 0 the
+  estimate is the gradient on an ordinary batch.
 
-  An estimate costs L gradients: of a round of n workers with batches of B among
-  N examples, `info.num_gradients * n * B / N` are the effective epochs.
+  An estimate costs L gradients: if n workers have batches of B examples out of
+  N in total, a round is `info.num_gradients * n * B / N` epochs.
 
-  The released code is followed, in `averaging` and in the noise. The paper has
-  averaging 0.75 (the code gives 0.75 to the old mu) and a standard deviation of
+  `averaging` and `noise` follow the released code. The paper has averaging 0.75
+  (the code gives 0.75 to the old mu) and noise of standard deviation
   :math:`\epsilon \sqrt{\eta'}`: divide `noise` by :math:`\sqrt 2`. Its first
-  version has :math:`2 \epsilon \sqrt{\eta'}`, and the gradient at x beside
-  :math:`x - \mu`. The Lua code adds weight decay behind the momentum, the
-  PyTorch code before it, as here; that one also decays weights and has momentum
+  version has :math:`2 \epsilon \sqrt{\eta'}`, and adds the gradient at x to
+  :math:`x - \mu`. The Lua code applies weight decay after the momentum, the
+  PyTorch code before it, as here; the latter also has weight decay and momentum
   in the outer step, which belong to the optimizer of the round.
 
   Args:
     loss_fn: f: `(params, batch) -> scalar`, or an `Objective`, whose anchor is
-      what the worker received at the start of the round, not x.
+      the model received at the start of the round, not x.
     num_steps: L >= 0, a Python int; the paper has 20.
-    gamma: how far the walk may go, >= 0; or a schedule of the round. The
-      paper's scoping, gamma_0 (1 + gamma_1)^t, is
-      `optax.exponential_decay(gamma_0, 1, 1 + gamma_1)`. The walk needs
+    gamma: strength of the attraction to x, >= 0, or a schedule of the round.
+      The paper's scoping, gamma_0 (1 + gamma_1)^t, is
+      `optax.exponential_decay(gamma_0, 1, 1 + gamma_1)`. The inner steps need
       `step_size * gamma < 2`.
     step_size: eta' >= 0 of the inner steps.
-    noise: epsilon >= 0. Its square is the temperature of the walk.
-    momentum: beta in [0, 1), of Nesterov's kind; begins anew in every call. The
-      spring is outside of it, so in the long run the loss weighs 1 / (1 - beta)
-      times more against gamma than without it.
+    noise: epsilon >= 0; its square is the temperature.
+    momentum: beta in [0, 1], Nesterov's, reset in every call. It does not act
+      on the attraction to x, so in the long run the loss has 1 / (1 - beta)
+      times more weight relative to gamma than without momentum.
     averaging: a in [0, 1], the weight of the new x'.
-    weight_decay: lambda >= 0, on x'; does not act on x - x'.
+    weight_decay: lambda >= 0, on x'; it does not act on x - x'.
     needs_key: whether the loss takes a key, `loss_fn(params, batch_i, key)`,
-      such as one with dropout: one of its own in every inner step.
-    has_aux: whether it returns `(loss, aux)`; aux is then the mean over the
+      such as for dropout; every inner step gets a new one.
+    has_aux: whether the loss is `(loss, aux)`; aux is then the mean over the
       inner steps, in float.
 
-    All numbers but num_steps may be traced.
+    All numbers except num_steps may be traced.
 
   Returns:
-    A `GradientEstimator`, for `robust_round(value_and_grad=...)` and wherever
-    else a round takes one: batch leaves are `[L, ...]` (of the whole round `[n,
-    L, ...]`), loss is the mean over the inner steps, and the gradient is shaped
-    like params, leaves in their dtypes. Inside, the walk is float32 at least.
+    A `GradientEstimator`, for `value_and_grad` of every round that accepts one:
+    batch leaves are `[L, ...]` (for the whole round `[n, L, ...]`), the loss is
+    the mean over the inner steps, and the gradient is shaped like params,
+    leaves in their dtypes. The inner steps run in float32 at least.
 
   Raises:
-    ValueError: if an argument is out of range; at trace time, if the batch has
-      not L slices or the loss is not what the flags say.
+    ValueError: if an argument is out of range; at trace time, if the batch does
+      not have L slices or the loss does not fit the flags.
 
   References:
     Chaudhari, Choromanska, Soatto, LeCun, Baldassi, Borgs, Chayes, Sagun,

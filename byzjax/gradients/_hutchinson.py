@@ -13,21 +13,21 @@ def hutchinson_diagonal(
 ) -> Callable[[base.Params, base.Batch, jax.Array], base.Params]:
   """Hutchinson's estimate of the diagonal of the Hessian of a loss.
 
-  `v * (nabla^2 f(w) v)` with independent signs v: its mean over v is the
-  diagonal, and it is the diagonal itself for every v if the Hessian is
-  diagonal. Else the variance of coordinate i is the sum of the squares of the
-  other entries of row i. Costs about two gradients, and forms no matrix.
+  `v * (nabla^2 f(w) v)` with v of independent random signs: its mean over v is
+  the diagonal. If the Hessian is diagonal, the estimate is exact for every v;
+  otherwise the variance of coordinate i is the sum of the squares of the other
+  entries of row i. It costs about two gradients, and forms no matrix.
 
-  It is the statistic of the Hessian rules of `scale_by_preconditioner`. For an
-  average of several v, `jax.vmap` over keys.
+  Use it as the statistic of the Hessian rules of `scale_by_preconditioner`. To
+  average over several v, use `jax.vmap` over keys.
 
   Args:
     loss_fn: `(params, batch) -> scalar`, twice differentiable in params.
 
   Returns:
     `(params, batch, key) -> tree` shaped like params, leaves in their dtypes.
-    The sign of a coordinate depends on the key and on its place in the
-    parameters, laid out leaf after leaf; not on where leaves end.
+    The sign of a coordinate depends on the key and on its position in the
+    flattened parameters, not on how they are divided into leaves.
 
   References:
     Hutchinson, 1989, doi:10.1080/03610918908812806; for a diagonal, Bekas,

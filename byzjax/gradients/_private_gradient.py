@@ -22,55 +22,55 @@ def differentially_private_gradient(
   needs_key: bool = False,
   has_aux: bool = False,
 ) -> local.GradientEstimator:
-  r"""Clips the gradient of each example, and adds noise to their sum (DP-SGD).
+  r"""Clips per-example gradients and adds Gaussian noise to the sum (DP-SGD).
 
   .. math::
     \tilde g = \frac{1}{B} \Big( \sum_s \nabla \ell_s(w)
       \min\big(1, C / |\nabla \ell_s(w)|\big)
       + z C \, \mathcal{N}(0, I) \Big)
 
-  Every worker draws its own noise, anew in every round. In front of
-  `worker_momentum` and a robust rule this is SAFE-DSHB: clip, average, noise,
-  momentum, rule. What comes after the noise cannot weaken the privacy of an
-  honest worker, whoever attacks: momentum, codec, rule and the server's step
-  only see noisy gradients. `theory.privacy_epsilon` says how private a run is.
+  Every worker draws its own noise in every round. Followed by `worker_momentum`
+  and a robust rule this is SAFE-DSHB: clip, average, add noise, momentum, rule.
+  Computations after the noise cannot weaken the privacy of an honest worker
+  under any attack: momentum, codec, rule and the server's step only get noisy
+  gradients. `theory.privacy_epsilon` gives the privacy of a run.
 
   The guarantee of `theory.privacy_epsilon` is for *Poisson* sampling: each
   example is in a batch with probability B / N, independently. Draw batches with
-  `data.poisson_batch` and give `batch_size`. Without it B is the number of
-  examples in the batch; with batches of a fixed size that number does not hold.
+  `data.poisson_batch` and pass `batch_size`. Without `batch_size`, B is the
+  number of examples in the batch; the guarantee does not hold for batches of
+  fixed size.
 
-  The clipping and the noise are `optax.contrib.
-  differentially_private_aggregate`. An example whose gradient is not finite
-  counts as zero. The noise is float32 from `jax.random`: its low bits are not
-  made to withstand an attack on floating-point noise. The loss that a round
-  reports is not private.
+  Clipping and noise are `optax.contrib.differentially_private_aggregate`. An
+  example whose gradient is not finite counts as zero. The noise is float32 from
+  `jax.random` and has no protection against attacks on floating-point noise.
+  The loss that a round reports is not private.
 
   Args:
     loss_fn: the loss, `(params, batch_i) -> scalar`, or an `Objective`. It is
-      given batches of one example, so it must be a mean over examples.
-    clip_norm: C > 0, finite; may be traced.
+      called with batches of one example, so it must be a mean over examples.
+    clip_norm: C > 0, finite, the bound on per-example norms; may be traced.
     noise_multiplier: z >= 0, the standard deviation of the noise in units of C;
       may be traced.
-    batch_size: B >= 1, a Python int, for batches with absent examples: `batch_i
-      = (examples, present bool[m])`, as `data.poisson_batch` makes them. The
-      sum is divided by B, whatever the number of examples that are present.
-      None for whole batches, which are divided by their size.
-    needs_key: whether the loss takes a key, `loss_fn(params, batch_i, key)`:
-      every example has its own.
-    has_aux: whether it returns `(loss, aux)`; aux is then the mean over the
+    batch_size: B >= 1, a Python int, for batches with a mask of the examples
+      that are present: `batch_i = (examples, present bool[m])`, as from
+      `data.poisson_batch`. The sum is divided by B, for any number of examples
+      present. None for plain batches, which are divided by their size.
+    needs_key: whether the loss takes a key, `loss_fn(params, batch_i, key)`;
+      every example gets its own.
+    has_aux: whether the loss is `(loss, aux)`; aux is then the mean over the
       examples, in float.
 
   Returns:
-    A `GradientEstimator`, for `robust_round(value_and_grad=...)` and wherever
-    else a round takes one: batch leaves are `[m, ...]`. The gradient is shaped
-    like params, leaves in their dtypes; clipping and noise are float32 at
-    least. It needs the memory of m gradients for each worker.
+    A `GradientEstimator`, for `value_and_grad` of every round that accepts one:
+    batch leaves are `[m, ...]`. The gradient is shaped like params, leaves in
+    their dtypes; clipping and noise are float32 at least. It needs the memory
+    of m gradients for each worker.
 
   Raises:
     ValueError: if an argument is out of range; at trace time, if the leaves of
-      the batch have not one number of rows, `present` is not bool[m], or the
-      loss is not what the flags say.
+      the batch differ in their numbers of rows, `present` is not bool[m], or
+      the loss does not fit the flags.
 
   References:
     Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang, 2016,

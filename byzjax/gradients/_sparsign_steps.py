@@ -1,4 +1,4 @@
-"""Local steps along sparse signs, as a gradient estimator."""
+"""Local steps along sparse signs (sparsignSGD), as a gradient estimator."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,21 +21,21 @@ def sparsign_local_steps(
   needs_key: bool = False,
   has_aux: bool = False,
 ) -> Callable[..., tuple[Any, base.Params]]:
-  """The sum of the sparse signs along which a worker walks on its own.
+  """The sum of the sparse signs of a worker's local steps (sparsignSGD).
 
   `w_0 = w`, and for c = 0 .. tau - 1: `s_c = sparsign(grad loss(w_c, batch_c),
-  B)`, `w_{c+1} = w_c - eta_L s_c`. The result, `sum_c s_c`, has integers from
-  -tau to tau: no factor eta_L, which belongs to the server's learning rate.
-  `sparsign_codec(budget=1.0)` sends the sign of whatever is not zero in it.
+  B)`, `w_{c+1} = w_c - eta_L s_c`. The result, `sum_c s_c`, has integer entries
+  from -tau to tau; the factor eta_L is left to the server's learning rate.
+  `sparsign_codec(budget=1.0)` sends the sign of each non-zero entry.
 
   Args:
     loss_fn: `(params, batch_c) -> scalar`, or an `Objective`.
     budget: B >= 0 of the local steps; may be traced.
     learning_rate: eta_L >= 0 of the local steps; may be traced.
     needs_key: whether the loss takes a key, `loss_fn(params, batch_c, key)`,
-      such as one with dropout: one of its own in every local step.
-    has_aux: whether it returns `(loss, aux)`; aux is then the mean over the
-      local steps, in float. The round must be told, too.
+      such as for dropout; every local step gets a new one.
+    has_aux: whether the loss is `(loss, aux)`; aux is then the mean over the
+      local steps, in float. Pass the same flag to the round.
 
   Returns:
     `(params, batch, key) -> (loss, gradient)`, for
@@ -44,8 +44,7 @@ def sparsign_local_steps(
     gradient is shaped like params. With has_aux, `((loss, aux), gradient)`.
 
   Raises:
-    ValueError: if an argument is negative, or the loss is not what the flags
-      say.
+    ValueError: if an argument is negative, or the loss does not fit the flags.
 
   References:
     Jin, He, Zhong, Zhang, Quek, Dai, 2023, arXiv:2302.09634.

@@ -1,4 +1,4 @@
-"""A model as a row of layers, each with parameters of its own."""
+"""A model as a sequence of layers, each with its own parameters."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -12,18 +12,18 @@ class Stage(NamedTuple):
   """One layer of a model, for `target_projection`.
 
   Attributes:
-    owns: `params -> part of params`, the layer's own parameters: a look-up,
-      such as `lambda params: params['dense1']`.
+    owns: `params -> part of params`, the layer's own parameters, such as
+      `lambda params: params['dense1']`.
     apply: `(params, h [B, ...]) -> y [B, ...]`, the layer with its activation.
-      It reads no parameters but its own.
-    after: `y -> h`, what the next stage is given, such as a pooled y; None for
-      y itself.
-    targets_after: whether the target is one of `after(y)`, such as of a pooled
-      y; otherwise of y.
-    readout: k >= 1, a Python int: the target is one of k numbers, a fixed
-      random product of what has the target otherwise; None for no product.
+      It must use only its own parameters.
+    after: `y -> h`, the input of the next stage, such as a pooled y; None for y
+      itself.
+    targets_after: whether the target is for `after(y)`, such as a pooled y,
+      instead of y.
+    readout: k >= 1, a Python int: the target is for k numbers, a fixed random
+      projection of this output; None for the output itself.
 
-  The last stage of a model has no target, and these two say nothing there.
+  The last stage of a model has no target; these two fields then have no effect.
   """
 
   owns: Callable[[base.Params], base.Params]
@@ -42,8 +42,8 @@ class RecurrentStage(NamedTuple):
       of the layer with its activation.
     init: `(params, B) -> h_0`, of the shape and dtype of h_t.
     last_step: whether only h_T has a target; otherwise every h_t.
-    through_time: whether the gradient goes through the steps of the layer
-      itself; otherwise h_{t-1} is taken as given.
+    through_time: whether the gradient is backpropagated through the steps of
+      this layer; otherwise h_{t-1} counts as a constant.
   """
 
   owns: Callable[[base.Params], base.Params]

@@ -1,4 +1,4 @@
-"""Worker momentum that is corrected by a second gradient: STORM, or MVR."""
+"""STORM (MVR): worker momentum corrected by a second gradient."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ _NAME = 'storm'
 
 
 class StormState(NamedTuple):
-  """What a worker keeps for `storm`."""
+  """The worker state of `storm`."""
 
   step: jax.Array  # shape=(), dtype=int32
   momentum: base.Params
@@ -25,42 +25,42 @@ def storm(
   needs_key: bool = False,
   has_aux: bool = False,
 ) -> local.StatefulEstimator:
-  r"""Momentum of workers whose old part is moved to the new parameters.
+  r"""Worker momentum corrected by a second gradient (STORM, MVR).
 
   .. math::
     m_0 = \nabla f(w_0; \xi_0), \qquad
     m_t = \nabla f(w_t; \xi_t)
       + \beta \big(m_{t-1} - \nabla f(w_{t-1}; \xi_t)\big)
 
-  with the *same* batch and key in both gradients. Where `worker_momentum`
-  averages gradients of old parameters, the difference of the two gradients
-  takes that lag away: on a quadratic with additive noise the error of m is only
-  noise, of variance (1 - beta) / (1 + beta) times that of one gradient, however
-  fast the parameters move. With the parameters at rest it is
+  with the *same* batch and key in both gradients. `worker_momentum` averages
+  gradients at old parameters; here the difference of the two gradients corrects
+  for the change of the parameters. On a quadratic with additive noise the error
+  of m is only noise, of variance (1 - beta) / (1 + beta) times that of one
+  gradient, however fast the parameters move. With constant parameters it is
   `worker_momentum`; with beta = 0 the gradient; and without noise the exact
-  gradient, for every beta.
+  gradient for every beta.
 
-  It takes two gradients in every round, and the parameters of the round before.
-  It is also called MVR, momentum-based variance reduction, with `a = 1 - beta`.
+  It takes two gradients per round, and the parameters of the previous round.
+  MVR (momentum-based variance reduction) is the same with `a = 1 - beta`.
 
   Args:
     loss_fn: f, `(params, batch_i) -> scalar`, or an `Objective`.
-    decay: beta in [0, 1]; may be traced. Large values need small steps.
+    decay: beta in [0, 1]; may be traced. Large values need small step sizes.
     needs_key: whether the loss takes a key, `loss_fn(params, batch_i, key)`.
-    has_aux: whether it returns `(loss, aux)`; aux is that of the new
+    has_aux: whether the loss is `(loss, aux)`; aux is that at the new
       parameters.
 
   Returns:
-    A `StatefulEstimator`, for `robust_round(value_and_grad=...)`; leave the
-    `worker` chain empty, or the momentum is averaged once more. A worker keeps
-    a `StormState`, its momentum in float32 at least.
+    A `StatefulEstimator`, for `robust_round(value_and_grad=...)`; do not pass
+    `worker`, which would average the momentum again. A worker keeps a
+    `StormState`, with its momentum in float32 at least.
 
   Raises:
-    ValueError: if beta is outside of [0, 1]; at trace time, if the loss is not
-      what the flags say.
+    ValueError: if beta is outside [0, 1]; at trace time, if the loss does not
+      fit the flags.
 
   References:
-    Cutkosky, Orabona, 2019, arXiv:1905.10018; on workers of which some lie,
+    Cutkosky, Orabona, 2019, arXiv:1905.10018; with Byzantine workers,
     Karimireddy, He, Jaggi, 2021, arXiv:2012.10333.
 
   Example:

@@ -1,4 +1,4 @@
-"""Layers that learn from targets of their own, without a backward pass."""
+"""Target projection: layers that learn from fixed targets without backprop."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -56,75 +56,78 @@ def target_projection(
   output_loss: Callable[[jax.Array, jax.Array], Any] = _cross_entropy,
   has_aux: bool = False,
 ) -> local.GradientEstimator:
-  r"""Every layer follows the gradient of a loss of its own: tpSGD, and DRTP.
+  r"""Trains each layer on its own loss with fixed random targets (tpSGD, DRTP).
 
-  Layer i, `y_i = sigma(W_i h_{i-1} + b_i)`, is drawn to the column of a fixed
-  random matrix P_i that belongs to the label of the example. The mean over the
-  batch of one of these is its loss, with h_{i-1} taken as given:
+  The target of layer i, `y_i = sigma(W_i h_{i-1} + b_i)`, is the column of a
+  fixed random matrix P_i that belongs to the label of the example (y* is the
+  one-hot label). Its loss J_i is the batch mean of one of these, with h_{i-1} a
+  constant:
 
   * `'l2'`: `J_i = |P_i y* - y_i|^2 / 2`, so that `e_i = P_i y* - y_i`;
   * `'l1'`: `J_i = |P_i y* - y_i|_1`, so that `e_i = sign(P_i y* - y_i)`;
   * `'drtp'`: `J_i = -<P_i y*, y_i>`, so that `e_i = P_i y*`: direct random
     target projection, whose matrix B is -P.
 
-  The gradient is `dJ_i / dW_i = -(e_i * sigma'(z_i)) h_{i-1}^T`, in the batch
-  mean, for a convolution that of its kernel; no other parameters know of J_i.
-  (The papers' l2 has no 1/2: their factor 2 is in the learning rate.) The last
-  stage has the exact gradient of the task's loss for its own parameters.
+  The gradient is `dJ_i / dW_i = -(e_i * sigma'(z_i)) h_{i-1}^T`, averaged over
+  the batch, and correspondingly for the kernel of a convolution; no other
+  parameters depend on J_i. (The papers' l2 has no 1/2: their factor 2 is here
+  in the learning rate.) The last stage gets the exact gradient of the task loss
+  for its own parameters.
 
-  What has the target is y_i; or what the next layer is given, such as a pooled
-  y_i (`Stage.targets_after`); or k numbers, `R_i` times one of these
-  (`Stage.readout`), with a fixed R_i drawn from N(0, 1 / width). A target for
-  every pixel asks one kernel for different things at different places;
-  convolutions learn better from the two others. J_i is then that of these
-  numbers, and its gradient goes back to W_i through pooling and R_i.
+  The target is for y_i by default, or for the input of the next layer, such as
+  a pooled y_i (`Stage.targets_after`), or for k numbers, `R_i` times one of
+  these (`Stage.readout`), with a fixed R_i drawn from N(0, 1 / width). With a
+  target for every pixel, one kernel gets different targets at different
+  positions, so convolutions learn better with the last two options. J_i is then
+  the loss of these numbers, and its gradient is propagated to W_i through
+  pooling and R_i.
 
   In recurrent layers J_i is the sum over the steps t of such losses of h_t,
-  with h_{t-1} taken as given: `dW = -sum_t (e_t * sigma') x_t^T` and `dU =
-  -sum_t (e_t * sigma') h_{t-1}^T`. With `RecurrentStage.last_step` J_i is the
-  loss of h_T alone; a target for every step asks for the class after the first
-  input. With `through_time` the gradient of J_i goes through the h_t of the
-  layer itself, while its inputs are taken as given. What follows neighbouring
-  recurrent stages is given the last h_t of the last.
+  with h_{t-1} a constant: `dW = -sum_t (e_t * sigma') x_t^T` and `dU = -sum_t
+  (e_t * sigma') h_{t-1}^T`. With `RecurrentStage.last_step` J_i is the loss of
+  h_T alone; a target for every step requires the class after the first input.
+  With `through_time` the gradient of J_i is propagated through the h_t of the
+  layer itself, and only its inputs are constants. The stage after consecutive
+  recurrent stages gets the last h_t of the last one.
 
-  Nothing is kept for a backward pass: a layer's gradient is complete before the
-  next layer is computed. Temporary memory is that of one layer, whatever the
-  depth, and of one step of the recurrent layers, whatever the length. Where one
-  of neighbouring recurrent stages has `through_time`, they go through time one
+  Nothing is stored for a backward pass: the gradient of a layer is complete
+  before the next layer is computed. Temporary memory is that of one layer for
+  any depth, and of one step of the recurrent layers for any length. If one of
+  consecutive recurrent stages has `through_time`, they run through time one
   after another, and memory is that of all steps of one layer.
 
-  Gradients of hidden layers are on a scale of their own. Where the last layer
-  needs another learning rate, `optax.partition` gives it one. DRTP's released
-  code takes the batch mean for the output layer, and for hidden layers the
-  *sum*: at one learning rate they move B times as fast as here. The gradient of
-  'drtp' is linear in P, so `scale=B` is that code's: 100 with its batches of
-  100 and 'he_uniform'.
+  Gradients of hidden layers have their own scale. If the last layer needs
+  another learning rate, use `optax.partition`. DRTP's released code takes the
+  batch mean for the output layer, but the *sum* for hidden layers, so at one
+  learning rate these move B times as fast as here. The gradient of 'drtp' is
+  linear in P, so `scale=B` reproduces that code: 100 with its batches of 100
+  and 'he_uniform'.
 
   Args:
-    stages: of a model, from input to output, as `byzjax.models.stages` has
-      them; every parameter belongs to one of them. The last is a `Stage`, and
-      its y is the output. A recurrent stage that is not behind another is given
-      inputs [B, T, ...].
+    stages: the stages of a model from input to output, as from
+      `byzjax.models.stages`; every parameter belongs to exactly one of them.
+      The last is a `Stage`, and its y is the output. A recurrent stage that
+      does not follow another one gets inputs [B, T, ...].
     num_classes: C >= 1, a Python int; labels are int[B] from 0 to C - 1.
-    projection_key: of all P_i. It must be the same for all workers, in all
-      rounds; a worker's own key is not used.
+    projection_key: the key of all P_i. It must be the same for all workers in
+      all rounds; a worker's own key is not used.
     residual: 'l2', 'l1' or 'drtp'.
-    projection: how P_i is drawn, as its transpose float[C, width of y_i]:
-      'signs' (-1 and 1), 'uniform' (from -1 to 1), 'he_uniform' (up to sqrt(6 /
-      width) either way, for DRTP with a scale of 1), or a function like those
-      of `jax.nn.initializers`.
-    scale: what P_i is multiplied by, scale >= 0; may be traced. Targets of l2
-      and l1 should be inside the range of the activation.
+    projection: distribution of P_i, drawn as its transpose float[C, width of
+      y_i]: 'signs' (-1 and 1), 'uniform' (from -1 to 1), 'he_uniform' (from
+      -sqrt(6 / width) to sqrt(6 / width), for DRTP with a scale of 1), or a
+      function like those of `jax.nn.initializers`.
+    scale: factor on P_i, scale >= 0; may be traced. Targets of l2 and l1 should
+      be inside the range of the activation.
     output_loss: `(output, labels) -> scalar`; the mean softmax cross entropy.
-    has_aux: whether it returns `(loss, aux)`; the round then reports aux.
+    has_aux: whether output_loss is `(loss, aux)`; the round then reports aux.
 
   Returns:
-    A `GradientEstimator` for batches `(inputs [B, ...], labels)`; the loss that
-    it reports is that of the last stage. Goes wherever a round takes
-    `value_and_grad`. Its work is counted as one gradient.
+    A `GradientEstimator` for batches `(inputs [B, ...], labels)`, for
+    `value_and_grad` of every round that accepts one; it reports the loss of the
+    last stage. It counts as one gradient.
 
   Raises:
-    ValueError: if an argument is out of range, or (at trace time) a parameter
+    ValueError: if an argument is out of range; at trace time, if a parameter
       belongs to no stage or to several, or labels are not int[B].
 
   References:

@@ -1,4 +1,4 @@
-"""Small models, and the step from a model object to pure functions."""
+"""Small models, and pure functions of their parameters."""
 
 from byzjax._src.paths import (
   BestPaths,

@@ -26,8 +26,8 @@ class CNN(nnx.Module):
   Args:
     image_shape: `(H, W, C)`, with H and W at least 4.
     num_classes: number of classes K, at least 1.
-    activation: sigma, entry by entry.
-    implementation: of the convolutions, see `Conv`.
+    activation: sigma, applied to every entry.
+    implementation: how convolutions are computed; see `Conv`.
     rngs: source of the initial weights (LeCun normal); biases start at zero.
 
   Calling the module maps float32 `[B, H, W, C]` to logits, float32 `[B, K]`.
@@ -76,7 +76,7 @@ class CNN(nnx.Module):
     return self.classify(self.features(x))
 
   def features(self, x: jax.Array) -> jax.Array:
-    """What the last layer is given, `[B, 64]`."""
+    """The input of the last layer, `[B, 64]`."""
     x = swap_batch_and_channels(x)
     for conv in (self.conv1, self.conv2):
       x = self._stage(conv, x)

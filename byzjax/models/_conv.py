@@ -52,10 +52,10 @@ def _patches(
 
 
 def _batched_like(kernel: jax.Array, x: jax.Array) -> jax.Array:
-  """The kernel, with an axis under vmap if x has one.
+  """Gives the kernel the axis that vmap has added to x, if any.
 
   The product of one kernel and many x would move the axis of all patches to
-  another place, in memory. Outside vmap nothing is left of this.
+  another place in memory. Without vmap this compiles to nothing.
   """
   return jnp.where(jnp.any(x[:1, :1, :1, :1] > 0), kernel, kernel)
 
@@ -73,25 +73,25 @@ class Conv(nnx.Module):
       x_{b, s_1 p + i - l_1, s_2 q + j - l_2, c} \, K_{i, j, c, o}
 
   with zeros outside the image and the offsets `l` of the padding. Both
-  implementations compute this; they differ in speed only:
+  implementations compute this; they differ only in speed:
 
   * `'im2col'`: shifted slices of the image, one matrix product. XLA's CPU
     backend differentiates an ordinary convolution very slowly inside a loop
     (scan, map); this form is not affected.
-  * `'lax'`: `lax.conv_general_dilated`, the form accelerators have kernels for.
+  * `'lax'`: `lax.conv_general_dilated`, for which accelerators have kernels.
 
-  On CPUs the batch is best innermost, for then slices are long rows: `chwb` is
-  the same convolution of `[C, H, W, B]`. A network that turns its images once,
-  by `jnp.swapaxes(x, 0, 3)`, calls `chwb` and `max_pool`, and turns its
-  features back, is faster.
+  On CPUs the batch is best as the last axis, because slices are then long rows:
+  `chwb` is the same convolution of `[C, H, W, B]`. A network is faster that
+  transposes its images once, by `jnp.swapaxes(x, 0, 3)`, calls `chwb` and
+  `max_pool`, and transposes its features back.
 
   Args:
     in_features: channels of the input, at least 1.
     out_features: channels of the output, at least 1.
     kernel_size: `(kh, kw)`, or one integer for both.
     strides: `(s_1, s_2)`, or one integer for both.
-    padding: `'SAME'`, so many zeros that without strides the image keeps its
-      size, or `'VALID'`, none.
+    padding: `'SAME'`, zeros on all sides so that with strides 1 the image keeps
+      its size, or `'VALID'`, no zeros.
     use_bias: whether to add the bias; without it `bias` is None.
     implementation: `'im2col'`, `'lax'`, or None for `'im2col'` where the
       default backend is the CPU and `'lax'` elsewhere.
@@ -105,9 +105,9 @@ class Conv(nnx.Module):
   SAME padding and `ceil((H - kh + 1) / s_1)` with VALID.
 
   Raises:
-    ValueError: if a size is below 1, the padding or implementation is not
-      known, or the input does not have shape `[B, H, W, in_features]` or is
-      smaller than a kernel that is not padded.
+    ValueError: if a size is below 1, the padding or implementation is unknown,
+      or the input does not have shape `[B, H, W, in_features]` or is smaller
+      than a kernel without padding.
 
   Example:
     >>> import jax.numpy as jnp
@@ -179,16 +179,16 @@ class Conv(nnx.Module):
     x: jax.Array,
     before_bias: Callable[[jax.Array], jax.Array] | None = None,
   ) -> jax.Array:
-    """The same with the batch innermost.
+    """The same convolution with the batch as the last axis.
 
     Args:
       x: `[in_features, H, W, B]`.
-      before_bias: what is done to the sums before the bias is added, such as
-        `max_pool`: the same as after it, with fewer numbers to add. It must
-        keep the axes, and commute with adding one number to a channel.
+      before_bias: a function of the sums before the bias is added, such as
+        `max_pool`: the result is the same as after the bias, at less cost. It
+        must keep the axes, and commute with adding a constant to a channel.
 
     Returns:
-      `[out_features, H', W', B]`, or what `before_bias` makes of that.
+      `[out_features, H', W', B]`, or `before_bias` of that.
     """
     in_features = self.kernel.shape[2]
     self._check(x, 0, f'[{in_features}, H, W, B]')
@@ -230,7 +230,7 @@ class Conv(nnx.Module):
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-  r"""Largest value of each 2 x 2 window, windows side by side.
+  r"""Max pooling over 2 x 2 windows with stride 2.
 
   .. math::
     y_{b, p, q, c} = \max_{i, j \in \{0, 1\}} x_{b, 2p + i, 2q + j, c}

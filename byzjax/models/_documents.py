@@ -1,4 +1,4 @@
-"""What a language model makes of whole documents: losses, and features."""
+"""Losses and features of whole documents, by a language model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,27 +13,27 @@ from byzjax._src import checks
 def document_losses(
   graphdef: nnx.GraphDef, *, num_prefix: int = 0
 ) -> Callable[[Any, jax.Array], jax.Array]:
-  r"""The mean cross entropy of the next token in each document.
+  r"""The mean cross entropy of the next token, for each document.
 
   .. math::
     \ell_b(\theta, x) = -\frac{1}{T - p} \sum_{t=p}^{T-1}
       \log \mathrm{softmax}(f_\theta(x_{b, 0 \dots T-1})_t)_{x_{b, t+1}}
 
-  `next_token_loss` is the mean over documents. The first p targets do not
-  count: what a router has seen of a document is not scored. `-(T - p) ell_b` is
-  the log-likelihood by which paths are compared.
+  `next_token_loss` is its mean over documents. The first p targets are left
+  out, so that the tokens from which a router chose a path are not scored. `-(T
+  - p) ell_b` is the log-likelihood by which paths are compared.
 
   Args:
     graphdef: structure of the model f, from `split`; it maps tokens int32 `[B,
       T]` to logits `[B, T, V]`.
-    num_prefix: targets p that do not count, at least 0 and below T.
+    num_prefix: p >= 0, the number of first targets to leave out, below T.
 
   Returns:
     `losses(params, tokens) -> float32[B]` for tokens, integers `[B, T + 1]` in
     `[0, V)`; in nats per token.
 
   Raises:
-    ValueError: if the prefix is not an int of at least 0; where the losses are
+    ValueError: if the prefix is not an int of at least 0; when the losses are
       computed, if it leaves no target.
 
   Example:
@@ -95,21 +95,22 @@ def next_token_loss(
 def prefix_features(
   graphdef: nnx.GraphDef, *, num_prefix: int = 32
 ) -> Callable[[Any, jax.Array], jax.Array]:
-  r"""What a router sees of a document: the mean hidden state of its beginning.
+  r"""The features for a router: the mean hidden state of a document's prefix.
 
   .. math::
     z_b = \frac{1}{p} \sum_{t=0}^{p-1} h_L(x_{b, 0 \dots p-1})_t
 
-  with `h_L` the hidden states that the last block leaves.
+  with `h_L` the output of the last block.
 
   Args:
     graphdef: structure of the model, from `split`; of a class with the method
       `features`, such as `Transformer`.
-    num_prefix: tokens p, at least 1; a shorter document is used whole.
+    num_prefix: p >= 1, the length of the prefix; a shorter document is used
+      whole.
 
   Returns:
-    `features(params, tokens) -> float32[B, width]` for tokens, integers `[B,
-    T + 1]`, the last of which is a target only and not seen.
+    `features(params, tokens) -> float32[B, width]` for tokens, integers `[B, T
+    + 1]`, the last of which is only a target and not used.
 
   Raises:
     ValueError: if the prefix is not an int of at least 1.

@@ -1,4 +1,4 @@
-"""The convolutional network with dropout of many MNIST experiments."""
+"""The convolutional network with dropout, common in MNIST experiments."""
 
 from typing import Any
 
@@ -30,12 +30,12 @@ def _uniform(fan_in: int) -> nnx.Initializer:
 
 
 def _inits(fan_in: int) -> dict[str, Any]:
-  """The same for the kernel and the bias, as in PyTorch."""
+  """The same initializer for kernel and bias, as in PyTorch."""
   return {'kernel_init': _uniform(fan_in), 'bias_init': _uniform(fan_in)}
 
 
 class DropoutCNN(nnx.Module):
-  r"""Two convolutions without padding, one pooling, dropout in two places.
+  r"""Two convolutions, one pooling, two dense layers; dropout in two places.
 
   .. math::
     x \to \mathrm{conv}_{3 \times 3}^{32} \to \mathrm{ReLU} \to
@@ -43,25 +43,25 @@ class DropoutCNN(nnx.Module):
     \mathrm{drop\ channels} \to \mathrm{dense}_{128} \to \mathrm{ReLU} \to
     \mathrm{drop} \to \mathrm{dense}
 
-  This is the MNIST network of PyTorch's examples in the form that the runs of
-  bucketing used, with no ReLU behind the second convolution. Dropout sets
-  numbers to zero, each with the probability of its rate, and divides what it
-  leaves by 1 - rate. The first drops whole channels of an example, the second
-  single numbers.
+  This is the MNIST network of PyTorch's examples as the code of bucketing has
+  it, without ReLU after the second convolution. Convolutions have no padding.
+  Dropout sets entries to zero, each with the probability of its rate, and
+  divides the others by 1 - rate. The first dropout drops whole channels of an
+  example, the second single entries.
 
   Args:
     image_shape: `(H, W, C)`, with H and W at least 6; `(28, 28, 1)` for MNIST.
     num_classes: number of classes K, at least 1.
     dropout_rates: of the two dropouts, each in [0, 1).
-    implementation: of the convolutions, see `Conv`.
+    implementation: how convolutions are computed; see `Conv`.
     rngs: source of the initial weights: kernels and biases uniform within
       `+-1 / sqrt(fan_in)`, the default of PyTorch.
 
   Calling the module maps float32 `[B, H, W, C]` to logits, float32 `[B, K]`.
-  Dropout is on where it is given random numbers, `model(x,
-  rngs=nnx.Rngs(dropout=key))`, and off in `model(x)`. So
-  `cross_entropy_loss(graphdef, needs_key=True)` is the loss to train with, and
-  `evaluate` and `cross_entropy_loss(graphdef)` measure the whole network.
+  Dropout is active when random numbers are given, `model(x,
+  rngs=nnx.Rngs(dropout=key))`, and inactive in `model(x)`. So train with
+  `cross_entropy_loss(graphdef, needs_key=True)`; `evaluate` and
+  `cross_entropy_loss(graphdef)` measure the network without dropout.
 
   Raises:
     ValueError: if the image is too small, the number of classes or channels is
@@ -138,7 +138,7 @@ class DropoutCNN(nnx.Module):
     return self.classify(self.features(x, rngs))
 
   def features(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-    """What the last layer is given, `[B, 128]`."""
+    """The input of the last layer, `[B, 128]`."""
     off = rngs is None
     x = jax.nn.relu(self.conv1.chwb(swap_batch_and_channels(x)))
     x = self.conv2.chwb(x, max_pool)

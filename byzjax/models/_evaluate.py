@@ -9,7 +9,7 @@ from flax import nnx
 
 
 class Metrics(NamedTuple):
-  """How good a model is on a data set; float32 scalars."""
+  """Loss and accuracies of a model on a data set; float32 scalars."""
 
   loss: jax.Array  # Mean softmax cross entropy.
   accuracy: jax.Array  # Share of the examples that are classified rightly.
@@ -33,11 +33,12 @@ def evaluate(
                {|\{i : y_i = k\}|}, \qquad
     \mathrm{balanced} = \frac{1}{|\{k : n_k > 0\}|} \sum_{k : n_k > 0} a_k
 
-  with `n_k` the number of examples of class k. A pure function of its arrays:
-  it can be jitted (the rest are static), and mapped over `params` of several
-  seeds. Batches are processed one after the other, so memory depends on
-  `batch_size` only; each example counts once, those of a last, smaller batch
-  too. Ties of the logits go to the lowest class; NaN logits make the loss NaN.
+  with `n_k` the number of examples of class k. It is a pure function of its
+  arrays: it can be jitted (the other arguments are static), and mapped over the
+  `params` of several seeds. Batches are processed one after the other, so
+  memory depends only on `batch_size`; each example counts once, also in a
+  smaller last batch. Ties of the logits go to the lowest class; NaN logits make
+  the loss NaN.
 
   Args:
     graphdef: structure of the model f, from `split`.
@@ -45,16 +46,16 @@ def evaluate(
     images: uint8 (or float) `[N, H, W, C]`, N at least 1.
     labels: int32 `[N]`, in `[0, num_classes)`.
     num_classes: number of classes K, at least 1.
-    scale: largest pixel value s, a positive Python number; the model sees
+    scale: largest pixel value s, a positive Python number; the model gets
       `images / s`.
-    batch_size: examples at a time, at least 1.
+    batch_size: number of examples at a time, at least 1.
 
   Returns:
     `Metrics` of float32 scalars.
 
   Raises:
-    ValueError: if there are no examples, images and labels disagree in number,
-      a count is below 1, or the scale is not positive.
+    ValueError: if there are no examples, images and labels have different
+      lengths, a count is below 1, or the scale is not positive.
 
   Example:
     >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""From a model object to the pure functions that a round takes."""
+"""Pure functions of a flax model, for rounds and estimators."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +16,9 @@ Apply = Callable[[Params, jax.Array], jax.Array]
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
-  """The structure and the parameters of a model, which must be all it has.
+  """Splits a model into its structure and its parameters.
 
-  `nnx.merge(graphdef, params)` is the model again.
+  `nnx.merge(graphdef, params)` is the model again. It may have no other state.
 
   Args:
     model: a flax `nnx` module.
@@ -27,7 +27,7 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
     `(graphdef, params)`: a hashable description, and the pytree of parameters.
 
   Raises:
-    ValueError: if the model has other state than `nnx.Param`, such as the
+    ValueError: if the model has state other than `nnx.Param`, such as the
       statistics of `nnx.BatchNorm` or the random streams of `nnx.Dropout`.
 
   Example:
@@ -54,10 +54,10 @@ def cross_entropy_loss(
 
   Args:
     graphdef: structure of the model f, from `split`.
-    needs_key: whether the loss takes a key, for a model with dropout in
-      training: f is then called as `f(x, rngs=nnx.Rngs(dropout=key))`. Rounds,
-      objectives and estimators that are given this loss take `needs_key=True`,
-      too. Without a key f is called as `f(x)`.
+    needs_key: whether the loss takes a key, to train a model with dropout: f is
+      then called as `f(x, rngs=nnx.Rngs(dropout=key))`. Rounds, objectives and
+      estimators with this loss need `needs_key=True`, too. Without a key f is
+      called as `f(x)`.
 
   Returns:
     `loss_fn(params, batch)`, or `loss_fn(params, batch, key)`, where `batch` is
@@ -99,14 +99,14 @@ def _mean_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def has_dropout(graphdef: nnx.GraphDef) -> bool:
-  """Whether there is dropout in a model, so that training needs a key.
+  """Whether a model has dropout, so that training needs a key.
 
   Args:
     graphdef: structure of the model, from `split`.
 
   Returns:
-    Whether an `nnx.Dropout` is part of it: what `needs_key` should be in
-    `cross_entropy_loss` and in the round that trains with it.
+    Whether an `nnx.Dropout` is part of the model: the value of `needs_key` for
+    `cross_entropy_loss` and for the round that trains it.
 
   Example:
     >>> from byzjax import models
@@ -131,11 +131,11 @@ def features_and_classifier(graphdef: nnx.GraphDef) -> tuple[Apply, Apply]:
 
   Returns:
     `(features, classify)`: `features(params, x)` maps `[B, H, W, C]` to `[B,
-    d]`, and `classify(params, z)` that to logits `[B, K]`. Both take all
+    d]`, and `classify(params, z)` maps that to logits `[B, K]`. Both take all
     parameters of the model.
 
   Raises:
-    ValueError: where they are called, if the model has no such methods.
+    ValueError: when they are called, if the model has no such methods.
 
   Example:
     >>> import jax.numpy as jnp
@@ -169,7 +169,7 @@ def features_and_classifier(graphdef: nnx.GraphDef) -> tuple[Apply, Apply]:
 def classifier_weights(
   graphdef: nnx.GraphDef,
 ) -> Callable[[Params], tuple[jax.Array, jax.Array | None]]:
-  r"""The weights of the last layer of a model, for losses that look at them.
+  r"""The weights of the last layer of a model, for losses that need them.
 
   .. math::
     \mathrm{classify}(\theta, z) = z W(\theta) + b(\theta)
@@ -182,7 +182,7 @@ def classifier_weights(
     `params -> (W [d, K], b [K])`, with None for b if the layer has no bias.
 
   Raises:
-    ValueError: where it is called, if the model has no such layer.
+    ValueError: when it is called, if the model has no such layer.
 
   Example:
     >>> from byzjax import models

@@ -10,10 +10,10 @@ _LAYERS = 'layers'
 
 
 def mlp_layers(params: Any) -> tuple[tuple[jax.Array, jax.Array], ...]:
-  """The parameters of an `MLP` as one pair per layer, lowest first.
+  """The parameters of an `MLP` as one pair per layer, from input to output.
 
   Args:
-    params: from `split(MLP(...))`; maybe stacked, with more leading axes.
+    params: from `split(MLP(...))`; may be stacked, with more leading axes.
 
   Returns:
     A tuple of `(kernel float[in, out], bias float[out])`, as

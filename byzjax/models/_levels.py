@@ -1,4 +1,4 @@
-"""A transformer cut into levels of modules, and put together again."""
+"""A transformer cut into levels of modules, and joined again."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ _BLOCKS = 'blocks'
 def split_levels(params: Any, num_levels: int) -> tuple[Any, ...]:
   """Cuts the parameters of a `Transformer` into levels, bottom to top.
 
-  The blocks are divided evenly, the larger parts first; the first level has the
-  embeddings too, and the last one the last norm and the head.
+  The blocks are divided evenly, larger parts first; the first level also has
+  the embeddings, and the last one the last norm and the head.
 
   Args:
     params: from `split(Transformer(...))`.
@@ -73,7 +73,7 @@ def join_levels(levels: tuple[Any, ...]) -> Any:
   """The parameters of a model from those of its levels.
 
   Args:
-    levels: as of `split_levels`, or a path's modules, `select_path(...)`.
+    levels: from `split_levels`, or the modules of one path, `select_path(...)`.
 
   Returns:
     The parameters, for `nnx.merge(graphdef, params)` and for the losses.

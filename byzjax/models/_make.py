@@ -20,7 +20,7 @@ def make(
   *,
   seed: int,
 ) -> CNN | DropoutCNN | MLP | ResNet20:
-  """The named model for images of one shape, a function of the seed alone.
+  """The named model for one image shape, determined by the seed.
 
   `'mlp'` is `MLP((H * W * C, 32, num_classes))`; `'cnn'` is `CNN`,
   `'dropout_cnn'` is `DropoutCNN` and `'resnet20'` is `ResNet20`.
@@ -29,13 +29,13 @@ def make(
     name: one of `'cnn'`, `'dropout_cnn'`, `'mlp'`, `'resnet20'`.
     image_shape: `(H, W, C)`.
     num_classes: number of classes K, at least 1.
-    seed: of the initial weights; equal seeds give equal weights.
+    seed: the seed of the initial weights.
 
   Returns:
     A module that maps float32 `[B, H, W, C]` to logits, float32 `[B, K]`.
 
   Raises:
-    ValueError: if the name is not known, or the model refuses the shapes.
+    ValueError: if the name is unknown, or the model does not allow the shapes.
 
   Example:
     >>> import jax.numpy as jnp

@@ -8,7 +8,7 @@ from flax import nnx
 
 
 class MLP(nnx.Module):
-  r"""Dense layers with an activation, ReLU, between them.
+  r"""A multi-layer perceptron: dense layers with an activation (ReLU) between.
 
   .. math::
     h_0 = \mathrm{flatten}(x), \quad
@@ -19,7 +19,7 @@ class MLP(nnx.Module):
     sizes: `(d_0, ..., d_L)`, at least two sizes of at least 1: the width of the
       input (the product of its axes after the first), of the hidden layers and
       of the output.
-    activation: sigma, entry by entry.
+    activation: sigma, applied to every entry.
     rngs: source of the initial weights (LeCun normal); biases start at zero.
 
   Calling the module maps float32 `[B, ...]` to logits, float32 `[B, d_L]`.
@@ -59,7 +59,7 @@ class MLP(nnx.Module):
     return self.classify(self.features(x))
 
   def features(self, x: jax.Array) -> jax.Array:
-    """What the last layer is given, `[B, d_{L-1}]`."""
+    """The input of the last layer, `[B, d_{L-1}]`."""
     first = self.layers[0]
     if math.prod(x.shape[1:]) != first.in_features:
       raise ValueError(

@@ -19,7 +19,7 @@ _NUM_GROUPS = 8
 
 
 def _group_norm(norm: Any, x: jax.Array) -> jax.Array:
-  """An `nnx.GroupNorm` of `[C, H, W, B]`, in the steps of flax."""
+  """An `nnx.GroupNorm` of `[C, H, W, B]`, with the operations of flax."""
   x, scale, bias = norm.promote_dtype(
     (x, norm.scale[...], norm.bias[...]), dtype=norm.dtype
   )
@@ -84,21 +84,21 @@ class ResNet20(nnx.Module):
 
   One 3 x 3 convolution, three stages of three blocks of two 3 x 3 convolutions
   (16, 32 and 64 channels; the second and third stage halve the image), the mean
-  over the pixels, one dense layer: 20 layers with weights. A block is
+  over the pixels, one dense layer: 20 layers with weights. Each block is
 
   .. math::
     h = \mathrm{ReLU}(\mathrm{GN}(K_1 * x)), \quad
     y = \mathrm{ReLU}(P x + \mathrm{GN}(K_2 * h))
 
-  The shortcut P is option A of the paper: the identity, and where the size
-  changes every second pixel, with zeros for the new channels; it has no
+  The shortcut P is option A of the paper: the identity, or where the size
+  changes, every second pixel with zeros for the new channels; it has no
   parameters. GN normalises over 8 groups of channels of one example at a time,
-  so no example, and no worker, sees the statistics of another.
+  so the output for one example does not depend on other examples.
 
   Args:
     image_shape: `(H, W, C)`, each at least 1; `(32, 32, 3)` in the paper.
     num_classes: number of classes K, at least 1.
-    implementation: of the convolutions, see `Conv`.
+    implementation: how convolutions are computed; see `Conv`.
     rngs: source of the initial weights (LeCun normal); scales start at one,
       biases at zero. Convolutions have no bias.
 
@@ -165,7 +165,7 @@ class ResNet20(nnx.Module):
     return self.classify(self.features(x))
 
   def features(self, x: jax.Array) -> jax.Array:
-    """What the last layer is given, `[B, 64]`."""
+    """The input of the last layer, `[B, 64]`."""
     x = self.conv.chwb(swap_batch_and_channels(x))
     x = jax.nn.relu(_group_norm(self.norm, x))
     for block in self.blocks:

@@ -13,8 +13,8 @@ class RecurrentLayer(nnx.Module):
   r"""One layer of an `RNN`: `h_t = tanh(x_t W + h_{t-1} U + b)`.
 
   Args:
-    in_features: numbers of x_t per example, at least 1.
-    features: numbers of h_t per example, at least 1.
+    in_features: entries of x_t per example, at least 1.
+    features: entries of h_t per example, at least 1.
     rngs: source of the initial weights.
 
   Attributes: `kernel` W, `recurrent_kernel` U and `bias` b.
@@ -37,7 +37,7 @@ class RecurrentLayer(nnx.Module):
     self.bias = nnx.Param(jnp.zeros(features))
 
   def __call__(self, x: jax.Array, h: jax.Array) -> jax.Array:
-    """One step: x_t `[B, ...]` or int `[B]`, and h_{t-1}, to h_t."""
+    """One step: from x_t `[B, ...]` or int `[B]`, and h_{t-1}, to h_t."""
     kernel = self.kernel[...]
     if jnp.issubdtype(x.dtype, jnp.integer):
       # A product in place of a look-up, whose gradient would be a scatter.
@@ -52,7 +52,7 @@ class RecurrentLayer(nnx.Module):
 
 
 class RNN(nnx.Module):
-  r"""Recurrent layers with tanh (Elman), and a dense layer on the last state.
+  r"""Recurrent tanh layers (Elman), and a dense layer on the last state.
 
   .. math::
     h^0_t = x_t, \quad
@@ -63,9 +63,10 @@ class RNN(nnx.Module):
   An image is a sequence of its rows, from top to bottom.
 
   Args:
-    sizes: `(d_0, ..., d_L)`, at least three sizes of at least 1: the numbers
-      that a step is given (W * C for images `[B, H, W, C]`, the number of
-      tokens for tokens), the widths of the recurrent layers, and of the output.
+    sizes: `(d_0, ..., d_L)`, at least three sizes of at least 1: the size of
+      the input of a step (W * C for images `[B, H, W, C]`, the number of tokens
+      for tokens), the widths of the recurrent layers, and the size of the
+      output.
     rngs: source of the initial weights: LeCun normal for W, orthogonal for U;
       biases start at zero.
 
@@ -105,7 +106,7 @@ class RNN(nnx.Module):
     return self.classify(self.features(x))
 
   def features(self, x: jax.Array) -> jax.Array:
-    """What the last layer is given, the last state: `[B, d_{L-1}]`."""
+    """The input of the last layer, the last state: `[B, d_{L-1}]`."""
     width = self.layers[0].kernel.shape[0]
     tokens = jnp.issubdtype(x.dtype, jnp.integer)
     if x.ndim < 2 or (tokens and x.ndim != 2):

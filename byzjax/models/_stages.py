@@ -1,4 +1,4 @@
-"""Models as rows of layers, for estimators that treat layers one by one."""
+"""Models as lists of layers, for estimators that treat each layer apart."""
 
 from flax import nnx
 
@@ -10,9 +10,9 @@ from byzjax.models._rnn import RNN, RecurrentLayer
 
 
 def stages(graphdef: nnx.GraphDef) -> tuple[Stage | RecurrentStage, ...]:
-  r"""The layers of a model, from input to output, each by itself.
+  r"""The layers of a model, from input to output, each as a function.
 
-  A layer is its product or convolution with the activation that follows;
+  A layer is its matrix product or convolution with the activation that follows;
   pooling is between layers.
 
   Args:
@@ -21,12 +21,12 @@ def stages(graphdef: nnx.GraphDef) -> tuple[Stage | RecurrentStage, ...]:
   Returns:
     The stages for `byzjax.target_projection`: `apply(params, h)` takes all
     parameters of the model, and `owns(params)` are those of the layer. Targets
-    are where the papers have them: of every pixel before pooling, at every step
-    of a recurrent layer. `stage._replace(targets_after=True, readout=64)` and
+    are as in the papers: for every pixel before pooling, and for every step of
+    a recurrent layer. `stage._replace(targets_after=True, readout=64)` and
     `stage._replace(last_step=True, through_time=True)` learn better.
 
   Raises:
-    ValueError: if the model is of another class.
+    ValueError: if the model is of a class other than these.
 
   Example:
     >>> import byzjax, jax

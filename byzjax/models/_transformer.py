@@ -11,7 +11,7 @@ _EXPANSION = 4
 
 
 class _Block(nnx.Module):
-  """Attention and a two-layer perceptron, each on what its norm gives it."""
+  """Attention and a two-layer perceptron, each with a norm before it."""
 
   def __init__(self, width: int, num_heads: int, *, rngs: nnx.Rngs):
     self.num_heads = num_heads
@@ -50,13 +50,13 @@ class Transformer(nnx.Module):
 
   with softmax attention on this and earlier tokens, root-mean-square norms and
   an MLP of four times the width with GELU. Logits at a position depend on the
-  tokens up to it alone. The parameters are all the state there is.
+  tokens up to it alone. The model has no state besides its parameters.
 
   Args:
     vocabulary_size: number of tokens V, at least 1.
     num_layers: number of blocks L, at least 1.
-    width: of the hidden states, a multiple of `num_heads`.
-    num_heads: of each attention, at least 1.
+    width: size of the hidden states, a multiple of `num_heads`.
+    num_heads: number of heads of each attention, at least 1.
     length: longest sequence T, at least 1.
     rngs: source of the initial weights: LeCun normal for the dense layers,
       normal of deviation 0.02 for the embeddings.
@@ -119,7 +119,7 @@ class Transformer(nnx.Module):
     return self.classify(self.features(x))
 
   def features(self, x: jax.Array) -> jax.Array:
-    """What the last block leaves, before the last norm: `[B, T, width]`."""
+    """The output of the last block, before the last norm: `[B, T, width]`."""
     longest = self.positions.shape[0]
     if x.ndim != 2 or x.shape[1] > longest:
       raise ValueError(

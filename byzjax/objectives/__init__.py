@@ -1,4 +1,4 @@
-"""Local objectives: losses that workers descend in place of the plain one."""
+"""Local objectives: losses that workers minimise instead of the plain one."""
 
 from byzjax.objectives._fedbr import fedbr
 from byzjax.objectives._mixup import mixup

@@ -1,4 +1,4 @@
-"""FedBR: local features that agree with the global ones on shared data."""
+"""FedBR: reduces local bias of features and classifier by shared data."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,31 +24,31 @@ def fedbr(
   tau_push: base.Scalar = 2.0,
   num_mixed: int = 0,
 ) -> local.Objective:
-  """Cross entropy with two terms that take the local bias out of a model.
+  """Cross entropy plus two terms that reduce the local bias of a model (FedBR).
 
-  With z the features of the batch, z_p those of shared pseudo-inputs, z_g those
-  that the received model gives to the same pseudo-inputs, P a projection and s
-  the cosine, row by row,
+  Let z be the features of the batch, z_p those of shared pseudo-inputs, z_g the
+  features that the received (global) model gives to the same pseudo-inputs, P a
+  projection and s the row-wise cosine:
 
   `J = CE(classify(z), y) + mu l_con(P) + lambda CE(classify(z_p), 1 / C)`,
   `l_con(P) = mean_i log(1 + exp(tau_push s(P z_p, P z) - tau_pull s(P z_p,
   P z_g)))`.
 
-  The model descends J while the projection ascends l_con. One gradient holds
+  The model descends J while the projection ascends l_con. One gradient contains
   both: for `params['projection']` it is minus the gradient of l_con (with z and
-  z_p constant), so that a step of descent ascends; for `params['model']` it is
-  the gradient of J with the projection already one step of ascent further, P +
-  eta grad l_con. This is the published step exactly if the inner optimizer is
-  SGD with learning rate eta; with another, P moves in its own way, and the
-  model still looks one step of eta ahead.
+  z_p constant), so that a descent step ascends; for `params['model']` it is the
+  gradient of J at the projection after one ascent step, P + eta grad l_con.
+  This is exactly the published step if the local optimizer is SGD with learning
+  rate eta; with another optimizer P takes different steps, but the model still
+  uses the ascent step with eta.
 
   With `mu = lambda = 0` the model follows the plain cross entropy, bit for bit,
-  and the projection moves without a say. tau multiplies the cosine, as in the
-  released code. z_g is computed anew at each step (which mixtures need; the
-  released code keeps that of the first one). A zero row has cosine 0.
+  independently of the projection. tau multiplies the cosine, as in the released
+  code. z_g is recomputed in each step (which mixtures need; the released code
+  keeps that of the first step). A zero row has cosine 0.
 
-  The parameters of a round are `{'model': ..., 'projection': ...}`: both are
-  sent, and both are aggregated by the same robust rule.
+  The parameters of a round are `{'model': ..., 'projection': ...}`: workers
+  send both, and the same robust rule aggregates both.
 
   Args:
     features: `(params['model'], x [B, ...]) -> z [B, d]`, as the first of
@@ -56,21 +56,23 @@ def fedbr(
     classify: `(params['model'], z) -> logits [B, C]`, as the second.
     pseudo_inputs: float `[B, ...]`, shared by all workers, one for each row of
       a batch: see `random_sample_means`.
-    ascent_step_size: eta >= 0 of the projection inside a step; may be traced.
+    ascent_step_size: eta >= 0, of the ascent step inside J; may be traced.
     contrast_weight: mu >= 0; may be traced. The paper's value is 0.5.
     pseudo_weight: lambda >= 0; may be traced. 1.0 in the released code.
-    tau_pull: tau_1 >= 0, inverse temperature of local with global features.
-    tau_push: tau_2 >= 0, of features of pseudo-inputs with those of the batch.
-    num_mixed: K, a Python int >= 0: at each step each pseudo-input becomes the
-      mean of itself and of K random inputs of the batch, and its target that of
-      1 / C and of their labels. 0 leaves them as they are.
+    tau_pull: tau_pull >= 0, inverse temperature of local vs. global features.
+    tau_push: tau_push >= 0, inverse temperature of features of pseudo-inputs
+      vs. those of the batch.
+    num_mixed: K, a Python int >= 0: in each step each pseudo-input is averaged
+      with K random inputs of the batch, and its target 1 / C with their labels.
+      0 leaves the pseudo-inputs unchanged.
 
   Returns:
-    An `Objective` of batches `(inputs [B, ...], labels int[B])`, with value J.
+    An `Objective` for batches `(inputs [B, ...], labels int[B])`, with value J.
 
   Raises:
     ValueError: if an argument is out of its range; at trace time, if the
-      parameters have other parts, or pseudo-inputs and inputs differ in shape.
+      parameters do not have these two parts, or pseudo-inputs and inputs differ
+      in shape.
 
   References:
     Guo, Tang, Lin, 2023, arXiv:2205.13462.
@@ -155,8 +157,8 @@ def _parts(params: Any) -> tuple[base.Params, base.Params]:
 def _check_shapes(pseudo_inputs: jax.Array, inputs: jax.Array) -> None:
   if jnp.shape(pseudo_inputs) != jnp.shape(inputs):
     raise ValueError(
-      'fedbr needs pseudo_inputs of the shape of the inputs, whose row i is'
-      f' paired with row i, got {list(jnp.shape(pseudo_inputs))} and'
+      'fedbr needs pseudo_inputs to have the shape of the inputs, one for each'
+      f' row, got {list(jnp.shape(pseudo_inputs))} and'
       f' {list(jnp.shape(inputs))}'
     )
 

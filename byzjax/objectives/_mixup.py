@@ -1,4 +1,4 @@
-"""A batch blended with a shuffled copy of itself."""
+"""Mixup: convex combinations of a batch and a shuffled copy of it."""
 
 import jax
 import jax.numpy as jnp
@@ -13,28 +13,28 @@ def mixup(
   needs_key: bool = False,
   has_aux: bool = False,
 ) -> local.Objective:
-  """The loss on blends of pairs of examples, and on both of their labels.
+  """The loss on convex combinations of pairs of examples (mixup).
 
-  `t l(x', y) + (1 - t) l(x', y[p])` with `x' = t x + (1 - t) x[p]`, a
-  permutation p of the rows and one `t ~ Beta(alpha, alpha)` for the batch, new
-  at each local step. For the cross entropy this is the loss on the blended
-  labels. XLA computes the features of x' once for both terms.
+  `t l(x', y) + (1 - t) l(x', y[p])` with `x' = t x + (1 - t) x[p]`, where p is
+  a permutation of the rows and `t ~ Beta(alpha, alpha)` one number for the
+  batch, both redrawn in each local step. For the cross entropy this is the loss
+  on the combined labels. XLA computes the features of x' once for both terms.
 
   Args:
     loss_fn: `(params, (inputs, labels)) -> scalar`, or an `Objective`, such as
       `fedbr`, of such batches.
-    alpha: of the Beta distribution, alpha > 0; small is near the plain loss.
-      May be traced.
+    alpha: parameter of the Beta distribution, alpha > 0; near 0 it is almost
+      the plain loss. May be traced.
     needs_key: whether the loss takes a key, `loss_fn(params, batch_i, key)`,
-      such as one with dropout; both terms get the same.
-    has_aux: whether it returns `(loss, aux)`; the round then reports the aux of
-      both terms, blended in float as they are.
+      such as for dropout; both terms get the same.
+    has_aux: whether the loss is `(loss, aux)`; the round then reports `t aux +
+      (1 - t) aux'` of the two terms, in float.
 
   Returns:
-    An `Objective` that draws from the key of its context.
+    An `Objective` that uses the key of its context.
 
   Raises:
-    ValueError: if alpha is not positive, or the loss is not what the flags say.
+    ValueError: if alpha is not positive, or the loss does not fit the flags.
 
   References:
     Zhang, Cisse, Dauphin, Lopez-Paz, 2018, arXiv:1710.09412.

@@ -1,4 +1,4 @@
-"""The cross entropy of logits whose target is lowered by noise."""
+"""Noisy softmax: cross entropy with noise that lowers the target logit."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -25,50 +25,50 @@ def noisy_softmax_cross_entropy(
   amplitude: Amplitude = 'annealed',
   direction: Direction = 'lower',
 ) -> jax.Array:
-  """Softmax cross entropy of each row, with noise in the logit of its label.
+  """Softmax cross entropy per row, with noise in the target logit.
 
-  With X a row, y its label, theta the angle from X to the column W_y, and xi ~
-  N(0, 1) drawn for each row,
+  With X a row, y its label, theta the angle between X and the column W_y, and
+  xi ~ N(0, 1) drawn for each row,
 
   `-log softmax(f - n e_y)_y`, with `f = X W + b` and
   `n = alpha |W_y| |X| (1 - cos theta) |xi|`.
 
-  The noise is never negative, is 0 where X points along W_y, and is at most
-  `2 alpha |W_y| |X| |xi|`. So it dies out by itself as a row is learnt, and
-  until then it keeps the softmax from saturating. Gradients go through it, the
-  norms too: that of the target logit in X is `(1 + s) W_y - s |W_y| X / |X|`,
-  with `s = alpha |xi|`, and likewise in W_y. For a row or a column of zeros the
-  gradient of its norm is taken to be 0.
+  The noise is never negative, is 0 if X points along W_y, and is at most `2
+  alpha |W_y| |X| |xi|`. So it decreases as a row is learned, and until then it
+  prevents the softmax from saturating. Gradients include those of the noise and
+  its norms: that of the target logit with respect to X is `(1 + s) W_y - s
+  |W_y| X / |X|`, with `s = alpha |xi|`, and likewise for W_y. For a row or a
+  column of zeros the gradient of its norm is defined as 0.
 
-  `alpha = 0` is the softmax cross entropy, as it is for testing; a constant in
-  place of `|xi|` would be a margin. The bias has no part in the noise; the
-  paper has none. A model at the start has cos theta near 0, so that the first
-  noise is about `alpha |W_y| |X| |xi|`.
+  `alpha = 0` is the softmax cross entropy, to be used for testing; a constant
+  in place of `|xi|` would be a margin. The bias does not enter the noise; the
+  paper has no bias. At initialisation cos theta is near 0, so the first noise
+  is about `alpha |W_y| |X| |xi|`.
 
-  What the paper compares with: its amplitude noise is `amplitude='norms'`, its
-  free noise `'constant'`; its normal noise is `direction='both'`, and its
-  negative noise `'raise'`. Gradients of the constant ones are those of a
-  softmax cross entropy whose target logit is elsewhere.
+  Variants that the paper compares with: its amplitude noise is
+  `amplitude='norms'`, its free noise `'constant'`; its normal noise is
+  `direction='both'`, and its negative noise `'raise'`. With 'constant' no
+  gradient passes through the noise.
 
   Args:
-    features: X, float `[B, d]`, what the last layer is given.
+    features: X, float `[B, d]`, the input of the last layer.
     weights: W of the last layer, float `[d, C]`.
     bias: b, float `[C]`, or None.
     labels: y, integers `[B]` in `[0, C)`.
-    alpha: >= 0; may be traced. The paper finds `alpha^2` near 0.1 best, and
-      training slow where it is much larger.
-    key: of the draw of xi.
-    amplitude: what `alpha |xi|` is multiplied by: `|W_y| |X| (1 - cos theta)`
+    alpha: noise strength, >= 0; may be traced. In the paper `alpha^2` near 0.1
+      is best, and training is slow if it is much larger.
+    key: the key of xi.
+    amplitude: the factor on `alpha |xi|`: `|W_y| |X| (1 - cos theta)`
       ('annealed'), `|W_y| |X|` ('norms') or 1 ('constant').
-    direction: 'lower' subtracts the noise of `|xi|` from the target logit,
-      'raise' adds it, and 'both' subtracts that of xi.
+    direction: 'lower' subtracts the noise from the target logit, 'raise' adds
+      it, and 'both' subtracts it with xi instead of `|xi|`.
 
   Returns:
     float32 `[B]`, or float64 for float64 arguments. Products and norms of half
     precision are accumulated in float32.
 
   Raises:
-    ValueError: if shapes do not agree, labels are not integers, alpha is
+    ValueError: if shapes do not match, labels are not integers, alpha is
       negative, or a name is unknown.
 
   References:
@@ -127,13 +127,12 @@ def noisy_softmax(
   amplitude: Amplitude = 'annealed',
   direction: Direction = 'lower',
 ) -> local.Objective:
-  """The mean of `noisy_softmax_cross_entropy` over the batch of a step.
+  """The mean of `noisy_softmax_cross_entropy` over a batch, as an objective.
 
-  `mean_b -log softmax(f_b - n_b e_y)_y` with the n of that function. The key
-  of the context belongs to one worker and one step, so that no two workers
-  share noise: even on equal data honest messages then differ, and worker
-  momentum averages that out again. Test with the plain softmax, as
-  `models.evaluate` does.
+  `mean_b -log softmax(f_b - n_b e_y)_y` with n as in that function. Every
+  worker and step has its own key, so workers do not share noise: honest
+  messages then differ even on equal data, which worker momentum averages out.
+  Test with the plain softmax, as `models.evaluate` does.
 
   Args:
     features: `(params, x [B, ...]) -> X [B, d]`, as the first of
@@ -141,14 +140,14 @@ def noisy_softmax(
     classifier: `params -> (W [d, C], b [C] or None)`, the last layer, as
       `models.classifier_weights(graphdef)`.
     alpha: as in `noisy_softmax_cross_entropy`; may be traced.
-    amplitude: as there.
-    direction: as there.
+    amplitude: as in `noisy_softmax_cross_entropy`.
+    direction: as in `noisy_softmax_cross_entropy`.
 
   Returns:
-    An `Objective` of batches `(inputs [B, ...], labels int[B])`.
+    An `Objective` for batches `(inputs [B, ...], labels int[B])`.
 
   Raises:
-    ValueError: as `noisy_softmax_cross_entropy`.
+    ValueError: as for `noisy_softmax_cross_entropy`.
 
   References:
     Chen, Deng, Du, 2017, arXiv:1708.03769.

@@ -1,4 +1,4 @@
-"""Test inputs moved against the model, inside a box."""
+"""PGD: adversarial test inputs inside a box."""
 
 from typing import Any
 
@@ -20,33 +20,33 @@ def pgd_inputs(
   num_steps: int,
   value_range: tuple[float, float] | None = None,
 ) -> jax.Array:
-  """Inputs that raise the loss, each within epsilon of where it was.
+  """Adversarial inputs within epsilon of the given ones (PGD).
 
-  `x'_0 = x`, `x'_{k+1} = clip(x'_k + alpha sign(grad_x l(x'_k, y)),
-  x - epsilon, x + epsilon)`: projected gradient ascent in the largest-entry
-  norm. It attacks at test time, and has nothing to do with Byzantine workers.
-  Where the gradient is zero an input stays.
+  `x'_0 = x`, `x'_{k+1} = clip(x'_k + alpha sign(grad_x l(x'_k, y)), x -
+  epsilon, x + epsilon)`: projected gradient ascent in the l-infinity norm. This
+  is a test-time attack, unrelated to Byzantine workers. Entries of zero
+  gradient do not move.
 
-  This starts at x; others start at a random point of the box. The WAFL
-  experiments do not clip to the range of pixels (the default), most others do.
+  The start is x; other implementations start at a random point of the box. The
+  WAFL experiments do not clip to the range of pixels (the default); most others
+  do.
 
   Args:
-    loss_fn: `(params, (inputs, labels)) -> scalar`, the mean over rows of a
-      loss of each row by itself.
-    params: of the model; the result is a constant for differentiation.
+    loss_fn: `(params, (inputs, labels)) -> scalar`, a mean of per-row losses.
+    params: parameters of the model; derivatives treat the result as constant.
     batch: `(inputs, labels)`, inputs float `[B, ...]`.
     epsilon: half the side of the box, epsilon >= 0; may be traced.
     step_size: alpha >= 0; may be traced.
-    num_steps: a Python int >= 0.
-    value_range: `(low, high)` that inputs are clipped to after every step, or
+    num_steps: number of ascent steps, a Python int >= 0.
+    value_range: `(low, high)` to which inputs are clipped after every step, or
       None.
 
   Returns:
-    x', shape and dtype of the inputs.
+    x', with the shape and dtype of the inputs.
 
   Raises:
     ValueError: if an argument is out of its range, loss_fn is an `Objective`,
-      or the inputs are not real numbers.
+      or the inputs are not floats.
 
   References:
     Madry, Makelov, Schmidt, Tsipras, Vladu, 2018, arXiv:1706.06083.

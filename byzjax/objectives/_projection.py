@@ -1,4 +1,4 @@
-"""The small network through which FedBR compares features."""
+"""The projection network that FedBR applies to features."""
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,17 @@ def projection(
   width: int | None = None,
   out: int | None = None,
 ) -> base.Params:
-  """Initial parameters of three dense layers, for `project` and `fedbr`.
+  """Initial parameters of a three-layer projection, for `project` and `fedbr`.
 
-  Kernels are normal with variance 1 / (size of their input), biases are zero.
-  The released code has `d -> 2d -> 2d -> d` (the default here); the paper's
-  text is read as `d -> 256 -> 256 -> 128`.
+  Kernels are normal with variance 1 / (input size), biases are zero. The
+  released code has `d -> 2d -> 2d -> d` (the default here); we read the paper's
+  text as `d -> 256 -> 256 -> 128`.
 
   Args:
-    key: a key of `jax.random.key`, used up.
-    num_features: d >= 1, a Python int.
-    width: of the hidden layers, a Python int >= 1; None for 2d.
-    out: of the output, a Python int >= 1; None for d.
+    key: a key of `jax.random.key`; do not use it again.
+    num_features: d >= 1, the input size, a Python int.
+    width: size of the hidden layers, a Python int >= 1; None for 2d.
+    out: output size, a Python int >= 1; None for d.
 
   Returns:
     A list of three dicts of `kernel` float32 `[m, k]` and `bias` float32 `[k]`.
@@ -59,7 +59,7 @@ def project(params: base.Params, z: jax.Array) -> jax.Array:
   """Dense layers with ReLU between them: `h_{l+1} = max(0, h_l) W_l + b_l`.
 
   Args:
-    params: a list of `{'kernel': [m, k], 'bias': [k]}`, as of `projection`.
+    params: a list of `{'kernel': [m, k], 'bias': [k]}`, as from `projection`.
     z: float `[B, d]`.
 
   Returns:

@@ -1,4 +1,4 @@
-"""A loss with a spring to the parameters that the round began with."""
+"""FedProx: a loss with a proximal term around the received parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -13,24 +13,24 @@ def proximal(
   needs_key: bool = False,
   has_aux: bool = False,
 ) -> local.Objective:
-  """The loss and a penalty for leaving the received parameters: FedProx.
+  """The loss plus a proximal term around the received parameters (FedProx).
 
-  `loss(w) + (mu / 2) |w - anchor|^2`, over all leaves of w; anchor is what the
-  worker received at the start of the round. With `mu = 0` this is the loss,
-  which makes a local round FedAvg.
+  `loss(w) + (mu / 2) |w - anchor|^2`, over all leaves of w; anchor is the model
+  that the worker received at the start of the round. With `mu = 0` this is the
+  loss, and a local round is FedAvg.
 
   Args:
     loss_fn: `(params, batch_i) -> scalar`, or an `Objective`, such as `fedbr`.
-    mu: how stiff the spring is, mu >= 0; may be traced.
+    mu: weight of the proximal term, mu >= 0; may be traced.
     needs_key: whether the loss takes a key, `loss_fn(params, batch_i, key)`,
-      such as one with dropout.
-    has_aux: whether it returns `(loss, aux)`; the round then reports aux.
+      such as for dropout.
+    has_aux: whether the loss is `(loss, aux)`; the round then reports aux.
 
   Returns:
     An `Objective`. Its gradient is that of the loss plus `mu (w - anchor)`.
 
   Raises:
-    ValueError: if mu is negative, or the loss is not what the flags say.
+    ValueError: if mu is negative, or the loss does not fit the flags.
 
   References:
     Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, 2020, arXiv:1812.06127.

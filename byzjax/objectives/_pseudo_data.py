@@ -1,4 +1,4 @@
-"""Blurred examples that all workers may see."""
+"""Pseudo-data: averaged examples that all workers may share."""
 
 import jax
 import jax.numpy as jnp
@@ -16,27 +16,27 @@ def random_sample_means(
   num_averaged: int = 10,
   scale: float = 1.0,
 ) -> jax.Array:
-  """Means of a few random examples of one random worker each.
+  """Pseudo-inputs: means of random examples of one random worker each.
 
   `x_p = (1 / m) sum_j x_j / s`: for each p a worker is drawn uniformly and then
   m of its examples, with replacement. Draw them once, before the first round,
-  and give the same array to all workers: `fedbr(pseudo_inputs=...)`. The mean
-  of what is drawn is that of the worker's examples, the variance 1 / m of
-  theirs.
+  and give the same array to all workers: `fedbr(pseudo_inputs=...)`. A
+  pseudo-input has the mean of the worker's examples and 1 / m of their
+  variance.
 
-  For the form with mixtures (`fedbr(num_mixed=...)`) draw from another, public
-  data set, held as by one worker: `data.iid(labels, 1)`.
+  For the variant with mixtures (`fedbr(num_mixed=...)`) draw from a public data
+  set, held by one worker: `data.iid(labels, 1)`.
 
-  Everyone's training depends on this array, and no aggregation rule stands
-  between: leave the workers out of the partition that are not trusted with it.
+  The training of all workers depends on this array, and no aggregation rule
+  protects it: leave untrusted workers out of the partition.
 
   Args:
     images: all examples, uint8 or float `[N, H, W, C]`.
-    partition: `(indices int[n, m'], sizes int[n])`, which worker holds which
-      examples; a `data.Partition`.
-    key: a key of `jax.random.key`, used up.
-    num_pseudo: how many, a Python int >= 1: the batch size of the workers.
-    num_averaged: m >= 1, a Python int.
+    partition: `(indices int[n, m'], sizes int[n])`, the examples of each
+      worker; a `data.Partition`.
+    key: a key of `jax.random.key`; do not use it again.
+    num_pseudo: number of pseudo-inputs, a Python int >= 1: the batch size.
+    num_averaged: m >= 1, examples per pseudo-input, a Python int.
     scale: largest pixel value s, a positive Python number.
 
   Returns:

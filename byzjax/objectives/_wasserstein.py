@@ -1,4 +1,4 @@
-"""Inputs moved to where the loss is high, at a price: WAFL."""
+"""WAFL: inputs moved to where the loss is high, at a transport cost."""
 
 from typing import Any
 
@@ -20,41 +20,42 @@ def wasserstein(
   needs_key: bool = False,
   has_aux: bool = False,
 ) -> local.LossFn:
-  """The loss on the worst inputs near those of the batch: WAFL.
+  """The loss on the worst inputs near those of the batch (WAFL).
 
-  The dual form of the largest loss over distributions near the data,
-  `phi_gamma(x, y; w) = max over x' of l(x', y; w) - (gamma / 2) |x' - x|^2`,
-  with x' from K steps of gradient ascent (see `wasserstein_inputs`) and then
-  held fixed: the gradient in w is that of the loss at x', which is the gradient
-  of `phi_gamma` where the ascent has converged. It does if gamma exceeds the
-  smoothness of the loss in x. Large gamma is the plain loss; so is K = 0, bit
-  for bit. A gradient costs K + 1 gradients.
+  It is the dual form of the worst-case loss over distributions near the data in
+  Wasserstein distance, `phi_gamma(x, y; w) = max over x' of l(x', y; w) -
+  (gamma / 2) |x' - x|^2`, with x' from K steps of gradient ascent (see
+  `wasserstein_inputs`) and then held constant: the gradient with respect to w
+  is that of the loss at x', which is the gradient of `phi_gamma` if the ascent
+  has converged. It converges if gamma exceeds the smoothness of the loss in x.
+  A large gamma gives the plain loss; so does K = 0, bit for bit. A gradient
+  costs K + 1 gradients.
 
-  Labels stay as they are, and inputs are not clipped to a range. The value is
-  the loss at x', as in the released code; with `surrogate=True` it is
-  `phi_gamma`, and the gradient in w is the same. The released code also stops
-  the ascent where the gradient is small; here it is always K steps.
+  Labels are unchanged, and inputs are not clipped to a range. The value is the
+  loss at x', as in the released code; with `surrogate=True` it is `phi_gamma`,
+  with the same gradient. The released code also stops the ascent if the
+  gradient is small; here it always takes K steps.
 
   Args:
-    loss_fn: `(params, (inputs, labels)) -> scalar`, the mean over the rows of
-      the batch of a loss of each row by itself (no batch statistics).
-    gamma: price of moving, gamma > 0; may be traced.
-    step_size: alpha of the ascent, `0 < alpha gamma < 2`, beyond which it
-      diverges; None for `1 / gamma`. May be traced.
+    loss_fn: `(params, (inputs, labels)) -> scalar`, a mean of per-row losses
+      (no batch statistics).
+    gamma: cost of moving an input, gamma > 0; may be traced.
+    step_size: alpha of the ascent, `0 < alpha gamma < 2` (otherwise it
+      diverges); None for `1 / gamma`. May be traced.
     num_ascent_steps: K >= 0, a Python int.
-    surrogate: whether the value of the loss is `phi_gamma`.
+    surrogate: whether the value is `phi_gamma` instead of the loss at x'.
     needs_key: whether the loss takes a key, `loss_fn(params, batch_i, key)`,
-      such as one with dropout; the ascent and the loss at its end use the same.
-    has_aux: whether it returns `(loss, aux)`; aux is then that at x'.
+      such as for dropout; the ascent and the loss at x' use the same.
+    has_aux: whether the loss is `(loss, aux)`; aux is then that at x'.
 
   Returns:
-    `(params, (inputs, labels)) -> scalar`, for any round in place of loss_fn,
-    with the same `needs_key` and `has_aux`: it takes and returns what loss_fn
-    does.
+    `(params, (inputs, labels)) -> scalar`, to be used in any round instead of
+    loss_fn, with the same `needs_key` and `has_aux`: its arguments and outputs
+    are those of loss_fn.
 
   Raises:
     ValueError: if an argument is out of its range, or loss_fn is an `Objective`
-      (wrap the other way round: `proximal(wasserstein(...), ...)`).
+      (reverse the order: `proximal(wasserstein(...), ...)`).
 
   References:
     Nguyen, Nguyen, Nguyen, Pham, Bui, Dinh, Le, 2022, arXiv:2206.01432; the
@@ -111,27 +112,27 @@ def wasserstein_inputs(
   step_size: base.Scalar | None = None,
   num_ascent_steps: int = 10,
 ) -> jax.Array:
-  """The inputs that `wasserstein` evaluates the loss at.
+  """The inputs at which `wasserstein` evaluates the loss.
 
   `x'_0 = x`, `x'_{k+1} = x'_k + alpha (grad_x l(x'_k, y) - gamma (x'_k - x))`
-  for each row by itself. Where the gradient g is constant the result is `x + (1
-  - (1 - alpha gamma)^K) g / gamma`, and a fixed point has `x' - x = grad_x
+  for each row separately. If the gradient g is constant, the result is `x + (1
+  - (1 - alpha gamma)^K) g / gamma`; a fixed point satisfies `x' - x = grad_x
   l(x') / gamma`.
 
   Args:
     loss_fn: as in `wasserstein`; the gradient of one row is the number of rows
       times that of the mean.
-    params: of the model; the result is a constant for differentiation.
+    params: parameters of the model; derivatives treat the result as constant.
     batch: `(inputs, labels)`, inputs float `[B, ...]`.
     gamma: as in `wasserstein`.
     step_size: as in `wasserstein`.
     num_ascent_steps: as in `wasserstein`.
 
   Returns:
-    x', shape and dtype of the inputs.
+    x', with the shape and dtype of the inputs.
 
   Raises:
-    ValueError: as `wasserstein`, or if the inputs are not real numbers.
+    ValueError: as for `wasserstein`, or if the inputs are not floats.
 
   Example:
     >>> import byzjax, jax.numpy as jnp
@@ -175,7 +176,8 @@ def float_inputs(name: str, inputs: jax.Array) -> jax.Array:
   inputs = jnp.asarray(inputs)
   if not jnp.issubdtype(inputs.dtype, jnp.floating):
     raise ValueError(
-      f'{name} needs inputs of real numbers, which it moves, got {inputs.dtype}'
+      f'{name} needs inputs to be floats, because it moves them, got'
+      f' {inputs.dtype}'
     )
   return lax.stop_gradient(inputs)
 
@@ -185,7 +187,8 @@ def check_plain(name: str, loss_fn: Any) -> None:
   if isinstance(loss_fn, local.Objective):
     raise ValueError(
       f'{name} needs a loss (params, batch) -> scalar, got the Objective'
-      f' {loss_fn.name}: wrap the plain loss first, and that in the Objective'
+      f' {loss_fn.name}: wrap the plain loss in {name} first, and the result in'
+      ' the Objective'
     )
   checks.check_function(name, 'loss_fn', loss_fn)
 

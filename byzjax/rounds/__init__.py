@@ -1,4 +1,4 @@
-"""Rounds of training."""
+"""Training rounds: synchronous, local, gossip and asynchronous."""
 
 from byzjax.rounds._asynchronous_round import asynchronous_round
 from byzjax.rounds._d_sgd import d_sgd

@@ -1,4 +1,4 @@
-"""D-SGD: consensus that decays more slowly than the steps."""
+"""D-SGD: distributed SGD by consensus over the graph Laplacian."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def d_sgd(
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
 ) -> base.Round:
-  """Distributed SGD over a network, in the form with the graph Laplacian.
+  """Distributed SGD over a network, with consensus by the Laplacian (D-SGD).
 
   `x_i <- x_i + beta_k sum_{j neighbour of i} (x_j - x_i) - alpha_k (g_i(x_i) +
   xi_i) + gamma_k w_i`, both parts from the models before the step, with
@@ -45,40 +45,40 @@ def d_sgd(
   `alpha_k = a (k + 1)^-tau_a`, `beta_k = b (k + 1)^-tau_b`, `xi ~ N(0, sigma^2
   I)`, `gamma_k = c / (sqrt(k + 1) sqrt(log log max(k + 1, 3)))`, `w ~ N(0, I)`,
 
-  k the steps done before. Every edge weighs the same: the mixing weights of the
-  topology are not used. Consensus must win over the steps, `tau_b < tau_a`:
-  then the distance between the nodes falls as `alpha_k / beta_k`. Noise of
-  either kind drives nodes away from strict saddle points, where gradients alone
-  would leave them; the annealing kind is for global minima, with `tau_a = 1`
-  and `tau_b < 1/2`.
+  where k is the number of steps done before. All edges have weight 1: the
+  mixing weights of the topology are not used. Consensus must decay more slowly
+  than the step size, `tau_b < tau_a`: then the distance between the nodes
+  decreases as `alpha_k / beta_k`. Either kind of noise drives nodes away from
+  strict saddle points, where gradients vanish; annealing noise finds global
+  minima, with `tau_a = 1` and `tau_b < 1/2`.
 
-  A rule other than the plain one takes the place of the sum: `beta_k (G_i(x) -
-  x_i)`, with edges of weight 1 where it heeds weights.
+  With a rule other than `gossip.plain()`, `beta_k (G_i(x) - x_i)` replaces the
+  sum; if the rule uses weights, all edges have weight 1.
 
   Args:
     loss_fn: `(params, batch_i) -> scalar`, or an `Objective`.
     topology: a connected graph of n nodes.
-    learning_rate: a >= 0.
+    learning_rate: a >= 0, the step size at k = 0.
     learning_rate_decay: tau_a, in (1/2, 1].
-    consensus: b >= 0, less than `2 / lambda_max(L)`, L the Laplacian of the
+    consensus: b, in `0 <= b < 2 / lambda_max(L)`, with L the Laplacian of the
       graph.
     consensus_decay: tau_b, `0 <= tau_b < tau_a`.
-    gradient_noise: sigma >= 0, of the noise that is scaled by alpha_k.
-    annealing: c >= 0, of the noise that is not.
-    sampler: where the batch of a step comes from, if the round is given all the
-      data of a node; see `gossip_round`.
-    rule: of `byzjax.gossip`.
-    attack: see `gossip_round`, as the arguments below.
-    byzantine: who attacks, to be given with an attack.
-    codec: how nodes encode the steps of their public copies, or None.
-    value_and_grad: the gradient of one node.
+    gradient_noise: sigma >= 0, of the noise scaled by alpha_k.
+    annealing: c >= 0, of the annealing noise, scaled by gamma_k.
+    sampler: source of the batch of a step, if the round gets all the data of a
+      node; see `gossip_round`.
+    rule: a rule of `byzjax.gossip`.
+    attack: this and all arguments below are as for `gossip_round`.
+    byzantine: the Byzantine workers; required with an attack.
+    codec: compression of the nodes' public copies, or None for float32.
+    value_and_grad: replaces the gradient of `loss_fn`, or None.
     needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
-    has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
+    has_aux: whether the loss is `(loss, aux)`; aux is in `RoundInfo.aux`.
     worker_map: 'vmap', 'map' or an int.
     mesh: devices to split nodes over.
     axis_name: the axis of the mesh.
 
-  All real numbers may be traced; they are then not checked.
+  All real numbers may be traced; then their ranges are not checked.
 
   Returns:
     A `Round`; see `gossip_round`.

@@ -43,32 +43,32 @@ def diloco(
   """DiLoCo: AdamW on the workers, Nesterov momentum on the server.
 
   With `g = Agg(w - x_1, ..., w - x_n)`: `m <- beta m + g`, `w <- w - epsilon (g
-  + beta m)`. The moments of AdamW stay with the worker, from round to round.
+  + beta m)`. Each worker keeps the moments of its AdamW between rounds.
 
   Args:
     loss_fn: as for `local_round`.
-    learning_rate: of AdamW; a schedule runs over the steps of all rounds.
+    learning_rate: of AdamW; a schedule counts the steps of all rounds.
     num_local_steps: H, as for `local_round`.
     num_workers: n, a Python int.
     weight_decay: of AdamW.
-    outer_learning_rate: epsilon.
+    outer_learning_rate: epsilon >= 0.
     outer_momentum: beta in [0, 1].
-    aggregator: the rule; None for `mean()`.
-    sampler: where the batches of local steps come from. This and all arguments
-      below are as for `local_round`.
+    aggregator: the aggregation rule; None for `mean()`.
+    sampler: source of the batches of local steps. This and all arguments below
+      are as for `local_round`.
     participation: m workers in every round, or a `Participation`; None for all.
     worker: optax transform that a worker runs on its pseudo-gradient.
     attack: an `Attack` on messages, a data attack, or None.
-    byzantine: who attacks, among all n; to be given with an attack.
-    byzantine_chain: whether attackers run the `worker` chain too.
+    byzantine: the Byzantine workers among all n; required with an attack.
+    byzantine_chain: whether Byzantine workers run the `worker` transform too.
     worker_weights: float[n], or a schedule of it.
-    codec: how workers send their messages, or None for float32.
-    server_codec: how the server sends its aggregate, or None for float32.
-    root_batch: the server's own clean data, for rules that ask for a `trusted`
+    codec: compression of the workers' messages, or None for float32.
+    server_codec: compression of the server's aggregate, or None for float32.
+    root_batch: clean data of the server, for rules that need a `trusted`
       message, or None.
-    value_and_grad: what takes the place of the gradient of `loss_fn`.
+    value_and_grad: replaces the gradient of `loss_fn`, or None.
     needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
-    has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
+    has_aux: whether the loss is `(loss, aux)`; aux is in `RoundInfo.aux`.
     worker_map: 'vmap', 'map' or an int.
     mesh: devices to split workers over, or None for one device.
     axis_name: the axis, or axes, of the mesh for workers.
@@ -78,7 +78,7 @@ def diloco(
 
   Raises:
     ValueError: if a rate or weight_decay is negative, outer_momentum is not in
-      [0, 1], and as `local_round`.
+      [0, 1], or as for `local_round`.
 
   References:
     Douillard, Feng, Rusu, Chhaparia, Donchev, Kuncoro, Ranzato, Szlam, Shen,

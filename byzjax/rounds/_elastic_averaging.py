@@ -1,4 +1,4 @@
-"""EASGD: workers on springs to a center that follows them."""
+"""EASGD: workers coupled elastically to a center that follows them."""
 
 from typing import Literal
 
@@ -45,53 +45,53 @@ def elastic_averaging(
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
 ) -> base.Round:
-  r"""EASGD: each worker keeps its own parameters, on a spring to a center w.
+  r"""EASGD: each worker keeps its own parameters, elastically coupled to w.
 
-  A round begins with an exchange, and tau local steps follow. All right sides
-  are of the start of the round:
+  A round starts with an exchange, which computes both updates from the
+  parameters at the start of the round:
 
   .. math::
     x_i \leftarrow x_i - \eta \nabla \ell_i(x_i) - \alpha (x_i - w), \quad
     w \leftarrow w - \beta \, \mathrm{Agg}(w - x_1, \dots, w - x_n)
 
-  and tau - 1 plain steps :math:`x_i \leftarrow x_i - \eta \nabla \ell_i(x_i)`.
-  With `mean()` this is the synchronous method of the paper. The last tau steps
-  are not in w yet: the next exchange brings them.
+  followed by tau - 1 plain steps :math:`x_i \leftarrow x_i - \eta \nabla
+  \ell_i(x_i)`. With `mean()` this is the synchronous method of the paper. The
+  center w does not include the last tau steps until the next exchange.
 
   Args:
     loss_fn: as for `local_round`; the anchor of an `Objective` is w.
     local_optimizer: optax transform of the local steps, as for `local_round`:
-      `optax.sgd(eta)`. Nesterov momentum in it stands for EAMSGD, up to where
-      optax evaluates the gradient.
+      `optax.sgd(eta)`. With Nesterov momentum it is EAMSGD, except for the
+      point at which optax evaluates the gradient.
     num_local_steps: tau >= 1, a Python int.
     num_workers: n, a Python int.
-    beta: how fast the center moves, in [0, 1]; may be traced.
-    alpha: how fast a worker is pulled, in [0, 1]; None for `beta / n`, the
-      paper's. May be traced.
+    beta: step size of the center, in [0, 1]; may be traced.
+    alpha: strength of the elastic force, in [0, 1]; None for `beta / n`, as in
+      the paper. May be traced.
     local_state: whether workers 'keep' the state of their local optimizer
       between rounds, or 'reset' it.
-    aggregator: the rule on `w - x_i`; None for `mean()`.
-    sampler: where the batches of local steps come from. This and all arguments
-      below are as for `local_round`.
-    participation: m workers in every round, or a `Participation`; the replicas
-      of the others stay where they are. None for all.
+    aggregator: the aggregation rule for `w - x_i`; None for `mean()`.
+    sampler: source of the batches of local steps. This and all arguments below
+      are as for `local_round`.
+    participation: m workers in every round, or a `Participation`; the
+      parameters of the others do not change. None for all.
     attack: an `Attack` on messages, a data attack, or None.
-    byzantine: who attacks, to be given with an attack.
+    byzantine: the Byzantine workers; required with an attack.
     worker_weights: float[n] for the rule, or a schedule of it.
-    codec: how workers send their messages, or None for float32.
-    server_codec: how the server sends its aggregate, or None for float32.
-    value_and_grad: what takes the place of the gradient of `loss_fn`.
+    codec: compression of the workers' messages, or None for float32.
+    server_codec: compression of the server's aggregate, or None for float32.
+    value_and_grad: replaces the gradient of `loss_fn`, or None.
     needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
-    has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
+    has_aux: whether the loss is `(loss, aux)`; aux is in `RoundInfo.aux`.
     worker_map: 'vmap', 'map' or an int.
     mesh: devices to split workers over, or None for one device.
     axis_name: the axis, or axes, of the mesh for workers.
 
   Returns:
-    A `Round`. `state.params` is the center w; `replicas(state)` has the x_i.
+    A `Round`. `state.params` is the center w; `replicas(state)` gives the x_i.
 
   Raises:
-    ValueError: if beta or alpha is outside of [0, 1], and as `local_round`.
+    ValueError: if beta or alpha is outside [0, 1], or as for `local_round`.
 
   References:
     Zhang, Choromanska, LeCun, 2015, arXiv:1412.6651.

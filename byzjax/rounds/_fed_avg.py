@@ -1,4 +1,4 @@
-"""FedAvg: local SGD, then the average of what workers reach."""
+"""FedAvg: local SGD, then the average of the workers' parameters."""
 
 from typing import Literal
 
@@ -45,37 +45,38 @@ def fed_avg(
 ) -> base.Round:
   """FedAvg: local SGD, then the average of the workers' parameters.
 
-  `x_i <- x_i - eta grad loss_i(x_i)`, H times from w; `w <- Agg(x_1, ..., x_n)`
-  in the form `w <- w - Agg(w - x_1, ..., w - x_n)`. The paper weighs workers by
-  their numbers of examples: `worker_weights=partition.sizes`.
+  `x_i <- x_i - eta grad loss_i(x_i)`, H times from w; then `w <- w - Agg(w -
+  x_1, ..., w - x_n)`, which for the mean is `w <- mean of the x_i`. The paper
+  weights workers by their numbers of examples:
+  `worker_weights=partition.sizes`.
 
   Args:
     loss_fn: as for `local_round`.
-    learning_rate: eta of the local steps; a schedule begins anew in each round.
-      For one that decays by rounds, give `local_round` the local optimizer
-      `scale_by_round(schedule)`.
+    learning_rate: eta of the local steps; a schedule restarts in each round.
+      For a rate that decays over rounds, use `local_round` with the local
+      optimizer `scale_by_round(schedule)`.
     num_local_steps: H, as for `local_round`.
     num_workers: n, a Python int.
-    aggregator: the rule; None for `mean()`.
-    sampler: where the batches of local steps come from. This and all arguments
-      below are as for `local_round`.
+    aggregator: the aggregation rule; None for `mean()`.
+    sampler: source of the batches of local steps. This and all arguments below
+      are as for `local_round`.
     participation: m workers in every round, or a `Participation`; None for all.
-    preconditioner: `scale_by_preconditioner(...)`, before the local steps.
-    preconditioner_scope: 'global', one for all, or 'local', each its own.
+    preconditioner: `scale_by_preconditioner(...)` of the local gradients.
+    preconditioner_scope: 'global', one for all workers, or 'local', one each.
     side_aggregator: the rule for a global preconditioner; None for
       `aggregator`.
     worker: optax transform that a worker runs on its pseudo-gradient.
     attack: an `Attack` on messages, a data attack, or None.
-    byzantine: who attacks, among all n; to be given with an attack.
-    byzantine_chain: whether attackers run the `worker` chain too.
+    byzantine: the Byzantine workers among all n; required with an attack.
+    byzantine_chain: whether Byzantine workers run the `worker` transform too.
     worker_weights: float[n], or a schedule of it.
-    codec: how workers send their messages, or None for float32.
-    server_codec: how the server sends its aggregate, or None for float32.
-    root_batch: the server's own clean data, for rules that ask for a `trusted`
+    codec: compression of the workers' messages, or None for float32.
+    server_codec: compression of the server's aggregate, or None for float32.
+    root_batch: clean data of the server, for rules that need a `trusted`
       message, or None.
-    value_and_grad: what takes the place of the gradient of `loss_fn`.
+    value_and_grad: replaces the gradient of `loss_fn`, or None.
     needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
-    has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
+    has_aux: whether the loss is `(loss, aux)`; aux is in `RoundInfo.aux`.
     worker_map: 'vmap', 'map' or an int.
     mesh: devices to split workers over, or None for one device.
     axis_name: the axis, or axes, of the mesh for workers.
@@ -84,7 +85,7 @@ def fed_avg(
     A `Round`.
 
   Raises:
-    ValueError: if learning_rate is negative, and as `local_round`.
+    ValueError: if learning_rate is negative, or as for `local_round`.
 
   References:
     McMahan, Moore, Ramage, Hampson, Agüera y Arcas, 2017, arXiv:1602.05629.

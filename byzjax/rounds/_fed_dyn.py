@@ -1,4 +1,4 @@
-"""FedDyn: dynamic regularisation, written with `from_work`."""
+"""FedDyn: local SGD with dynamic regularisation, written with `from_work`."""
 
 import functools
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def fed_dyn(
   needs_key: bool = False,
   **arguments: Any,
 ) -> base.Round:
-  r"""FedDyn: a local loss that moves until all workers agree on its minimum.
+  r"""FedDyn: local losses with a dynamic regulariser that aligns their minima.
 
   .. math::
     y \leftarrow y - \eta \, (\nabla f_i(y) - h_i + \alpha (y - w))
@@ -42,28 +42,28 @@ def fed_dyn(
     h \leftarrow h + \alpha \frac{m}{n} \Delta, \qquad
     w \leftarrow w - \Delta - h / \alpha
 
-  over the m workers of the round. Each keeps its h_i, the server h; all begin
-  with zero.
+  with aggregation over the m workers of the round. Each worker keeps its h_i
+  and the server keeps h; all start at zero.
 
   Args:
     loss_fn: `(params, batch) -> float[]`, or `(params, batch, key)` with
       `needs_key`.
-    learning_rate: eta of the local steps, a number above zero or a schedule of
+    learning_rate: eta of the local steps, a positive number or a schedule of
       the round.
-    alpha: above zero; 0.01 to 0.1 in the paper.
+    alpha: strength of the regulariser, > 0; 0.01 to 0.1 in the paper.
     num_workers: n, a Python int.
     participation: m workers in every round, or a `Participation`; None for all.
-    aggregator: the rule; None for `mean()`.
-    needs_key: whether the loss takes a key, one of its own for every step.
-    **arguments: of `from_work`: attack, codec, mesh, ...
+    aggregator: the aggregation rule; None for `mean()`.
+    needs_key: whether the loss takes a key; every step gets its own.
+    **arguments: further arguments of `from_work`: attack, codec, mesh, ...
 
   Returns:
-    A `Round`. Batch leaves are `[n, S, ...]`: a worker takes its S slices one
-    after the other.
+    A `Round`. Batch leaves are `[n, S, ...]`: a worker takes one local step on
+    each of its S slices.
 
   Raises:
-    ValueError: if the learning rate or alpha is not above zero,
-      and as `from_work`.
+    ValueError: if the learning rate or alpha is not positive, or as for
+      `from_work`.
 
   References:
     Acar, Zhao, Matas Navarro, Mattina, Whatmough, Saligrama, 2021,

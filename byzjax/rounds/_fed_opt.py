@@ -1,4 +1,4 @@
-"""FedOpt: local SGD, and any optimizer on the server."""
+"""FedOpt: local SGD, and any optax optimizer on the server."""
 
 from typing import Literal
 
@@ -44,39 +44,39 @@ def fed_opt(
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
 ) -> base.Round:
-  """FedOpt: local SGD, and any optimizer on the server.
+  """FedOpt: local SGD, and any optimizer on the server (FedAvgM, FedAdam).
 
   `w <- w + optimizer(Agg(w - x_1, ..., w - x_n))`, with x_i from H steps of
   SGD. FedAvgM is `optimizer=optax.sgd(1.0, momentum=0.9)`, FedAdam
   `optimizer=optax.adam(0.01, b1=0.9, b2=0.99, eps=1e-3)`; optax corrects the
-  bias of the moments, which the paper's listing does not.
+  bias of the moments, unlike the paper.
 
   Args:
     loss_fn: as for `local_round`.
-    learning_rate: of the local steps; a schedule begins anew in each round.
-    optimizer: optax transform of the aggregate.
+    learning_rate: of the local steps; a schedule restarts in each round.
+    optimizer: optax optimizer of the server, applied to the aggregate.
     num_local_steps: H, as for `local_round`.
     num_workers: n, a Python int.
-    aggregator: the rule; None for `mean()`.
-    sampler: where the batches of local steps come from. This and all arguments
-      below are as for `local_round`.
+    aggregator: the aggregation rule; None for `mean()`.
+    sampler: source of the batches of local steps. This and all arguments below
+      are as for `local_round`.
     participation: m workers in every round, or a `Participation`; None for all.
-    preconditioner: `scale_by_preconditioner(...)`, before the local steps.
-    preconditioner_scope: 'global', one for all, or 'local', each its own.
+    preconditioner: `scale_by_preconditioner(...)` of the local gradients.
+    preconditioner_scope: 'global', one for all workers, or 'local', one each.
     side_aggregator: the rule for a global preconditioner; None for
       `aggregator`.
     worker: optax transform that a worker runs on its pseudo-gradient.
     attack: an `Attack` on messages, a data attack, or None.
-    byzantine: who attacks, among all n; to be given with an attack.
-    byzantine_chain: whether attackers run the `worker` chain too.
+    byzantine: the Byzantine workers among all n; required with an attack.
+    byzantine_chain: whether Byzantine workers run the `worker` transform too.
     worker_weights: float[n], or a schedule of it.
-    codec: how workers send their messages, or None for float32.
-    server_codec: how the server sends its aggregate, or None for float32.
-    root_batch: the server's own clean data, for rules that ask for a `trusted`
+    codec: compression of the workers' messages, or None for float32.
+    server_codec: compression of the server's aggregate, or None for float32.
+    root_batch: clean data of the server, for rules that need a `trusted`
       message, or None.
-    value_and_grad: what takes the place of the gradient of `loss_fn`.
+    value_and_grad: replaces the gradient of `loss_fn`, or None.
     needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
-    has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
+    has_aux: whether the loss is `(loss, aux)`; aux is in `RoundInfo.aux`.
     worker_map: 'vmap', 'map' or an int.
     mesh: devices to split workers over, or None for one device.
     axis_name: the axis, or axes, of the mesh for workers.
@@ -85,7 +85,7 @@ def fed_opt(
     A `Round`.
 
   Raises:
-    ValueError: if learning_rate is negative, and as `local_round`.
+    ValueError: if learning_rate is negative, or as for `local_round`.
 
   References:
     Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan, 2021,

@@ -1,4 +1,4 @@
-"""A round of a method of one's own: all of it but what its workers do."""
+"""A round of your own method: you write only what its workers do."""
 
 import jax
 import optax
@@ -25,43 +25,43 @@ def from_work(
   axis_name: str | tuple[str, ...] = 'workers',
   name: str = 'from_work',
 ) -> base.Round:
-  r"""A round with a server from what its workers do between two messages.
+  r"""Makes a round with a server from the work of its workers.
 
   .. math::
     m_i, s_i = \mathrm{work}(w, \xi_i, s_i), \qquad
     w \leftarrow \mathrm{optimizer}(w, \mathrm{rule}(m_1, \ldots, m_n))
 
-  The method is the `Work`. Attacks, codecs, rules, the server's step and the
-  division over devices are those of all rounds. `scaffold` and `fed_dyn` are
-  written with this function alone.
+  The `Work` defines the method. Attacks, codecs, rules, the server's step and
+  the distribution over devices are shared by all rounds. `scaffold` and
+  `fed_dyn` are written with this function alone.
 
   Args:
-    work: a `Work`.
+    work: a `Work`: what each worker computes, keeps and sends.
     num_workers: n >= 1, a Python int.
-    aggregator: the rule.
-    optimizer: optax transform of the aggregate, on the tree of parameters.
+    aggregator: the aggregation rule.
+    optimizer: optax optimizer of the server, on the tree of parameters.
     participation: m workers in every round, or a `Participation`; None for all.
-      Only these run, and k in `Work` is m.
-    attack: an `Attack` on messages, and on what is exchanged beside them; or a
-      data attack on the batch; or None.
-    byzantine: who attacks, among all n: an int, bool[n], or a schedule of it;
-      to be given with an attack.
+      Only these compute: k in `Work` is m (divided over the devices of a mesh).
+    attack: an `Attack` on messages and on auxiliary exchanges, a data attack on
+      the batch, or None.
+    byzantine: the Byzantine workers among all n: an int, bool[n], or a schedule
+      of it; required with an attack.
     worker_weights: float[n], or a schedule of it; see `robust_round`.
-    codec: how workers send their messages, or None for float32.
-    server_codec: how the server sends its aggregate, or None for float32.
+    codec: compression of the workers' messages, or None for float32.
+    server_codec: compression of the server's aggregate, or None for float32.
     mesh: devices to split workers over, or None for one device.
     axis_name: the axis, or axes, of the mesh that workers are split over.
-    name: of the round, for errors.
+    name: name of the round, for error messages.
 
   Returns:
     A `Round`.
 
   Raises:
-    ValueError: if an argument is out of range or in the wrong slot, or (at
-      trace time) the batch has not n rows or the rule cannot take them.
+    ValueError: if an argument is out of range or has the wrong type; at trace
+      time, if the batch does not have n rows or the rule does not accept them.
 
   Example:
-    Workers that send the gradient of `|w - x|^2 / 2`, and remember nothing:
+    Workers that send the gradient of `|w - x|^2 / 2` and keep no state:
 
     >>> import byzjax, jax, jax.numpy as jnp, optax
     >>> def run(params, batch, rows, keys, *, context, exchange):

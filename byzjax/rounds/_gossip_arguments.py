@@ -31,18 +31,18 @@ def check_num_workers(name: str, topology: Any, num_workers: Any) -> None:
   n = topology.num_nodes
   if num_workers is not None and num_workers != n:
     raise ValueError(
-      f'{name} needs num_workers to be the {n} nodes of the topology, got'
+      f'{name} needs num_workers to equal the {n} nodes of the topology, got'
       f' {num_workers}'
     )
 
 
 def check_mesh_attack(name: str, attack: Any) -> None:
-  """Raises ValueError for attackers that see nodes which are not theirs."""
+  """Raises ValueError for attacks that need the vectors of several nodes."""
   if isinstance(attack, base.Attack | EdgeAttack):
     raise ValueError(
-      f'{name} needs an attack that knows one node at a time on a mesh: no'
-      ' device has the vectors of all nodes (wrap it in gossip.alone, or leave'
-      ' mesh=None)'
+      f'{name} needs an attack that sees one node at a time when mesh is given,'
+      f' got {attack!r}: no device has the vectors of all nodes (wrap it in'
+      ' gossip.alone, or use mesh=None)'
     )
 
 
@@ -55,9 +55,9 @@ def check_codec(name: str, codec: Any) -> None:
 def byzantine_schedule(
   name: str, num_nodes: int, byzantine: Any
 ) -> base.ByzantineSchedule:
-  """Who attacks, as a schedule; a majority may, for honesty is by node.
+  """The Byzantine nodes, as a schedule; None for none.
 
-  None for nobody.
+  A majority may be Byzantine, because robustness is per neighbourhood.
   """
   if byzantine is None:
     byzantine = 0
@@ -79,7 +79,10 @@ def byzantine_schedule(
       f' bool[{num_nodes}], got {given.dtype}{list(given.shape)}'
     )
   if not traced and given.all():
-    raise ValueError(f'{name} needs at least one node that is not Byzantine')
+    raise ValueError(
+      f'{name} needs byzantine to leave at least one honest node, got all'
+      f' {num_nodes} nodes'
+    )
   return lambda step: jnp.asarray(given)
 
 

@@ -1,4 +1,4 @@
-"""Training without a server: nodes step, and mix with their neighbours."""
+"""Decentralised training: nodes take local steps and mix with neighbours."""
 
 import functools
 from collections.abc import Callable
@@ -53,115 +53,117 @@ def gossip_round(
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
 ) -> base.Round:
-  """A round of decentralised training, with Byzantine nodes among the others.
+  """Decentralised training by gossip, with Byzantine nodes (D-PSGD, CHOCO-SGD).
 
-  Every node i has a model `x_i` of its own and steps along its own gradient,
-  `u_i = optimizer(grad loss(x_i, batch_i))`. With order 'adapt_then_combine'
-  (robust gossip) it mixes what it has then:
+  Every node i has its own model `x_i` and computes a step from its own
+  gradient, `u_i = optimizer(grad loss(x_i, batch_i))`. With order
+  'adapt_then_combine' (robust gossip) it takes the step and then mixes:
 
   `h_i = x_i + u_i`, `x_i <- h_i + beta (G_i(h) - h_i)`,
 
-  G the rule of gossip: `G_i(h) = sum_j W_ij h_j` for the plain one. With
+  where G is the gossip rule: `G_i(h) = sum_j W_ij h_j` for the plain one. With
   'combine_while_adapt' (D-SGD) it mixes the models from before the step:
 
   `x_i <- x_i + beta (G_i(x) - x_i) + u_i`.
 
   With `num_local_steps` a node takes H steps of its optimizer between two
-  mixings, and `u_i` is what they have moved it by: federated averaging without
-  a server.
+  mixings, and `u_i` is the sum of these steps: federated averaging without a
+  server.
 
-  With a codec nodes do not send their vectors but the steps of a *public copy*
-  `y_i`, which all of them keep (CHOCO-SGD): a node encodes the difference
+  With a codec, nodes do not send their vectors but updates of a *public copy*
+  `y_i`, which all neighbours store (CHOCO-SGD): a node encodes the difference
+  to its copy, once for all of its neighbours,
 
   `y_i <- y_i + codec(h_i - y_i)`, `x_i <- h_i + beta (G_i(y) - y_i)`
 
-  (x in the place of h in the other order), once for all of its neighbours. What
-  the codec loses stays in the difference and is sent later, so a codec that is
-  far from its argument, such as `top_k_codec`, needs no error feedback, which
-  would send it twice: it needs a smaller beta.
+  (with x instead of h in the other order). What the codec loses stays in the
+  difference and is sent later. So a biased codec, such as `top_k_codec`, must
+  not have error feedback, which would send the loss twice; use a smaller beta
+  instead.
 
-  Byzantine nodes send what the attack makes of the vectors of all nodes, and
-  take the plain mean with their honest neighbours themselves, for an attack may
-  start from where they are. What counts is the share of honest neighbours at
-  every honest node; how many of all nodes are Byzantine does not matter.
+  Byzantine nodes send what the attack computes from the vectors of all nodes.
+  Their own models take the plain mean with their honest neighbours, because an
+  attack may depend on them. Robustness depends on the share of honest
+  neighbours of every honest node, not on the share of Byzantine nodes in the
+  network.
 
-  The whole step is one n x n matrix of weights, computed from inner products
-  and applied once. On a mesh nodes are split over devices, and a device
-  exchanges the outer rows of its block with the devices next to it: for a ring
-  two models per device and round, however large n is.
+  The mixing is one n x n matrix of weights, computed from inner products and
+  applied once. On a mesh, nodes are split over devices, and each device
+  exchanges the boundary rows of its block with the neighbouring devices: for a
+  ring, two models per device and round for any n.
 
   Args:
     loss_fn: `(params, batch_i) -> scalar`, differentiable in params; or an
       `Objective`.
-    topology: of n nodes; on a mesh a ring or a torus, whose rows the devices
-      share.
-    optimizer: optax transform that every node runs on its own gradient, such as
-      `optax.chain(worker_momentum(0.9), optax.sgd(0.1))`. It sees the model as
-      one flat vector, as the `worker` of `robust_round` does, and the model of
-      its own node as params. Begin with `optax.zero_nans()` if a gradient may
-      be NaN once: the node would stay NaN, and be ignored, for ever.
-    num_workers: n, to be checked against the topology; None for whatever that
-      has.
+    topology: a `Topology` of n nodes; on a mesh a ring or a torus, whose rows
+      are split over the devices.
+    optimizer: optax transform that every node applies to its own gradient, such
+      as `optax.chain(worker_momentum(0.9), optax.sgd(0.1))`. It gets the model
+      as one flat vector, like `worker` of `robust_round`, and its own node's
+      model as params. If a gradient may ever be NaN, start with
+      `optax.zero_nans()`: otherwise the node stays NaN and is ignored from then
+      on.
+    num_workers: n, only checked against the topology; None to skip the check.
     num_local_steps: H, as for `local_round`: an int, int[R], or a schedule that
-      gives int32[] or int32[n]. The batch leaves are then `[n, S, ...]`, local
-      step k takes slice `k mod S`, and updates get the extra arguments that
-      those of `local_round` get, on flat vectors. None: one step, on the batch
-      `[n, ...]` as it is.
-    local_state: 'keep', each node keeps the state of its optimizer from round
-      to round; or 'reset', it begins anew.
-    sampler: where the batch of a step comes from, such as
-      `data.local_sampler(...)`; what the round is given is then each node's
-      data, and H is 1 if it is not given.
-    rule: of `byzjax.gossip`.
+      returns int32[] or int32[n]. Batch leaves are then `[n, S, ...]`, local
+      step k takes slice `k mod S`, and the optimizer gets the same extra
+      arguments as in `local_round`, on flat vectors. None: one step, on batch
+      leaves `[n, ...]`.
+    local_state: 'keep': each node keeps its optimizer state between rounds;
+      'reset': the state is initialised in every round.
+    sampler: source of the batch of a step, such as `data.local_sampler(...)`;
+      the round is then given each node's data, and H defaults to 1.
+    rule: a rule of `byzjax.gossip`.
     order: 'adapt_then_combine' or 'combine_while_adapt'.
-    consensus: beta >= 0, how much of the way nodes go, or a schedule of it,
-      `step -> float[]`.
-    noise: standard deviation of a Gaussian vector that every node adds to its
-      step, each its own, or a schedule of it; None for no noise.
-    attack: an `Attack`, whose message all neighbours hear, `gossip.dissensus`,
-      `gossip.alone(attack)` (on a mesh the only one), a data attack such as
-      `label_flip(10)`, or None. Messages are models here, not gradients.
-    byzantine: who attacks: an int f < n (the first f nodes), a mask bool[n], or
-      a schedule `step -> bool[n]`. Must be given with an attack; None is
-      nobody.
-    codec: how nodes encode the steps of their public copies, or None for
-      float32 vectors without copies. It must bring a copy nearer to its node,
-      `|x - C(x)| < |x|`, as `top_k_codec` and `scaled_sign_codec` do;
-      `sign_codec`, whose steps have length 1 whatever is left, does not. The
-      message of an attacker is a step, too, to the copy nearest to what the
-      attack asks for that the codec can reach; `gossip.dissensus`, which tells
-      everybody something else, is not bound by it. Copies begin at the
-      parameters given to `init` (in the paper at zero).
+    consensus: beta >= 0, the step size towards the mixed model, or a schedule
+      of it, `step -> float[]`.
+    noise: standard deviation of Gaussian noise that every node adds to its step
+      independently, or a schedule of it; None for no noise.
+    attack: an `Attack`, whose message is sent to all neighbours,
+      `gossip.dissensus`, `gossip.alone(attack)` (the only kind of message
+      attack on a mesh), a data attack such as `label_flip(10)`, or None.
+      Messages are models here, not gradients.
+    byzantine: the Byzantine nodes: an int f < n (the first f nodes), a mask
+      bool[n], or a schedule `step -> bool[n]`. Required with an attack; None
+      for no Byzantine nodes.
+    codec: compression of the updates of public copies, or None to send float32
+      vectors without copies. It must be a contraction, `|x - C(x)| < |x|`, as
+      `top_k_codec` and `scaled_sign_codec` are; `sign_codec`, whose output has
+      a fixed norm, is not. A Byzantine message is such an update too: the copy
+      that the codec can reach closest to the message of the attack.
+      `gossip.dissensus`, which sends each neighbour something else, is not
+      bound by the codec. Copies start at the parameters given to `init` (at
+      zero in the paper).
     value_and_grad: `(params_i, batch_i, key_i) -> (loss, gradient)`, or a
       `GradientEstimator`; `loss_fn` is then not used. None for
       `jax.value_and_grad(loss_fn)`.
-    needs_key: whether `loss_fn(params_i, batch_i, key_i)` takes a key, one of
-      its own for every node and every round; see `robust_round`.
+    needs_key: whether `loss_fn(params_i, batch_i, key_i)` takes a key; every
+      node gets a new one in every round; see `robust_round`.
     has_aux: whether the loss has an auxiliary output, `(loss, aux)`.
-      `RoundInfo.aux` has it of every node at its own model, leaves `[n, ...]`,
+      `RoundInfo.aux` has it for every node at its own model, leaves `[n, ...]`,
       or its mean over local steps, in float; see `robust_round`.
     worker_map: 'vmap', 'map' or an int; see `robust_round`.
     mesh: devices to split nodes over, or None for one device.
     axis_name: the axis, or axes, of the mesh that nodes are split over.
 
   Returns:
-    A `Round`. `init(params, key=None)` takes one model and gives it to all
-    nodes: the leaves of `state.params` are `[n, *shape]` (set them with
-    `_replace` to start elsewhere), and those of `state.workers`, the states of
-    the optimizer (with local steps, and of the sampler), `[n, ...]`; with a
-    codec `state.codec.rows` float[n, d] are the public copies. `step(state,
-    batch, key)` takes batches with leaves `[n, ...]`. In its `RoundInfo` the
-    loss is the mean over honest nodes, each at its own model before the step
-    (and over its local steps), `aggregation_error` is the consensus distance
-    after it, `sqrt(mean_i |x_i - mean_j x_j|^2)` over honest nodes, `bits_up`
-    are 32 d, or those of the encoded message, for every edge and direction, and
-    `bits_down` is zero; masked are nodes that sent what is not finite, or too
-    large to have distances. On a mesh devices pass on the copies themselves:
-    the bits are those of nodes that are apart.
+    A `Round`. `init(params, key=None)` gives the same model to all nodes: the
+    leaves of `state.params` are `[n, *shape]` (use `_replace` for other
+    starts). Those of `state.workers`, the states of the optimizer (with local
+    steps, and of the sampler), are `[n, ...]`; with a codec `state.codec.rows`
+    float[n, d] are the public copies. `step(state, batch, key)` takes batches
+    with leaves `[n, ...]`. In its `RoundInfo`, the loss is the mean over honest
+    nodes, each at its own model before the step (or over its local steps).
+    `aggregation_error` is the consensus distance after the step, `sqrt(mean_i
+    |x_i - mean_j x_j|^2)` over honest nodes. `bits_up` counts 32 d, or the bits
+    of the encoded message, for every edge and direction; `bits_down` is zero.
+    `masked` marks nodes whose message was not finite, or too large to compute
+    distances. On a mesh, devices exchange the copies themselves; the bits are
+    those of nodes on separate machines.
 
   Raises:
-    ValueError: if an argument is out of range, or (at trace time) the batch has
-      not n rows.
+    ValueError: if an argument is out of range; at trace time, if the batch does
+      not have n rows.
 
   References:
     Swenson, Murray, Poor, Kar, 2022, arXiv:2003.02818; He, Karimireddy, Jaggi,

@@ -1,4 +1,4 @@
-"""The local round: many steps of every worker between two communications."""
+"""The local round: several local steps of every worker per communication."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -53,90 +53,89 @@ def local_round(
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
 ) -> base.Round:
-  r"""H local steps of every worker, then one robust aggregation: one program.
+  r"""H local steps of every worker, then one robust aggregation.
 
   .. math::
     x_i^0 = w, \quad x_i^{k+1} = x_i^k + \mathrm{opt}(\nabla \ell_i(x_i^k)),
     \quad g_i = w - x_i^H, \quad u = \mathrm{Agg}(g_1, \dots, g_n), \quad
     w \leftarrow w + \mathrm{optimizer}(u)
 
-  The message `g_i` of a worker is a *pseudo-gradient*: it points uphill, so
-  that `optimizer=optax.sgd(1.0)` behind `mean()` puts the average of all
-  workers' parameters in place of w, and codecs, attacks, rules and server
-  chains apply as they do to gradients. H may change from round to round
-  without compiling again.
+  The message `g_i` of a worker is a *pseudo-gradient*: like a gradient, it
+  points in the direction of ascent. So `optimizer=optax.sgd(1.0)` with `mean()`
+  replaces w by the average of the workers' parameters, and codecs, attacks,
+  rules and server optimizers apply as to gradients. The round is one XLA
+  program, and H may change from round to round without recompilation.
 
-  `fed_avg`, `fed_prox`, `fed_opt` and `diloco` are this with a few arguments
-  filled in.
+  `fed_avg`, `fed_prox`, `fed_opt` and `diloco` call this function with some of
+  its arguments fixed.
 
   Args:
     loss_fn: `(params, batch_i) -> scalar`, or an `Objective` of
-      `byzjax.objectives`, which also knows the parameters at the start of the
-      round.
+      `byzjax.objectives`, which also depends on the parameters at the start of
+      the round.
     local_optimizer: optax transform of the local steps, on the tree of
-      parameters, such as `optax.sgd(0.1)`. Its updates get the extra arguments
-      `gradient_fn` (of parameters, on the current batch: what
-      `scale_by_delta_sgd` asks for), `value`, `grad`, `value_fn`, `round` and
-      `progress` (the local steps before this one, in all rounds).
-      A learning rate schedule inside counts the steps of this worker, over all
-      rounds if the state is kept; `scale_by_round` and `scale_by_progress` go
-      by what they are told.
+      parameters, such as `optax.sgd(0.1)`. `update` gets the extra arguments
+      `gradient_fn` (of parameters, on the current batch, as
+      `scale_by_delta_sgd` needs), `value`, `grad`, `value_fn`, `round` and
+      `progress` (the number of earlier local steps, in all rounds). A learning
+      rate schedule inside counts the steps of this worker, over all rounds if
+      the state is kept; `scale_by_round` and `scale_by_progress` use `round`
+      and `progress` instead.
     num_local_steps: H: an int; int[R], the length of every round, such as
-      `quadratic_synchronization(...)` (after round R nothing moves); or a
-      schedule `round -> int32[]`, or `-> int32[n]` for workers of different
-      speeds.
-    aggregator: the rule on pseudo-gradients; an `Aggregator`.
-    optimizer: optax transform of their aggregate, on the server.
+      `quadratic_synchronization(...)` (after round R no more steps are taken);
+      or a schedule `round -> int32[]`, or `-> int32[n]` for workers of
+      different speeds.
+    aggregator: the aggregation rule for pseudo-gradients.
+    optimizer: optax optimizer of the server, applied to the aggregate.
     num_workers: n >= 1, a Python int.
-    local_state: what happens to the state of the local optimizer between
-      rounds: 'keep', each worker has its own; 'reset', it begins anew and
-      nothing is stored; 'average', what the workers have at the end is
-      aggregated too, by `side_aggregator`, and all begin with that. Under
-      attack only a rule that stays within the honest values of a coordinate,
-      such as `coordinate_median` or `trimmed_mean`, is safe there: others can
-      make a second moment negative, and then every step of Adam is NaN.
-    sampler: where the batch of a local step comes from, such as
-      `data.local_sampler(...)` or `data.curriculum(...)`; what the round is
-      given is then each worker's data. None: the batch leaves are `[n, S, ...]`
-      and local step k takes slice `k mod S`.
+    local_state: the state of the local optimizer between rounds: 'keep', each
+      worker keeps its own; 'reset', it is initialised in every round and not
+      stored; 'average', the final states of the workers are aggregated too, by
+      `side_aggregator`, and all workers start the next round from the
+      aggregate. Under attack 'average' is safe only with a rule that stays
+      within the range of the honest values in each coordinate, such as
+      `coordinate_median` or `trimmed_mean`: other rules can make a second
+      moment negative, and then every step of Adam is NaN.
+    sampler: source of the batch of a local step, such as
+      `data.local_sampler(...)` or `data.curriculum(...)`; the round is then
+      given each worker's data. None: batch leaves are `[n, S, ...]` and local
+      step k takes slice `k mod S`.
     participation: m, the number of workers drawn in every round, uniformly
       without replacement, or a `Participation` such as
-      `data.client_curriculum(...)`. Only these compute, and the rule sees m
-      messages; those of the others stay as they are, and so does their state.
-      None for all.
-    preconditioner: `scale_by_preconditioner(...)`, through which gradients go
-      before the local optimizer. It is refreshed at the start of a round, at
-      the parameters that all share, on the batch of the first local step, and
-      stays as it is until the next one.
-    preconditioner_scope: 'global', one for all, refreshed by the statistics of
-      the workers, which are attacked and aggregated as messages are; or
-      'local', each worker its own.
-    side_aggregator: the rule for what is exchanged beside the messages (a
-      global preconditioner, an average of states); None for `aggregator`, with
-      a state of its own.
-    worker: optax transform that every worker runs on its own pseudo-gradient,
-      such as `worker_momentum(0.9)`; see `robust_round`.
+      `data.client_curriculum(...)`. Only these compute, and the rule gets m
+      messages; the states of the others do not change. None for all.
+    preconditioner: `scale_by_preconditioner(...)`, applied to gradients before
+      the local optimizer. It is refreshed once per round, at the start, at the
+      parameters that all workers share and on the batch of the first local
+      step.
+    preconditioner_scope: 'global', one for all workers, refreshed by an
+      aggregate of their statistics (which are attacked like messages); or
+      'local', one for each worker.
+    side_aggregator: the rule for auxiliary exchanges (a global preconditioner,
+      an average of states); None for `aggregator`, with a separate state.
+    worker: optax transform that every worker applies to its own
+      pseudo-gradient, such as `worker_momentum(0.9)`; see `robust_round`.
     attack: an `Attack` on messages, a data attack such as `label_flip(10)` on
       the batch of every local step, a `joint_attack` of both, or None.
-    byzantine: who attacks, among all n, which must be given with an attack;
-      see `robust_round`.
-    byzantine_chain: whether attackers run the `worker` chain too.
+    byzantine: the Byzantine workers among all n; required with an attack; see
+      `robust_round`.
+    byzantine_chain: whether Byzantine workers run the `worker` transform too.
     worker_weights: float[n], such as the numbers of examples, or a schedule of
       it; see `robust_round`.
-    codec: how workers send their messages, or None for float32.
-    server_codec: how the server sends its aggregate, or None for float32.
+    codec: compression of the workers' messages, or None for float32.
+    server_codec: compression of the server's aggregate, or None for float32.
     value_and_grad: `(params, batch_i, key) -> (loss, gradient)`, or a
-      `GradientEstimator`, of a local step; `loss_fn` is then not used, but by
-      preconditioners that take its Hessian.
-    needs_key: whether `loss_fn(params, batch_i, key)` takes a key, one of its
-      own for every worker and every local step; see `robust_round`.
+      `GradientEstimator`, of a local step; `loss_fn` is then used only by
+      preconditioners that need its Hessian.
+    needs_key: whether `loss_fn(params, batch_i, key)` takes a key; every worker
+      gets a new one in every local step; see `robust_round`.
     has_aux: whether the loss has an auxiliary output, `(loss, aux)`.
-      `RoundInfo.aux` is its mean over the local steps (0 without any), in
-      float, of every worker, leaves `[n, ...]`, with `participation` of
-      the m that were drawn; see `robust_round`.
-    root_batch: clean data of the server's own, of the form that one worker has,
-      for a rule that asks for a `trusted` message; see `robust_round`. The
-      server takes as many local steps as a worker. Not with a global
+      `RoundInfo.aux` has its mean over the local steps (0 without any), in
+      float, for every worker, leaves `[n, ...]`, or `[m, ...]` with
+      `participation`; see `robust_round`.
+    root_batch: clean data of the server, of the same form as one worker's data,
+      for a rule that needs a `trusted` message; see `robust_round`. The server
+      takes as many local steps as a worker. Not supported with a global
       preconditioner, `local_state='average'` or workers of different speeds.
     worker_map: 'vmap', 'map', or an int: see `robust_round`.
     mesh: devices to split workers over, or None for one device.
@@ -147,9 +146,10 @@ def local_round(
     `num_local_steps` is H, and `participants` are the m workers.
 
   Raises:
-    ValueError: if an argument is out of range, in the wrong slot, or without
-      the one that it is about; at trace time, if the batch has not n rows, or
-      its leaves have neither at least H slices nor a number that divides H.
+    ValueError: if an argument is out of range, has the wrong type, or depends
+      on another one that is missing; at trace time, if the batch does not have
+      n rows, or its leaves have neither at least H slices nor a number that
+      divides H.
 
   References:
     McMahan, Moore, Ramage, Hampson, Agüera y Arcas, 2017, arXiv:1602.05629;
@@ -237,8 +237,8 @@ def local_round(
   def check(state, batch):
     if root_batch is not None and steps_at(state.step).ndim:
       raise ValueError(
-        f'{_NAME} needs num_local_steps to be the same for all workers where'
-        f' there is a root_batch, got {num_local_steps!r}'
+        f'{_NAME} needs num_local_steps to be the same for all workers if'
+        f' root_batch is given, got {num_local_steps!r}'
       )
     if sampler is None:
       round_arguments.check_slices(_NAME, batch, longest)
@@ -268,8 +268,8 @@ def _check_root(root_batch: Any, has_global: bool, local_state: str) -> None:
   if root_batch is not None and (has_global or local_state == 'average'):
     raise ValueError(
       f'{_NAME} needs root_batch to be None with a preconditioner of scope'
-      " 'global' or local_state='average', which the server's own message has"
-      ' no part in'
+      " 'global' or local_state='average', because the server's own message"
+      ' does not include these'
     )
 
 
@@ -290,8 +290,8 @@ def _check_preconditioner(
   has_global = preconditioner is not None and scope == 'global'
   if not (side_aggregator is None or has_global or local_state == 'average'):
     raise ValueError(
-      f'{_NAME} needs side_aggregator to be None where only messages are'
-      " exchanged: with no preconditioner of scope 'global', and local_state"
-      f" other than 'average'; got {side_aggregator!r}"
+      f'{_NAME} needs side_aggregator to be None unless a preconditioner of'
+      " scope 'global' or local_state='average' is used, got"
+      f' {side_aggregator!r}'
     )
   return has_global

@@ -1,4 +1,4 @@
-"""Parle: Entropy-SGD on every worker, and a spring between them."""
+"""Parle: Entropy-SGD on every worker, coupled elastically to their average."""
 
 import functools
 from typing import Literal, NamedTuple
@@ -45,9 +45,9 @@ def parle(
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
 ) -> base.Round:
-  r"""Parle: replicas that run Entropy-SGD, on springs to their average.
+  r"""Parle: replicas that run Entropy-SGD, coupled to their average.
 
-  Worker i begins a round with its outer step, takes L inner steps from there,
+  Worker i starts a round with its outer step, takes L inner steps from there,
   and sends :math:`w - z_i`:
 
   .. math::
@@ -58,20 +58,22 @@ def parle(
 
   N is a step with momentum, :math:`m \leftarrow \beta m + g`. The two forms:
 
-  - 'paper': the outer step is taken from :math:`v_i = x_i`, and N[g] is
-    Nesterov's :math:`g + \beta m`. The inner momentum begins anew in a round.
-  - 'released', the loop of the authors' code: :math:`v_i = y`, where the inner
-    steps of the last round ended; N[g] is :math:`g + m`, without the factor;
-    and the inner momentum is never reset. Steps are longer at the same rate.
+  - 'paper': the outer step starts from :math:`v_i = x_i`, and N[g] is
+    Nesterov's :math:`g + \beta m`. The inner momentum is reset in every round.
+  - 'released', the loop of the authors' code: :math:`v_i = y`, the end of the
+    inner steps of the last round; N[g] is :math:`g + m`, without the factor
+    beta; and the inner momentum is never reset. At the same rate its steps are
+    longer.
 
-  In both w is the aggregate of the z_i, the mean of them with `mean()`, and the
-  z_i are never reset: a share :math:`(1 - a)^L` of the last round is left in
-  them. The authors' outer step ends a round, once w has been made of what all
-  sent; it is here the first thing of the next one, at the rate of that round.
+  In both forms w is the aggregate of the z_i, with `mean()` their mean, and the
+  z_i are never reset: a share :math:`(1 - a)^L` of the last round remains in
+  them. The authors take the outer step at the end of a round, once w is known;
+  here the same step is the first one of the next round, with the rate of that
+  round.
 
-  In the paper's form one worker and rho = 0 are Entropy-SGD without noise
-  (exactly so if averaging is 1, else up to that share; and gamma acts inside of
-  the inner momentum); gamma = 0 and L = 1 are elastic SGD; both are SGD.
+  In the form 'paper', one worker and rho = 0 give Entropy-SGD without noise
+  (exactly if averaging is 1, otherwise up to that share; and gamma acts inside
+  the inner momentum); gamma = 0 and L = 1 give elastic SGD; both together SGD.
 
   Args:
     loss_fn: as for `local_round`; the anchor of an `Objective` is w.
@@ -79,43 +81,43 @@ def parle(
     num_workers: n, a Python int.
     num_local_steps: L >= 1, a Python int.
     gamma: >= 0, or a schedule of the round; None for 0.01 in the first round,
-      times :math:`1 + 1 / (2 b)` in every other, up to 1, b being
-      `batches_per_epoch`. The released code has this growth by a count of steps
-      that goes up once for every tensor of the parameters: it grows that many
-      times as fast there.
+      multiplied by :math:`1 + 1 / (2 b)` in every later round, up to 1, where b
+      is `batches_per_epoch`. In the released code the step count of this growth
+      increases once per parameter tensor, so gamma grows that many times as
+      fast.
     rho: >= 0, or a schedule of the round; None for `0.01 L n` with the same
       growth, up to 10.
-    batches_per_epoch: b >= 1, a Python int, where gamma or rho is None; else
-      None.
+    batches_per_epoch: b >= 1, a Python int; required if gamma or rho is None,
+      and only then.
     momentum: beta in [0, 1], of both steps; may be traced.
     averaging: a in [0, 1], the weight of the new y; may be traced.
     form: 'paper' or 'released', as above.
-    local_state: whether the momentum of the inner steps begins anew in every
-      round, 'reset', or not, 'keep'; None for what the form has.
-    aggregator: the rule on :math:`w - z_i`; None for `mean()`.
-    sampler: where the batches of local steps come from. This and all arguments
-      below are as for `local_round`.
-    participation: m workers in every round, or a `Participation`; the replicas
-      of the others stay where they are. None for all.
+    local_state: 'reset' or 'keep' the momentum of the inner steps between
+      rounds; None for the choice of the form.
+    aggregator: the aggregation rule for :math:`w - z_i`; None for `mean()`.
+    sampler: source of the batches of local steps. This and all arguments below
+      are as for `local_round`.
+    participation: m workers in every round, or a `Participation`; the
+      parameters of the others do not change. None for all.
     attack: an `Attack` on messages, a data attack, or None.
-    byzantine: who attacks, to be given with an attack.
+    byzantine: the Byzantine workers; required with an attack.
     worker_weights: float[n] for the rule, or a schedule of it.
-    codec: how workers send their messages, or None for float32.
-    server_codec: how the server sends its aggregate, or None for float32.
-    value_and_grad: what takes the place of the gradient of `loss_fn`.
+    codec: compression of the workers' messages, or None for float32.
+    server_codec: compression of the server's aggregate, or None for float32.
+    value_and_grad: replaces the gradient of `loss_fn`, or None.
     needs_key: whether the loss is `loss_fn(params, batch_i, key_i)`.
-    has_aux: whether it returns `(loss, aux)`; aux is in `RoundInfo.aux`.
+    has_aux: whether the loss is `(loss, aux)`; aux is in `RoundInfo.aux`.
     worker_map: 'vmap', 'map' or an int.
     mesh: devices to split workers over, or None for one device.
     axis_name: the axis, or axes, of the mesh for workers.
 
   Returns:
     A `Round`. `state.params` is w, `state.workers.average` the z_i, and
-    `replicas(state)` has the x_i: their mean is the master of Parle.
+    `replicas(state)` the x_i, whose mean is the master of Parle.
 
   Raises:
     ValueError: if an argument is out of range, if batches_per_epoch is given
-      and neither gamma nor rho is None, and as `local_round`.
+      although gamma and rho are too, or as for `local_round`.
 
   References:
     Chaudhari, Baldassi, Zecchina, Soatto, Talwalkar, Oberman, 2017,
@@ -277,8 +279,8 @@ def _springs(
   if gamma is not None and rho is not None:
     if batches_per_epoch is not None:
       raise ValueError(
-        f'{_NAME} needs batches_per_epoch to be None where gamma and rho are'
-        f' given, for they grow as they say, got {batches_per_epoch!r}'
+        f'{_NAME} needs batches_per_epoch to be None if gamma and rho are'
+        f' given, because it only sets their growth, got {batches_per_epoch!r}'
       )
     return gamma, rho
   checks.check_count(_NAME, 'batches_per_epoch', batches_per_epoch, 1)

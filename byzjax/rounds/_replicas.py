@@ -24,16 +24,16 @@ from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad, over_workers
 
 
 class ReplicaRows(NamedTuple):
-  """What the workers of `parle` and `elastic_averaging` keep.
+  """The worker states of `parle` and `elastic_averaging`.
 
   Attributes:
-    params: float[n, d], the parameters of every worker, leaf after leaf; see
+    params: float[n, d], the parameters of every worker as one vector; see
       `replicas`.
-    average: float[n, d], of the local steps, or () if none is kept.
-    momentum: float[n, d], of the step that begins a round, or ().
-    optimizer: of the local steps, leaves `[n, ...]`.
-    sampler: of the batches, leaves `[n, ...]`.
-    end: float[n, d], where the local steps ended, or ().
+    average: float[n, d], the average of the local steps, or ().
+    momentum: float[n, d], of the first step of a round, or ().
+    optimizer: state of the local optimizer, leaves `[n, ...]`.
+    sampler: state of the sampler of batches, leaves `[n, ...]`.
+    end: float[n, d], the end of the last local steps, or ().
   """
 
   params: jax.Array
@@ -231,18 +231,18 @@ def _forced(
 def replicas(state: base.RoundState) -> base.Params:
   """The parameters of every worker of `parle` or `elastic_averaging`.
 
-  Those of attackers are what honest workers in their place would have. A rule
-  makes one model of them, `byzjax.mean()(byzjax.replicas(state))`: the master
-  of Parle.
+  The rows of Byzantine workers are those that honest workers in their place
+  would have. An aggregation rule combines them into one model:
+  `byzjax.mean()(byzjax.replicas(state))` is the master of Parle.
 
   Args:
-    state: of such a round.
+    state: the `RoundState` of such a round.
 
   Returns:
     A tree with leaves `[n, *shape]`, in the dtypes of `state.params`.
 
   Raises:
-    ValueError: if it is the state of another round.
+    ValueError: if the state belongs to another round.
 
   Example:
     >>> import byzjax, jax.numpy as jnp, optax

@@ -1,4 +1,4 @@
-"""The synchronous robust round, as one pure function."""
+"""Synchronous training with a robust aggregation, as one pure function."""
 
 import jax
 import optax
@@ -40,101 +40,105 @@ def robust_round(
   mesh: Mesh | AbstractMesh | None = None,
   axis_name: str | tuple[str, ...] = 'workers',
 ) -> base.Round:
-  """One round of training in which some workers may lie: one XLA program.
+  """Synchronous training with Byzantine workers: one round, one XLA program.
 
-  `g_i = grad loss(w, batch_i)`, `m_i = worker chain(g_i)`, the Byzantine rows
-  of m are overwritten by the attack, `u = Agg(m_1, ..., m_n)`, `w <- w +
-  optimizer(u)`. With codecs the server sees `decode(encode(m_i))`, with a
-  residual of worker i where the codec keeps one, and the workers move along the
-  decoded u. The attack acts on what the server decodes, and its rows are then
-  put into the form that the codec can carry. `init` and `step` are pure: jit
-  them, scan over them, vmap them over seeds, donate the state.
+  `g_i = grad loss(w, batch_i)`, `m_i = worker(g_i)`, the attack overwrites the
+  Byzantine rows of m, `u = Agg(m_1, ..., m_n)`, `w <- w + optimizer(u)`. With
+  codecs the server receives `decode(encode(m_i))` (plus the residual of worker
+  i, if the codec keeps one), and the model moves by the decoded u. The attack
+  acts on the decoded messages, and its rows are then constrained to what the
+  codec can represent. `init` and `step` are pure: jit them, scan over them,
+  vmap them over seeds, donate the state.
 
-  With a mesh, workers are split over devices: each computes the gradients and
-  keeps the momentum of its own `n / p` workers, and attack and rule run on its
-  own `d / p` coordinates (see `worker_sharded`). What crosses devices is what
-  the codecs make: with `sign_codec` both ways 1/32 of the bytes of float32. The
-  results agree with those of one device to rounding.
+  With a mesh, workers are split over devices: each device computes the
+  gradients and keeps the momentum of its own `n / p` workers, and the attack
+  and the rule run on its own `d / p` coordinates (see `worker_sharded`).
+  Devices exchange the encoded messages: `sign_codec` in both directions takes
+  1/32 of the bytes of float32. The results agree with those of one device up to
+  rounding.
 
   Args:
     loss_fn: `(params, batch_i) -> scalar`, differentiable in params; batch_i is
       the slice of one worker. Or an `Objective` of `byzjax.objectives`.
-    aggregator: the rule; an `Aggregator` (optax transforms that follow it
-      belong to `optimizer`).
-    optimizer: optax transform of the aggregate, on the tree of parameters.
+    aggregator: the aggregation rule; optax transforms of its output belong to
+      `optimizer`.
+    optimizer: optax optimizer of the server, on the tree of parameters.
     num_workers: n >= 1, a Python int.
-    worker: optax transform that every worker runs on its own gradient, such as
-      `worker_momentum(0.9)`; None sends gradients. Do not lift it by
-      `per_worker`. It sees the model as one flat vector (in float32, or float64
-      if a parameter is), so a clip by global norm is what it says, while
-      transforms that treat leaves one by one see a single leaf. Begin the chain
-      with `optax.zero_nans()` if a worker's own gradient may be NaN once: its
-      momentum would stay NaN, and the worker masked, for ever.
+    worker: optax transform that every worker applies to its own gradient, such
+      as `worker_momentum(0.9)`; None sends gradients. Do not wrap it in
+      `per_worker`. It gets the model as one flat vector (in float32, or float64
+      if a parameter is), so clipping by global norm works as usual, but a
+      transform that treats leaves separately gets a single leaf. If a worker's
+      own gradient may ever be NaN, start the chain with `optax.zero_nans()`:
+      otherwise its momentum stays NaN and the worker is masked from then on.
     attack: an `Attack` on messages, a data attack such as `label_flip(10)` on
       batches, a `joint_attack` of both, or None.
-    byzantine: who attacks: an int f (the first f workers), a mask bool[n], or a
-      schedule `step -> bool[n]`, such as `random_byzantine`. Always less than
-      half of the workers (of a schedule this cannot be checked). Must be
-      given with an attack; None is nobody. The gradients of an int or a mask
-      of attackers are not computed if the attack does not read them
-      (`Attack.reads_own`), on one device, without codec and aux: their rows of
-      `state.workers` are then copies of others, and of no meaning.
-    byzantine_chain: whether attackers run the worker chain on their gradients
-      too, so that their own momentum is what a data attack or `sign_flip(
-      own=True)` sends. False sends raw gradients, as the official code of
-      centered clipping does.
-    worker_weights: float[n], what each worker counts relative to the others
-      (see `Aggregator` and `cap_weights`), or a schedule of it, `step ->
-      float[n]`, such as `random_participation`; None if all count the same. A
-      worker of weight 0 does not take part in this round: it sends no bits, and
-      its momentum and its codec stay as they are. (Attackers see what it would
-      have sent.) Only rules with a weighted version take weights.
-    codec: how workers send their messages, such as `sign_codec()`, or None for
-      float32. Each worker draws from a key of its own.
-    server_codec: how the server sends the aggregate, such as `sign_codec()`
-      behind a vote or `error_feedback(scaled_sign_codec())`, or None. The rule
-      and an attack that learns remember the aggregate before it is encoded.
+    byzantine: the Byzantine workers: an int f (the first f workers), a mask
+      bool[n], or a schedule `step -> bool[n]`, such as `random_byzantine`.
+      Always fewer than half of the workers (not checked for a schedule).
+      Required with an attack; None for no Byzantine workers. With an int or a
+      mask, gradients of Byzantine workers are not computed if the attack does
+      not use them (`Attack.reads_own`), on one device, without codec and aux:
+      their rows of `state.workers` are then copies of others and have no
+      meaning.
+    byzantine_chain: whether Byzantine workers apply `worker` to their gradients
+      too, so that a data attack or `sign_flip(own=True)` sends their own
+      momentum. False sends raw gradients, as the official code of centered
+      clipping does.
+    worker_weights: float[n], relative weights of the workers (see `Aggregator`
+      and `cap_weights`), or a schedule of them, `step -> float[n]`, such as
+      `random_participation`; None for equal weights. A worker of weight 0 does
+      not take part in the round: it sends no bits, and the states of its
+      `worker` transform and codec do not change. (Attacks still see the message
+      that it would have sent.) Only rules with a weighted version accept
+      weights.
+    codec: compression of the workers' messages, such as `sign_codec()`, or None
+      for float32. Each worker has its own random key.
+    server_codec: compression of the aggregate, such as `sign_codec()` after a
+      majority vote or `error_feedback(scaled_sign_codec())`, or None. The state
+      of the rule, and of an attack that observes, uses the aggregate before it
+      is encoded.
     value_and_grad: `(params, batch_i, key_i) -> (loss, gradient)` of one
       worker, such as `sparsign_local_steps(...)`, or a `GradientEstimator` such
       as `entropy_gradient(...)`, or a `StatefulEstimator` such as `storm(...)`;
       `loss_fn` is then not used. None for `jax.value_and_grad(loss_fn)`. A
-      stateful one is given the parameters of the worker's last round, which
-      the server keeps; every worker keeps its own where there are
-      `worker_weights`, with which it may be away, or a mesh.
-    needs_key: whether `loss_fn(params, batch_i, key_i)` takes a key, such as
-      for dropout: one of its own for every worker and every round, from which
-      nothing else is drawn. An `Objective` has its key in any case.
+      stateful estimator also gets the parameters of the worker's previous
+      round. The server stores these once; with a mesh or with `worker_weights`
+      (a worker may then miss rounds) every worker stores its own.
+    needs_key: whether `loss_fn(params, batch_i, key_i)` takes a random key,
+      such as for dropout; every worker gets a new one in every round, used for
+      nothing else. An `Objective` always gets a key.
     has_aux: whether the loss has an auxiliary output, `(loss, aux)`, a tree of
-      arrays such as the accuracy (of value_and_grad then `((loss, aux),
-      gradient)`). `RoundInfo.aux` has it of every worker, leaves `[n, ...]`,
-      also of attackers and of those of weight 0. Objectives and estimators know
-      by themselves whether they have one.
-    root_batch: clean data of the server's own, for a rule that asks for a
-      `trusted` gradient, such as `fl_trust`: a batch like that of one worker
-      (leaves without the axis of workers, of any number of examples), or a
-      schedule of it, `step -> batch`; None if there are none. The server then
-      does in every round what a worker does, with a momentum of its own, and no
-      codec or attack in between. Other rules do not look at it.
+      arrays such as the accuracy (value_and_grad then returns `((loss, aux),
+      gradient)`). `RoundInfo.aux` has it for every worker, leaves `[n, ...]`,
+      including Byzantine workers and those of weight 0. Objectives and
+      estimators have their own flag for this.
+    root_batch: clean data of the server, for a rule that needs a `trusted`
+      gradient, such as `fl_trust`: a batch like that of one worker (leaves
+      without the worker axis, any number of examples), or a schedule of it,
+      `step -> batch`; None without such data. In every round the server then
+      computes what a worker computes, with its own momentum, without codec or
+      attack. Other rules ignore it.
     worker_map: how per-worker gradients are computed: 'vmap' (one batched
       program: fast, most memory), 'map' (one worker after another: least
-      memory, and on CPUs the faster way for convolutions that are written as
-      matrix products, as those of `byzjax.models` are), or an int (chunks of so
-      many workers).
-    mesh: devices to split workers over, or None for one device. A mesh that is
-      abstract can be lowered for, on a machine that has no such devices.
+      memory, and on CPUs faster for convolutions written as matrix products,
+      such as those of `byzjax.models`), or an int (chunks of that many
+      workers).
+    mesh: devices to split workers over, or None for one device. With an
+      abstract mesh a round can be lowered on a machine without such devices.
     axis_name: the axis, or axes, of the mesh that workers are split over.
 
   Returns:
     A `Round`: `init(params, key=None) -> RoundState` and `step(state, batch,
-    key) -> (RoundState, RoundInfo)`. Batch leaves are `[n, ...]`. The key may
-    be the same in all rounds: it is folded with the step number.
+    key) -> (RoundState, RoundInfo)`. Batch leaves are `[n, ...]`. The same key
+    may be used in all rounds: the step number is folded into it.
 
   Raises:
     ValueError: if an argument is out of range, `n <= 2f`, n is not divisible by
-      the devices, the loss is not what `needs_key` and `has_aux` say, or (at
-      trace time) the batch has not n rows or the rule cannot take n; from
-      `init`, if a leaf of params is not of real numbers, or an `nnx` module has
-      other state than `nnx.Param`.
+      the number of devices, or the loss does not fit `needs_key` and `has_aux`;
+      at trace time, if the batch does not have n rows or the rule does not
+      accept n; from `init`, if a leaf of params is not real, or an `nnx` module
+      has state other than `nnx.Param`.
 
   Example:
     >>> import byzjax, jax, jax.numpy as jnp, optax
@@ -151,7 +155,7 @@ def robust_round(
     >>> bool(info.loss < 0.01)
     True
 
-    Dropout needs a key, and the accuracy of every worker is worth a look:
+    Dropout needs a key, and the loss can report the accuracy of every worker:
 
     >>> def dropout_loss(params, batch, key):
     ...   inputs, labels = batch

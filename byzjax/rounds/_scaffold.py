@@ -1,4 +1,4 @@
-"""SCAFFOLD: control variates against drift, written with `from_work`."""
+"""SCAFFOLD: control variates against client drift, written with `from_work`."""
 
 import functools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def scaffold(
   needs_key: bool = False,
   **arguments: Any,
 ) -> base.Round:
-  r"""SCAFFOLD: local steps without the drift of uneven data.
+  r"""SCAFFOLD: local steps with control variates against client drift.
 
   .. math::
     y \leftarrow y - \eta \, (g_i(y) - c_i + c) \quad S \text{ times}, \qquad
@@ -39,27 +39,29 @@ def scaffold(
     w \leftarrow \mathrm{optimizer}(w, \mathrm{rule}_i(w - y_i)), \qquad
     c \leftarrow c + \frac{m}{n} \, \mathrm{rule}_i(c_i^+ - c_i)
 
-  over the m workers of the round. Each keeps its c_i, the server c; all begin
-  with zero. With S = 1 and all workers it is SGD.
+  with aggregation over the m workers of the round. Each worker keeps its
+  control variate c_i and the server keeps c; all start at zero. With S = 1 and
+  full participation it is SGD.
 
   Args:
     loss_fn: `(params, batch) -> float[]`, or `(params, batch, key)` with
       `needs_key`.
-    learning_rate: eta of the local steps, a number above zero or a schedule of
+    learning_rate: eta of the local steps, a positive number or a schedule of
       the round.
     num_workers: n, a Python int.
-    aggregator: the rule, for messages and control variates alike; None for
-      `mean()`.
-    optimizer: of the server; None for `optax.sgd(1.0)`.
-    needs_key: whether the loss takes a key, one of its own for every step.
-    **arguments: of `from_work`: participation, attack, codec, mesh, ...
+    aggregator: the aggregation rule for both the messages and the control
+      variates; None for `mean()`.
+    optimizer: optax optimizer of the server; None for `optax.sgd(1.0)`.
+    needs_key: whether the loss takes a key; every step gets its own.
+    **arguments: further arguments of `from_work`: participation, attack, codec,
+      mesh, ...
 
   Returns:
-    A `Round`. Batch leaves are `[n, S, ...]`: a worker takes its S slices one
-    after the other.
+    A `Round`. Batch leaves are `[n, S, ...]`: a worker takes one local step on
+    each of its S slices.
 
   Raises:
-    ValueError: if the learning rate is not above zero, and as `from_work`.
+    ValueError: if the learning rate is not positive, or as for `from_work`.
 
   References:
     Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, 2020, arXiv:1910.06378

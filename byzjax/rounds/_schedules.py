@@ -1,4 +1,4 @@
-"""Who attacks and who takes part, step by step."""
+"""Schedules of Byzantine and of participating workers."""
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,12 @@ from byzjax._src import base, checks, round_arguments
 def random_byzantine(
   num_workers: int, num_byzantine: int, key: jax.Array
 ) -> base.ByzantineSchedule:
-  """Attackers that change: f workers drawn anew in every step.
+  """A schedule of f Byzantine workers drawn at random in every step.
 
   Args:
     num_workers: n, a Python int.
     num_byzantine: f, a Python int with `0 <= f < n/2`.
-    key: of all the draws; step t uses `fold_in(key, t)`.
+    key: the key of all draws; step t uses `fold_in(key, t)`.
 
   Returns:
     A schedule, `step int32[] -> bool[n]`, for `robust_round(byzantine=...)`.
@@ -39,19 +39,18 @@ def random_byzantine(
 def random_participation(
   num_workers: int, num_participants: int, key: jax.Array
 ) -> base.WeightSchedule:
-  """Partial participation: m workers drawn anew in every step.
+  """Partial participation: m workers drawn at random in every step.
 
-  Drawn uniformly without replacement, and not together with the attackers of
-  `random_byzantine`, even if the key is the same.
+  The draws are uniform without replacement, and independent of those of
+  `random_byzantine`, even with the same key.
 
   Args:
     num_workers: n, a Python int.
     num_participants: m, a Python int with `1 <= m <= n`.
-    key: of all the draws.
+    key: the key of all draws.
 
   Returns:
-    A schedule, `step int32[] -> float[n]`, for
-    `robust_round(worker_weights=...)`: 1 for who takes part, 0 for the others.
+    `robust_round(worker_weights=...)`: 1 for workers that take part, else 0.
 
   Raises:
     ValueError: if an argument is not an int in its range.

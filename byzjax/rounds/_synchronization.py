@@ -21,19 +21,19 @@ LearningRate: TypeAlias = optax.Schedule | np.ndarray | jax.Array | float
 def constant_synchronization(
   *, total_steps: int, base_steps: int
 ) -> np.ndarray:
-  """Rounds of equal length: `H_s = H`.
+  """Rounds of H local steps each: `H_s = H`.
 
-  The last round is cut so that it ends at the last step; with H = 1 workers
-  communicate in every step.
+  The last round is shortened to end at step T. With H = 1 workers communicate
+  in every step.
 
   Args:
     total_steps: T >= 1, local steps of a worker over all rounds.
     base_steps: H >= 1.
 
   Returns:
-    int32[R], the numbers of local steps of the rounds, which sum to T: for
-    `local_round(num_local_steps=...)`. `R / T` is the share of the
-    communication of one round per step.
+    int32[R], the numbers of local steps of the rounds, which sum to T, for
+    `local_round(num_local_steps=...)`. `R / T` is the communication relative to
+    one round per step.
 
   Raises:
     ValueError: if an argument is not an int of at least 1.
@@ -51,7 +51,7 @@ def constant_synchronization(
 def post_local_synchronization(
   *, total_steps: int, base_steps: int, switch_step: int
 ) -> np.ndarray:
-  """Post-local SGD: one step per round, and longer rounds later.
+  """Post-local SGD: one local step per round first, then H per round.
 
   `H_s = 1` for rounds that start before the switch, and `H_s = H` from then on.
   The usual switch is the first decay of the learning rate.
@@ -59,12 +59,12 @@ def post_local_synchronization(
   Args:
     total_steps: T >= 1, local steps of a worker over all rounds.
     base_steps: H >= 1, the length of a round after the switch.
-    switch_step: first step of the longer rounds, at least 0; from T on there
-      are none.
+    switch_step: first step of the longer rounds, at least 0; if it is T or more
+      there are none.
 
   Returns:
     int32[R], the numbers of local steps of the rounds, which sum to T; the last
-    one is cut.
+    round is shortened.
 
   Raises:
     ValueError: if an argument is not an int in its range.
@@ -97,20 +97,20 @@ def linear_synchronization(
 ) -> np.ndarray:
   """Rounds that grow as the inverse of the learning rate.
 
-  `H_s = max(H, floor(beta / eta_t))`, t being the first step of the round. All
-  else is as in `quadratic_synchronization`.
+  `H_s = max(H, floor(beta / eta_t))`, where t is the first step of the round.
+  Otherwise it is like `quadratic_synchronization`.
 
   Args:
     learning_rate: eta, as in `quadratic_synchronization`.
     total_steps: T >= 1, local steps of a worker over all rounds.
-    base_steps: H >= 1, the least length of a round.
-    growth: beta >= 0, a learning rate; 0 gives rounds of length H.
-    warmup_steps: rounds that start before this step do not follow the rule.
-    warmup_local_steps: their length, at least 1; None is H.
+    base_steps: H >= 1, the minimum length of a round.
+    growth: beta >= 0, in the units of eta; 0 gives rounds of length H.
+    warmup_steps: rounds that start before this step have a fixed length.
+    warmup_local_steps: this fixed length, at least 1; None for H.
 
   Returns:
     int32[R], the numbers of local steps of the rounds, which sum to T; the last
-    one is cut.
+    round is shortened.
 
   Raises:
     ValueError: as `quadratic_synchronization`.
@@ -148,38 +148,38 @@ def quadratic_synchronization(
 ) -> np.ndarray:
   """The quadratic synchronization rule (QSR): rounds grow as `1 / eta^2`.
 
-  `H_s = max(H, floor((alpha / eta_t)^2))`, t being the first step of the round;
-  within a round eta goes on changing, and the length does not. The last round
-  is cut, so that the workers communicate at step T.
+  `H_s = max(H, floor((alpha / eta_t)^2))`, where t is the first step of the
+  round; H_s is fixed during a round even if eta changes. The last round is
+  shortened so that the workers communicate at step T.
 
-  Rounds that start in the warm-up keep a length of their own, also when they
-  end after it. The default is that of the authors' code. The paper takes the
-  length that holds right after the warm-up: pass `warmup_local_steps=max(H,
-  int((alpha / eta_max)**2))`. They agree for `alpha < eta_max sqrt(H + 1)`.
-  Just below that is where the rule starts at H and departs from it soon.
+  Rounds that start during the warm-up have a fixed length, even if they end
+  after it. The default, H, is that of the authors' code. The paper takes the
+  length right after the warm-up: pass `warmup_local_steps=max(H, int((alpha /
+  eta_max)**2))`. Both agree for `alpha < eta_max sqrt(H + 1)`. With alpha just
+  below that, rounds start at length H and soon become longer.
 
-  The code cuts the last round only where the rule is on; here it is always cut.
-  The quotient is rounded down as float64 has it: of a growth 0.3 and a learning
-  rate 0.1 it is a little below 3, and its square gives 8.
+  The code shortens the last round only if the rule is on; here it is always
+  shortened. The quotient is rounded down in float64: for growth 0.3 and
+  learning rate 0.1 it is slightly below 3, so its square gives 8.
 
   Args:
-    learning_rate: eta: an optax schedule, which is evaluated in float64, or one
-      number per step, float[T], or one for all steps. Without negative numbers;
-      where it is 0, the round goes on to the end.
+    learning_rate: eta >= 0: an optax schedule, evaluated in float64, or one
+      number per step, float[T], or one for all steps. If it is 0, the round
+      continues to step T.
     total_steps: T >= 1, local steps of a worker over all rounds.
-    base_steps: H >= 1, the least length of a round.
-    growth: alpha >= 0, a learning rate; 0 gives rounds of length H.
-    warmup_steps: rounds that start before this step do not follow the rule.
-    warmup_local_steps: their length, at least 1; None is H.
+    base_steps: H >= 1, the minimum length of a round.
+    growth: alpha >= 0, in the units of eta; 0 gives rounds of length H.
+    warmup_steps: rounds that start before this step have a fixed length.
+    warmup_local_steps: this fixed length, at least 1; None for H.
 
   Returns:
-    int32[R], the numbers of local steps of the rounds, which sum to T: for
-    `local_round(num_local_steps=...)`. `R / T` is the share of the
-    communication of one round per step.
+    int32[R], the numbers of local steps of the rounds, which sum to T, for
+    `local_round(num_local_steps=...)`. `R / T` is the communication relative to
+    one round per step.
 
   Raises:
-    ValueError: if an argument is out of its range, or the learning rate is of
-      another length than T, negative or NaN.
+    ValueError: if an argument is out of its range, or the learning rate has a
+      length other than T, or is negative or NaN.
 
   References:
     Gu, Lyu, Arora, Zhang, Huang, 2023, arXiv:2310.14423.

@@ -1,8 +1,9 @@
-"""What workers do in a round with a server: the seam between methods.
+"""The work of the workers in a round with a server: what a method defines.
 
-A method says by a `Work` what its workers do between two messages, and what
-they keep. Encoding, attack, rule, broadcast, the server's step and the division
-over devices are the same for all methods; they are in `_stages` and `_engine`.
+A method defines by a `Work` what its workers do between two messages, and what
+they keep. Encoding, attack, rule, broadcast, the server's step and the
+distribution over devices are the same for all methods; see `_stages` and
+`_engine`.
 """
 
 from collections.abc import Callable
@@ -17,13 +18,13 @@ from byzjax._src import base, layouts
 
 
 class Cohort(NamedTuple):
-  """The k workers of one round, of all devices.
+  """The k workers of one round, on all devices.
 
   Attributes:
-    ids: int32[k], their numbers among all n.
-    is_byzantine: bool[k], who of them attacks.
-    weights: float[k], what each counts, 0 for who is absent; None if all count
-      the same.
+    ids: int32[k], their indices among all n workers.
+    is_byzantine: bool[k], which of them are Byzantine.
+    weights: float[k], relative weights, 0 for absent workers; None for equal
+      weights.
 
   Example:
     >>> import byzjax, jax.numpy as jnp
@@ -37,18 +38,18 @@ class Cohort(NamedTuple):
 
 
 class WorkerOutput(NamedTuple):
-  """What the k workers of one device leave behind.
+  """The results of the k workers of one device.
 
   Attributes:
     losses: float[k].
     messages: float[k, d], what they send, each as one vector in the order of
-      `jax.flatten_util.ravel_pytree(params)`. The server's optimizer takes
-      their aggregate as a gradient, so a local method sends old less new.
-    rows: leaves `[k, ...]`, what each of them keeps.
-    shared: what the server keeps for all of them, the same on all devices.
-    auxiliary: the states of the aggregations beside the messages.
-    num_local_steps: int32[] or int32[k], or None where there are none.
-    num_gradients: float[] or float[k], how many each of them computed, or None.
+      `jax.flatten_util.ravel_pytree(params)`. The server's optimizer treats the
+      aggregate as a gradient, so a local method sends old minus new parameters.
+    rows: leaves `[k, ...]`, the new state of each worker.
+    shared: the new state shared by all workers, the same on all devices.
+    auxiliary: the states of the auxiliary aggregations.
+    num_local_steps: int32[] or int32[k], or None for a method without them.
+    num_gradients: float[] or float[k], gradients computed per worker, or None.
     aux: leaves `[k, ...]`, for `RoundInfo.aux`, or None.
 
   Example:
@@ -69,18 +70,18 @@ class WorkerOutput(NamedTuple):
 
 
 class WorkContext(NamedTuple):
-  """What a `Work` knows of its round, on the workers of one device.
+  """The information about a round that a `Work` gets on one device.
 
   Attributes:
-    step: int32[], rounds done before.
+    step: int32[], the number of earlier rounds.
     cohort: the workers of all devices.
-    ids: int32[k], the numbers of the workers here.
-    is_byzantine: bool[k], who of them attacks.
-    takes_part: bool[k], or None for all; the rows of others are put back.
-    shared: what the server keeps for all workers.
-    auxiliary: the states of the aggregations beside the messages.
-    axis_name: of the devices that workers are split over, or None.
-    computes: bool[n], whose work has any effect, or None for all.
+    ids: int32[k], the indices of the workers on this device.
+    is_byzantine: bool[k], which of them are Byzantine.
+    takes_part: bool[k], or None for all; rows of other workers are restored.
+    shared: the state that the server keeps for all workers.
+    auxiliary: the states of the auxiliary aggregations.
+    axis_name: the mesh axes that workers are split over, or None.
+    computes: bool[n], workers whose results are used, or None for all.
 
   Example:
     >>> import byzjax
@@ -100,21 +101,21 @@ class WorkContext(NamedTuple):
 
 
 class Work(NamedTuple):
-  """What workers do between two messages: a method of your own.
+  """What workers do between two messages: the definition of your own method.
 
   `from_work` makes a round of it, with attacks, codecs, rules and meshes.
 
   Attributes:
-    init: `(params, num_workers) -> rows`, leaves `[n, ...]`: what each worker
-      keeps from round to round. On a mesh they are split over it.
+    init: `(params, num_workers) -> rows`, leaves `[n, ...]`: the state of each
+      worker. On a mesh they are split over it.
     run: `(params, batch, rows, keys, *, context, exchange) -> WorkerOutput`, on
       the k workers of one device: batch and rows have leaves `[k, ...]`, `keys`
-      is a key for each, and `context` a `WorkContext`. `exchange(i, vectors
-      float[k, size], state) -> (aggregate float[size], state)` is the i-th
-      aggregation beside the messages, through the attack and its rule.
-    init_shared: `params -> shared`, what the server keeps for all workers.
-    auxiliary: `params -> ((size, rule), ...)`, of what is aggregated beside the
-      messages: how long its vectors are, and by which rule.
+      has one key per worker, and `context` is a `WorkContext`. `exchange(i,
+      vectors float[k, size], state) -> (aggregate float[size], state)` is the
+      i-th auxiliary aggregation, with the attack and its own rule.
+    init_shared: `params -> shared`, the state that the server keeps for all.
+    auxiliary: `params -> ((size, rule), ...)`: for each auxiliary aggregation,
+      in addition to the messages, the length of its vectors and its rule.
 
   Example:
     >>> import byzjax, jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The placement of attackers that is worst for redundant groups."""
+"""The placement of Byzantine workers that is worst for redundant groups."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from byzjax._src import checks, groups
 def worst_case_byzantine(
   num_workers: int, num_byzantine: int, group_size: int
 ) -> jax.Array:
-  """Attackers placed so that they have a majority in as many groups as can be.
+  """Byzantine workers placed to have a majority in as many groups as possible.
 
-  (r + 1) / 2 of them in each of the first `floor(f / ((r + 1) / 2))` groups of
-  r workers, and the rest, too few for a majority, in the next group.
+  (r + 1) / 2 of them are in each of the first `floor(f / ((r + 1) / 2))` groups
+  of r workers, and the rest, too few for a majority, in the next group.
   `random_byzantine` places them at random.
 
   Args:

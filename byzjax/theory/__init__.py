@@ -1,4 +1,4 @@
-"""Theory: bounds from the papers, and their proofs, as plain Python floats."""
+"""Theory: bounds from the papers, as plain Python floats."""
 
 from byzjax.theory._batch_size import (
   byz_sgdm_bound,

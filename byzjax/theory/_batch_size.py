@@ -1,4 +1,4 @@
-"""The batch size that fits a number of Byzantine workers."""
+"""Convergence bounds of ByzSGDm and ByzSGDnm, and the best batch size."""
 
 import math
 
@@ -16,7 +16,7 @@ def byz_sgdm_bound(
   variance: float = 1.0,
   constant: float = 1.0,
 ) -> float:
-  """What ByzSGDm is proved to reach with a fixed number of gradients.
+  """The proved bound of ByzSGDm for a fixed number of gradients.
 
   `(1/T) sum_t E |grad F(w_t)|^2 <= A1 + A2 / sqrt(B) + A3 B`, where `T = C / (B
   m (1 - delta))`, `delta = f / m`, and with `a = (1 + c delta m) (1 - delta)`::
@@ -25,20 +25,20 @@ def byz_sgdm_bound(
       A2 = 16 sqrt(3 c delta a s^2 / C)
       A3 = 32 L F0 m (1 - delta) / C
 
-  It is strictly convex in B. Large batches are fewer steps, small ones leave
-  attackers more noise to hide in.
+  It is strictly convex in B: larger batches mean fewer steps, and smaller
+  batches leave more noise in which Byzantine messages can hide.
 
   Args:
-    batch_size: B > 0, gradients of one worker in one step.
+    batch_size: B > 0, gradients per worker and step.
     num_workers: m, a Python int.
     num_byzantine: f, a Python int with `0 <= f < m/2`.
-    num_gradients: C > 0, gradients of all honest workers in all steps.
+    num_gradients: C > 0, total number of gradients of all honest workers.
     smoothness: L > 0.
     gap: F0 >= F(w_0) - min F, positive.
-    variance: s = sigma^2 > 0, of the gradient of one example.
-    constant: c >= 0, with `E |Agg - mean|^2 <= c delta rho^2`, rho^2 the mean
-      squared distance of two honest messages. For an (f, kappa)-robust rule `c
-      = kappa / (2 delta) (1 - 1 / ((1 - delta) m))`.
+    variance: s = sigma^2 > 0, of the gradient on one example.
+    constant: c >= 0, with `E |Agg - mean|^2 <= c delta rho^2`, where rho^2 is
+      the mean squared distance between two honest messages. For an (f,
+      kappa)-robust rule `c = kappa / (2 delta) (1 - 1 / ((1 - delta) m))`.
 
   Returns:
     The bound, in the units of a squared gradient.
@@ -84,26 +84,27 @@ def byz_sgdnm_bound(
   variance: float = 1.0,
   constant: float = 1.0,
 ) -> float:
-  """What ByzSGDnm is proved to reach with a fixed number of gradients.
+  """The proved bound of ByzSGDnm for a fixed number of gradients.
 
-  With its best step and momentum, `K = sqrt(2 c m delta (1 - delta)) + 1` and
-  `h = m (1 - delta)`, `(1/T) sum_t E |grad F(w_t)|` is at most::
+  With its best step size and momentum, `K = sqrt(2 c m delta (1 - delta)) + 1`
+  and `h = m (1 - delta)`, `(1/T) sum_t E |grad F(w_t)|` is at most::
 
       6 sqrt(K) (5 L F0 s / C)^(1/4) + 12 sqrt(5 L F0 h B / C)
         + 27 K^(3/2) s / (4 sqrt(5 C B h L F0))
 
-  These are the published constants. Putting the published step and momentum
-  into the inequality that they are for gives `12 sqrt(K)` in the first term and
-  `81 K^2` in the third, and a best batch of `27 K^2 s / (80 h L F0)`.
+  These are the published constants. Inserting the published step size and
+  momentum into the inequality that they optimise gives `12 sqrt(K)` in the
+  first term, `81 K^2` in the third, and `27 K^2 s / (80 h L F0)` as the best
+  batch size.
 
   Args:
-    batch_size: B > 0, gradients of one worker in one step.
+    batch_size: B > 0, gradients per worker and step.
     num_workers: m, a Python int.
     num_byzantine: f, a Python int with `0 <= f < m/2`.
-    num_gradients: C > 0, gradients of all honest workers in all steps.
+    num_gradients: C > 0, total number of gradients of all honest workers.
     smoothness: L > 0.
     gap: F0 >= F(w_0) - min F, positive.
-    variance: s = sigma^2 > 0, of the gradient of one example.
+    variance: s = sigma^2 > 0, of the gradient on one example.
     constant: c >= 0, as in `byz_sgdm_bound`.
 
   Returns:
@@ -158,20 +159,20 @@ def optimal_batch_size(
   constant: float = 1.0,
   normalized: bool = False,
 ) -> float:
-  """The batch size at which the bound of ByzSGDm (or ByzSGDnm) is least.
+  """The batch size that minimises the bound of ByzSGDm (or ByzSGDnm).
 
-  `B* = (A2 / (2 A3))^(2/3)` with the A of `byz_sgdm_bound`: it grows with the
-  share of attackers and with `C^(1/3)`, and is 0 without attackers. Of whole
-  batches one of its two neighbours is best. For ByzSGDnm (`normalized=True`) it
-  is `9 K^(3/2) s / (80 m (1 - delta) L F0)`, whatever C.
+  `B* = (A2 / (2 A3))^(2/3)` with the A2, A3 of `byz_sgdm_bound`: it grows with
+  the share of Byzantine workers and with `C^(1/3)`, and is 0 without Byzantine
+  workers. The best integer is one of its two neighbours. For ByzSGDnm
+  (`normalized=True`) it is `9 K^(3/2) s / (80 m (1 - delta) L F0)`, for any C.
 
   Args:
     num_workers: m, a Python int.
     num_byzantine: f, a Python int with `0 <= f < m/2`.
-    num_gradients: C > 0, gradients of all honest workers in all steps.
+    num_gradients: C > 0, total number of gradients of all honest workers.
     smoothness: L > 0.
     gap: F0 >= F(w_0) - min F, positive.
-    variance: s = sigma^2 > 0, of the gradient of one example.
+    variance: s = sigma^2 > 0, of the gradient on one example.
     constant: c >= 0, as in `byz_sgdm_bound`.
     normalized: whether steps are normalised, as in `byz_sgdnm`.
 

@@ -1,4 +1,4 @@
-"""Which proof covers which arguments of a rule: kappa of (arguments, n, f)."""
+"""The proved kappa of a rule for given arguments, n and f."""
 
 import math
 from collections.abc import Callable

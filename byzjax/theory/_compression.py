@@ -1,4 +1,4 @@
-"""What compressed messages cost, and how often their votes go wrong."""
+"""The cost of compressed messages, and error rates of their votes."""
 
 import math
 
@@ -9,18 +9,19 @@ def golomb_bits(density: float) -> float:
   """Expected bits per coordinate of a ternary message in Golomb-Rice code.
 
   `s (b + 1 / (1 - (1 - s)^(2^b)) + 1)`: for each of a share s of the
-  coordinates b bits and a unary number of its position, and a sign. The
-  parameter is `b = max(0, 1 + floor(log2(log(phi - 1) / log(1 - s))))`, phi the
-  golden ratio. Without the header of a few bits that tells b.
+  coordinates, b bits and a unary number for its position, and one bit for its
+  sign. The code parameter is `b = max(0, 1 + floor(log2(log(phi - 1) / log(1 -
+  s))))`, with phi the golden ratio. The header of a few bits that encodes b is
+  not counted.
 
   Args:
-    density: s in [0, 1], the probability that a coordinate is not zero.
+    density: s in [0, 1], the probability that a coordinate is non-zero.
 
   Returns:
     The bits, as a float; 0 for s = 0.
 
   Raises:
-    ValueError: if s is outside of [0, 1].
+    ValueError: if s is outside [0, 1].
 
   References:
     Jin, He, Zhong, Zhang, Quek, Dai, 2023, arXiv:2302.09634; Sattler,
@@ -42,15 +43,15 @@ def golomb_bits(density: float) -> float:
 
 
 def sign_error_bound(signal_to_noise: float) -> float:
-  """How often the sign of a stochastic gradient is wrong, at most.
+  """An upper bound on the probability that a stochastic gradient sign is wrong.
 
   With `S = |g| / sigma` and unimodal symmetric noise: `2 / (9 S^2)` if `S > 2 /
-  sqrt(3)`, else `1/2 - S / (2 sqrt(3))`. Less than 1/2 for any S > 0, so more
-  workers make a better vote. Skewed noise, and workers whose data differ, are
-  not covered.
+  sqrt(3)`, else `1/2 - S / (2 sqrt(3))`. This is less than 1/2 for any S > 0,
+  so more workers make a majority vote more reliable. Skewed noise and
+  heterogeneous data are not covered.
 
   Args:
-    signal_to_noise: S >= 0.
+    signal_to_noise: S >= 0, per coordinate.
 
   Returns:
     The bound, as a float.
@@ -73,24 +74,25 @@ def sign_error_bound(signal_to_noise: float) -> float:
 
 
 def vote_error_bound(p_right: float, p_wrong: float, num_workers: int) -> float:
-  """How often a vote with abstentions is wrong or tied, at most.
+  """An upper bound on the probability that a majority vote is wrong or tied.
 
-  `(1 - (sqrt(p) - sqrt(q))^2)^M` if `p > q`, and 1 if not: the Chernoff bound
-  for M independent votes of which a share p is right and q is wrong in
-  expectation (averages over the workers, who may differ). For `sparsign_codec`
-  p and q are the means of `min(1, B |g_i|)` over the workers whose gradient has
-  the sign of the sum, and over the others, each divided by M.
+  `(1 - (sqrt(p) - sqrt(q))^2)^M` if `p > q`, else 1: the Chernoff bound for M
+  independent votes with abstentions, of which on average a share p is right and
+  a share q wrong (averages over workers, which may differ). For
+  `sparsign_codec`, p is the sum of `min(1, B |g_i|)` over the workers whose
+  gradient has the sign of the total, divided by M, and q the same for the other
+  workers.
 
   Args:
-    p_right: p in [0, 1].
-    p_wrong: q in [0, 1], with `p + q <= 1`.
+    p_right: p in [0, 1], the mean share of right votes.
+    p_wrong: q in [0, 1], the mean share of wrong votes, with `p + q <= 1`.
     num_workers: M >= 1, a Python int.
 
   Returns:
     The bound, as a float.
 
   Raises:
-    ValueError: if an argument is outside of its range.
+    ValueError: if an argument is outside its range.
 
   References:
     Jin, He, Zhong, Zhang, Quek, Dai, 2023, arXiv:2302.09634 (a bound of this

@@ -1,7 +1,7 @@
-"""What training with a robust rule reaches where the data of workers differ.
+"""Convergence bounds of robust training with heterogeneous data.
 
-Throughout, F is the mean of the losses F_i of the honest workers, `h = n - f`
-of them, and their data differ by (G, B):
+Throughout, F is the mean of the losses F_i of the `h = n - f` honest workers,
+and their heterogeneity is (G, B):
 
   (1/h) sum_i |grad F_i(w) - grad F(w)|^2 <= G^2 + B^2 |grad F(w)|^2
 
@@ -17,18 +17,20 @@ from byzjax._src import checks
 def heterogeneity_error(
   kappa: float, *, heterogeneity: float, growth: float = 0.0
 ) -> float:
-  r"""The squared gradient at which robust training gets stuck.
+  r"""The squared gradient norm at which robust training can stall.
 
   .. math::
     \frac{\kappa G^2}{1 - \kappa B^2} \quad \text{if } \kappa B^2 < 1,
     \text{ else } \infty
 
-  With exact gradients a worker's message is off by `G^2 + B^2 |grad F|^2`, of
-  which the rule lets kappa through. Where that is less than `|grad F|^2`, the
-  step still descends; this is where it is equal. With kappa B^2 >= 1 it may
-  never be less: the attack can hold the model anywhere, and the answer is inf.
-  `robust_descent_bound` has the number of rounds, and with the kappa of
-  `kappa_lower_bound` this is `heterogeneity_lower_bound`: no rule ends closer.
+  With exact gradients, the honest messages have the mean squared deviation `G^2
+  + B^2 |grad F|^2` at most, and the error of the rule is at most kappa times
+  that. While the error is less than `|grad F|^2`, a step decreases the loss;
+  the result is where both are equal. With kappa B^2 >= 1 the error may always
+  be larger: an attack can hold the model at any point, and the result is inf.
+  `robust_descent_bound` includes the number of rounds. With the kappa of
+  `kappa_lower_bound` the result equals `heterogeneity_lower_bound`, so no rule
+  can do better.
 
   Args:
     kappa: >= 0, of the rule, such as `kappa_bound('trimmed_mean', n, f)`.
@@ -36,10 +38,10 @@ def heterogeneity_error(
     growth: B >= 0, not squared.
 
   Returns:
-    The bound on `|grad F|^2`, a float; 0 where G is 0 and kappa B^2 < 1.
+    The bound on `|grad F|^2`, a float; 0 if G is 0 and kappa B^2 < 1.
 
   Raises:
-    ValueError: if an argument is negative or no number.
+    ValueError: if an argument is negative or not a number.
 
   References:
     Allouah, Guerraoui, Gupta, Pinot, Rizk, 2023, arXiv:2309.13591.
@@ -81,18 +83,19 @@ def heterogeneity_lower_bound(
   heterogeneity: float,
   growth: float = 0.0,
 ) -> float:
-  r"""The squared gradient below which no method can promise to end.
+  r"""A lower bound on the squared gradient norm that any method can guarantee.
 
   .. math::
     \frac{f G^2}{n - (2 + B^2) f} \quad \text{if } (2 + B^2) f < n,
     \text{ else } \infty
 
   For every method, deterministic or random, with any number of rounds, there
-  are convex quadratic losses on which attackers that only behave as honest
-  workers with other data make `E |grad F|^2` as large. The proof stands in the
-  source. It is `heterogeneity_error` with the kappa of `kappa_lower_bound`,
-  which the trimmed mean has, so neither can be improved. Without growth, f may
-  be just less than n / 2; with B = 1, less than n / 3.
+  are convex quadratic losses on which Byzantine workers that only behave like
+  honest workers with other data make `E |grad F|^2` at least this large. The
+  proof is in the source code. The bound equals `heterogeneity_error` with the
+  kappa of `kappa_lower_bound`, which the trimmed mean attains, so neither can
+  be improved. With B = 0, f can be any minority; with B = 1, f must be less
+  than n / 3.
 
   Args:
     num_workers: n, a Python int.
@@ -140,21 +143,21 @@ def robust_descent_bound(
   heterogeneity: float,
   growth: float = 0.0,
 ) -> float:
-  r"""What gradient descent with a robust rule is proved to reach.
+  r"""The proved bound of gradient descent with a robust rule.
 
   .. math::
     \frac{1}{T} \sum_{t < T} |\nabla F(w_t)|^2
       \le \frac{2 L F_0 / T + \kappa G^2}{1 - \kappa B^2}
 
   For `w <- w - rule(grad F_1(w), ..., grad F_n(w)) / L` with exact gradients.
-  It fails where `kappa B^2 >= 1`, and is inf: the data of workers differ by
-  more than the rule can tell from an attack.
+  If `kappa B^2 >= 1` the bound is inf: the rule cannot distinguish the
+  heterogeneity of the data from an attack.
 
   Args:
     kappa: >= 0, of the rule.
     num_rounds: T >= 1, a Python int.
     smoothness: L > 0, of F.
-    gap: F0 >= F(w_0) - min F, not negative.
+    gap: F0 >= F(w_0) - min F, non-negative.
     heterogeneity: G >= 0, not squared.
     growth: B >= 0, not squared.
 
@@ -212,10 +215,11 @@ def robust_momentum_bound(
   heterogeneity: float,
   growth: float = 0.0,
 ) -> float:
-  r"""What worker momentum in front of a robust rule is proved to reach.
+  r"""The proved bound of SGD with worker momentum and a robust rule.
 
   A bound on :math:`(1/T) \sum_{t < T} E |\nabla F(w_t)|^2` for
-  `worker_momentum` and `optax.sgd`, with any rate and decay. It is the X with
+  `worker_momentum` and `optax.sgd`, with any learning rate and decay. It is the
+  solution X of
 
   .. math::
     X = \frac{2 F_0}{\gamma T} + \Big(1 + \frac1s\Big) \frac{\sigma^2}{h}
@@ -226,29 +230,31 @@ def robust_momentum_bound(
     H = G^2 + \frac{2 B^2 \beta L F_0}{(1 - \beta) T}
 
   for the best s with :math:`(1 + 1/s) (\beta L \gamma / (1 - \beta))^2 \le 1 -
-  \gamma L`. Momentum takes the noise that attackers hide in (N) away, but not
-  G. With a small rate, and 1 - beta small but large beside it, the bound goes
-  to `heterogeneity_error`. The theorems of the references are for one choice of
-  rate and decay; the proof of this one stands in the source.
+  \gamma L`. Momentum reduces the noise N in which Byzantine messages can hide,
+  but not G. For a small learning rate, with 1 - beta small but large compared
+  with the rate, the bound tends to `heterogeneity_error`. The theorems of the
+  references are for one choice of rate and decay; the proof of this bound is in
+  the source code.
 
-  It fails, and is inf, where kappa B^2 >= 1 (no method helps: see
-  `heterogeneity_lower_bound`), or where no s is left as the steps are too long
-  for the momentum, `gamma L + (beta L gamma / (1 - beta))^2 >= 1`.
+  The bound is inf if kappa B^2 >= 1 (then no method helps: see
+  `heterogeneity_lower_bound`), or if no s satisfies the condition because the
+  steps are too long for the momentum, `gamma L + (beta L gamma / (1 - beta))^2
+  >= 1`.
 
-  With `differentially_private_gradient` add `privacy_noise_variance` to the
-  variance, if no example has a gradient longer than the clip norm; otherwise
-  clipping biases gradients, and this says nothing.
+  With `differentially_private_gradient`, add `privacy_noise_variance` to the
+  variance. This is valid if no per-example gradient exceeds the clip norm;
+  otherwise clipping biases the gradients, which the bound does not cover.
 
   Args:
     kappa: >= 0, of the rule.
     num_honest: h >= 1, a Python int.
     num_rounds: T >= 1, a Python int.
-    learning_rate: gamma > 0, constant.
+    learning_rate: gamma > 0, constant over rounds.
     decay: beta in [0, 1), of the momentum.
     smoothness: L > 0, of F.
-    gap: F0 >= F(w_0) - min F, not negative.
+    gap: F0 >= F(w_0) - min F, non-negative.
     variance: sigma^2 >= 0, of one worker's gradient, summed over coordinates.
-      Gradients of workers are unbiased and independent.
+      The gradients must be unbiased and independent.
     heterogeneity: G >= 0, not squared.
     growth: B >= 0, not squared.
 
@@ -323,17 +329,17 @@ def privacy_noise_variance(
   batch_size: int,
   num_coordinates: int,
 ) -> float:
-  r"""What the noise for privacy adds to the variance of a worker's gradient.
+  r"""The variance that privacy noise adds to a worker's gradient.
 
   .. math::
     d \, (z C / B)^2
 
-  With `robust_momentum_bound` it says what privacy and robustness cost
-  together: part of it is averaged over the h honest workers, and kappa times it
-  is what attackers hide in. For a rule whose error goes by the largest
-  eigenvalue of the covariance in place of its trace
-  (`smallest_max_eigenvalue_averaging`, `covariance_filter`) the latter is too
-  pessimistic by up to a factor d: noise for privacy is the same in all
+  Used in `robust_momentum_bound`, it gives the joint cost of privacy and
+  robustness: one part of the noise is averaged over the h honest workers, and
+  kappa times the noise is what Byzantine workers can exploit. For rules whose
+  error depends on the largest eigenvalue of the covariance instead of its trace
+  (`smallest_max_eigenvalue_averaging`, `covariance_filter`) the second part is
+  too pessimistic by up to a factor d, because the noise is the same in all
   directions.
 
   Args:

@@ -1,4 +1,4 @@
-"""Which rules are known, what they are made of, and which f they stand."""
+"""The known rules, their parts, and the largest f that each tolerates."""
 
 import inspect
 from collections.abc import Callable
@@ -56,12 +56,12 @@ SPREADING: dict[str, Callable[[int, int, dict[str, Any]], tuple[int, int]]] = {
 
 
 class Part(NamedTuple):
-  """A rule, or a stage in front of it.
+  """A rule, or a pre-aggregator before it.
 
   Attributes:
-    name: of the factory.
-    config: its arguments, as far as they are known; None for what no factory of
-      byzjax made.
+    name: name of the factory.
+    config: its arguments, as far as they are known; None if no factory of
+      byzjax made it.
   """
 
   name: str
@@ -241,7 +241,7 @@ def check_byzantine(
   if f > most:
     raise ValueError(
       f'{function} needs num_byzantine <= {most}, the most that'
-      f' {rule_name(rule)} stands of {n} messages, got {f}'
+      f' {rule_name(rule)} tolerates of {n} messages, got {f}'
     )
 
 
@@ -255,7 +255,7 @@ def check_made_for(function: str, parts: list[Part], n: int, f: int) -> None:
     if made_for != there[1]:
       stages = ' + '.join(stage.name for stage in parts[:i])
       spread = (
-        '' if there[1] == f else f', which spoil {there[1]} behind {stages}'
+        '' if there[1] == f else f', which corrupt {there[1]} after {stages}'
       )
       raise ValueError(
         f'{function} needs num_byzantine to be what the rule was made for:'

@@ -1,4 +1,4 @@
-"""How private a run is, by the accountants of the package dp-accounting."""
+"""Privacy accounting of a run, by the package dp-accounting."""
 
 import functools
 import importlib
@@ -21,35 +21,35 @@ def privacy_epsilon(
   r"""The epsilon of a run with `differentially_private_gradient`.
 
   What an honest worker sends in all T rounds is (epsilon, delta)-differentially
-  private: for data sets D and D' that differ by one example more or less,
+  private: for data sets D and D' that differ in the presence of one example,
 
   .. math::
     P(\text{messages} \in S \mid D)
       \le e^\epsilon P(\text{messages} \in S \mid D') + \delta
 
-  It is a promise to each worker about its own examples, against all others: the
-  server, the attackers and who sees the model. What is computed from the
-  messages keeps it. It counts T Gaussian mechanisms on Poisson-sampled batches;
-  batches of a fixed size have no such epsilon, and neither do many runs of
-  which the best is kept.
+  This guarantee protects each worker's own examples against all others: the
+  server, Byzantine workers and anyone who sees the model. It also holds for
+  everything computed from the messages. The accounting is for T Gaussian
+  mechanisms on Poisson-sampled batches; it does not hold for batches of fixed
+  size, or for the best of several runs.
 
   Args:
     noise_multiplier: z >= 0, of the gradient; epsilon is inf for 0.
     sampling_rate: q in [0, 1], the probability that an example is in a batch: B
-      / N for a worker of N examples. The worker with the fewest has the largest
-      epsilon.
-    num_rounds: T >= 1, a Python int, in which the worker sends a message.
-    delta: in (0, 1); less than 1 / N, or it promises nothing.
-    accountant: 'pld', privacy loss distributions, or 'rdp', Renyi divergences:
-      faster, and a little larger.
+      / N for a worker with N examples. The worker with the fewest examples has
+      the largest epsilon.
+    num_rounds: T >= 1, a Python int, rounds in which the worker sends a
+      message.
+    delta: in (0, 1); should be below 1 / N to be meaningful.
+    accountant: 'pld', privacy loss distributions, or 'rdp', Renyi divergences,
+      which is faster and slightly less tight.
 
   Returns:
-    Epsilon, as a float. The numbers of both accountants are upper bounds.
+    Epsilon, as a float; an upper bound for both accountants.
 
   Raises:
     ValueError: if an argument is out of its range.
-    ImportError: if dp-accounting is not installed: it is the extra
-      `byzjax[privacy]`.
+    ImportError: if dp-accounting is not installed; install `byzjax[privacy]`.
 
   References:
     Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang, 2016,
@@ -87,28 +87,27 @@ def privacy_noise_multiplier(
   delta: float,
   accountant: str = 'pld',
 ) -> float:
-  r"""The least noise with which a run has this epsilon.
+  r"""The smallest noise multiplier for a given epsilon.
 
   .. math::
     z = \min \{ z : \epsilon(z, q, T, \delta) \le \epsilon \}
 
-  The inverse of `privacy_epsilon`.
+  This is the inverse of `privacy_epsilon`.
 
   Args:
-    epsilon: above 0.
+    epsilon: the privacy budget, > 0.
     sampling_rate: q in [0, 1], as in `privacy_epsilon`.
     num_rounds: T >= 1, a Python int.
     delta: in (0, 1).
     accountant: 'pld' or 'rdp', as in `privacy_epsilon`.
 
   Returns:
-    z, as a float, for `differentially_private_gradient(noise_multiplier=z)`;
-    0 where nothing is sent. It errs by at most 1e-6, and to the private side.
+    z, as a float, for `differentially_private_gradient(noise_multiplier=z)`; 0
+    if nothing is sent. It is rounded up by at most 1e-6.
 
   Raises:
     ValueError: if an argument is out of its range.
-    ImportError: if dp-accounting is not installed: it is the extra
-      `byzjax[privacy]`.
+    ImportError: if dp-accounting is not installed; install `byzjax[privacy]`.
 
   References:
     Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang, 2016,

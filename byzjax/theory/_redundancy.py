@@ -1,4 +1,4 @@
-"""How many groups of redundant workers fall to attackers at random places."""
+"""Redundant groups: how many have a Byzantine majority at random positions."""
 
 import fractions
 import math
@@ -9,9 +9,9 @@ from byzjax._src import checks, groups
 def max_corrupted_groups(
   num_workers: int, num_byzantine: int, group_size: int
 ) -> int:
-  """The most groups in which f attackers can have a majority.
+  """The maximum number of groups in which f workers can have a majority.
 
-  `min(floor(f / ((r + 1) / 2)), n / r)`; `worst_case_byzantine` places them so.
+  `min(floor(f / ((r + 1) / 2)), n / r)`; `worst_case_byzantine` attains it.
 
   Args:
     num_workers: n, a Python int.
@@ -40,10 +40,11 @@ def max_corrupted_groups(
 def expected_corrupted_groups(
   num_workers: int, num_byzantine: int, group_size: int
 ) -> float:
-  """In how many groups attackers at random places have a majority, on average.
+  """The expected number of groups with a Byzantine majority.
 
-  `n / r P[X >= (r + 1) / 2]`, X hypergeometric: of n workers f are Byzantine,
-  and r are drawn. Exact but for the last rounding.
+  `n / r P[X >= (r + 1) / 2]` for Byzantine workers at random positions, where X
+  is hypergeometric: r draws from n workers of which f are Byzantine. Exact up
+  to the final rounding.
 
   Args:
     num_workers: n, a Python int.
@@ -57,8 +58,8 @@ def expected_corrupted_groups(
     ValueError: if an argument is not an int in its range.
 
   References:
-    Rajput, Wang, Charles, Papailiopoulos, 2019, arXiv:1907.12205, which bounds
-    it.
+    Rajput, Wang, Charles, Papailiopoulos, 2019, arXiv:1907.12205, which gives
+    an upper bound.
 
   Example:
     >>> import byzjax
@@ -77,11 +78,11 @@ def expected_corrupted_groups(
 def corrupted_groups_distribution(
   num_workers: int, num_byzantine: int, group_size: int
 ) -> tuple[float, ...]:
-  """How likely attackers at random places capture 0 groups, 1 group, and so on.
+  """The distribution of the number of groups with a Byzantine majority.
 
-  That is, have a majority there. Counted: of the `C(n, f)` sets of attackers,
-  those with a majority in k groups are the coefficient of `s^k t^f` in `(sum_x
-  C(r, x) t^x s^[x > r/2])^(n/r)`.
+  For Byzantine workers at random positions, by counting: of the `C(n, f)` sets
+  of Byzantine workers, the number with a majority in k groups is the
+  coefficient of `s^k t^f` in `(sum_x C(r, x) t^x s^[x > r/2])^(n/r)`.
 
   Args:
     num_workers: n, a Python int.
@@ -89,7 +90,8 @@ def corrupted_groups_distribution(
     group_size: r >= 1, an odd Python int that divides n.
 
   Returns:
-    `P[0], P[1], ..., P[max_corrupted_groups(n, f, r)]`, floats.
+    The probabilities of 0, 1, ..., `max_corrupted_groups(n, f, r)` such groups,
+    floats.
 
   Raises:
     ValueError: if an argument is not an int in its range.

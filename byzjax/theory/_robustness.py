@@ -1,4 +1,4 @@
-"""What is proved of how far a rule can be led astray."""
+"""Robustness bounds of aggregation rules: kappa, lambda, breakdown."""
 
 import math
 
@@ -7,11 +7,11 @@ from byzjax.theory import _bounds, _names
 
 
 def kappa_lower_bound(num_workers: int, num_byzantine: int) -> float:
-  """The least kappa that any rule can have: `f / (n - 2f)`.
+  """A lower bound on the kappa of any rule: `f / (n - 2f)`.
 
-  Let n - f messages be 0 and f be 1. If the zeros are honest, the aggregate
-  must be 0. If the ones are, and all but f of the zeros, this is off by f / (n
-  - f), and V is `f (n - 2f) / (n - f)^2`.
+  Proof: let n - f messages be 0 and f be 1. If the zeros are honest, the
+  aggregate must be 0. If instead f of the zeros are Byzantine, the honest mean
+  is f / (n - f), so the error is that, and V is `f (n - 2f) / (n - f)^2`.
 
   Args:
     num_workers: n, a Python int.
@@ -46,11 +46,11 @@ def kappa_bound(
   num_neighbors: int | None = None,
   num_selected: int | None = None,
 ) -> float | None:
-  """The least kappa for which a rule is proved to be (f, kappa)-robust.
+  """The smallest proved kappa for which a rule is (f, kappa)-robust.
 
   That is, `|aggregate - xbar|^2 <= kappa / |S| sum_{i in S} |x_i - xbar|^2` for
-  all n messages and all S of n - f of them, xbar the mean over S. With h = n -
-  f and r = f / (n - 2f):
+  all n messages and all sets S of n - f of them, with xbar the mean over S.
+  With h = n - f and r = f / (n - 2f):
 
   ================================= ========================== =========
   rule                              bound                      published
@@ -66,42 +66,41 @@ def kappa_bound(
   adaptive_clipping + X             kappa_X + k/(h-k), k below +2r
   ================================= ========================== =========
 
-  The published ones are those of the first two references and the last; the
-  bounds here are no larger, hold for all n > 2f, and their proofs stand in the
-  source, beside those for `krum` with k neighbours, `multi_krum`,
+  The column "published" is from the first two references and the last. The
+  bounds here are no larger and hold for all n > 2f; their proofs are in the
+  source code, together with those for `krum` with k neighbours, `multi_krum`,
   `minimum_diameter_averaging`, `mean_around_median`, `phocas`, `aksel`,
-  `bulyan` and `covariance_filter`. No rule has a smaller kappa
-  than the trimmed mean; those of the two medians cannot be improved. k =
-  floor(2 f h / n).
+  `bulyan` and `covariance_filter`. No rule has a smaller kappa than the trimmed
+  mean, and the kappas of the two medians cannot be improved. In the last row k
+  = floor(2 f h / n).
 
-  An `Aggregator` is taken as it is: its arguments decide whether a proof covers
-  it and with which number, and where none does the answer is None. Covered are
-  all arguments but a `distance_power` other than 2, `krum` and `multi_krum`
-  with k < f or k >= n - f neighbours, more than n - f selected messages, and
-  `bulyan(first_stage='multi_krum')`. The number for `geometric_median` is that
-  of the exact one, far enough from which its steps may end that it is given
-  only for 32 steps or more, from the medoid, and a smoothing of at most 1e-6;
-  messages that are no farther apart than the smoothing are averaged, and have
-  no such bound. A name stands for the default arguments with
-  `num_byzantine=f`. All is for rules without worker weights.
+  For an `Aggregator`, its arguments decide which proof applies; without one the
+  result is None. All arguments are covered except a `distance_power` other than
+  2, `krum` and `multi_krum` with k < f or k >= n - f neighbours, more than n -
+  f selected messages, and `bulyan(first_stage='multi_krum')`. The kappa of
+  `geometric_median` is that of the exact median. It is returned only if the
+  steps come close to it: at least 32 steps from the medoid, with a smoothing of
+  at most 1e-6 (messages no farther apart than the smoothing are averaged, and
+  have no such bound). A name stands for the default arguments with
+  `num_byzantine=f`. All bounds are for rules without worker weights.
 
   Args:
-    rule: an `Aggregator`, or its name: 'krum', or 'nearest_neighbor_mixing +
-      krum' as `pre_aggregate` has it.
+    rule: an `Aggregator`, or its name: 'krum', or with pre-aggregators as in
+      'nearest_neighbor_mixing + krum'.
     num_workers: n, a Python int.
-    num_byzantine: f, a Python int that the rule stands (see `max_byzantine`),
+    num_byzantine: f, a Python int that the rule tolerates (see `max_byzantine`)
       and was made for.
     num_neighbors: k of `krum` and `multi_krum`, for a name only; None for
       `n - f - 2`.
     num_selected: m of `multi_krum`, for a name only; None for `n - f`.
 
   Returns:
-    The bound, as a float; inf if there is none, for equal honest messages do
-    not fix the aggregate; None if nothing is known.
+    The bound, as a float; inf if there is none, because the aggregate of equal
+    honest messages is not always that message; None if nothing is known.
 
   Raises:
     ValueError: if the name is unknown, an argument is not an int in its range,
-      f is more than the rule stands, or not the f that it was made for.
+      or f is more than the rule tolerates or not the f that it was made for.
 
   References:
     Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, 2023,
@@ -137,8 +136,9 @@ def _parts(function, rule, n, f, num_neighbors, num_selected):
     config = parts[-1].config
     if not isinstance(rule, str) or not config or name not in config:
       raise ValueError(
-        f'{function} takes {name} for the name of a rule that has it (an'
-        f' Aggregator has its own), got {value} for {_names.rule_name(rule)!r}'
+        f'{function} takes {name} only with the name of a rule that has this'
+        f' argument (an Aggregator has its own), got {value} for'
+        f' {_names.rule_name(rule)!r}'
       )
     config[name] = value
   if _names.are_known(parts):
@@ -155,28 +155,28 @@ def resilience_bound(
   num_neighbors: int | None = None,
   num_selected: int | None = None,
 ) -> float | None:
-  """The least lambda for which a rule is proved (f, lambda)-resilient.
+  """The smallest proved lambda for which a rule is (f, lambda)-resilient.
 
   That is, `|aggregate - xbar| <= lambda max_{i, j in S} |x_i - x_j|` for all n
-  messages and all S of n - f of them, xbar the mean over S. With h = n - f and
-  D the largest distance, `V <= D^2 (h - 1) / (2h)`: every kappa is a lambda of
-  `sqrt(kappa (h - 1) / (2h))`. Some rules have a smaller one:
+  messages and all sets S of n - f of them, with xbar the mean over S. With h =
+  n - f and D the largest distance, `V <= D^2 (h - 1) / (2h)`, so every kappa
+  gives the lambda `sqrt(kappa (h - 1) / (2h))`. Some rules have a smaller one:
 
-  - `minimum_diameter_averaging`: 2f/h, for the chosen set and S differ by at
-    most f messages, and its diameter is no larger.
-  - `krum` with k neighbours: `(h-1)/h + sqrt(k / (k+1-f))`; the score of an
-    honest message is at most k D^2, so that the chosen one has an honest
-    neighbour within the root.
+  - `minimum_diameter_averaging`: 2f/h, because the chosen set and S differ in
+    at most f messages, and its diameter is no larger.
+  - `krum` with k neighbours: `(h-1)/h + sqrt(k / (k+1-f))`, because the score
+    of an honest message is at most k D^2, so that the chosen message has an
+    honest neighbour at a distance of at most D times the root.
   - `geometric_median`: `(h-1) / sqrt(n (n - 2f))`, by lemma 2.1 of Minsker.
-  - with d coordinates `sqrt(d)` times what holds for one: f/h for
+  - with d coordinates, `sqrt(d)` times the bound for one coordinate: f/h for
     `trimmed_mean`, 2f/h for `mean_around_median` and n/(2h) for
     `coordinate_median`.
 
   Args:
     rule: an `Aggregator`, or its name, as in `kappa_bound`.
     num_workers: n, a Python int.
-    num_byzantine: f, a Python int that the rule stands.
-    num_coordinates: d, a Python int; None for any.
+    num_byzantine: f, a Python int that the rule tolerates.
+    num_coordinates: d, a Python int; None for a bound that holds for any d.
     num_neighbors: as in `kappa_bound`.
     num_selected: as in `kappa_bound`.
 
@@ -184,11 +184,11 @@ def resilience_bound(
     The bound, as a float; inf if there is none, None if nothing is known.
 
   Raises:
-    ValueError: as `kappa_bound`, and if d is not a positive int.
+    ValueError: as for `kappa_bound`, or if d is not a positive int.
 
   References:
     Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, 2022, arXiv:2205.12173, for
-    the notion, and bounds that these do not exceed; Minsker, 2015,
+    the definition, and bounds that are no smaller; Minsker, 2015,
     arXiv:1308.1334.
 
   Example:
@@ -235,26 +235,27 @@ def _special(part, n, f, d):
 
 
 def max_byzantine(rule: str | base.Aggregator, num_workers: int) -> int | None:
-  """The most Byzantine messages, of n, that a rule is made for.
+  """The largest number of Byzantine messages for which a rule is defined.
 
   `krum` and `multi_krum` need `n >= 2f + 3`, `bulyan` needs `n >= 4f + 3`,
-  `mean` stands none, and all others need `n > 2f`: with half of the messages
-  Byzantine nobody knows which half. That a rule accepts an f does not say that
-  it stands any f messages: see `kappa_bound` and
+  `mean` tolerates none, and all others need `n > 2f`, because with half of the
+  messages Byzantine it is impossible to tell which half. That a rule accepts an
+  f does not mean that it tolerates any f messages: see `kappa_bound` and
   `byzjax.analysis.breakdown_point`.
 
   Args:
     rule: an `Aggregator`, or its name, as in `kappa_bound`. Of an `Aggregator`
-      all arguments count but its own `num_byzantine`, the thing asked for.
+      all arguments count except its own `num_byzantine`.
     num_workers: n, a Python int.
 
   Returns:
-    The largest f, a Python int. None where it is not known: for a rule that no
-    factory of byzjax made, and for names behind `bucketing`, `resampling` or
-    `group_vote`, as how many messages these spoil depends on their argument.
+    The largest f, a Python int. None if it is not known: for a rule that no
+    factory of byzjax made, and for names after `bucketing`, `resampling` or
+    `group_vote`, because the number of corrupted messages depends on the
+    arguments of these.
 
   Raises:
-    ValueError: if the rule is unknown, or takes no n messages at all.
+    ValueError: if the rule is unknown, or does not accept n messages at all.
 
   References:
     Blanchard, El Mhamdi, Guerraoui, Stainer, 2017, arXiv:1703.02757; El Mhamdi,
@@ -277,12 +278,12 @@ def max_byzantine(rule: str | base.Aggregator, num_workers: int) -> int | None:
 def clipping_displacement(
   radius: float, num_workers: int, num_byzantine: int, num_iterations: int = 1
 ) -> float:
-  """How far any f messages move `centered_clipping`: `2 f tau L / n`.
+  """How far f messages can move `centered_clipping`: `2 f tau L / n`.
 
-  The distance between its results for any two choices of f of the n messages;
-  half of it where they would otherwise be at the centre. Each of the L steps is
-  the mean of n maps `v -> v + clip(x_i - v)`, none of which moves two points
-  apart, and a change of x_i changes one of these by at most 2 tau.
+  This bounds the distance between its results for any two choices of f of the n
+  messages; half of it if the result would otherwise be at the centre. Proof:
+  each of the L steps is the mean of n non-expansive maps `v -> v + clip(x_i -
+  v)`, and a change of x_i changes one of these by at most 2 tau.
 
   Args:
     radius: tau >= 0.
@@ -327,28 +328,29 @@ def quantile_clipping_error(
   radius: float = 1.0,
   num_iterations: int = 1,
 ) -> float:
-  r"""How far `centered_clipping(quantile=...)` can be from the honest mean.
+  r"""The distance of `centered_clipping(quantile=...)` to the honest mean.
 
   .. math::
     E_{l + 1} = \frac{(1 + c) f}{n} E_l
       + \frac{c f + 2 (n - k)}{n} R, \qquad k = \lceil q n \rceil
 
-  with `E_0 = |v - mean|` at the start, R the largest `|x_i - mean|` of honest
-  messages, c the factor `radius` and q the quantile. For f of n messages in the
-  hands of an adversary, `f < k <= n - f` and c >= 1. Where `(1 + c) f < n` the
-  error falls geometrically to a multiple of R, however far the start is.
+  It is at most E_L, with `E_0 = |v - mean|` at the start, R the largest `|x_i -
+  mean|` of honest messages, c the factor `radius` and q the quantile, if f of n
+  messages are Byzantine, `f < k <= n - f` and c >= 1. If `(1 + c) f < n` the
+  error decreases geometrically to a multiple of R, from any start.
 
-  The k-th smallest distance is at most that of the k-th honest one, E + R, so a
-  liar pulls by at most c (E + R); and at least that of the (k - f)-th honest
-  one, so that an honest message, being between E - R and E + R away, loses at
-  most 2 R, and at most n - k are cut at all. Beside this, n - f of the n terms
-  point to the honest mean; the others are worth f E / n at most.
+  Proof: the k-th smallest distance is at most that of the k-th honest message,
+  E + R, so a Byzantine message pulls by at most c (E + R). It is at least that
+  of the (k - f)-th honest message, so an honest message, which is between E - R
+  and E + R away, loses at most 2 R by clipping, and at most n - k are clipped.
+  Apart from this, n - f of the n terms point to the honest mean; the others
+  contribute at most f E / n.
 
   Args:
-    start: E_0 >= 0.
-    deviation: R >= 0.
+    start: E_0 >= 0, in the units of the messages.
+    deviation: R >= 0, in the same units.
     num_workers: n, a Python int.
-    num_byzantine: f, a Python int of at least 0.
+    num_byzantine: f, a Python int >= 0.
     quantile: q, with `f < ceil(q n) <= n - f`.
     radius: c >= 1.
     num_iterations: L >= 1, a Python int.
@@ -357,8 +359,8 @@ def quantile_clipping_error(
     The bound on `|aggregate - honest mean|`, a float in the units of E and R.
 
   Raises:
-    ValueError: if an argument is not in its range, or f liars could set the
-      quantile.
+    ValueError: if an argument is not in its range, or f Byzantine workers could
+      control the quantile.
 
   References:
     Proved above; Karimireddy, He, Jaggi, 2021, arXiv:2012.10333, for the rule.
@@ -380,7 +382,8 @@ def quantile_clipping_error(
   k = math.ceil(quantile * n * (1 - 1e-6))  # As the rule counts.
   if not f < k <= n - f:
     raise ValueError(
-      f'{name} needs f < ceil(quantile n) <= n - f, got {f}, {k} and {n - f}'
+      f'{name} needs num_byzantine < ceil(quantile num_workers) <= num_workers'
+      f' - num_byzantine, got {f}, {k} and {n - f}'
     )
   error = float(start)
   for _ in range(num_iterations):

@@ -1,4 +1,4 @@
-"""How many random units a sampled convex program needs."""
+"""The number of random units that a sampled convex program needs."""
 
 import math
 
@@ -8,21 +8,21 @@ from byzjax._src import checks
 def sampled_program_size(
   num_examples: int, *, improvement: float, failure: float
 ) -> int:
-  """Samples after which another one seldom lowers the optimum.
+  """The number of samples after which another one rarely lowers the optimum.
 
-  The least integer N with::
+  The smallest integer N with::
 
       N >= min((n + 1) / (psi xi) - 1, (2 / psi) (n + 1 - log xi))
 
   Then, except with probability xi over the N samples, one more random unit (or
   arrangement) lowers the optimum with probability at most psi. The dual program
-  has n variables and an objective, and a constraint for every sample: this is
-  the scenario bound for n + 1 variables, by Markov's inequality or by tails.
+  has n variables, an objective, and one constraint per sample: this is the
+  scenario bound for n + 1 variables, by Markov's inequality or by a tail bound.
 
   Args:
     num_examples: n, a Python int >= 1.
     improvement: psi in (0, 1], the probability that another sample helps.
-    failure: xi in (0, 1], the probability that this does not hold.
+    failure: xi in (0, 1], the probability that this statement is false.
 
   Returns:
     N.

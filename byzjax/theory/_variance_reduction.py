@@ -1,8 +1,8 @@
-"""Step sizes and bounds of methods whose messages settle.
+"""Step sizes and bounds of variance reduction and of error feedback.
 
 F is the mean of the losses of h honest workers, the rule is (f, kappa)-robust
-(see `kappa_bound`), and data differ by (G, B) as in `_convergence`. All proofs
-begin with g L <= 1 and descent along R, the aggregate:
+(see `kappa_bound`), and the heterogeneity is (G, B) as in `_convergence`. All
+proofs start from g L <= 1 and descent along R, the aggregate:
 
   |grad F|^2 + (1 - gL) |R|^2 <= 2 (F(w) - F(w - gR)) / g + |R - grad F|^2
 """
@@ -22,7 +22,7 @@ from byzjax.theory import _convergence
 def byz_ef21_step_size(
   kappa: float, *, contraction: float, smoothness: float
 ) -> float:
-  r"""The largest step for which `byz_ef21_bound` is simple to state.
+  r"""The largest step size with a simple `byz_ef21_bound`.
 
   .. math::
     \gamma = \frac{1}{L (1 + \sqrt{A})}, \qquad
@@ -43,7 +43,7 @@ def byz_ef21_step_size(
 
   References:
     Rammal, Gruntkowska, Fedin, Gorbunov, Richtarik, 2024, arXiv:2310.09804, for
-    the method; the constants are proved in the source.
+    the method; the proof of the constants is in the source code.
 
   Example:
     >>> import byzjax
@@ -67,7 +67,7 @@ def byz_ef21_bound(
   heterogeneity: float,
   growth: float = 0.0,
 ) -> float:
-  r"""What `byz_ef21` with exact gradients is proved to reach.
+  r"""The proved bound of `byz_ef21` with exact gradients.
 
   .. math::
     \frac1T \sum_{t < T} E |\nabla F(w_t)|^2 \le
@@ -75,19 +75,19 @@ def byz_ef21_bound(
       + \frac{2 (1 + \sqrt\kappa)^2 (1 - \alpha) q}{(1 - \sqrt{1 - \alpha}) T}
       + 2 \kappa G^2\Big)
 
-  with :math:`q = G^2 + 2 (1 + B^2) L F_0`. Compression costs rounds, and leaves
-  nothing behind: as T grows, what stays is twice the error without it. It
-  fails, and is inf, where `2 kappa B^2 >= 1`, where data differ too much for
-  this proof, or if :math:`\gamma L + A \gamma^2 L^2 > 1` with the A of
-  `byz_ef21_step_size`, where the differences grow faster than they are sent.
+  with :math:`q = G^2 + 2 (1 + B^2) L F_0`. Compression needs more rounds but
+  leaves no error: as T grows, the limit is twice the bound without compression.
+  The bound is inf if `2 kappa B^2 >= 1` (the heterogeneity is too large for
+  this proof), or if :math:`\gamma L + A \gamma^2 L^2 > 1` with the A of
+  `byz_ef21_step_size` (the differences may grow faster than they are sent).
 
   Args:
     kappa: >= 0, of the rule.
     contraction: alpha in (0, 1], of the codec.
     num_rounds: T >= 1, a Python int.
-    learning_rate: gamma > 0, constant.
+    learning_rate: gamma > 0, constant over rounds.
     smoothness: L > 0, of every worker's loss.
-    gap: F0 >= F(w_0) - min F, not negative.
+    gap: F0 >= F(w_0) - min F, non-negative.
     heterogeneity: G >= 0, not squared.
     growth: B >= 0, not squared.
 
@@ -99,7 +99,7 @@ def byz_ef21_bound(
 
   References:
     Rammal, Gruntkowska, Fedin, Gorbunov, Richtarik, 2024, arXiv:2310.09804, for
-    the method; this bound is proved in the source.
+    the method; the proof of this bound is in the source code.
 
   Example:
     >>> import byzjax
@@ -141,7 +141,7 @@ def byz_vr_marina_step_size(
   example_smoothness: float | None = None,
   variance_factor: float = 0.0,
 ) -> float:
-  r"""The largest step for which `byz_vr_marina_bound` is simple to state.
+  r"""The largest step size with a simple `byz_vr_marina_bound`.
 
   .. math::
     \gamma = \frac{1}{L (1 + \sqrt{A})}, \qquad
@@ -153,12 +153,12 @@ def byz_vr_marina_step_size(
     kappa: >= 0, of the rule.
     num_honest: h >= 1, a Python int.
     batch_size: b >= 1, a Python int.
-    probability: p in (0, 1], of whole gradients.
+    probability: p in (0, 1], of full gradients.
     smoothness: L > 0, of every worker's loss.
-    example_smoothness: l > 0, the root mean square over the examples of a
-      worker; None for L, which it is not less than.
+    example_smoothness: l > 0, the root mean square of the smoothness over the
+      examples of a worker, at least L; None for L.
     variance_factor: omega >= 0 of the codec, `E |Q(x) - x|^2 <= omega |x|^2`; 0
-      without one.
+      without a codec.
 
   Returns:
     gamma, a float; 1 / L for p = 1, 0 for an infinite kappa and p < 1.
@@ -168,7 +168,7 @@ def byz_vr_marina_step_size(
 
   References:
     Gorbunov, Horvath, Richtarik, Gidel, 2023, arXiv:2206.00529, for the method;
-    the constants are proved in the source.
+    the proof of the constants is in the source code.
 
   Example:
     >>> import byzjax
@@ -207,26 +207,26 @@ def byz_vr_marina_bound(
   example_smoothness: float | None = None,
   variance_factor: float = 0.0,
 ) -> float:
-  r"""What `byz_vr_marina` with `optax.sgd` is proved to reach.
+  r"""The proved bound of `byz_vr_marina` with `optax.sgd`.
 
   .. math::
     \frac1T \sum_{t < T} E |\nabla F(w_t)|^2 \le \frac{2 F_0}{\gamma T}
       + 2 \kappa G^2 \Big(1 + \frac{1}{p T}\Big)
 
-  No noise of examples is left: with equal data it goes to zero. It is for data
-  that differ by G alone (B = 0). It fails, and is inf, if :math:`\gamma L + A
-  \gamma^2 L^2 > 1` with the A of `byz_vr_marina_step_size`: then differences
-  are too large to be followed.
+  The noise of single examples does not appear: with equal data the bound goes
+  to zero. It holds for heterogeneity with B = 0. It is inf if :math:`\gamma L +
+  A \gamma^2 L^2 > 1` with the A of `byz_vr_marina_step_size` (the gradient
+  differences are then too large).
 
   Args:
     kappa: >= 0, of the rule.
     num_honest: h >= 1, a Python int.
     batch_size: b >= 1, a Python int.
-    probability: p in (0, 1], of whole gradients.
+    probability: p in (0, 1], of full gradients.
     num_rounds: T >= 1, a Python int.
-    learning_rate: gamma > 0, constant.
+    learning_rate: gamma > 0, constant over rounds.
     smoothness: L > 0, of every worker's loss.
-    gap: F0 >= F(w_0) - min F, not negative.
+    gap: F0 >= F(w_0) - min F, non-negative.
     heterogeneity: G >= 0, not squared.
     example_smoothness: l > 0, as in `byz_vr_marina_step_size`.
     variance_factor: omega >= 0, of the codec.
@@ -239,7 +239,7 @@ def byz_vr_marina_bound(
 
   References:
     Gorbunov, Horvath, Richtarik, Gidel, 2023, arXiv:2206.00529, for the method;
-    this bound is proved in the source.
+    the proof of this bound is in the source code.
 
   Example:
     >>> import byzjax

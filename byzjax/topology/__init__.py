@@ -1,4 +1,4 @@
-"""Graphs of nodes that talk to their neighbours, and mixing weights."""
+"""Communication graphs of decentralised training, and mixing weights."""
 
 from byzjax.topology._graphs import (
   chain,

@@ -1,4 +1,4 @@
-"""Graphs that have a name."""
+"""Standard graphs: ring, torus, star, complete, chain, and others."""
 
 import numpy as np
 
@@ -7,16 +7,16 @@ from byzjax.topology._topology import Topology, from_adjacency, is_connected
 
 
 def ring(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
-  """A circle: every node has the one before it and the one after it.
+  """A ring: every node is connected to its two neighbours on a circle.
 
-  With weights of 1/3 the gap is `(2/3) (1 - cos(2 pi / n))` for `n >= 4`.
+  With weights of 1/3 the spectral gap is `(2/3) (1 - cos(2 pi / n))`, `n >= 4`.
 
   Args:
     num_nodes: n >= 1, a Python int.
     weights: 'metropolis' or 'uniform', the same here.
 
   Returns:
-    A `Topology` with a grid, for exchange between neighbours on a mesh.
+    A `Topology` with a grid, so that it can be split over a mesh.
 
   Raises:
     ValueError: if an argument is out of range.
@@ -33,18 +33,19 @@ def ring(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
 
 
 def torus(rows: int, columns: int, *, weights: str = 'metropolis') -> Topology:
-  """A grid whose ends meet: neighbours above, below, left and right.
+  """A torus: a grid with periodic boundaries; nodes have up to 4 neighbours.
 
-  For r x r nodes, `r >= 4`, the gap is `(2/5) (1 - cos(2 pi / r))`. A side of 1
-  has no neighbours along it, and on a side of 2 they are the same node.
+  For r x r nodes, `r >= 4`, the spectral gap is `(2/5) (1 - cos(2 pi / r))`. A
+  side of length 1 has no neighbours along it, and on a side of length 2 both
+  are the same node.
 
   Args:
-    rows: r >= 1, a Python int; the direction that a mesh splits.
-    columns: c >= 1, a Python int; node (i, j) has the number `i c + j`.
+    rows: r >= 1, a Python int; a mesh splits the torus along the rows.
+    columns: c >= 1, a Python int; node (i, j) has the index `i c + j`.
     weights: 'metropolis' or 'uniform', the same here.
 
   Returns:
-    A `Topology` with a grid, for exchange between neighbours on a mesh.
+    A `Topology` with a grid, so that it can be split over a mesh.
 
   Raises:
     ValueError: if an argument is out of range.
@@ -62,13 +63,13 @@ def torus(rows: int, columns: int, *, weights: str = 'metropolis') -> Topology:
 
 
 def star(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
-  """Node 0 has an edge to every other node, and those have no other.
+  """A star: node 0 is connected to all other nodes, and these only to it.
 
-  The gap of Metropolis weights is `1 / n`.
+  The spectral gap of Metropolis weights is `1 / n`.
 
   Args:
     num_nodes: n >= 1, a Python int.
-    weights: 'metropolis' or 'uniform'; the latter favours the hub.
+    weights: 'metropolis' or 'uniform'; the latter gives the hub more weight.
 
   Returns:
     A `Topology`.
@@ -88,14 +89,14 @@ def star(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
 
 
 def complete(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
-  """Everybody talks to everybody: one step of plain gossip is the mean.
+  """The complete graph: one step of plain gossip is the mean of all nodes.
 
   Args:
     num_nodes: n >= 1, a Python int.
     weights: 'metropolis' or 'uniform', the same here: 1/n everywhere.
 
   Returns:
-    A `Topology`, with a gap of 1.
+    A `Topology`, with a spectral gap of 1.
 
   Raises:
     ValueError: if an argument is out of range.
@@ -110,10 +111,10 @@ def complete(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
 
 
 def chain(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
-  """A ring that is cut open, also called a path.
+  """A chain (path): a ring without one of its edges.
 
-  The gap of Metropolis weights is `(2/3) (1 - cos(pi / n))` for `n >= 3`, about
-  a quarter of that of the ring.
+  The spectral gap of Metropolis weights is `(2/3) (1 - cos(pi / n))` for `n >=
+  3`, about a quarter of that of the ring.
 
   Args:
     num_nodes: n >= 1, a Python int.
@@ -136,9 +137,10 @@ def chain(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
 
 
 def exponential(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
-  """Every node has those at distances 1, 2, 4, ... around a circle.
+  """A graph with edges of lengths 1, 2, 4, ... around a circle.
 
-  About `2 log2(n)` neighbours each, and a gap that falls like `1 / log n`.
+  Each node has about `2 log2(n)` neighbours, and the gap falls like `1 / log
+  n`.
 
   Args:
     num_nodes: n >= 1, a Python int.
@@ -151,8 +153,8 @@ def exponential(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
     ValueError: if an argument is out of range.
 
   References:
-    Assran, Loizou, Ballas, Rabbat, 2019, arXiv:1811.10792, with edges that have
-    a direction; here they have none.
+    Assran, Loizou, Ballas, Rabbat, 2019, arXiv:1811.10792, with directed edges;
+    here they are undirected.
 
   Example:
     >>> from byzjax import topology
@@ -173,18 +175,18 @@ def dumbbell(
   num_byzantine: int = 0,
   weights: str = 'metropolis',
 ) -> Topology:
-  """Two cliques with one edge between them: the stress case of robust gossip.
+  """Two cliques joined by one edge: a hard case for robust gossip.
 
-  Nodes `0 ... q - 1` are one clique and `q ... 2q - 1` the other; the bridge is
-  between nodes 0 and `2q - 1`. With b attackers at each end of the bridge, they
-  are nodes `2q ... 2q + b - 1`, with an edge to node 0, and `2q + b ... 2q + 2b
-  - 1`, with an edge to node `2q - 1`.
+  Nodes `0 ... q - 1` are one clique and `q ... 2q - 1` the other; the edge
+  between them joins nodes 0 and `2q - 1`. Each of these two has b more
+  neighbours, meant to be Byzantine: nodes `2q ... 2q + b - 1` are connected to
+  node 0, and nodes `2q + b ... 2q + 2b - 1` to node `2q - 1`.
 
   Args:
     clique_size: q >= 1, a Python int.
-    num_byzantine: b >= 0, a Python int: how many nodes hang on each end.
+    num_byzantine: b >= 0, a Python int: extra nodes at each end of the edge.
     weights: 'metropolis' or 'uniform'. (The official code of ClippedGossip
-      weighs all edges `1 / (q + b + 1)`: `laplacian_weights`.)
+      gives all edges the weight `1 / (q + b + 1)`: `laplacian_weights`.)
 
   Returns:
     A `Topology` of `2 (q + b)` nodes.
@@ -218,23 +220,23 @@ def erdos_renyi(
   seed: int,
   weights: str = 'metropolis',
 ) -> Topology:
-  """A random graph: every pair has an edge with the same probability.
+  """A random graph (Erdos-Renyi): each pair has an edge with probability p.
 
-  Drawn anew until it is connected, which takes few draws for a probability well
-  above `log(n) / n`.
+  Redrawn until it is connected, which takes few draws if p is well above
+  `log(n) / n`.
 
   Args:
     num_nodes: n >= 1, a Python int.
-    probability: of an edge, in (0, 1].
-    seed: of the draws.
+    probability: p of an edge, in (0, 1].
+    seed: the seed of the draws, a Python int.
     weights: 'metropolis' or 'uniform'.
 
   Returns:
     A `Topology`.
 
   Raises:
-    ValueError: if an argument is out of range, or if no draw of a thousand was
-      connected.
+    ValueError: if an argument is out of range, or if none of a thousand draws
+      is connected.
 
   Example:
     >>> from byzjax import topology

@@ -1,4 +1,4 @@
-"""Who talks to whom, and with what weights."""
+"""Communication graphs and their mixing weights."""
 
 from typing import Any, NamedTuple
 
@@ -10,17 +10,17 @@ _WEIGHTS = ('metropolis', 'uniform')
 
 
 class Topology(NamedTuple):
-  """An undirected graph of n nodes, and the weights of its edges.
+  """An undirected graph of n nodes with mixing weights on its edges.
 
-  NumPy arrays: a graph sets shapes, and is known before a program is compiled.
+  The arrays are NumPy, because a graph is known before a program is compiled.
 
   Attributes:
     adjacency: bool[n, n], symmetric, without self-loops.
     mixing: float[n, n], W, with rows that sum to one; zero where there is no
-      edge, but for the diagonal.
-    grid: `(rows, columns)` of a ring or a torus, whose node `r columns + c` has
-      its neighbours in the rows and columns next to (r, c), around the ends; a
-      ring has one column. None for other graphs.
+      edge, except on the diagonal.
+    grid: `(rows, columns)` of a ring or a torus, in which node `r columns + c`
+      is at position (r, c) and is connected to the adjacent positions, with
+      periodic boundaries; a ring has one column. None for other graphs.
   """
 
   adjacency: np.ndarray
@@ -47,16 +47,16 @@ def from_adjacency(
   """A topology from any adjacency matrix.
 
   Metropolis weights are `W_ij = 1 / (1 + max(deg_i, deg_j))` on edges and `W_ii
-  = 1 - sum_j W_ij`: symmetric and doubly stochastic on every graph, so that
-  gossip keeps the mean over the nodes.
+  = 1 - sum_j W_ij`: symmetric and doubly stochastic on every graph, so gossip
+  preserves the mean over the nodes.
 
   Uniform weights are `W_ij = 1 / (1 + deg_i)` on edges and for the node itself.
-  They are doubly stochastic on regular graphs only. Elsewhere gossip does not
-  keep the mean: it tends to one that is weighted by `1 + deg_i`.
+  They are doubly stochastic on regular graphs only. On other graphs gossip does
+  not preserve the mean: it converges to one weighted by `1 + deg_i`.
 
   Args:
-    adjacency: [n, n], symmetric, of zeros and ones (or bools); the diagonal
-      must be zero. It need not be connected.
+    adjacency: [n, n], symmetric, of zeros and ones (or bools), with a zero
+      diagonal. It need not be connected.
     weights: 'metropolis' or 'uniform'.
     grid: see `Topology`.
 
@@ -64,7 +64,7 @@ def from_adjacency(
     A `Topology`.
 
   Raises:
-    ValueError: if an argument is not of that form.
+    ValueError: if an argument does not have that form.
 
   Example:
     >>> from byzjax import topology
@@ -98,7 +98,7 @@ def from_adjacency(
 
 
 def laplacian(topology: Topology) -> np.ndarray:
-  """The graph Laplacian `L = D - A`: degrees, and -1 on edges.
+  """The graph Laplacian `L = D - A`: degrees, minus one per edge.
 
   Args:
     topology: any graph.
@@ -121,20 +121,21 @@ def laplacian_weights(
 ) -> Topology:
   """The same graph with `W = I - beta L`, the form of D-SGD.
 
-  All edges weigh the same, beta. W is symmetric, with rows that sum to one, and
-  contracts for `0 < beta < 2 / lambda_max(L)`; its diagonal may be negative.
+  All edges have the same weight beta. W is symmetric, with rows that sum to
+  one, and contracts for `0 < beta < 2 / lambda_max(L)`; its diagonal may be
+  negative.
 
   Args:
     topology: a graph.
     beta: the weight of an edge; None for `1 / (1 + d_max)`, which contracts on
-      every connected graph; 'best' for `2 / (lambda_2 + lambda_max)`, of all
-      constants the one with the largest spectral gap.
+      every connected graph; 'best' for `2 / (lambda_2 + lambda_max)`, the
+      constant with the largest spectral gap.
 
   Returns:
     A `Topology`.
 
   Raises:
-    ValueError: if beta is not positive, or something else.
+    ValueError: if beta is not positive, or has another type.
 
   References:
     Xiao, Boyd, 2004, "Fast linear iterations for distributed averaging".
@@ -171,7 +172,7 @@ def lazy(topology: Topology) -> Topology:
     topology: any graph with symmetric weights.
 
   Returns:
-    A `Topology`; its spectral gap is at most half.
+    A `Topology`; its spectral gap is at most 1/2.
 
   Example:
     >>> from byzjax import topology
@@ -185,18 +186,18 @@ def lazy(topology: Topology) -> Topology:
 
 
 def spectral_gap(topology: Topology | np.ndarray) -> float:
-  """One minus the second largest modulus of an eigenvalue of W.
+  """One minus the second largest eigenvalue modulus of W.
 
   With symmetric weights a step of plain gossip multiplies the distance to the
-  mean by `1 - gap` at most. The modulus counts: an eigenvalue near -1 is as
-  slow as one near 1.
+  mean by at most `1 - gap`. Because of the modulus, an eigenvalue near -1 makes
+  convergence as slow as one near 1.
 
   Args:
     topology: a `Topology`, or W itself, [n, n].
 
   Returns:
-    The gap, in `[0, 1]` for stochastic weights: 0 for a graph that is not
-    connected, 1 for a single node.
+    The gap, in `[0, 1]` for stochastic weights: 0 for a disconnected graph, 1
+    for a single node.
 
   Example:
     >>> from byzjax import topology

@@ -50,6 +50,10 @@ from byzjax.transforms._worker_momentum import (
   WorkerMomentumState,
   worker_momentum,
 )
+from byzjax.transforms._zeno_plus_plus import (
+  ZenoPlusPlusState,
+  zeno_plus_plus,
+)
 
 __all__ = [
   'AverageIteratesState',
@@ -63,6 +67,7 @@ __all__ = [
   'Smega2',
   'Smega2State',
   'WorkerMomentumState',
+  'ZenoPlusPlusState',
   'average_iterates',
   'by_sender',
   'byz_sgdm',
@@ -86,4 +91,5 @@ __all__ = [
   'signum_majority_vote',
   'smega2',
   'worker_momentum',
+  'zeno_plus_plus',
 ]

@@ -14,8 +14,8 @@ def require(name: str, **arguments: Any) -> None:
   for argument, value in arguments.items():
     if value is None:
       raise ValueError(
-        f'{name} needs {argument} in update, got None: asynchronous_round gives'
-        ' it, and a loop of your own passes it to update'
+        f'{name} needs {argument} in update, got None: asynchronous_round'
+        ' passes it; pass it yourself in your own training loop'
       )
 
 

@@ -1,4 +1,4 @@
-"""Polyak averaging: the mean of the iterates, kept on the side."""
+"""Polyak averaging: the mean of the iterates, kept in the state."""
 
 from typing import NamedTuple
 
@@ -20,22 +20,22 @@ class AverageIteratesState(NamedTuple):
 def average_iterates(
   decay: base.Scalar | None = None,
 ) -> optax.GradientTransformation:
-  """Averages the parameters on the way, and changes nothing.
+  """Averages the parameters over the iterations; updates pass unchanged.
 
   With `x_t` the parameters after the t-th update, `state.average` is the mean
-  of `x_1, ..., x_t` (Polyak and Ruppert), or with a decay `a_t = beta a_{t-1} +
-  (1 - beta) x_t` from `a_0 = x_0`. Evaluate there; it is less noisy than x_t.
-  Put it last in a chain: what comes behind is not seen.
+  of `x_1, ..., x_t` (Polyak-Ruppert averaging), or with a decay the moving
+  average `a_t = beta a_{t-1} + (1 - beta) x_t` from `a_0 = x_0`. Evaluate the
+  model there; the average is less noisy than x_t. Put this last in a chain,
+  because it does not see what later transforms do.
 
-  `optax.ema` averages the updates, and `optax.incremental_update` has to be
-  called beside the optimizer: inside of a round there is no place for that.
+  `optax.ema` averages the updates instead, and `optax.incremental_update` must
+  be called outside the optimizer, which is not possible inside a round.
 
   Args:
     decay: beta in [0, 1], or None for the mean; may be traced.
 
   Returns:
-    An optax transform with an `AverageIteratesState`. It needs params in
-    `update`; updates pass through.
+    An optax transform with an `AverageIteratesState`. `update` needs params.
 
   Raises:
     ValueError: if beta is out of range; at trace time, if params is missing.

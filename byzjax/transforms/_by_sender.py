@@ -1,4 +1,4 @@
-"""Any optax transform, with a state of its own for each sender."""
+"""Any optax transform, with a separate state for each sender."""
 
 import jax
 import optax
@@ -14,17 +14,17 @@ def by_sender(
   """Keeps K states of a transform at the server, one per sender.
 
   A message is transformed with the state of the worker that sent it, and only
-  that state changes. `per_worker` is the same for messages that come all at
-  once. Around `optax.sgd(eta, momentum=beta)` this is shifted momentum, `u_k <-
-  beta u_k + g`, `w <- w - eta u_k`; around an estimate of each worker's own
-  gradient it is what rules that look at history need.
+  that state changes. (`per_worker` does the same for messages that arrive all
+  at once.) Around `optax.sgd(eta, momentum=beta)` this is shifted momentum,
+  `u_k <- beta u_k + g`, `w <- w - eta u_k`; around a moving average it gives
+  each worker's own gradient estimate, which rules that use history need.
 
-  All states start alike. A schedule inside counts the messages of one worker,
+  All states start equal. A schedule inside counts the messages of one worker,
   not of all.
 
-  `update(updates, state, params, *, worker)`: `asynchronous_round` gives the
-  number of the sender; in a loop of your own pass it to `update`. All arguments
-  are handed to `tx`.
+  `update(updates, state, params, *, worker)`: `asynchronous_round` passes the
+  number of the sender; in your own training loop, pass it yourself. All
+  arguments are forwarded to `tx`.
 
   Args:
     tx: any optax transform.
@@ -34,7 +34,7 @@ def by_sender(
     An optax transform of single messages with state leaves `[K, ...]`.
 
   Raises:
-    ValueError: if K is not a positive int; at trace time, if the worker is
+    ValueError: if K is not a positive int; at trace time, if `worker` is
       missing.
 
   References:

@@ -33,7 +33,7 @@ def byz_sgdm(
     returns updates with leaves `[*shape]`.
 
   Raises:
-    ValueError: if n or beta is out of range; at trace time as the rule.
+    ValueError: if n or beta is out of range; at trace time, if the rule raises.
 
   References:
     Karimireddy, He, Jaggi, 2021, arXiv:2012.10333; Yang, Shi, Li, 2023,
@@ -65,8 +65,8 @@ def byz_sgdnm(
   """SGD in the direction of a robust aggregate of momenta (ByzSGDnm).
 
   `byz_sgdm` with `w_{t+1} = w_t - eta_t u_t / |u_t|`: every step has length
-  eta, whatever the attackers send. A rule with state keeps the u that is not
-  normalised.
+  eta, whatever the Byzantine workers send. The state of the rule holds u before
+  normalisation.
 
   Args:
     learning_rate: eta > 0, the length of a step, or a schedule of it.
@@ -79,7 +79,7 @@ def byz_sgdnm(
     returns updates with leaves `[*shape]`.
 
   Raises:
-    ValueError: if n or beta is out of range; at trace time as the rule.
+    ValueError: if n or beta is out of range; at trace time, if the rule raises.
 
   References:
     Yang, Shi, Li, 2023, arXiv:2305.13856.

@@ -1,4 +1,4 @@
-"""Clipping of coordinates: the largest are cut down to a threshold."""
+"""Coordinate-wise clipping: the largest coordinates are reduced to a bound."""
 
 import math
 from typing import Any
@@ -16,46 +16,47 @@ def clip_coordinates(
   fraction: base.Scalar | None = None,
   threshold: base.Scalar | None = None,
 ) -> optax.GradientTransformation:
-  """Cuts the largest coordinates of an update down to a common size.
+  """Clips the largest coordinates of an update to a common magnitude.
 
-  `u_j <- sign(u_j) min(|u_j|, tau)`, with tau the entry at index `floor(p D)`,
-  counted from 0, of all D sizes `|u_j|` in falling order: the `floor(p D)`
-  largest coordinates are clipped (fewer if some are equal). One tau for the
-  whole model, not one per leaf. Nothing is clipped if `floor(p D) = 0`, and the
-  update is zero at p = 1.
+  `u_j <- sign(u_j) min(|u_j|, tau)`, where tau is the entry at index `floor(p
+  D)`, counted from 0, of all D magnitudes `|u_j|` in decreasing order: the
+  `floor(p D)` largest coordinates are clipped (fewer if some are equal). One
+  tau is used for the whole model, not one per leaf. If `floor(p D) = 0` nothing
+  is clipped; at p = 1 the update is zero.
 
   A few coordinates often hold most of a gradient, and the loss curves most
-  along them: without their excess a step may be longer (see
-  `analysis.directional_sharpness`). Where it stands is the method:
+  along them: clipping them allows a larger step size (see
+  `analysis.directional_sharpness`). The position in the chain determines the
+  method:
 
   ================= =========================================================
   method            chain
   ================= =========================================================
   SGD with momentum `clip_coordinates`, `worker_momentum`, `optax.sgd`
-  Adam              `scale_by_clipped_adam`: the second moment must not see it
+  Adam              `scale_by_clipped_adam`: second moment of the full gradient
   clipped updates   any optimizer, `clip_coordinates`
   ================= =========================================================
 
   In `robust_round(worker=...)` and under `per_worker` every worker has its own
-  tau, from its own update; the server must not take one from all messages,
-  which attackers would move.
+  tau, from its own update; the server must not compute one tau from all
+  messages, because Byzantine workers could move it.
 
-  tau is found by bisection over its bits, about 32 passes over the update,
-  whatever p. A NaN counts as large as inf and stays what it is, and so does inf
-  if tau is inf: the other coordinates are clipped as ever, and the server masks
-  the message.
+  tau is found by bisection over its bits, in about 32 passes over the update
+  for any p. A NaN counts as inf and is not changed, nor is an inf if tau is
+  inf: the other coordinates are clipped as usual, and the server masks the
+  message.
 
   Args:
     fraction: p in [0, 1]; may be traced. (A product `p D` that is rounded in a
       traced float32 can differ by one from that in double precision.)
-    threshold: tau >= 0 itself, in place of the fraction; may be traced. This is
+    threshold: tau >= 0 itself, instead of the fraction; may be traced. This is
       `optax.clip`.
 
   Returns:
     An optax transform without state; leaves keep shape and dtype.
 
   Raises:
-    ValueError: unless exactly one of the two is given, and in its range.
+    ValueError: unless exactly one of the two is given, and is in its range.
 
   References:
     Pan, Li, 2023, arXiv:2306.00204.

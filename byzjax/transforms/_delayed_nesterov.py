@@ -1,4 +1,4 @@
-"""Delayed Nesterov: the momentum moves once in N messages."""
+"""Delayed Nesterov: the momentum is updated once per N messages."""
 
 from typing import NamedTuple
 
@@ -35,50 +35,50 @@ def delayed_nesterov(
   activation: base.Scalar = 0.0,
   aggregator: base.Aggregator | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Nesterov momentum of single messages that moves once in N of them.
+  """Nesterov momentum for single messages, updated once per N messages.
 
-  Every message g takes part of a step at once, and the momentum moves by the
-  mean of N messages at the last of them:
+  Every message g contributes to a step at once, and the N-th message also
+  updates the momentum by the mean of the last N:
 
   =============== ============================ =================================
   message         momentum                     step over -eps
   =============== ============================ =================================
-  the first N - 1 as it was                    `c beta m + g / N`
+  the first N - 1 unchanged                    `c beta m + g / N`
   the N-th        `m <- beta m + mean of N`    `(1 - (N - 1) c) beta m + g / N`
   =============== ============================ =================================
 
-  with the new m in the last step. With N = 1 this is Nesterov momentum per
+  The N-th step uses the new m. With N = 1 this is Nesterov momentum per
   message, `optax.sgd(eps, momentum=beta, nesterov=True)`; with beta = 0, plain
-  SGD with weight 1 / N. With c = 0 and N = K messages from the same parameters
-  it is, after each N, synchronous Nesterov on their mean: so N = K takes over a
-  synchronous learning rate. With c > 0 it is not, but for a fixed momentum.
-  Messages count 1 / N here; a deployed variant that does not divide has eps N
-  times as large.
+  SGD with weight 1 / N. If c = 0 and N = K messages come from the same
+  parameters, every N messages make one synchronous Nesterov step on their mean,
+  so a synchronous learning rate can be kept. With c > 0 this equality holds
+  only for a constant momentum. Messages have weight 1 / N here; a deployed
+  variant without this division uses an N times smaller eps.
 
-  With a rule as `aggregator` the momentum is made of its aggregate of the last
-  N messages instead of their mean. The steps of `g / N` remain what single
-  messages make them: clip before. A fast worker can fill the buffer; the rule
-  sees N messages, and not N workers.
+  With an `aggregator` the momentum is updated by its aggregate of the last N
+  messages instead of their mean. The steps `g / N` still use single messages:
+  clip them first. A fast worker can fill the buffer, because the rule sees N
+  messages, not N workers.
 
-  Takes one message per `update`, a gradient or a pseudo-gradient (`where it
-  started - where it got`), as `asynchronous_round` does, and needs nothing
-  beside it.
+  `update` takes one message, a gradient or a pseudo-gradient (the parameters
+  that were sent minus the result of the local steps), as in
+  `asynchronous_round`. It needs no further arguments.
 
   Args:
     learning_rate: eps > 0, or a schedule of it by the number of messages.
-    num_buffered: N >= 1, a Python int; the number of workers is a natural
-      choice.
+    num_buffered: N >= 1, a Python int; usually the number of workers.
     momentum: beta in [0, 1]; may be traced.
     activation: c in [0, 1 / N], the share of the momentum in each of the first
       N - 1 steps; may be traced.
     aggregator: a rule over N messages, or None for the mean.
 
   Returns:
-    An optax optimizer with a `DelayedNesterovState`: memory of two models, of
-    1 + N with an aggregator. `update` hands `key` to the aggregator.
+    An optax optimizer with a `DelayedNesterovState`: memory of two models, or
+    of 1 + N with an aggregator. `update` forwards `key` to the aggregator.
 
   Raises:
-    ValueError: if N, beta or c is out of range; at trace time as the rule.
+    ValueError: if N, beta or c is out of range; at trace time, if the rule
+      raises.
 
   References:
     Liu et al., 2024, arXiv:2401.09135.

@@ -1,4 +1,4 @@
-"""An optimizer that survives devices which compute wrong numbers."""
+"""An optimizer that tolerates devices which compute wrong numbers."""
 
 from typing import Any, NamedTuple
 
@@ -15,11 +15,11 @@ class GuardState(NamedTuple):
   """State of `guard`.
 
   Attributes:
-    optimizer: of the optimizer behind it.
-    aggregator: of the rule.
-    num_suspect: int32[n], in how many steps each message was not finite, or far
-      from the aggregate. What stands out here is a device to look at.
-    num_skipped: int32[], steps in which no message could be used.
+    optimizer: the state of the wrapped optimizer.
+    aggregator: the state of the rule.
+    num_suspect: int32[n], in how many steps each message was not finite or far
+      from the aggregate. A large count indicates a faulty device.
+    num_skipped: int32[], steps in which no message was finite.
   """
 
   optimizer: base.State
@@ -35,37 +35,38 @@ def guard(
   num_microbatches: int,
   factor: base.Scalar = 10.0,
 ) -> optax.GradientTransformationExtraArgs:
-  r"""Guards ordinary data-parallel training against silent data corruption.
+  r"""Protects ordinary data-parallel training from silent data corruption.
 
   .. math::
     g = \mathrm{rule}(g_1, \ldots, g_n), \qquad
     u = \mathrm{optimizer}(g), \qquad
     i \text{ is suspect} \iff |g_i - g| > c \, \mathrm{median}_j |g_j - g|
 
-  A device with a flipped bit spoils a mean of gradients in one step. Here the
-  gradients of n microbatches are messages, one or more for each device, so a
-  rule leaves the wrong one out, and a counter tells which one it was. If no
-  message is finite, nothing moves: neither parameters nor the optimizer.
+  A device with a flipped bit ruins a mean of gradients in one step. Here the
+  gradients of n microbatches are the messages, one or more for each device, so
+  a robust rule excludes the wrong one, and a counter shows which one it was. If
+  no message is finite, neither the parameters nor the optimizer state change.
 
-  `byzjax.mean()` as the rule leaves out NaN and inf alone. Against wrong finite
-  numbers it takes `coordinate_median`, `trimmed_mean` or the like. A median of
-  microbatches is noisier than their mean.
+  With `byzjax.mean()` as the rule only NaN and inf are excluded. Wrong finite
+  numbers need `coordinate_median`, `trimmed_mean` or a similar rule. A median
+  of microbatches has more noise than their mean.
 
   Args:
-    optimizer: such as `optax.adamw(1e-3)`.
-    rule: an aggregator. On gradients that are split over a mesh,
-      `robust_reduce` aggregates before an ordinary optimizer.
+    optimizer: an optax optimizer, such as `optax.adamw(1e-3)`.
+    rule: an `Aggregator`. If gradients are split over a mesh, use
+      `robust_reduce` before an ordinary optimizer instead.
     num_microbatches: n, a Python int, at least 1.
-    factor: c above zero; how far is too far, for the counter alone.
+    factor: c > 0, the distance at which a message is suspect; it affects only
+      the counter.
 
   Returns:
     An optax optimizer whose `update` takes gradients with leaves `[n, *shape]`,
-    one for every microbatch, and whose state is a `GuardState`. It hands `key`
-    to rules that draw, and other keywords to the optimizer.
+    one for every microbatch, and whose state is a `GuardState`. It passes `key`
+    to the rule and other keywords to the optimizer.
 
   Raises:
     ValueError: if n or the factor is out of range; at trace time, if gradients
-      have another number of rows, and as the rule.
+      have another number of rows, or if the rule raises.
 
   Example:
     >>> import byzjax, jax, jax.numpy as jnp, optax

@@ -1,4 +1,4 @@
-"""A filter for single messages: how much may a gradient change? (Kardam)"""
+"""Kardam: rejects single messages by an empirical Lipschitz coefficient."""
 
 from typing import Literal, NamedTuple, get_args
 
@@ -40,61 +40,62 @@ def lipschitz_filter(
   reference: Reference = 'accepted',
   limit_frequency: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-  """Rejects messages that change faster than gradients do, as Kardam does.
+  """Rejects messages that change faster than honest gradients (Kardam).
 
-  A message g, computed at the (stale) parameters x, is taken if it passes two
-  filters.
+  A message g, computed at the (stale) parameters x, is accepted if it passes
+  two filters.
 
   1. Lipschitz. Its coefficient `|g - g'| / |x - x'|` must be at most the (K -
-     f)-th smallest of the last coefficients of all K workers, its own among
-     them: no f workers can push that above the largest of the honest ones. With
-     `reference='accepted'`, g' and x' are the last message that was taken; with
-     'sender', the last one of the same worker.
-  2. Frequency. The sender must not be among those of the last 2 f messages that
-     were taken. So of any 2 f + 1 in a row at least f + 1 are honest.
+     f)-th smallest of the latest coefficients of all K workers, its own
+     included: f workers cannot raise that above the largest honest one. With
+     `reference='accepted'`, g' and x' are those of the last accepted message;
+     with 'sender', those of the last message of the same worker.
+  2. Frequency. The sender must not be among the senders of the last 2 f
+     accepted messages. So of any 2 f + 1 in a row at least f + 1 are honest.
 
-  A rejected message leaves the parameters and the state of `inner` as they
-  were. Messages with NaN or inf are always rejected, and not remembered.
-  Kardam's dampening of stale messages is `optax.chain(
-  byzjax.discount_staleness(1.0), ...)` as inner.
+  A rejected message changes neither the parameters nor the state of `inner`.
+  Messages with NaN or inf are always rejected, and not stored. Kardam's
+  dampening of stale messages is
+  `optax.chain(byzjax.discount_staleness(1.0), ...)` as `inner`.
 
-  Kardam's coefficients of the workers are those of 'sender'. Alone they are no
-  defence: who repeats one vector has the coefficient 0, however long it is. Its
-  published code then compares them with another one, `|g - g'| / |w - w'|` of
-  the last message taken and the server's parameters at that time. That is over
-  one step, where a worker's is over all steps that it is late: noise makes it
-  larger, rejections make it larger still, and training stands still but for the
-  rule that after K rejections anything is taken. 'accepted' compares like with
-  like instead, and keeps 2 vectors in place of 2 K. The published code has no
-  frequency filter, takes each worker's largest of several coefficients and a
-  fixed quantile, 2 / 3.
+  Kardam computes the coefficients of the workers as with 'sender'. This alone
+  is no defence: a worker that repeats one vector has the coefficient 0,
+  whatever the norm of the vector. The published code compares these
+  coefficients with another one, `|g - g'| / |w - w'|`, between the last
+  accepted message and the server's parameters at that time. This covers one
+  step, whereas a worker's coefficient covers all steps by which it is late, so
+  noise makes it larger, rejections increase it further, and training would
+  stall without that code's rule to accept any message after K rejections.
+  'accepted' compares coefficients of the same kind, and stores 2 vectors
+  instead of 2 K. The published code has no frequency filter, takes each
+  worker's largest of several coefficients, and a fixed quantile, 2 / 3.
 
-  What it cannot do. Until K - f workers have a coefficient, everything finite
-  passes: clip before, for instance with `optax.clip_by_global_norm`. A lie as
-  small as the noise of honest gradients passes. A message computed where g' was
-  has nothing to be divided by, and is rejected unless it is the same: a
-  synchronous schedule is not for this filter. And the second filter makes fast
-  workers wait for slow ones.
+  Limitations. Until K - f workers have a coefficient, every finite message is
+  accepted: clip first, for instance with `optax.clip_by_global_norm`. A
+  Byzantine perturbation as small as the noise of honest gradients is accepted.
+  A message computed at x' itself has no coefficient, and is rejected unless it
+  equals g', so the filter does not suit synchronous schedules. The frequency
+  filter makes fast workers wait for slow ones.
 
   `update(updates, state, params, *, worker, stale_params)`:
-  `asynchronous_round` gives these; in a loop of your own pass the number of the
-  sender and the parameters that were sent to it. All arguments are handed to
-  `inner`.
+  `asynchronous_round` passes these; in your own training loop, pass the number
+  of the sender and the parameters that were sent to it. All arguments are
+  forwarded to `inner`.
 
   Args:
-    inner: the optimizer of the messages that are taken.
+    inner: the optimizer that gets the accepted messages.
     num_workers: K, a Python int, with `K >= 3 f + 1`.
     num_byzantine: f >= 0, a Python int.
-    reference: 'accepted' or 'sender'.
-    limit_frequency: whether there is the second filter.
+    reference: 'accepted' or 'sender', see above.
+    limit_frequency: whether to apply the second filter.
 
   Returns:
-    An optax transform with a `LipschitzFilterState`: memory of 2 models beside
-    that of `inner`, of 2 K by 'sender'.
+    An optax transform with a `LipschitzFilterState`: memory of 2 models in
+    addition to `inner`, or of 2 K for 'sender'.
 
   Raises:
     ValueError: if a count is out of range or the reference unknown; at trace
-      time, if worker or stale_params is missing.
+      time, if `worker` or `stale_params` is missing.
 
   References:
     Damaskinos, El Mhamdi, Guerraoui, Patra, Taziki, 2018, arXiv:1802.07928.

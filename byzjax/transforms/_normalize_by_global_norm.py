@@ -1,4 +1,4 @@
-"""Normalised steps: the direction of the update, with length one."""
+"""Normalised steps: the update divided by its norm."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Ordered momentum (OrMo): late gradients enter where they belong."""
+"""Ordered momentum (OrMo): late gradients enter the momentum at their place."""
 
 from typing import Literal, NamedTuple, get_args
 
@@ -31,46 +31,46 @@ def ordered_momentum(
   delay_adaptive: bool = False,
   catch_up: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-  """Momentum for asynchronous SGD that does not depend on the order (OrMo).
+  """Momentum for asynchronous SGD that is independent of arrival order (OrMo).
 
-  Gradients are put into buckets of K = num_workers by `b(i) = ceil(i / K)` of
-  the iteration `i` at which their parameters were sent, and the momentum decays
-  once per bucket and not per message. At the t-th update of the server, with a
-  gradient g of iteration i:
+  Gradients are assigned to buckets by `b(i) = ceil(i / K)`, where i is the
+  iteration at which their parameters were sent and K = num_workers, and the
+  momentum decays once per bucket instead of once per message. At the t-th
+  update of the server, with a gradient g of iteration i:
 
-  1. if `b(t) > I`, and no worker waits for parameters: `w <- w - beta u`, `u <-
-     beta u`, `I <- I + 1`;
+  1. if `b(t) > I` and no worker is waiting for parameters: `w <- w - beta u`,
+     `u <- beta u`, `I <- I + 1`;
   2. with `j = I - b(i)`: `u <- u + beta^j eta g`, `w <- w - (1 + beta + ... +
      beta^j) eta g`.
 
-  So g counts as if it had come in time, however late it is. Where all wait for
-  all, this is momentum SGD on the *sum* of K gradients: eta here is 1 / K of
-  the learning rate for their mean. With K = 1 it is heavy-ball momentum, with
-  beta = 0 asynchronous SGD. At any time
+  So g has the same effect as if it had arrived in time. If every step waits for
+  all workers, this is momentum SGD on the *sum* of K gradients: eta here is 1 /
+  K of the learning rate for their mean. With K = 1 it is heavy-ball momentum,
+  with beta = 0 asynchronous SGD. At any time
 
   `(1 - beta) (w_0 - w_t) + beta u_t = sum of all eta g`,
 
-  that is: `params - beta / (1 - beta) * state.momentum` are the parameters of
-  plain SGD with the learning rate `eta / (1 - beta)` on the same gradients.
+  so `params - beta / (1 - beta) * state.momentum` are the parameters of plain
+  SGD with the learning rate `eta / (1 - beta)` on the same gradients.
 
-  `floor(i / K)` in both places is as consistent; its first bucket has 2 K - 1
+  With bucket='floor', b(i) is `floor(i / K)`; its first bucket has 2 K - 1
   members.
 
-  The delay-adaptive variant is not that of the paper. Its convergence (OrMo-DA)
-  is proven for another learning rate, which needs the smoothness constant of
-  the loss. The factor `min(1, K / staleness)` here needs none; it is inferred
+  The delay-adaptive option differs from that of the paper (OrMo-DA), whose
+  convergence is proven for a learning rate that needs the smoothness constant
+  of the loss. The factor `min(1, K / staleness)` here needs none; it is adapted
   from delay-adaptive SGD without momentum (Mishchenko et al.), and no theorem
-  of the paper is about it.
+  of the paper covers it.
 
-  Weight decay is added to the gradient by the worker. A schedule is
-  evaluated once per message, when it arrives.
+  Workers add weight decay to their gradients. A schedule is evaluated once per
+  message, when it arrives.
 
   `update(updates, state, params, *, issued_at, staleness, is_waiting=False)`
-  takes one gradient. `asynchronous_round` gives these arguments; in a loop of
-  your own pass `issued_at`, i: the server's own record of its number of updates
-  when it sent the parameters, never what a worker claims; `staleness`, the
+  takes one gradient. `asynchronous_round` passes these arguments; in your own
+  training loop, pass `issued_at`, the i above, from the server's own count of
+  updates when it sent the parameters, never from a worker; `staleness`, the
   number of updates since then; and `is_waiting`, whether some worker has
-  delivered and still waits for parameters.
+  delivered a message and is waiting for parameters.
 
   Args:
     learning_rate: eta > 0 of a single gradient, or a schedule of it by the
@@ -79,16 +79,16 @@ def ordered_momentum(
     momentum: beta in [0, 1); may be traced.
     bucket: 'ceil' or 'floor'.
     delay_adaptive: whether eta is multiplied by `min(1, K / staleness)`, as by
-      the transform `delay_adaptive` in front; an inference, see above.
-    catch_up: False for the ablation that moves by `eta g` whatever j is; the
-      equality above is lost.
+      the transform `delay_adaptive`; not covered by the theorems, see above.
+    catch_up: False moves w by `eta g` for any j, for ablations; then the
+      equation above does not hold.
 
   Returns:
     An optax optimizer with an `OrderedMomentumState`; memory of one model.
 
   Raises:
     ValueError: if K or beta is out of range or the bucket unknown; at trace
-      time, if issued_at or staleness is missing.
+      time, if `issued_at` or `staleness` is missing.
 
   References:
     Shi, Yang, Li, 2024, arXiv:2407.19234; for the factor of the delay,

@@ -1,4 +1,4 @@
-"""Any optax transform, once per worker."""
+"""Any optax transform, applied to each worker separately."""
 
 import jax
 import optax
@@ -9,13 +9,12 @@ from byzjax._src import checks, round_arguments
 def per_worker(
   tx: optax.GradientTransformation, num_workers: int
 ) -> optax.GradientTransformationExtraArgs:
-  """Lifts an optax transform to stacked updates, one state per worker.
+  """Applies an optax transform to stacked updates, with one state per worker.
 
   Row i of the result is `tx.update` on row i with worker i's own state:
-  clipping clips each worker's gradient by its own norm, momentum is kept per
-  worker.
+  clipping uses each worker's own norm, momentum is kept per worker.
 
-  All states start alike: a transform that keeps a random key, such as
+  All states start equal: a transform that keeps a random key, such as
   `optax.add_noise`, draws the same noise for every worker.
 
   Args:
@@ -24,7 +23,7 @@ def per_worker(
 
   Returns:
     An optax transform whose updates have leaves `[n, *shape]` and whose state
-    leaves are `[n, ...]`; params keep their shapes. Extra arguments are handed
+    leaves are `[n, ...]`; params keep their shapes. Extra arguments are passed
     to every worker unchanged.
 
   Raises:

@@ -1,4 +1,4 @@
-"""Adam whose first moment sees gradients without their largest coordinates."""
+"""Adam with coordinate-wise clipping of the first moment."""
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,14 @@ def scale_by_clipped_adam(
   b2: base.Scalar = 0.999,
   eps: base.Scalar = 1e-8,
 ) -> optax.GradientTransformation:
-  """Adam with coordinate-wise clipping of what it averages.
+  """Adam whose first moment averages gradients with clipped coordinates.
 
   `m_t = b1 m_{t-1} + (1 - b1) clip(g_t)`, `v_t = b2 v_{t-1} + (1 - b2) g_t^2`,
   and the update is `(m_t / (1 - b1^t)) / (sqrt(v_t / (1 - b2^t)) + eps)`, with
-  `clip_coordinates(fraction=p)`. The second moment is that of the gradient
-  itself: that of the clipped one would be small where clipping acts, and the
-  division would undo it. With p = 0 this is `optax.scale_by_adam`.
+  `clip` that of `clip_coordinates(fraction=p)`. The second moment uses the
+  gradient before clipping: after clipping it would be small in the clipped
+  coordinates, and the division would undo the clipping. With p = 0 this is
+  `optax.scale_by_adam`.
 
   A whole optimizer is `optax.chain(scale_by_clipped_adam(),
   optax.scale_by_learning_rate(eta))`. A NaN of the gradient stays in the
@@ -30,7 +31,7 @@ def scale_by_clipped_adam(
   All arguments may be traced.
 
   Args:
-    fraction: p in [0, 1], of the coordinates that are clipped.
+    fraction: p in [0, 1], the share of coordinates that are clipped.
     b1: decay of the first moment, in [0, 1].
     b2: decay of the second moment, in [0, 1].
     eps: added to the root, >= 0.

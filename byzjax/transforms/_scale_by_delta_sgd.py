@@ -1,4 +1,4 @@
-"""Delta-SGD: a step size from the curvature met on the way."""
+"""Delta-SGD: a step size from the local curvature of the loss."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,32 +26,32 @@ def scale_by_delta_sgd(
   damping: base.Scalar = 0.1,
   initial_ratio: base.Scalar = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-  """Steps whose size follows the smoothness of the loss along the way.
+  """SGD with a step size that adapts to the local smoothness (Delta-SGD).
 
   The first step is `-eta_0 g(x_0)`. Then, with both gradients of the difference
-  on the batch of this step,
+  computed on the batch of the current step,
 
   `eta_k = min(gamma |x_k - x_{k-1}| / (2 |g(x_k) - g(x_{k-1})|),
   sqrt(1 + delta theta_{k-1}) eta_{k-1})`, `theta_k = eta_k / eta_{k-1}`,
 
-  and the update is `-eta_k g(x_k)`: this is a whole optimizer, and no learning
-  rate follows. It must see the gradient itself: in a chain it comes first, and
-  no preconditioner stands before it. Norms are over all leaves. Where one of
-  the differences is zero there is no curvature to heed, and eta grows by its
-  factor.
+  and the update is `-eta_k g(x_k)`. This is a complete optimizer: no learning
+  rate follows, and it must come first in a chain, before any preconditioner,
+  because it needs the gradient itself. Norms are over all leaves. If one of the
+  differences is zero, the curvature is unknown and eta_k is the second term of
+  the minimum.
 
-  Costs one gradient more per step, and the memory of one more model. In
-  federated learning every worker has a state of its own, made anew in each
-  round: `local_round(local_state='reset')`, which passes `gradient_fn` as well.
-  A state that is kept takes its next difference across the server's step. The
-  loss must be the same function at both points: with dropout, draw from the
+  A step costs one extra gradient, and the state the memory of one extra model.
+  In federated learning every worker has its own state, initialised anew in each
+  round: `local_round(local_state='reset')`, which also passes `gradient_fn`.
+  With a persistent state, the first difference of a round spans the server's
+  step. The loss must be the same function at both points: with dropout, use the
   same key.
 
-  The authors' code takes its first step by the growth rule, too: that is
+  The authors' code applies the growth rule to the first step too: that is
   `initial_step_size = eta_0 s` and `initial_ratio = s` with `s = sqrt(1 + delta
-  theta_0)`. It defaults to delta = 0.02, writes gamma / 2 as the inverse of a
-  damping factor, and adds a small constant to the minimum, which is left out
-  here: it matters for steps of that size only.
+  theta_0)`. Its default is delta = 0.02, it writes gamma / 2 as the inverse of
+  a damping factor, and it adds a small constant to the minimum, which is
+  omitted here and matters only for step sizes of its order.
 
   All arguments may be traced.
 
@@ -59,7 +59,7 @@ def scale_by_delta_sgd(
     initial_step_size: eta_0 > 0.
     gamma: gamma > 0; on a quadratic with Hessian `L I` the step size is at most
       `gamma / (2 L)`. With inf (and delta = 0) this is SGD.
-    damping: delta >= 0, how fast the step size grows: with 0 it never does.
+    damping: delta >= 0, the growth rate of the step size; 0 for no growth.
     initial_ratio: theta_0 >= 0.
 
   Returns:
@@ -69,8 +69,8 @@ def scale_by_delta_sgd(
     float32 at least.
 
   Raises:
-    ValueError: if an argument is out of range; at trace time, if params or
-      gradient_fn is missing.
+    ValueError: if an argument is out of range; at trace time, if `params` or
+      `gradient_fn` is missing.
 
   References:
     Kim, Toghani, Uribe, Kyrillidis, 2023, arXiv:2306.11201; for one machine,

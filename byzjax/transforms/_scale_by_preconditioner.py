@@ -1,4 +1,4 @@
-"""Steps divided by a diagonal that moves when workers communicate (SAVIC)."""
+"""A diagonal preconditioner refreshed at communication rounds (SAVIC)."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
@@ -20,15 +20,15 @@ class ScaleByPreconditionerState(NamedTuple):
 
 
 class Preconditioner(optax.GradientTransformationExtraArgs):
-  """An optax transform that divides by a diagonal, and is told when to move it.
+  """An optax transform that divides by a diagonal, refreshed on request.
 
   `update(updates, state, params=None, *, statistic=None, refresh=True,
-  **extra)`, as `scale_by_preconditioner` says. With updates of zero it moves
+  **extra)`, as in `scale_by_preconditioner`. Pass updates of zero to refresh
   the state alone.
 
   Attributes:
     uses_hessian: whether the statistic is an estimate of the diagonal of the
-      Hessian, as of `hutchinson_diagonal`, and not a gradient.
+      Hessian, such as `hutchinson_diagonal`, instead of a gradient.
   """
 
   uses_hessian: bool
@@ -51,10 +51,10 @@ def scale_by_preconditioner(
   decay: base.Scalar = 0.999,
   lower_bound: base.Scalar,
 ) -> Preconditioner:
-  """Divides updates by a diagonal with a lower bound, refreshed on request.
+  """Divides updates by a diagonal preconditioner, refreshed on request (SAVIC).
 
-  `u / max(alpha, |D|)`, coordinate by coordinate. D is 1 at the start and then,
-  at the t-th refresh (t = 0, 1, ...) with a statistic H,
+  `u / max(alpha, |D|)`, coordinate by coordinate. D is 1 at the start; at the
+  t-th refresh (t = 0, 1, ...) with a statistic H it becomes
 
   ========== ===================================== ====================
   rule       D_t                                   H
@@ -67,40 +67,44 @@ def scale_by_preconditioner(
   ========== ===================================== ====================
 
   with `beta_t = (beta - beta^{t+1}) / (1 - beta^{t+1})`: this is Adam's bias
-  correction, and the first refresh forgets the 1. With beta = 1 it is `t / (t +
-  1)`, a plain average; rmsprop and oasis with beta = 1 never move, and (for
-  alpha <= 1) are no preconditioner at all.
+  correction, and the first refresh replaces the initial 1. With beta = 1 it is
+  `t / (t + 1)`, a plain average; rmsprop and oasis with beta = 1 never change
+  D, and (for alpha <= 1) do not precondition at all.
 
-  Against optax: `scale_by_rms` and `scale_by_rss` add a small number instead of
-  bounding, and start at their `initial_scale` and `initial_accumulator_value`,
-  which are 1 here. `scale_by_adam` refreshes in every step and has a first
-  moment, too; here momentum is a transform of its own, in front in a chain.
+  Differences from optax: `scale_by_rms` and `scale_by_rss` add a small number
+  instead of taking a maximum, and start at their `initial_scale` and
+  `initial_accumulator_value`, which are 1 here. `scale_by_adam` refreshes in
+  every step and includes a first moment; here, put a momentum transform before
+  this one in a chain.
 
-  In a local method (SAVIC) D is refreshed where workers communicate, and is the
-  same in all local steps of a round. It may be made from an aggregate of the
-  workers' statistics and be the same for all (global), or from each worker's
-  own (local). A global one is a second channel to attack: whoever drives D down
-  makes everyone's steps longer, up to `1 / alpha` times the gradient. So alpha
-  should not be tiny, and has no default: it is in the units of the statistic.
+  In a local method (SAVIC) D is refreshed when workers communicate, and is
+  constant during the local steps of a round. It may be computed from an
+  aggregate of the workers' statistics and be the same for all (global), or from
+  each worker's own (local). A global D is a second target for attacks: making D
+  small lengthens the steps of all workers, up to `1 / alpha` times the
+  gradient. So alpha should not be tiny. It is in the units of the statistic,
+  and therefore has no default.
 
   A coordinate whose statistic is not finite, or overflows, keeps its D. Squares
-  are never formed, so finite statistics neither overflow nor vanish.
+  are never computed explicitly, so finite statistics neither overflow nor
+  underflow.
 
   Args:
     rule: 'adam', 'rmsprop', 'adagrad', 'adahessian' or 'oasis'.
-    decay: beta in [0, 1]; adagrad has none. May be traced.
-    lower_bound: alpha > 0; may be traced. An update is never longer than `1 /
-      alpha` times what comes in.
+    decay: beta in [0, 1]; not used by adagrad. May be traced.
+    lower_bound: alpha > 0; may be traced. The norm of an update is at most `1 /
+      alpha` times that of the input.
 
   Returns:
     A `Preconditioner`. Its `update` takes `statistic`, shaped like the updates,
-    or None for the updates themselves (only for rules of gradients), and
-    `refresh`, a bool or bool[]: whether D moves before the division. Updates
-    keep shape and dtype.
+    or None to use the updates themselves (only for rules with H = gradient),
+    and `refresh`, a bool or bool[]: whether to refresh D before the division.
+    Updates keep shape and dtype.
 
   Raises:
     ValueError: if the rule is unknown or a number out of its range; at trace
-      time, if a Hessian rule gets no statistic, or one of another shape.
+      time, if a Hessian rule gets no statistic, or the statistic has another
+      shape.
 
   References:
     Chezhegov, Skorik, Khachaturov, Shalagin, Avetisyan, Takac, Kholodov,

@@ -1,4 +1,4 @@
-"""A learning rate by the progress of the data, and not of the worker."""
+"""Learning rates as functions of data progress or of the round number."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,32 +15,32 @@ def scale_by_progress(
 ) -> optax.GradientTransformationExtraArgs:
   """Multiplies by `-schedule(progress)`, for workers of different speeds.
 
-  Progress is the number of local steps that have been taken on a shard of data,
-  by whichever worker. With a learning rate by the worker's own count, fast
-  workers would be done while slow ones still warm up; by progress, each shard
-  sees one whole schedule. This ends a chain, as
-  `optax.scale_by_learning_rate` does.
+  Progress is the number of local steps taken on a shard of data, by any worker.
+  If the learning rate depended on the worker's own step count, fast workers
+  would finish while slow ones are still warming up; with progress, each shard
+  goes through the whole schedule once. Put this last in a chain, as
+  `optax.scale_by_learning_rate`.
 
-  A shard may run past the end it was planned for: use a schedule that then
-  stays above zero, such as `optax.warmup_cosine_decay_schedule(0., peak,
-  warmup_steps, decay_steps, end)` with `end > 0`, which takes no more steps
-  into account than `decay_steps`.
+  A shard may be trained beyond its planned end: use a schedule that stays above
+  zero there, such as `optax.warmup_cosine_decay_schedule(0., peak,
+  warmup_steps, decay_steps, end)` with `end > 0`, which is constant after
+  `decay_steps`.
 
-  `update(updates, state, params, *, progress)`: `asynchronous_round` gives the
-  progress to the optimizer of the local steps, which counts the steps before
-  this one, and to that of the server, when the job began. In `local_round`,
-  where every worker has its own data, it is the local steps of all rounds
-  before, also of those that the worker missed, and those of this one. In a loop
-  of your own pass it to `update`.
+  `update(updates, state, params, *, progress)`: `asynchronous_round` passes the
+  progress: to the optimizer of the local steps, the number of steps before the
+  current one; to that of the server, the number when the job began. In
+  `local_round`, where every worker has its own data, it counts the local steps
+  of this and all earlier rounds, including those that the worker missed. In
+  your own training loop, pass it yourself.
 
   Args:
-    schedule: int32[] -> the learning rate.
+    schedule: int32[] -> learning rate.
 
   Returns:
     An optax transform without state; leaves keep shape and dtype.
 
   Raises:
-    ValueError: at trace time, if the progress is missing.
+    ValueError: at trace time, if `progress` is missing.
 
   References:
     Liu et al., 2024, arXiv:2401.09135.
@@ -63,23 +63,23 @@ def scale_by_round(
 ) -> optax.GradientTransformationExtraArgs:
   """Multiplies by `-schedule(round)`, for local steps with a decaying rate.
 
-  A schedule inside of an optimizer counts its own updates. In `fed_avg`, and
-  wherever a worker begins every round with a fresh optimizer
-  (`local_state='reset'`), that count begins anew as well, so such a rate never
-  decays. Rounds tell the optimizer of the local steps which round it is; this
-  ends a chain, as `optax.scale_by_learning_rate` does.
+  A schedule inside an optimizer counts the optimizer's own updates. If a worker
+  starts every round with a fresh optimizer, as in `fed_avg` and with
+  `local_state='reset'`, that count restarts too, so the rate never decays.
+  Rounds pass the round number to the optimizer of the local steps. Put this
+  last in a chain, as `optax.scale_by_learning_rate`.
 
-  `update(updates, state, params, *, round)`: in a loop of your own pass it to
-  `update`.
+  `update(updates, state, params, *, round)`: in your own training loop, pass
+  the round number yourself.
 
   Args:
-    schedule: int32[], the rounds before this one -> the learning rate.
+    schedule: int32[], the number of earlier rounds -> learning rate.
 
   Returns:
     An optax transform without state; leaves keep shape and dtype.
 
   Raises:
-    ValueError: at trace time, if the round is missing.
+    ValueError: at trace time, if `round` is missing.
 
   References:
     McMahan, Moore, Ramage, Hampson, Aguera y Arcas, 2017, arXiv:1602.05629,
@@ -106,9 +106,9 @@ def _scale_by(name: str, count: str, schedule: Callable[[jax.Array], Any]):
     known = extra.get(count)
     if known is None:
       raise ValueError(
-        f'{name} needs {count} in update, got None: rounds give it to the'
-        ' optimizer of the local steps, and a loop of your own passes it to'
-        ' update'
+        f'{name} needs {count} in update, got None: rounds pass it to the'
+        ' optimizer of the local steps; pass it yourself in your own training'
+        ' loop'
       )
     step_size = schedule(jnp.asarray(known))
 

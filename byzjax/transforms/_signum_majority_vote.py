@@ -14,28 +14,29 @@ def signum_majority_vote(
   momentum: base.Scalar = 0.9,
   weight_decay: base.Scalar = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-  """Every coordinate moves by eta, where most workers' momenta point.
+  """Signum: every coordinate moves by eta along the majority of momentum signs.
 
-  `v_t^i = beta v_{t-1}^i + (1 - beta) g_t^i` (`v_0 = 0`; only its sign counts,
-  so nothing corrects for that), `V = sign(sum_i sign(v_t^i))`, `w_{t+1} = w_t -
-  eta_t (V + lambda w_t)`. The sign of zero is +1, that of a tie too. With beta
-  = 0 this is signSGD.
+  `v_t^i = beta v_{t-1}^i + (1 - beta) g_t^i` (`v_0 = 0`, without bias
+  correction because only the sign matters), `V = sign(sum_i sign(v_t^i))`,
+  `w_{t+1} = w_t - eta_t (V + lambda w_t)`. The sign of zero, and of a tied
+  vote, is +1. With beta = 0 this is signSGD with majority vote.
 
-  The weight decay is decoupled, as in the paper and its deployed code; their
+  The weight decay is decoupled, as in the paper and its official code; their
   variant without compression adds it to the gradients.
 
   Args:
-    learning_rate: eta > 0, or a schedule of it: by 100 to 1000 smaller than
-      that of SGD.
+    learning_rate: eta > 0, or a schedule of it; typically 100 to 1000 times
+      smaller than for SGD.
     num_workers: n, a Python int.
     momentum: beta in [0, 1).
     weight_decay: lambda >= 0; it needs params in `update`.
 
   Returns:
     An optax optimizer that takes stacked gradients, leaves `[n, *shape]`, and
-    returns updates with leaves `[*shape]`. On the wire of a `robust_round` it
-    is `worker=optax.ema(beta, debias=False)`, `codec=sign_codec()`,
-    `aggregator=majority_vote()` and `server_codec=sign_codec()`.
+    returns updates with leaves `[*shape]`. For `robust_round` with sign
+    compression, pass instead `worker=optax.ema(beta, debias=False)`,
+    `codec=sign_codec()`, `aggregator=majority_vote()` and
+    `server_codec=sign_codec()`.
 
   Raises:
     ValueError: if n, beta or lambda is out of range.

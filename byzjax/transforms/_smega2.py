@@ -1,4 +1,4 @@
-"""SMEGA2: one momentum for all workers, and a forecast sent to them."""
+"""SMEGA2: one momentum for all workers, and predicted parameters for them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,11 +20,11 @@ class Smega2State(NamedTuple):
 
 
 class Smega2(optax.GradientTransformationExtraArgs):
-  """An optax optimizer that can say where the parameters will be.
+  """An optax optimizer that can predict future parameters.
 
   Attributes:
-    estimate: `(params, Smega2State) -> params`, what the server sends to its
-      workers instead of its parameters.
+    estimate: `(params, Smega2State) -> params`, the prediction that the server
+      sends to its workers instead of its parameters.
   """
 
   estimate: Callable[[base.Params, Smega2State], base.Params]
@@ -44,32 +44,33 @@ def smega2(
   num_workers: int,
   momentum: base.Scalar = 0.9,
 ) -> Smega2:
-  """Momentum of single gradients for stale workers, by a forecast (SMEGA2).
+  """Momentum for asynchronous SGD that sends predicted parameters (SMEGA2).
 
-  With the cycle N = num_workers, s messages into it (s = 0, 1, ..., N - 1), and
-  a message g: `G <- G + g`, `w <- w - eta (g + beta m)` with the momentum m as
-  it was, and at the last message of a cycle `m <- beta m + G / N`, `G <- 0`.
+  With N = num_workers messages per cycle and a message g: `G <- G + g`, `w <- w
+  - eta (g + beta m)` with the momentum m before this message, and at the last
+  message of a cycle `m <- beta m + G / N`, `G <- 0`.
 
-  The server sends to a worker where it expects to be N messages later, as far
-  as its momentum says:
+  The server sends a worker the parameters that it predicts, from its momentum,
+  for N messages later:
 
   `w - eta beta ((N - s (1 - beta)) m + s / N G)`,
 
-  with the s after the message: `estimate`. Without sending it (or with a window
-  of one) this is not a method for asynchronous training but a momentum; it is
-  then `delayed_nesterov` with c = 1 / N and N times the learning rate, up to
-  the N-th step, which takes the new m there.
+  where s is the number of messages of the cycle so far (0 to N - 1):
+  `estimate`. If the server does not send this prediction (or waits for each
+  message), the method reduces to plain momentum; it is then `delayed_nesterov`
+  with c = 1 / N and N times the learning rate, except that the N-th step there
+  uses the new m.
 
-  The authors' code has a naive estimate as well, with s = 0 throughout, and a
-  cycle apart from the number of workers: pass that as `num_workers`.
+  The authors' code also has a naive estimate, with s = 0 throughout, and a
+  cycle that may differ from the number of workers: pass that as `num_workers`.
 
-  Takes one gradient per `update`, as `asynchronous_round` does with
-  `optimizer=server` and `broadcast=server.estimate`.
+  `update` takes one gradient. In `asynchronous_round`, pass `optimizer=server`
+  and `broadcast=server.estimate`.
 
   Args:
     learning_rate: eta > 0 of a single gradient, or a schedule of it by the
       number of messages.
-    num_workers: N >= 1, a Python int.
+    num_workers: N >= 1, the length of a cycle, a Python int.
     momentum: beta in [0, 1]; may be traced.
 
   Returns:

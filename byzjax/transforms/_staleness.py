@@ -1,4 +1,4 @@
-"""Stale messages: scaled down, corrected, or dropped."""
+"""Stale messages: scaled down, corrected or dropped."""
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +9,15 @@ from byzjax.transforms import _arrivals
 
 
 def delay_adaptive(num_workers: int) -> optax.GradientTransformationExtraArgs:
-  """Scales a message down once it is more than K updates late.
+  """Scales down messages that are more than K updates late.
 
-  `g <- g K / max(K, tau)`, with tau updates of the server between the sending
-  of the parameters and this message. Before `optax.sgd` this is the
-  delay-adaptive asynchronous SGD; K workers without a barrier are K - 1 updates
-  late on average, so only unusual delays count.
+  `g <- g K / max(K, tau)`, where tau is the number of server updates between
+  the sending of the parameters and this message. Before `optax.sgd` this is
+  delay-adaptive asynchronous SGD. K workers without a barrier are K - 1 updates
+  late on average, so only unusual delays change the message.
 
-  `update(updates, state, params, *, staleness)`: `asynchronous_round` gives the
-  staleness; in a loop of your own pass it to `update`.
+  `update(updates, state, params, *, staleness)`: `asynchronous_round` passes
+  tau as `staleness`; in your own training loop, pass it yourself.
 
   Args:
     num_workers: K >= 1, a Python int.
@@ -26,7 +26,7 @@ def delay_adaptive(num_workers: int) -> optax.GradientTransformationExtraArgs:
     An optax transform without state; leaves keep shape and dtype.
 
   Raises:
-    ValueError: if K is not a positive int; at trace time, if the staleness is
+    ValueError: if K is not a positive int; at trace time, if `staleness` is
       missing.
 
   References:
@@ -48,17 +48,17 @@ def discount_staleness(
 ) -> optax.GradientTransformationExtraArgs:
   """Scales a message by a power of its staleness.
 
-  `g <- (1 + tau)^-a g`, with tau updates of the server between the sending of
-  the parameters and this message. Nothing happens at tau = 0.
+  `g <- (1 + tau)^-a g`, where tau is the number of server updates between the
+  sending of the parameters and this message. With tau = 0 it is unchanged.
 
-  FedAsync weighs by the same function, but mixes the worker's *model* into the
-  server's, which pulls the server back to where the worker began; with a
-  pseudo-gradient, as here, it does not. Kardam's dampening by `1 / (1 + tau)`
-  is a = 1. To drop what is too stale, put `drop_stale` around the whole
-  optimizer.
+  FedAsync weights by the same function, but mixes the worker's *model* into the
+  server's, which pulls the server back to where the worker started; with
+  pseudo-gradients, as here, this does not happen. Kardam's dampening by `1 / (1
+  + tau)` is a = 1. To drop messages that are too stale, wrap the whole
+  optimizer in `drop_stale`.
 
-  `update(updates, state, params, *, staleness)`: `asynchronous_round` gives the
-  staleness; in a loop of your own pass it to `update`.
+  `update(updates, state, params, *, staleness)`: `asynchronous_round` passes
+  tau as `staleness`; in your own training loop, pass it yourself.
 
   Args:
     exponent: a >= 0; may be traced.
@@ -67,7 +67,7 @@ def discount_staleness(
     An optax transform without state; leaves keep shape and dtype.
 
   Raises:
-    ValueError: if a is negative; at trace time, if the staleness is missing.
+    ValueError: if a is negative; at trace time, if `staleness` is missing.
 
   References:
     Xie, Koyejo, Gupta, 2019, arXiv:1903.03934; for pseudo-gradients, Liu et
@@ -87,16 +87,16 @@ def discount_staleness(
 def compensate_delay(
   strength: base.Scalar,
 ) -> optax.GradientTransformationExtraArgs:
-  """Moves a stale gradient towards the present by a Taylor step (DC-ASGD).
+  """Corrects a stale gradient by a first-order Taylor term (DC-ASGD).
 
   `g <- g + lambda g * g * (w - w_stale)`, coordinate by coordinate: `g * g`
-  stands for the diagonal of the Hessian, w are the server's parameters and
-  w_stale those that g was computed at. It is quadratic in g: what a worker
-  makes ten times longer gets a correction a hundred times as long, so clip
-  before.
+  approximates the diagonal of the Hessian, w are the server's parameters and
+  w_stale those at which g was computed. The correction is quadratic in g, so a
+  message ten times as long gets a correction a hundred times as long: clip
+  first.
 
-  `update(updates, state, params, *, stale_params)`: `asynchronous_round` gives
-  the stale parameters; in a loop of your own pass them to `update`.
+  `update(updates, state, params, *, stale_params)`: `asynchronous_round` passes
+  w_stale as `stale_params`; in your own training loop, pass it yourself.
 
   Args:
     strength: lambda >= 0; may be traced.
@@ -105,8 +105,8 @@ def compensate_delay(
     An optax transform without state; leaves keep shape and dtype.
 
   Raises:
-    ValueError: if lambda is negative; at trace time, if params or stale_params
-      is missing.
+    ValueError: if lambda is negative; at trace time, if `params` or
+      `stale_params` is missing.
 
   References:
     Zheng, Meng, Wang, Chen, Yu, Ma, Liu, 2016, arXiv:1609.08326.
@@ -144,24 +144,25 @@ def drop_stale(
 ) -> optax.GradientTransformationExtraArgs:
   """Ignores messages that are too many updates late.
 
-  Where `tau > max_staleness` the update is zero, and the state of `inner` stays
-  what it was: a momentum behind a message scaled to zero would still decay.
-  Around `optax.chain(byzjax.discount_staleness(), ...)` this is the polynomial
-  weighting with a threshold.
+  If `tau > max_staleness` the update is zero and the state of `inner` is
+  unchanged (a message scaled to zero would still decay a momentum). Around
+  `optax.chain(byzjax.discount_staleness(), ...)` this is polynomial weighting
+  with a threshold.
 
-  `update(updates, state, params, *, staleness)`: `asynchronous_round` gives the
-  staleness; in a loop of your own pass it to `update`. All arguments are handed
-  to `inner`.
+  `update(updates, state, params, *, staleness)`: `asynchronous_round` passes
+  tau, the number of server updates since the parameters were sent, as
+  `staleness`; in your own training loop, pass it yourself. All arguments are
+  forwarded to `inner`.
 
   Args:
-    inner: the optimizer of the messages that are taken.
-    max_staleness: the largest tau that is taken, at least 0; may be traced.
+    inner: the optimizer that gets the accepted messages.
+    max_staleness: the largest accepted tau, at least 0; may be traced.
 
   Returns:
     An optax transform with the state of `inner`.
 
   Raises:
-    ValueError: if max_staleness is negative; at trace time, if the staleness is
+    ValueError: if max_staleness is negative; at trace time, if `staleness` is
       missing.
 
   References:

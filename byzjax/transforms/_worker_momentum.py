@@ -1,4 +1,4 @@
-"""Momentum kept by a worker, in the form of the papers."""
+"""Worker momentum, as a moving average that starts at the first gradient."""
 
 from typing import NamedTuple
 
@@ -19,14 +19,14 @@ class WorkerMomentumState(NamedTuple):
 def worker_momentum(
   decay: base.Scalar,
 ) -> optax.GradientTransformation:
-  """A moving average of the gradients that starts at the first gradient.
+  """A moving average of gradients that starts at the first gradient.
 
-  `m_0 = g_0`, `m_t = beta m_{t-1} + (1 - beta) g_t`. This is not
-  `optax.trace`, which sums (`M_t = beta M_{t-1} + g_t`), nor `optax.ema`, which
-  starts at zero: a radius or a learning rate tuned for one of them does not fit
-  the other.
+  `m_0 = g_0`, `m_t = beta m_{t-1} + (1 - beta) g_t`. This differs from
+  `optax.trace`, which sums (`M_t = beta M_{t-1} + g_t`), and from `optax.ema`,
+  which starts at zero: a clipping radius or a learning rate tuned for one of
+  them does not fit the others.
 
-  Use it in a worker chain of `robust_round`, or lifted by `per_worker`.
+  Pass it as `worker` of `robust_round`, or wrap it in `per_worker`.
 
   Args:
     decay: beta in [0, 1]; 0 sends the gradient itself; may be traced.

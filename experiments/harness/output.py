@@ -134,6 +134,7 @@ def open_folder(
       number of the one flag that may grow.
   """
   path = folder / 'config.json'
+  config = json.loads(json.dumps(config))  # As it is read: tuples are lists.
   of_several = jax.process_index() > 0
   if path.exists():
     before = check_same(folder, config, None if of_several else may_grow)

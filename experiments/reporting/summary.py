@@ -7,10 +7,12 @@ what was then measured. Verdicts follow from the checks alone.
 
 import pathlib
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from matplotlib import pyplot as plt
+
+from . import tables
 
 REPRODUCED = 'reproduced'
 PARTLY = 'partly'
@@ -26,6 +28,8 @@ EVIDENCE = {
   'C': 'exact, needs no training',
   'T': 'quoted by a third party',
 }
+# For a claim that is ours: of no method of the list.
+OURS = {'method': '', 'paper': 'not in the paper'}
 
 
 class Check(NamedTuple):
@@ -96,11 +100,30 @@ class Claim(NamedTuple):
     return PARTLY if any(held) else NOT_REPRODUCED
 
 
+def claims_about(method: str, paper: str, data: str) -> Callable[..., Claim]:
+  """Makes claims of a paper: `claim(says, *checks, published=...)`."""
+
+  def claim(says: str, *checks: Check, **more: str) -> Claim:
+    about = {'method': method, 'paper': paper, 'data': data}
+    return Claim(says=says, checks=checks, **{**about, **more})
+
+  return claim
+
+
 class Table(NamedTuple):
   """A table as text, under a title of one line."""
 
   title: str
   text: str
+
+
+def pivots(shown: Iterable[Sequence]) -> list[Table]:
+  """Tables of a title, cells, and digits or none; not those without cells."""
+  return [
+    Table(title, tables.pivot(cells, *digits))
+    for title, cells, *digits in shown
+    if cells
+  ]
 
 
 class Summary(NamedTuple):

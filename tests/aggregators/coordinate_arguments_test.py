@@ -79,7 +79,7 @@ def test_arguments_that_do_not_fit_the_messages(factory, kwargs, match):
   ids=lambda rule: rule.name,
 )
 def test_without_a_weighted_version(rule):
-  with pytest.raises(ValueError, match=f'{rule.name} has no version'):
+  with pytest.raises(ValueError, match=f'{rule.name} does not support'):
     rule(jnp.zeros((7, 3)), worker_weights=jnp.ones(7))
 
 

@@ -336,7 +336,7 @@ def _hierarchical(**kwargs):
       lambda: byzjax.detox(group_size=1, rule=byzjax.mean())(
         np.ones((3, 2)), worker_weights=np.ones(3)
       ),
-      'detox has no version with worker_weights',
+      'detox does not support worker_weights',
     ),
     (
       lambda: _hierarchical(bucket_rule=byzjax.bucketing(bucket_size=2)),
@@ -358,7 +358,7 @@ def _hierarchical(**kwargs):
       lambda: _hierarchical()(
         np.ones((3, 2)), key=KEY, worker_weights=np.ones(3)
       ),
-      'hierarchical has no version with worker_weights',
+      'hierarchical does not support worker_weights',
     ),
     (
       lambda: _hierarchical(

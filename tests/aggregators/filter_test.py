@@ -286,5 +286,5 @@ def test_errors(build, message):
 def test_worker_weights_are_refused(row):
   x = jnp.asarray(tables.random_messages(45), jnp.float32)
   rule = row.make(3, 1.0)
-  with pytest.raises(ValueError, match='has no version with worker_weights'):
+  with pytest.raises(ValueError, match='does not support worker_weights'):
     rule.update(x, rule.init(x[0]), key=KEY, worker_weights=jnp.ones(N))

@@ -155,9 +155,9 @@ def test_rules_without_a_weighted_version_refuse_weights():
   mixing = byzjax.pre_aggregate(
     byzjax.bucketing(bucket_size=2), byzjax.coordinate_median()
   )
-  with pytest.raises(ValueError, match='krum has no version with worker_w'):
+  with pytest.raises(ValueError, match='krum does not support worker_w'):
     byzjax.krum(num_byzantine=2)(x, worker_weights=jnp.ones(N))
-  with pytest.raises(ValueError, match='bucketing has no version with worker'):
+  with pytest.raises(ValueError, match='bucketing does not support worker'):
     mixing(x, key=KEY, worker_weights=jnp.ones(N))
 
 

@@ -186,7 +186,7 @@ def test_bulyan_is_covered_where_it_selects_messages():
       byzjax.pre_aggregate(
         byzjax.resampling(num_samples=2), byzjax.phocas(num_byzantine=4)
       ),
-      'phocas has num_byzantine=4, got 4, which spoil 8 behind resampling',
+      'phocas has num_byzantine=4, got 4, which corrupt 8 after resampling',
     ),
   ],
   ids=lambda value: getattr(value, 'name', ''),
@@ -280,8 +280,8 @@ def test_facts_follow_the_arguments():
   )
   assert 'longest honest message' in facts('comparative_gradient_elimination')
   assert 'longest honest message' not in facts(by_sum)
-  assert 'size one' in facts(byzjax.majority_vote())
-  assert 'size one' not in facts(byzjax.majority_vote(zeros='abstain'))
+  assert 'magnitude one' in facts(byzjax.majority_vote())
+  assert 'magnitude one' not in facts(byzjax.majority_vote(zeros='abstain'))
   assert 'no bound is proved' in facts(
     byzjax.krum(num_byzantine=2, num_neighbors=1)
   )

@@ -131,7 +131,7 @@ LAYERS = networks.network(SIZES, 0)
     (lambda: analysis.drop_units(LAYERS[:1], []), 'at least two pairs'),
     (
       lambda: analysis.drop_units((LAYERS[0], LAYERS[2]), [jnp.arange(2)]),
-      'each as wide as the next one is deep',
+      'out of a layer equals in of the next',
     ),
     (
       lambda: analysis.drop_units(LAYERS, [jnp.arange(2)]),

@@ -195,7 +195,7 @@ def test_buffers_by_arrival_worker_and_distinct_workers():
     (dict(absences=[(2, 0.0, 1.0)]), 'worker < 2'),
     (
       dict(absences=[(0, 0.0, math.inf), (1, 0.0, math.inf)]),
-      'a worker to be left until the end',
+      'at least one worker to be present until the end',
     ),
   ],
 )

@@ -139,5 +139,5 @@ def test_refusals(change, found):
 
 
 def test_refuses_another_number_of_workers():
-  with pytest.raises(ValueError, match='made for 20 workers, got 5'):
+  with pytest.raises(ValueError, match='num_workers=20, got 5'):
     make().init(5)

@@ -125,7 +125,7 @@ def test_shards_of_unequal_sizes():
     (lambda z: data.cluster_documents(z * np.nan, 2), 'with NaN or inf'),
     (lambda z: data.cluster_documents(z, 121), 'got 120 for 121'),
     (lambda z: data.cluster_documents(z, 0), 'num_paths to be a Python int'),
-    (lambda z: data.product_cluster_documents(z, ()), '1 to 6 levels'),
+    (lambda z: data.product_cluster_documents(z, ()), '1 to 6 entries'),
     (
       lambda z: data.discriminative_router(z, np.ones((9, 2))),
       r'scores \[120, num_paths\], .* got the shape \[9, 2\]',

@@ -65,6 +65,14 @@ def test_faults_break_the_mean_and_not_the_median(tmp_path, fault):
     assert np.isnan(broken['loss']) and broken['goodput'] < 1.0
 
 
+def test_liars_lie_to_the_plain_mean_too(tmp_path):
+  honest, attacked = (
+    _rows(tmp_path / fault, diloco.REDUCE_MEAN, fault)[-1]['loss']
+    for fault in ('none', 'lie')
+  )
+  assert attacked > honest + 0.1
+
+
 def test_the_state_lies_on_the_mesh_as_it_should():
   program = diloco.program_of(SMALL, 'coordinate_median', 'none')
   state = program.start()

@@ -118,6 +118,14 @@ def test_a_folder_of_another_program_is_refused(tmp_path):
     output.open_folder(tmp_path, {'program': 'train', 'rounds': 2})
 
 
+def test_a_folder_knows_its_own_flags_whatever_sequence_they_are(tmp_path):
+  config = {'program': 'diloco', 'mesh': (4, 2), 'rules': ('mean', 'krum')}
+  output.open_folder(tmp_path / 'run', config)
+  output.open_folder(tmp_path / 'run', config)
+  with pytest.raises(ValueError, match='--mesh'):
+    output.open_folder(tmp_path / 'run', config | {'mesh': (2, 4)})
+
+
 def test_a_number_that_may_grow_does_not_shrink(tmp_path):
   output.open_folder(tmp_path, {'rounds': 2, 'data_dir': 'a'})
   with pytest.raises(ValueError, match='--rounds is 2 there and 1 here'):

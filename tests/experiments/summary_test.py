@@ -1,5 +1,6 @@
 """Claims, their verdicts, and pages."""
 
+import numpy as np
 import pytest
 
 from experiments.reporting import summary
@@ -71,6 +72,25 @@ def test_claims_are_a_table_with_the_paper_and_its_evidence():
   )
   assert notes == ['[P]: read in the paper.', 'Paper: Gu 2023.']
   assert [check.value for check in said.checks] == [2.0]
+
+
+def test_claims_about_a_paper_differ_in_what_is_given():
+  of = summary.claims_about('QSR', 'Gu 2023', 'digits')
+  check = Check('points', 2.0, at_least=1)
+  assert of('it gains', check, published='+1', evidence='P') == Claim(
+    'QSR', 'it gains', 'Gu 2023', 'digits', (check,), '+1', 'P'
+  )
+  assert of('so do we', **summary.OURS) == Claim(
+    '', 'so do we', 'not in the paper', 'digits'
+  )
+  assert of('elsewhere', data='mnist').data == 'mnist'
+
+
+def test_tables_of_nothing_are_left_out():
+  cells = {('a', 'points'): np.array([1.26])}
+  found = summary.pivots([('A', cells, 2), ('B', {}, 2), ('C', cells)])
+  assert [table.title for table in found] == ['A', 'C']
+  assert [table.text.split()[-1] for table in found] == ['1.26', '1.3']
 
 
 def test_a_page_has_its_blocks_between_its_marks_and_stays_as_it_is():

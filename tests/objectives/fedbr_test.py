@@ -389,7 +389,7 @@ def test_refusals(settings, message):
 
 def test_refusals_of_what_does_not_fit():
   params = reference.params()
-  with pytest.raises(ValueError, match=r'row i, got \[3, 5\] and \[4, 5\]'):
+  with pytest.raises(ValueError, match=r'row, got \[3, 5\] and \[4, 5\]'):
     _gradient(params, pseudo_inputs=jnp.zeros((3, 5)))
   with pytest.raises(
     ValueError, match=r"'projection': \.\.\.}, got \['b', 'c'"

@@ -93,7 +93,7 @@ def test_the_result_is_a_constant():
     ({'num_steps': -1}, 'num_steps to be a Python int'),
     ({'value_range': (1.0, 0.0)}, r'low < high, got \(1.0, 0.0\)'),
     ({'loss_fn': proximal(_linear, mu=1.0)}, 'got the Objective proximal'),
-    ({'batch': (jnp.zeros((2, 3), int), None)}, 'inputs of real numbers'),
+    ({'batch': (jnp.zeros((2, 3), int), None)}, 'inputs to be floats'),
   ],
 )
 def test_refusals(arguments, message):

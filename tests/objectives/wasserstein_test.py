@@ -270,7 +270,7 @@ def test_refusals_of_what_it_cannot_move():
   assert isinstance(objective, local.Objective)
   with pytest.raises(ValueError, match='got the Objective proximal'):
     wasserstein(objective, gamma=1.0)
-  with pytest.raises(ValueError, match='inputs of real numbers.* got int32'):
+  with pytest.raises(ValueError, match='inputs to be floats.* got int32'):
     wasserstein(problem.loss_fn, gamma=1.0)(
       problem.params(), (jnp.zeros((4, 5), jnp.int32), jnp.zeros(4, jnp.int32))
     )

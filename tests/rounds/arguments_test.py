@@ -21,7 +21,7 @@ def label_noise(batch, is_byzantine, key):
 @pytest.mark.parametrize('attack', [byzjax.sign_flip(), label_noise])
 @pytest.mark.parametrize('name', ROUNDS)
 def test_an_attack_needs_attackers(name, attack):
-  message = f'{name} needs byzantine= to say who attacks, .* got None'
+  message = f'{name} needs byzantine= to be set, .* got None'
   with pytest.raises(ValueError, match=message):
     ROUNDS[name](every_round.loss_fn, attack=attack)
   # Nobody, said aloud, is the control of a sweep.
@@ -60,7 +60,7 @@ def test_rules_are_no_optimizers(name, slot):
 
 def test_consensus_needs_attackers():
   with pytest.raises(
-    ValueError, match='consensus_admm needs byzantine= to say'
+    ValueError, match='consensus_admm needs byzantine= to be set'
   ):
     byzjax.convex.consensus_admm(
       *[None] * 3,
@@ -138,8 +138,8 @@ def test_flags_that_contradict_the_loss(name):
     ROUNDS[name](objective, has_aux=True)
   estimator = byzjax.entropy_gradient(plain, num_steps=1, gamma=0.1)
   with raises(
-    f'^{name} needs loss_fn to be a loss, got .* entropy_gradient: it belongs'
-    ' in value_and_grad'
+    f'^{name} needs loss_fn to be a loss, got .* entropy_gradient: pass it'
+    ' as value_and_grad'
   ):
     ROUNDS[name](estimator)
   with raises(f'^{name} needs has_aux to be False .* entropy_gradient'):
@@ -207,7 +207,7 @@ def test_auxiliary_outputs_without_a_mean():
 
   with raises(
     r'^local_round needs the auxiliary output of loss_fn to be of numbers,'
-    r" whose mean .* got key<fry> at aux\['mine'\]"
+    r" to take their mean .* got key<fry> at aux\['mine'\]"
   ):
     traced('local_round', loss, needs_key=True, has_aux=True)
   # A single step has no mean, and anything goes.

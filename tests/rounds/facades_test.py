@@ -275,5 +275,5 @@ def test_is_the_round_with_the_arguments_filled_in(method, same):
 @pytest.mark.parametrize('name', NAMES)
 def test_an_attack_needs_attackers(name):
   attack = byzjax.sign_flip(scale=1.0)
-  with pytest.raises(ValueError, match='needs byzantine= to say who attacks'):
+  with pytest.raises(ValueError, match='needs byzantine= to be set'):
     getattr(byzjax, name)(loss_fn, **LEAST[name], attack=attack)

@@ -153,7 +153,7 @@ def test_a_pass_of_the_run_goes_on_from_job_to_job():
   ('options', 'message'),
   [
     ({'passes': 'epoch'}, "passes to be 'round' or 'run', got 'epoch'"),
-    ({'passes': 'run', 'shuffled': False}, "shuffled=True where passes='run'"),
+    ({'passes': 'run', 'shuffled': False}, "shuffled=True if passes='run'"),
   ],
 )
 def test_refuses(options, message):

@@ -232,6 +232,9 @@ SERVERS = {
   'lipschitz_filter': lambda: byzjax.lipschitz_filter(
     MOMENTUM, num_workers=4, num_byzantine=1
   ),
+  'zeno_plus_plus': lambda: byzjax.zeno_plus_plus(
+    MOMENTUM, root_gradient=lambda w, refresh: jax.tree.map(jnp.ones_like, w)
+  ),
 }
 NEEDS = {
   'delay_adaptive': ['staleness'],
@@ -243,6 +246,7 @@ NEEDS = {
   'scale_by_round': ['round'],
   'average_iterates': ['params'],
   'lipschitz_filter': ['stale_params', 'worker'],
+  'zeno_plus_plus': ['params'],
 }
 
 

@@ -24,7 +24,7 @@ from byzjax import asynchrony, data
 from ...harness.cells import Cell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import Check, Claim, Summary, claims_about, pivots
 from .. import arrivals, opponents
 
 ATTACKS = opponents.ATTACKS | {'sign flip': lambda: byzjax.sign_flip(scale=5.0)}
@@ -191,78 +191,73 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
       for name, runs in tables.split(mine, 'server').items():
         table[name, column] = tables.percent(runs)
         rates[name, column] = np.array(runs[0]['learning_rate'])
-
-  def gap(a, b, column):
-    return float((table[a, column] - table[b, column]).mean())
-
-  def claim(says, *checks, paper='not from a paper'):
-    return Claim('', says, paper, settings.dataset, checks)
-
-  buffered = 'Yang, Li 2021, arXiv:2003.00937'
-  kardam = 'Damaskinos et al. 2018, arXiv:1802.07928'
-  worst = [table['places, median', f'{name}, fast'].mean() for name in ATTACKS]
+  held = "Attackers' share, %: of all messages, and of the places of a buffer"
+  ends = 'Test accuracy (%) at the end, learning rate chosen on validation'
   return Summary(
-    claims=[
-      claim(
-        'places for workers keep fast attackers from filling the buffer',
-        Check(
-          'fast sign flip: places over arrivals, median, points',
-          gap('places, median', 'arrivals, median', 'sign flip, fast'),
-          30,
-        ),
-        Check(
-          'fast sign flip: places, median over a step for each message',
-          gap('places, median', 'each', 'sign flip, fast'),
-          30,
-        ),
-        Check(
-          'fast attackers, worst attack: places, median, %', min(worst), 80
-        ),
-        paper=buffered,
-      ),
-      claim(
-        'places cost little where nobody attacks',
-        Check(
-          'no attackers: places, median less a step for each message',
-          gap('places, median', 'each', 'none, fast'),
-          -5,
-        ),
-        paper=buffered,
-      ),
-      claim(
-        'a filter of single messages keeps attackers out',
-        Check(
-          'fast sign flip: Lipschitz filter over a step for each message',
-          gap('Lipschitz filter', 'each', 'sign flip, fast'),
-          20,
-          why='all that is finite passes until workers have coefficients, and a'
-          ' few large messages are enough; behind clipping it helps',
-        ),
-        paper=kardam,
-      ),
-      claim(
-        'with equal speeds a median of arrivals is a defence',
-        Check(
-          'equal speeds, sign flip: arrivals, median over mean',
-          gap('arrivals, median', 'arrivals, mean', 'sign flip'),
-          20,
-        ),
-      ),
-    ],
-    tables=[
-      Table(
-        "Attackers' share, %: of all messages, and of the places of a buffer",
-        tables.pivot(shares(settings)),
-      ),
-      Table(
-        'Test accuracy (%) at the end, learning rate chosen on validation',
-        tables.pivot(table),
-      ),
-      Table('Learning rates', tables.pivot(rates, digits=2)),
-    ],
+    claims=claims_of(table, settings.dataset),
+    tables=pivots(
+      [
+        (held, shares(settings)),
+        (ends, table),
+        ('Learning rates', rates, 2),
+      ]
+    ),
     figures={
       'async_byzantine.png': lambda: pictures.heatmap(
         table, 'Asynchronous servers under attack'
       )
     },
   )
+
+
+def claims_of(table: tables.Cells, data: str) -> list[Claim]:
+  claim = claims_about('', 'Yang, Li 2021, arXiv:2003.00937', data)
+  worst = [table['places, median', f'{name}, fast'].mean() for name in ATTACKS]
+
+  def gap(a, b, column):
+    return float((table[a, column] - table[b, column]).mean())
+
+  return [
+    claim(
+      'places for workers keep fast attackers from filling the buffer',
+      Check(
+        'fast sign flip: places over arrivals, median, points',
+        gap('places, median', 'arrivals, median', 'sign flip, fast'),
+        30,
+      ),
+      Check(
+        'fast sign flip: places, median over a step for each message',
+        gap('places, median', 'each', 'sign flip, fast'),
+        30,
+      ),
+      Check('fast attackers, worst attack: places, median, %', min(worst), 80),
+    ),
+    claim(
+      'places cost little where nobody attacks',
+      Check(
+        'no attackers: places, median less a step for each message',
+        gap('places, median', 'each', 'none, fast'),
+        -5,
+      ),
+    ),
+    claim(
+      'a filter of single messages keeps attackers out',
+      Check(
+        'fast sign flip: Lipschitz filter over a step for each message',
+        gap('Lipschitz filter', 'each', 'sign flip, fast'),
+        20,
+        why='all that is finite passes until workers have coefficients, and a'
+        ' few large messages are enough; behind clipping it helps',
+      ),
+      paper='Damaskinos et al. 2018, arXiv:1802.07928',
+    ),
+    claim(
+      'with equal speeds a median of arrivals is a defence',
+      Check(
+        'equal speeds, sign flip: arrivals, median over mean',
+        gap('arrivals, median', 'arrivals, mean', 'sign flip'),
+        20,
+      ),
+      paper='not from a paper',
+    ),
+  ]

@@ -29,7 +29,7 @@ from ...harness.cells import OwnCell, Rows
 from ...harness.settings import Settings as Shared
 from ...harness.settings import option
 from ...reporting import pictures, tables
-from ...reporting.summary import Summary, Table
+from ...reporting.summary import Summary, pivots
 from .. import arrivals
 from . import tasks
 from .claims import BEST, RATE, claims_of
@@ -344,7 +344,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
       shown.append((title, levels, 3))
   return Summary(
     claims,
-    [Table(title, tables.pivot(x, digits)) for title, x, digits in shown if x],
+    pivots(shown),
     {
       f'{task}.png': functools.partial(draw, rows, settings, task)
       for task in settings.tasks

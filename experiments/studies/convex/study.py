@@ -14,6 +14,7 @@ float64.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ from ...harness.cells import OwnCell, Rows
 from ...harness.settings import Settings as Base
 from ...harness.settings import option
 from ...reporting import pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import Check, Claim, Summary, claims_about, pivots
 from . import methods
 
 BOXED = ('sgd', 'sgd on pgd', 'convex', 'convex robust')
@@ -144,137 +145,169 @@ def picture(rows: Rows, epsilon: float) -> plt.Figure:
   return figure
 
 
-def summarise(rows: Rows, settings: Settings) -> Summary:
+class Measured(NamedTuple):
+  """By method and number, per seed."""
+
+  plane: tables.Cells
+  images: tables.Cells
+  early: tables.Cells  # images, after some iterations
+  toy: tables.Cells
+  box: tables.Cells
+  workers: dict[str, tables.Cells]  # of an attack; by rule
+
+
+def measured(rows: Rows) -> Measured:
   fit = ('objective', 'program', 'violation', 'patterns', 'accuracy')
   attacked = ('clean', 'fgsm', 'pgd', 'units', 'bent')
-  plane, images, early, toy, box = (
-    results(rows, names, part=part)
-    for part, names in (
-      ('plane', fit), ('images', fit), ('images', methods.AFTER),
-      ('toy', attacked), ('box', attacked),
-    )
-  )  # fmt: skip
-  workers = {
-    attack: results(
-      rows, ('excess', 'accuracy', 'residual'), part='workers', attack=attack
-    )
-    for attack in methods.ATTACKS
-  }
+  excess = ('excess', 'accuracy', 'residual')
+  return Measured(
+    plane=results(rows, fit, part='plane'),
+    images=results(rows, fit, part='images'),
+    early=results(rows, methods.AFTER, part='images'),
+    toy=results(rows, attacked, part='toy'),
+    box=results(rows, attacked, part='box'),
+    workers={
+      attack: results(rows, excess, part='workers', attack=attack)
+      for attack in methods.ATTACKS
+    },
+  )
 
-  def above(table, method: str, other: str) -> np.ndarray:
-    ours = table[other, 'objective']
-    return 100 * (table[method, 'objective'] / ours - 1)
 
-  def gap(table) -> float:
-    there = table['convex', 'objective'] / table['convex', 'program'] - 1
-    return 100 * np.abs(there).max()
+def summarise(rows: Rows, settings: Settings) -> Summary:
+  found = measured(rows)
+  shown = [
+    ('Plane, squared loss: network, program, accuracy (%)', found.plane, 3),
+    ('Images, squared loss: network, program, accuracy (%)', found.images, 3),
+    ('Images, ADMM: accuracy (%) after iterations', found.early, 1),
+    (
+      'Toy, hinge loss: test accuracy (%), units, units that bend',
+      found.toy,
+      1,
+    ),
+    (
+      'Box, hinge loss: test accuracy (%), units, units that bend',
+      found.box,
+      1,
+    ),
+    *(
+      (f'Workers, {attack}: excess over the optimum (%)', table, 2)
+      for attack, table in found.workers.items()
+    ),
+  ]
+  return Summary(
+    claims=claims_of(found, settings),
+    tables=pivots(shown),
+    figures={'convex.png': lambda: picture(rows, settings.toy_epsilon)},
+  )
 
-  least = plane['convex', 'objective'].max()
-  best = {
-    method: 100 * (plane[method, 'objective'].min() / least - 1)
-    for method in ('adam', 'sgd')
-  }
-  values = plane['convex', 'objective']
-  spread = 100 * values.std() / values.mean()
-  lost = (early['convex', 'after end'] - early['convex', 'after 40']).mean()
-  median = {
-    attack: table['geometric median', 'excess'].mean()
-    for attack, table in workers.items()
-  }
-  mean = np.nan_to_num(workers['sign flip']['mean', 'excess'], nan=np.inf)
-  at_optimum = np.abs(workers['none']['mean', 'excess']).max()
 
-  def gains(part: str, table) -> list[Check]:
-    robust = table['convex robust', 'pgd']
-    clean = table['convex', 'clean'] - table['convex robust', 'clean']
-    gained = {
-      other: (robust - table[other, 'pgd']).mean() for other in BOXED[:-1]
-    }
-    why = 'SGD is hardly attacked there: little is left to gain'
-    return [
-      Check(f'{part}: points under PGD over sgd', gained['sgd'], 5, why=why),
-      Check(f'{part}: over convex', gained['convex'], 5),
-      Check(f'{part}: over sgd on pgd', gained['sgd on pgd'], -1),
-      Check(f'{part}: clean points lost', clean.mean(), at_most=5),
-    ]
-
+def claims_of(found: Measured, settings: Settings) -> list[Claim]:
   paper = 'Bai, Gautam, Sojoudi 2022, arXiv:2201.01965'
   name = 'convex two-layer ReLU training'
-  about: dict = {'paper': paper, 'data': settings.dataset}
-  few = (
-    f'{settings.num_samples} arrangements drawn blind to the data are not those'
-    ' of a good network; Adam is free to choose'
+  claim = claims_about(name, paper, settings.dataset)
+  values, early = found.plane['convex', 'objective'], found.early
+  spread = 100 * values.std() / values.mean()
+  lost = (early['convex', 'after end'] - early['convex', 'after 40']).mean()
+  return [
+    claim(
+      'gradient descent finds nothing below the convex program',
+      *checks_of_descent(found, settings.num_samples),
+    ),
+    claim(
+      'robust convex training keeps accuracy on moved inputs',
+      *checks_of_box('toy', found.toy),
+      *checks_of_box('box', found.box),
+    ),
+    claim(
+      'the recovered network has the value of the program',
+      Check('plane: apart, worst seed (%)', gap(found.plane), at_most=0.1),
+      Check('images: apart, worst seed (%)', gap(found.images), at_most=0.1),
+      published='equal',
+      evidence='C',
+    ),
+    claim(
+      'the result does not depend on the seed',
+      Check('plane: spread of the value (%)', spread, at_most=0.1),
+    ),
+    claim(
+      'tens of iterations of ADMM are enough to predict',
+      Check('images: points lost after 40', lost, at_most=2),
+    ),
+    claim(
+      'workers find the optimum by consensus, under attack too (ours)',
+      *checks_of_workers(found.workers),
+      method='',
+    ),
+  ]
+
+
+def gap(table: tables.Cells) -> float:
+  """Between network and program in %, the worst seed."""
+  there = table['convex', 'objective'] / table['convex', 'program'] - 1
+  return 100 * np.abs(there).max()
+
+
+def above(table: tables.Cells, method: str, other: str) -> float:
+  """By how many %, the worst seed."""
+  ours = table[other, 'objective']
+  return (100 * (table[method, 'objective'] / ours - 1)).min()
+
+
+def checks_of_descent(found: Measured, num_samples: int) -> list[Check]:
+  images, least = found.images, found.plane['convex', 'objective'].max()
+  adam, sgd = (
+    100 * (found.plane[method, 'objective'].min() / least - 1)
+    for method in ('adam', 'sgd')
   )
-  return Summary(
-    claims=[
-      Claim(
-        name, 'gradient descent finds nothing below the convex program',
-        checks=[
-          Check('plane: best Adam over worst convex (%)', best['adam'], 0),
-          Check('plane: best SGD over worst convex (%)', best['sgd'], 0),
-          Check(
-            'images: Adam over convex, worst seed (%)',
-            above(images, 'adam', 'convex').min(), 0, why=few,
-          ),
-          Check(
-            'images: Adam over convex on its own patterns (%)',
-            above(images, 'adam', 'adam, then convex').min(), 0,
-          ),
-        ],
-        **about,
-      ),
-      Claim(
-        name, 'robust convex training keeps accuracy on moved inputs',
-        checks=gains('toy', toy) + gains('box', box), **about,
-      ),
-      Claim(
-        name, 'the recovered network has the value of the program',
-        checks=[
-          Check('plane: apart, worst seed (%)', gap(plane), at_most=0.1),
-          Check('images: apart, worst seed (%)', gap(images), at_most=0.1),
-        ],
-        published='equal', evidence='C', **about,
-      ),
-      Claim(
-        name, 'the result does not depend on the seed',
-        checks=[Check('plane: spread of the value (%)', spread, at_most=0.1)],
-        **about,
-      ),
-      Claim(
-        name, 'tens of iterations of ADMM are enough to predict',
-        checks=[Check('images: points lost after 40', lost, at_most=2)],
-        **about,
-      ),
-      Claim(
-        '', 'workers find the optimum by consensus, under attack too (ours)',
-        checks=[
-          Check('excess of the mean, no attack (%)', at_optimum, at_most=1),
-          *(
-            Check(
-              f'excess of the geometric median, {attack} (%)', median[attack],
-              at_most=10,
-            )
-            for attack in ('sign flip', 'alie')
-          ),
-          Check('excess of the mean, sign flip (%)', mean.mean(), 20),
-        ],
-        **about,
-      ),
-    ],
-    tables=[
-      Table(title, tables.pivot(table, digits))
-      for title, table, digits in (
-        ('Plane, squared loss: network, program, accuracy (%)', plane, 3),
-        ('Images, squared loss: network, program, accuracy (%)', images, 3),
-        ('Images, ADMM: accuracy (%) after iterations', early, 1),
-        ('Toy, hinge loss: test accuracy (%), units, units that bend', toy, 1),
-        ('Box, hinge loss: test accuracy (%), units, units that bend', box, 1),
-        *(
-          (f'Workers, {attack}: excess over the optimum (%)', table, 2)
-          for attack, table in workers.items()
-        ),
+  few = (
+    f'{num_samples} arrangements drawn blind to the data are not those of a'
+    ' good network; Adam is free to choose'
+  )
+  return [
+    Check('plane: best Adam over worst convex (%)', adam, 0),
+    Check('plane: best SGD over worst convex (%)', sgd, 0),
+    Check(
+      'images: Adam over convex, worst seed (%)',
+      above(images, 'adam', 'convex'),
+      0,
+      why=few,
+    ),
+    Check(
+      'images: Adam over convex on its own patterns (%)',
+      above(images, 'adam', 'adam, then convex'),
+      0,
+    ),
+  ]
+
+
+def checks_of_box(part: str, table: tables.Cells) -> list[Check]:
+  robust = table['convex robust', 'pgd']
+  clean = table['convex', 'clean'] - table['convex robust', 'clean']
+  gained = {
+    other: (robust - table[other, 'pgd']).mean() for other in BOXED[:-1]
+  }
+  why = 'SGD is hardly attacked there: little is left to gain'
+  return [
+    Check(f'{part}: points under PGD over sgd', gained['sgd'], 5, why=why),
+    Check(f'{part}: over convex', gained['convex'], 5),
+    Check(f'{part}: over sgd on pgd', gained['sgd on pgd'], -1),
+    Check(f'{part}: clean points lost', clean.mean(), at_most=5),
+  ]
+
+
+def checks_of_workers(workers: dict[str, tables.Cells]) -> list[Check]:
+  at_optimum = np.abs(workers['none']['mean', 'excess']).max()
+  # A mean that diverges is not a number.
+  mean = np.nan_to_num(workers['sign flip']['mean', 'excess'], nan=np.inf)
+  return [
+    Check('excess of the mean, no attack (%)', at_optimum, at_most=1),
+    *(
+      Check(
+        f'excess of the geometric median, {attack} (%)',
+        workers[attack]['geometric median', 'excess'].mean(),
+        at_most=10,
       )
-      if table
-    ],
-    figures={'convex.png': lambda: picture(rows, settings.toy_epsilon)},
-  )  # fmt: skip
+      for attack in ('sign flip', 'alie')
+    ),
+    Check('excess of the mean, sign flip (%)', mean.mean(), 20),
+  ]

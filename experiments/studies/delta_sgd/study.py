@@ -25,7 +25,7 @@ from byzjax import data
 from ...harness.cells import Cell, OwnCell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import palette, pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import Check, Claim, Summary, pivots
 from . import images
 
 
@@ -312,7 +312,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
   name = 'images.png' if settings.datasets else 'gaps.png'
   return Summary(
     claims=claims(settings, gaps(once), under),
-    tables=[Table(t, tables.pivot(x, digits)) for t, x, digits in shown if x],
+    tables=pivots(shown),
     figures={name: lambda: picture(names, tasks(settings), panels)},
   )
 

@@ -31,7 +31,7 @@ from ...harness import specs
 from ...harness.cells import Cell, OwnCell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import Check, Claim, Summary, Table, claims_about
 from . import checks, timing
 
 RULES = ('mean', 'median_of_means', 'multi_krum', 'bulyan')
@@ -275,7 +275,8 @@ def keep(rows: Rows, settings: Settings) -> Rows:
   return keep_some(curves=lambda row: tables.identity(row) in chosen)
 
 
-def summarise(rows: Rows, settings: Settings) -> Summary:
+def accuracies(rows: Rows) -> tables.Cells:
+  """By rule, and attack with placement, at the best rates."""
   table = tables.Cells()
   for (attack, placement, rule, groups), runs in tables.split_by(
     [row for row in rows if row['attack'] in ATTACKS], *KEYS
@@ -283,17 +284,28 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     line = f'{attack}, {placement}' if attack != 'none' else 'none'
     name = f'D-{rule}' if groups == 'D' else rule
     table[name, line] = tables.percent(tables.tuned(runs, 'learning_rate'))
+  return table
+
+
+def counted(rows: Rows, settings: Settings) -> tuple[float, float, float]:
+  """Captured groups, their standard error, and what the formula says."""
   count = tables.select(rows, attack='count')
   captured, error = (
     tables.final(count, name).mean() for name in ('captured', 'error')
   )
   sizes = settings.num_workers, settings.num_byzantine, settings.group_size
-  expected = theory.expected_corrupted_groups(*sizes)
+  return captured, error, theory.expected_corrupted_groups(*sizes)
+
+
+def summarise(rows: Rows, settings: Settings) -> Summary:
+  table = accuracies(rows)
+  captured, error, expected = counted(rows, settings)
   costs: timing.Costs = {}
   if settings.timed_sizes:
     batch_sizes = {rule: batch_size(settings, rule) for rule in settings.rules}
     costs = timing.of_round(rows, settings.timed_sizes[0], batch_sizes)
-  figures = {'training.png': lambda: pictures.heatmap(table, 'DETOX')}
+  name = 'training' if settings.dataset == 'digits' else settings.dataset
+  figures = {f'{name}.png': lambda: pictures.heatmap(table, 'DETOX')}
   found = [
     Table(
       'Test accuracy (%) by rule, attack and placement of attackers',
@@ -304,53 +316,49 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
       f'{captured:.4f} ± {error:.4f}, formula {expected:.4f}',
     ),
   ]
-  if settings.dataset != 'digits':
-    figures = {f'{settings.dataset}.png': figures.pop('training.png')}
   if settings.timed_sizes:
     figures['time.png'] = lambda: timing.picture(rows, costs)
     found += [
       timing.aggregation_table(rows, settings.timed_sizes),
       timing.round_table(rows, costs),
     ]
+  return Summary(claims_of(rows, settings, table, costs), found, figures)
 
-  def claim(says: str, predicted: list[Check], **published) -> Claim:
-    about = 'DETOX', says, PAPER, settings.dataset
-    return Claim(*about, predicted, **published)
 
+def claims_of(
+  rows: Rows, settings: Settings, table: tables.Cells, costs: timing.Costs
+) -> list[Claim]:
+  claim = claims_about('DETOX', PAPER, settings.dataset)
+  captured, error, expected = counted(rows, settings)
   claims = [
     claim(
       'under ALIE a rule gains much by a vote of groups in front of it',
-      checks.gains(table, settings),
+      *checks.gains(table, settings),
     ),
     claim(
       'with the vote, rules withstand reversed and constant messages',
-      checks.withstands(table, settings),
+      *checks.withstands(table, settings),
     ),
     claim(
       'attackers that are placed at random capture few groups',
-      [
-        Check(
-          'standard errors between the count and the formula',
-          abs(captured - expected) / error,
-          at_most=4,
-        )
-      ],
-      published=f'{expected:.4f} of {sizes[0] // sizes[2]} groups',
+      Check(
+        'standard errors between the count and the formula',
+        abs(captured - expected) / error,
+        at_most=4,
+      ),
+      published=f'{expected:.4f} of'
+      f' {settings.num_workers // settings.group_size} groups',
       evidence='C',
     ),
     claim(
       'votes are several times faster to aggregate',
-      checks.faster(rows, settings),
+      *checks.faster(rows, settings),
     ),
     claim(
       'so training gets to an accuracy several times sooner',
-      checks.sooner(rows, costs),
+      *checks.sooner(rows, costs),
     ),
   ]
   # What is tested nowhere else is on the page of the digits.
   told = claims[:4] if settings.dataset == 'digits' else []
-  return Summary(
-    claims=[c for c in claims if c.checks or c in told],
-    tables=found,
-    figures=figures,
-  )
+  return [claim for claim in claims if claim.checks or claim in told]

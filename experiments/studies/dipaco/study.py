@@ -26,7 +26,14 @@ from ...harness.cells import OwnCell, Rows
 from ...harness.settings import Settings as Shared
 from ...harness.settings import option
 from ...reporting import pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import (
+  Check,
+  Claim,
+  Summary,
+  Table,
+  claims_about,
+  pivots,
+)
 from . import measure, paths
 
 TITLES = {
@@ -149,15 +156,20 @@ def less(one: np.ndarray, other: np.ndarray) -> float:
   return float(100 * (1 - other / one).mean())
 
 
-def summarise(rows: Rows, settings: Settings) -> Summary:
+def ends_of(rows: Rows) -> tables.Cells:
+  """Perplexity, by part, method and number of documents."""
   parts = tables.split_by(rows, 'part', 'method', 'documents')
-  ends = tables.Cells((key, final(of)) for key, of in parts)
+  return tables.Cells((key, final(of)) for key, of in parts)
+
+
+def shown_of(rows: Rows, settings: Settings) -> dict[str, tables.Cells]:
+  """The tables of parts."""
   shown = {part: tables.Cells() for part in TITLES}
-  dense, diloco, kmeans, routed, preempted, flat = (
-    ends['paths', name, settings.num_documents] for name in COMPARED
-  )
-  for (part, method, count), of in parts:
-    end, table = ends[part, method, count], shown[part]
+  dense = ends_of(rows)['paths', COMPARED[0], settings.num_documents]
+  for (part, method, count), of in tables.split_by(
+    rows, 'part', 'method', 'documents'
+  ):
+    end, table = final(of), shown[part]
     if part == 'paths':
       table[method, 'perplexity'] = end
       table[method, 'early stopped'] = final(of, 'stopped')
@@ -169,74 +181,29 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     else:
       rule, liars = method.split(', ')
       table[rule, liars] = final(of, 'loss')
-  few, more, many = settings.few_documents
-  gains = [
-    less(ends['data', 'dense', count], ends['data', 'DiPaCo, k-means', count])
-    for count in settings.few_documents
-  ]
-  losses = shown['attacks']
+  return shown
 
-  def cost(rule):
-    added = losses[rule, '2 of 12'] - losses['mean', '0 of 12']
-    return float(100 * np.expm1(added).mean())
 
-  def claim(says, *checks, **options):
-    source = 'Douillard et al. 2024, arXiv:2403.10616'
-    about = {'method': 'DiPaCo', 'paper': source, 'data': settings.text}
-    return Claim(says=says, checks=checks, **{**about, **options})
-
+def summarise(rows: Rows, settings: Settings) -> Summary:
+  ends, shown = ends_of(rows), shown_of(rows, settings)
+  source = 'Douillard et al. 2024, arXiv:2403.10616'
+  claim = claims_about('DiPaCo', source, settings.text)
   return Summary(
     claims=[
-      claim(
-        'paths through shared modules beat dense training of one path',
-        Check('DiLoCo below dense (%)', less(dense, diloco), 0),
-        Check('DiPaCo below DiLoCo (%)', less(diloco, kmeans), 1),
-        published='perplexity: dense 16.23, DiLoCo 15.02, 2 x 4 paths 14.86',
-        evidence='P',
-      ),
-      claim(
-        'a router that has learned which path is best is no worse',
-        Check('discriminative below k-means (%)', less(kmeans, routed), -0.5),
-      ),
-      claim(
-        'with few paths, a flat mixture that shares nothing is better',
-        Check('flat below DiPaCo (%)', less(kmeans, flat), 0),
-      ),
-      claim(
-        'workers that are pre-empted cost little',
-        Check(
-          'one of four pre-empted below none (%)',
-          less(kmeans, preempted),
-          -3,
-          why="its round is lost; the paper's queue gives it to another worker",
-        ),
-      ),
+      *claims_of_paths(claim, ends, settings.num_documents),
       claim(
         'paths need documents, and gain more from more',
-        Check(f'loss of four paths on {few} (%)', -gains[0], 0),
-        Check(f'gain of four paths on {more} (%)', gains[1], 2),
-        Check(f'what {many} add to that (%)', gains[2] - gains[1], 0),
+        *checks_of_documents(ends, settings.few_documents),
       ),
       claim(
         'with six workers on each module a median withstands a liar',
-        Check('perplexity that liars add to the mean (%)', cost('mean'), 20),
-        Check(
-          'perplexity that they add to the median (%)',
-          cost('coordinate median'),
-          at_most=5,
-          why='messages of paths differ by domain, so that a liar among six'
-          ' moves their median; rates are not tuned',
-        ),
+        *checks_of_attacks(shown['attacks']),
         method='',
         paper='not from a paper',
       ),
     ],
     tables=[
-      *(
-        Table(title, tables.pivot(shown[part], 2))
-        for part, title in TITLES.items()
-        if shown[part]
-      ),
+      *pivots((title, shown[part], 2) for part, title in TITLES.items()),
       Table(
         'Perplexity of one who knows the languages',
         f'{np.mean(tables.column(rows, "lowest")):.2f}',
@@ -248,6 +215,71 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
       )
     },
   )
+
+
+def claims_of_paths(
+  claim, ends: tables.Cells, num_documents: int
+) -> list[Claim]:
+  """Of all documents."""
+  dense, diloco, kmeans, routed, preempted, flat = (
+    ends['paths', name, num_documents] for name in COMPARED
+  )
+  return [
+    claim(
+      'paths through shared modules beat dense training of one path',
+      Check('DiLoCo below dense (%)', less(dense, diloco), 0),
+      Check('DiPaCo below DiLoCo (%)', less(diloco, kmeans), 1),
+      published='perplexity: dense 16.23, DiLoCo 15.02, 2 x 4 paths 14.86',
+      evidence='P',
+    ),
+    claim(
+      'a router that has learned which path is best is no worse',
+      Check('discriminative below k-means (%)', less(kmeans, routed), -0.5),
+    ),
+    claim(
+      'with few paths, a flat mixture that shares nothing is better',
+      Check('flat below DiPaCo (%)', less(kmeans, flat), 0),
+    ),
+    claim(
+      'workers that are pre-empted cost little',
+      Check(
+        'one of four pre-empted below none (%)',
+        less(kmeans, preempted),
+        -3,
+        why="its round is lost; the paper's queue gives it to another worker",
+      ),
+    ),
+  ]
+
+
+def checks_of_documents(ends: tables.Cells, counts) -> list[Check]:
+  few, more, many = counts
+  gains = [
+    less(ends['data', 'dense', count], ends['data', 'DiPaCo, k-means', count])
+    for count in counts
+  ]
+  return [
+    Check(f'loss of four paths on {few} (%)', -gains[0], 0),
+    Check(f'gain of four paths on {more} (%)', gains[1], 2),
+    Check(f'what {many} add to that (%)', gains[2] - gains[1], 0),
+  ]
+
+
+def checks_of_attacks(losses: tables.Cells) -> list[Check]:
+  def cost(rule):
+    added = losses[rule, '2 of 12'] - losses['mean', '0 of 12']
+    return float(100 * np.expm1(added).mean())
+
+  return [
+    Check('perplexity that liars add to the mean (%)', cost('mean'), 20),
+    Check(
+      'perplexity that they add to the median (%)',
+      cost('coordinate median'),
+      at_most=5,
+      why='messages of paths differ by domain, so that a liar among six moves'
+      ' their median; rates are not tuned',
+    ),
+  ]
 
 
 def draw(by_method, ends, counts):

@@ -12,17 +12,15 @@ on four graphs, and which rules survive one liar in every neighbourhood.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
-import numpy as np
 from matplotlib import pyplot as plt
 
 from ...harness.cells import Cell, OwnCell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import palette, pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
-from . import liars, measure
+from ...reporting.summary import Summary, pivots
+from . import claims, liars, measure
 from .nodes import (
   GRAPHS,
   RULES,
@@ -31,7 +29,6 @@ from .nodes import (
   cell,
   early,
   of_training,
-  rank_correlation,
 )
 
 # On the denser graph; no honest node has more than two of them among its seven
@@ -166,23 +163,14 @@ def of_own(rows: Rows, part: str, by: str, *columns: str) -> tables.Cells:
   )
 
 
-def apart(table: tables.Cells) -> float:
-  """The largest distance of a rate to theory, over rows and seeds."""
-  differences = [
-    np.abs(table[name, 'expected'] - rate).max()
-    for (name, column), rate in table.items()
-    if column == 'rate'
-  ]
-  return max(differences, default=np.nan)
-
-
-def picture(agreement, training, errors: Rows, bridges) -> plt.Figure:
+def picture(found: claims.Measured, errors: Rows) -> plt.Figure:
   """Agreement by gap, the error of D-SGD, and rules at the bridge."""
+  training = found.training
   figure, axes = pictures.panels(1, 3, figsize=(14, 4.2))
   left, middle, right = axes[0]
   twin = left.twinx()
   for name, colour in palette.colours(list(GRAPHS)).items():
-    gap = 1 - agreement[name, 'expected'].mean()
+    gap = 1 - found.agreement[name, 'expected'].mean()
     y, accuracy = training[name, 'distance'], training[name, 'nodes'].mean()
     style: dict = {'color': colour, 'label': name}
     left.errorbar(gap, y.mean(), y.std(), fmt='o', **style)
@@ -199,7 +187,9 @@ def picture(agreement, training, errors: Rows, bridges) -> plt.Figure:
   middle.set(xscale='log', xlabel='step', yscale='log')
   middle.set(ylabel='consensus error of D-SGD (dots: theory)')
   shares = [f'share {share:g}' for share in (0.0, *SHARES)]
-  of_rule = {rule: [bridges[rule, name] for name in shares] for rule in RULES}
+  of_rule = {
+    rule: [found.bridges[rule, name] for name in shares] for rule in RULES
+  }
   pictures.spread_over(right, range(len(shares)), of_rule)
   right.set_xticks(range(len(shares)), shares, fontsize=8)
   right.set(ylabel='mean test accuracy of nodes (%)', ylim=(0, 100))
@@ -209,119 +199,61 @@ def picture(agreement, training, errors: Rows, bridges) -> plt.Figure:
   return figure
 
 
+def measured(rows: Rows, settings: Settings) -> claims.Measured:
+  return claims.Measured(
+    agreement=of_own(rows, 'rate', 'graph', 'expected', 'rate'),
+    training=of_training(rows, early(settings)),
+    exponents=of_own(rows, 'exponent', 'rule', 'expected', 'rate'),
+    saddles=of_own(rows, 'saddle', 'rule', *SADDLE),
+    bridges=accuracies(rows, 'bridge', 'graph'),
+    dense=accuracies(rows, 'dense', 'attack'),
+  )
+
+
 def summarise(rows: Rows, settings: Settings) -> Summary:
   if 'liars' in settings.parts:
     return liars.summarise(rows, settings)
-  agreement = of_own(rows, 'rate', 'graph', 'expected', 'rate')
-  training = of_training(rows, early(settings))
-  bridges = accuracies(rows, 'bridge', 'graph')
-  dense = accuracies(rows, 'dense', 'attack')
+  found = measured(rows, settings)
   errors = tables.select(rows, part='exponent')
-  exponents = of_own(rows, 'exponent', 'rule', 'expected', 'rate')
-  saddles = of_own(rows, 'saddle', 'rule', *SADDLE)
-
-  def over_plain(table, rule: str, column: str) -> float:
-    return (table[rule, column] - table['plain', column]).mean()
-
-  gaps = {name: 1 - agreement[name, 'expected'].mean() for name in GRAPHS}
-  ranks = functools.partial(rank_correlation, gaps, training)
-
-  worst = {
-    attack: min(over_plain(dense, rule, attack) for rule in [*RULES][1:])
-    for attack in ('sign flip', 'alie')
-  }
-  noisy = [saddles[f'noise {x:g}', 'left'].mean() for x in measure.NOISES[1:]]
-  stay = 1 - saddles['noise 0', 'left'].mean()
-  ends = training['complete', 'nodes'] - training['chain', 'nodes']
-  clipped = over_plain(bridges, 'clipped', 'share 0.25')
-  trimmed = over_plain(bridges, 'trimmed', 'share 0')
-  quiet = (
-    'ALIE hardly hurts plain gossip here, and the trimmed mean is below it'
-  )
-  swenson = 'Swenson, Murray, Poor, Kar 2022, arXiv:2003.02818'
-  he = 'He, Karimireddy, Jaggi 2022, arXiv:2202.01545'
-  on = settings.dataset
+  shown = [
+    (
+      'What a round of gossip multiplies the distance to the mean by, and'
+      ' 1 - gap',
+      found.agreement,
+      4,
+    ),
+    (
+      'Training on graphs: test accuracy (%), the learning rate that was'
+      ' chosen, distance between nodes',
+      found.training,
+      2,
+    ),
+    (
+      'D-SGD: exponent of the consensus error, by decays of steps and of'
+      ' consensus',
+      found.exponents,
+      3,
+    ),
+    (
+      'D-SGD at a saddle of value 0 with minima of value -0.25: share of'
+      ' runs that leave it, that end to the right, mean value, largest'
+      ' difference of values between agents',
+      found.saddles,
+      3,
+    ),
+    (
+      'Dumbbell, dissensus at both ends of the bridge: test accuracy (%)'
+      ' by what an attacker weighs there, as a share of the bridge',
+      found.bridges,
+    ),
+    (
+      f'Exponential graph, {len(BYZANTINE)} of 16 nodes attack: test'
+      ' accuracy (%)',
+      found.dense,
+    ),
+  ]
   return Summary(
-    claims=[
-      Claim(
-        'D-SGD', 'noise takes D-SGD away from saddle points', swenson,
-        'a saddle in the plane',
-        [
-          Check('runs that stay without noise (%)', 100 * stay, 100),
-          Check('runs that leave with noise (%)', 100 * min(noisy), 95),
-        ],
-      ),
-      Claim(
-        'D-SGD', 'agents agree as fast as steps fall over consensus weights',
-        swenson, 'quadratics',
-        [Check('largest distance to theory', apart(exponents), at_most=0.05)],
-      ),
-      Claim(
-        '', 'a round of gossip leaves 1 - gap of the distance to the mean',
-        'linear algebra', 'vectors',
-        [Check('largest distance to it', apart(agreement), at_most=0.005)],
-        published='1 - gap', evidence='C',
-      ),
-      Claim(
-        '', 'the gap orders training on heterogeneous data', swenson, on,
-        [
-          Check('rank correlation with accuracy (%)', ranks('nodes'), 80),
-          Check('and with distance (%)', ranks('distance'), at_most=-80),
-          Check('points of the complete graph over the chain', ends.mean(), 2),
-        ],
-      ),
-      Claim(
-        '', 'clipped gossip survives dissensus at a bridge, plain does not', he,
-        on, [Check('points of clipped over plain, share 0.25', clipped, 20)],
-      ),
-      Claim(
-        '', 'rules that ignore weights lose a bridge without any attacker', he,
-        on, [Check('points of plain over trimmed, share 0', -trimmed, 20)],
-      ),
-      Claim(
-        '', 'on a denser graph robust rules survive attackers', he, on,
-        [
-          Check(
-            f'points of the worst robust rule over plain, {attack}',
-            worst[attack], least, why=why,
-          )
-          for attack, least, why in (('sign flip', 30, ''), ('alie', 0, quiet))
-        ],
-      ),
-    ],
-    tables=[
-      Table(title, tables.pivot(table, digits))
-      for title, table, digits in (
-        (
-          'What a round of gossip multiplies the distance to the mean by, and'
-          ' 1 - gap', agreement, 4,
-        ),
-        (
-          'Training on graphs: test accuracy (%), the learning rate that was'
-          ' chosen, distance between nodes', training, 2,
-        ),
-        (
-          'D-SGD: exponent of the consensus error, by decays of steps and of'
-          ' consensus', exponents, 3,
-        ),
-        (
-          'D-SGD at a saddle of value 0 with minima of value -0.25: share of'
-          ' runs that leave it, that end to the right, mean value, largest'
-          ' difference of values between agents', saddles, 3,
-        ),
-        (
-          'Dumbbell, dissensus at both ends of the bridge: test accuracy (%)'
-          ' by what an attacker weighs there, as a share of the bridge',
-          bridges, 1,
-        ),
-        (
-          f'Exponential graph, {len(BYZANTINE)} of 16 nodes attack: test'
-          ' accuracy (%)', dense, 1,
-        ),
-      )
-      if table
-    ],
-    figures={
-      'gossip.png': lambda: picture(agreement, training, errors, bridges)
-    },
-  )  # fmt: skip
+    claims=claims.of_gossip(found, settings.dataset),
+    tables=pivots(shown),
+    figures={'gossip.png': lambda: picture(found, errors)},
+  )

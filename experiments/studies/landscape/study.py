@@ -12,6 +12,8 @@ honest workers, of which the average is taken, too.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -20,7 +22,7 @@ from ...harness.cells import OwnCell, Rows
 from ...harness.settings import Settings as Base
 from ...harness.settings import option
 from ...reporting import palette, pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import Check, Claim, Summary, claims_about, pivots
 from . import measure
 
 WAYS = ('constructed', 'straight', 'matched')
@@ -165,112 +167,167 @@ def picture(rows: Rows, widths, deep_widths) -> plt.Figure:
   return figure
 
 
-def summarise(rows: Rows, settings: Settings) -> Summary:
-  sweep = tables.select(rows, part='width')
-  columns = ('trained', 'half kept', *WAYS)
-  by_width, by_kept, shown = {}, {}, []
-  for (depth, scaling), part in tables.split_by(sweep, 'depth', 'scaling'):
-    by_width[depth, scaling] = of_groups(part, ('width',), width_of, columns)
-    by_kept[depth, scaling] = of_groups(part, ('width',), width_of)
-    at = f'{depth} hidden, {scaling}'
-    shown += [
-      (f'{at}: loss, and how far it rises', by_width[depth, scaling]),
-      (f'{at}: |change| of the loss by units kept', by_kept[depth, scaling]),
-    ]
-  attacks = of_groups(
-    tables.select(rows, part='attack'),
-    ('count', 'variant'),
-    lambda i, attack: f'{attack}, {measure.STARTS[i]} start',
-    ('trained', *WAYS),
-  )
-  local = of_groups(
-    tables.select(rows, part='local'),
-    ('variant', 'count'),
-    lambda start, steps: f'{start} start, {steps} steps',
-    ('trained', *WAYS, 'average', 'matched average'),
-  )
-  shown += [
-    ('From attack-free to robust training: robust loss, and rises', attacks),
-    ('Local models: mean loss, rises within pairs, average over it', local),
-  ]
+class Measured(NamedTuple):
+  """The sweep of widths is by depth and scaling."""
 
-  falls, flat, below = [], [], []
-  for depth, widths in ((1, settings.widths), (2, settings.deep_widths)):
-    table = by_width.get((depth, 'mean-field'), tables.Cells())
-    few, many = (width_of(pick(widths)) for pick in (min, max))
-    root = round((max(widths) / min(widths)) ** 0.5, 1)
-    trained = [table[width_of(width), 'trained'].mean() for width in widths]
-    less = (table[many, 'straight'] - table[many, 'constructed']).mean()
-    at = f'{depth} hidden: '
-    falls += [
-      Check(
-        f'{at}{what}, {few} over {many}',
-        (table[few, column] / table[many, column]).mean(),
-        root,
-      )
-      for what, column in (
-        ('change at half kept', 'half kept'),
-        ('rise on the path', 'constructed'),
-      )
+  by_width: dict[tuple, tables.Cells]
+  by_kept: dict[tuple, tables.Cells]
+  attacks: tables.Cells
+  local: tables.Cells
+
+
+def measured(rows: Rows) -> Measured:
+  columns = ('trained', 'half kept', *WAYS)
+  sweep = dict(
+    tables.split_by(tables.select(rows, part='width'), 'depth', 'scaling')
+  )
+  return Measured(
+    by_width={
+      key: of_groups(part, ('width',), width_of, columns)
+      for key, part in sweep.items()
+    },
+    by_kept={
+      key: of_groups(part, ('width',), width_of) for key, part in sweep.items()
+    },
+    attacks=of_groups(
+      tables.select(rows, part='attack'),
+      ('count', 'variant'),
+      lambda i, attack: f'{attack}, {measure.STARTS[i]} start',
+      ('trained', *WAYS),
+    ),
+    local=of_groups(
+      tables.select(rows, part='local'),
+      ('variant', 'count'),
+      lambda start, steps: f'{start} start, {steps} steps',
+      ('trained', *WAYS, 'average', 'matched average'),
+    ),
+  )
+
+
+def summarise(rows: Rows, settings: Settings) -> Summary:
+  found, shown = measured(rows), []
+  for depth, scaling in found.by_width:
+    at, key = f'{depth} hidden, {scaling}', (depth, scaling)
+    shown += [
+      (f'{at}: loss, and how far it rises', found.by_width[key], 3),
+      (f'{at}: |change| of the loss by units kept', found.by_kept[key], 3),
     ]
-    ratio = 100 * min(trained) / max(trained)
-    flat.append(Check(f'{at}least over largest trained loss (%)', ratio, 70))
-    below.append(Check(f'{at}straight less constructed, {many}', less, 0))
-  at_50 = [
-    values.mean()
-    for (_, name), values in by_kept.get((1, 'mean-field'), {}).items()
-    if name == '50 kept'
-  ] or [np.nan]
-  excess = 1e6 * max(row['excess'] for row in rows if row['part'] != 'path')
-  signs = [
-    (local[row, 'straight'].mean() > 0.01) == (local[row, 'average'].mean() > 0)
-    for row in dict.fromkeys(row for row, _ in local)
-  ] or [np.nan]
-  name = 'dropout stability and connectivity'
-  about: dict = {
-    'paper': 'Shevchenko, Mondelli 2020, arXiv:1912.10095 (figures only)',
-    'data': settings.dataset,
-  }
+  shown += [
+    (
+      'From attack-free to robust training: robust loss, and rises',
+      found.attacks,
+      3,
+    ),
+    (
+      'Local models: mean loss, rises within pairs, average over it',
+      found.local,
+      3,
+    ),
+  ]
+  excess = max(row['excess'] for row in rows if row['part'] != 'path')
   return Summary(
-    claims=[
-      Claim(
-        name, 'wide networks lose little when half of the units are dropped,'
-        ' and two of them are connected', checks=falls + flat, **about,
-      ),
-      Claim(
-        name, 'the units that are kept count, not the width',
-        checks=[
-          Check(
-            '1 hidden, 50 kept: least over largest change of all widths (%)',
-            100 * min(at_50) / max(at_50), 50,
-          )
-        ],
-        **about,
-      ),
-      Claim(
-        name, 'the path is no higher than the dropped networks on it',
-        checks=[
-          Check('most above breakpoints (millionths)', excess, at_most=20)
-        ],
-        published='a bound', evidence='C', **about,
-      ),
-      Claim(
-        '', 'in wide networks the path is below the straight line (ours)',
-        checks=below, **about,
-      ),
-      Claim(
-        '', 'a rise between local models says whether they can be averaged'
-        ' (ours)',
-        checks=[
-          Check('rows in which it does (%)', 100 * float(np.mean(signs)), 100)
-        ],
-        **about,
-      ),
-    ],
-    tables=[Table(title, tables.pivot(x, 3)) for title, x in shown if x],
+    claims=claims_of(found, excess, settings),
+    tables=pivots(shown),
     figures={
       'landscape.png': lambda: picture(
         rows, settings.widths, settings.deep_widths
       )
     },
-  )  # fmt: skip
+  )
+
+
+def claims_of(
+  found: Measured, excess: float, settings: Settings
+) -> list[Claim]:
+  paper = 'Shevchenko, Mondelli 2020, arXiv:1912.10095 (figures only)'
+  name = 'dropout stability and connectivity'
+  claim = claims_about(name, paper, settings.dataset)
+  depths = [
+    (depth, widths, found.by_width.get((depth, 'mean-field'), tables.Cells()))
+    for depth, widths in ((1, settings.widths), (2, settings.deep_widths))
+  ]
+  return [
+    claim(
+      'wide networks lose little when half of the units are dropped, and two'
+      ' of them are connected',
+      *(check for each in depths for check in checks_of_falls(*each)),
+      *(check_of_training(*each) for each in depths),
+    ),
+    claim(
+      'the units that are kept count, not the width',
+      check_of_kept(found.by_kept.get((1, 'mean-field'), tables.Cells())),
+    ),
+    claim(
+      'the path is no higher than the dropped networks on it',
+      Check('most above breakpoints (millionths)', 1e6 * excess, at_most=20),
+      published='a bound',
+      evidence='C',
+    ),
+    claim(
+      'in wide networks the path is below the straight line (ours)',
+      *(check_of_ways(*each) for each in depths),
+      method='',
+    ),
+    claim(
+      'a rise between local models says whether they can be averaged (ours)',
+      check_of_averages(found.local),
+      method='',
+    ),
+  ]
+
+
+def checks_of_falls(
+  depth: int, widths: Sequence[int], table: tables.Cells
+) -> list[Check]:
+  """From the smallest to the largest width."""
+  few, many = (width_of(width) for width in (min(widths), max(widths)))
+  root = round((max(widths) / min(widths)) ** 0.5, 1)
+  return [
+    Check(
+      f'{depth} hidden: {what}, {few} over {many}',
+      (table[few, column] / table[many, column]).mean(),
+      root,
+    )
+    for what, column in (
+      ('change at half kept', 'half kept'),
+      ('rise on the path', 'constructed'),
+    )
+  ]
+
+
+def check_of_training(
+  depth: int, widths: Sequence[int], table: tables.Cells
+) -> Check:
+  trained = [table[width_of(width), 'trained'].mean() for width in widths]
+  ratio = 100 * min(trained) / max(trained)
+  return Check(
+    f'{depth} hidden: least over largest trained loss (%)', ratio, 70
+  )
+
+
+def check_of_ways(
+  depth: int, widths: Sequence[int], table: tables.Cells
+) -> Check:
+  many = width_of(max(widths))
+  less = (table[many, 'straight'] - table[many, 'constructed']).mean()
+  return Check(f'{depth} hidden: straight less constructed, {many}', less, 0)
+
+
+def check_of_kept(table: tables.Cells) -> Check:
+  at_50 = [
+    values.mean() for (_, name), values in table.items() if name == '50 kept'
+  ] or [np.nan]
+  return Check(
+    '1 hidden, 50 kept: least over largest change of all widths (%)',
+    100 * min(at_50) / max(at_50),
+    50,
+  )
+
+
+def check_of_averages(local: tables.Cells) -> Check:
+  signs = [
+    (local[row, 'straight'].mean() > 0.01) == (local[row, 'average'].mean() > 0)
+    for row in dict.fromkeys(row for row, _ in local)
+  ] or [np.nan]
+  share = 100 * float(np.mean(signs))
+  return Check('rows in which it does (%)', share, 100)

@@ -27,22 +27,13 @@ from ...harness import specs
 from ...harness.cells import Cell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
-from . import attacks
+from ...reporting.summary import Summary, pivots
+from . import attacks, claims
+from .claims import AUTOMATIC, RULES
 
 PARTS = ('failure', 'attacks', 'radius')
 SHARDS = ('iid', 'label_sorted')
-SELECTING = ('krum', 'coordinate_median', 'geometric_median')
-ROBUST = (*SELECTING, 'trimmed_mean')
-RULES = ('mean', *ROBUST, 'centered_clipping')
 CONTROLS = ('mean', 'coordinate_median', 'geometric_median')
-# Of the median distance: no number of it is chosen.
-AUTOMATIC = 'clipping, median distance'
-PAPER = (
-  'Karimireddy, He, Jaggi 2021, arXiv:2012.10333; logs of the official code:'
-  ' CIFAR-10, ResNet-20, mean of the last 5 epochs'
-)
-LOUD = '-10 mean, 0'
 # Those that cost some rule something.
 DRAWN = ('none', 'ipm', 'alie, many', 'drift, many', '-10', 'constant 1e6')
 QUICK = {'rounds': 4, 'momenta': (0.0,), 'radii': (1.0,), 'num_workers': 10}
@@ -207,188 +198,57 @@ def keep(rows: Rows, settings: Settings) -> Rows:
   return list(kept.values())
 
 
-def lead_of_automatic(attacked: tables.Pivot) -> tuple[float, float]:
-  """Attacks where the automatic radius leads by a point; and in the worst case.
-
-  With momentum 0.9, against all others, the mean too.
-  """
-  cells: dict[str, dict[str, float]] = {}
-  for (line, name), scores in attacked.items():
-    if line.endswith(', 0.9') and not line.startswith('none'):
-      cells.setdefault(name, {})[line] = float(np.mean(scores))
-  mine = cells.pop(AUTOMATIC, None)
-  if mine is None:
-    return np.nan, np.nan
-  leads = [
-    score > max(other[line] for other in cells.values()) + 1
-    for line, score in mine.items()
-  ]
-  worst = max(min(other.values()) for other in cells.values())
-  return float(sum(leads)), min(mine.values()) - worst
-
-
 def summarise(rows: Rows, settings: Settings) -> Summary:
+  found = scores_of(rows, settings)
+  titles = (
+    'No attacker, long tail: class-balanced accuracy (%)',
+    'Test accuracy (%) by attack and momentum',
+    'Test accuracy (%) by radius of centered clipping',
+  )
+  few, data = settings.num_workers // 5, data_of(settings)
+  return Summary(
+    claims=claims.of_parts(found, long_tails(settings), few, data),
+    tables=pivots(zip(titles, found.values())),
+    figures={
+      name: functools.partial(pictures.heatmap, table, title)
+      for name, title, table in maps(settings, *found.values())
+      if table
+    },
+  )
+
+
+def data_of(settings: Settings) -> str:
+  model = '' if settings.model == 'mlp' else f'_{settings.model}'
+  return f'{settings.dataset}{model}'
+
+
+def scores_of(rows: Rows, settings: Settings) -> dict[str, tables.Cells]:
+  """Per part: percent by case and momentum, and by rule or radius."""
   found = {part: tables.Cells() for part in PARTS}
-  names = [
-    *settings.rules,
-    *(f'radius {radius:g}' for radius in settings.radii),
-  ]
+  radii = [f'radius {radius:g}' for radius in settings.radii]
   for (part, case, momentum), runs in tables.split_by(
     rows, 'part', 'case', 'momentum'
   ):
     line = case if part == 'failure' else f'{case}, {momentum:g}'
-    for name in names:
+    for name in (*settings.rules, *radii):
       scores = np.array([100 * row.get(name, np.nan) for row in runs])
       if not np.isnan(scores).all():
         found[part][line, name] = scores
-  failure, attacked, radius = found.values()
+  return found
 
-  def mean(line: str, name: str) -> float:
-    return attacked[line, name].mean()
 
-  ipm = {name: mean('ipm 0.1, many, 0', name) for name in RULES}
-  loud = {n: x.mean() for (line, n), x in radius.items() if line == LOUD}
-  best = max((x for n, x in loud.items() if n[:6] == 'radius'), default=np.nan)
-  best_at = lead_of_automatic(attacked)
-  drawn = {k: v for k, v in attacked.items() if k[0].startswith(DRAWN)}
-  on = settings.dataset
-  on += '' if settings.model == 'mlp' else f'_{settings.model}'
-  f = settings.num_workers // 5
-  few = f'{f} move it less than this; more move it more, see the table'
-
-  if AUTOMATIC in settings.rules:
-    drawn = attacked
-
-  def claim(says: str, *checks: Check, **published) -> Claim:
-    about = 'centered clipping with worker momentum', says, PAPER
-    return Claim(*about, on, checks, **published)
-
-  def recovers(attack: str, names, points: float) -> list[Check]:
-    return [
-      Check(
-        f'{attack}: points {name} gains by momentum 0.9',
-        mean(f'{attack}, 0.9', name) - mean(f'{attack}, 0', name),
-        at_least=points,
-      )
-      for name in names
-    ]
-
-  def loses(shards: str, points: float) -> list[Check]:
-    of = {name: failure[shards, name].mean() for name in RULES}
-    text, why = f'{shards}: points', 'it is the mildest of them'
-    return [
-      *(
-        Check(f'{text} {name} loses', of['mean'] - of[name], points, why=why)
-        for name in SELECTING
-      ),
-      Check(
-        f'{text} between the mean and centered clipping',
-        abs(of['mean'] - of['centered_clipping']),
-        at_most=1,
-      ),
-    ]
-
-  def drifts(name: str) -> list[Check]:
-    before, later = (
-      mean(f'none, {beta}', name) - mean(f'drift, {beta}', name)
-      for beta in ('0', '0.9')
-    )
-    text, less = f'drift by {f}: {name} loses', before - later
-    return [
-      Check(f'{text} points', before, at_least=5, why=few),
-      Check(f'{text} points less with momentum', less, at_least=5, why=few),
-    ]
-
-  claims = [
-    claim(
-      'by worker momentum, rules recover from small biased attacks',
-      *recovers('ipm 0.1, many', ROBUST[1:], 40),
-      *recovers('alie, many', ROBUST, 20),
-      published='coordinate median without momentum and with 0.9: 12.0 and'
-      ' 50.3 % under IPM by 11 of 25, 25.0 and 50.8 % under ALIE by 5',
-      evidence='L',
-    ),
-    claim(
-      'without momentum, centered clipping survives IPM as the mean does',
-      Check(
-        'ipm 0.1, many: points over the best other rule but the mean',
-        ipm['centered_clipping'] - max(ipm[name] for name in ROBUST),
-        at_least=30,
-      ),
-      published='82.4 %, the best other rule 12.1 %; no mean',
-      evidence='L',
-    ),
-    claim(
-      'a constant drift misleads rules without a memory',
-      *(check for name in ROBUST for check in drifts(name)),
-    ),
-    claim(
-      'without attackers, Krum and medians fail on a long tail',
-      *(
-        check
-        for shards, points in zip(long_tails(settings), (15, 40))
-        for check in loses(shards, points)
-      ),
-    ),
-    claim(
-      'centered clipping with momentum is the best rule under some attack',
-      Check(
-        'attacks under which a radius of the median distance leads all others,'
-        ' the mean too, by a point, momentum 0.9',
-        best_at[0],
-        at_least=1,
-      ),
-      Check(
-        'points of its worst attack over the worst of the best other rule',
-        best_at[1],
-        at_least=-1,
-      ),
-    ),
-    claim(
-      'the radius matters where an attack is loud',
-      *(
-        Check(
-          f'{LOUD}: points of the best radius over {other}',
-          best - loud.get(other, np.nan),
-          at_least=70,
-        )
-        for other in ('mean', 'radius 100')
-      ),
-      published='0.1 to 1000: within 1.2 points under bit and label flips',
-      evidence='L',
-    ),
+def maps(settings: Settings, failure, attacked, radius) -> list[tuple]:
+  """File, title and cells of the pictures; the cells may be none."""
+  own = f'{data_of(settings)}.png'
+  is_whole = AUTOMATIC in settings.rules
+  drawn = {
+    line: scores
+    for line, scores in attacked.items()
+    if is_whole or line[0].startswith(DRAWN)
+  }
+  unattacked = {} if attacked else failure
+  return [
+    (own if is_whole else 'attacks.png', 'Attack, momentum', drawn),
+    ('radius.png', 'Attack, momentum', radius),
+    (own, 'Nobody attacks: class-balanced accuracy', unattacked),
   ]
-  return Summary(
-    # Of the parts that were run.
-    claims=[
-      claim
-      for claim in claims
-      if all(check.value == check.value for check in claim.checks)
-    ],
-    tables=[
-      Table(title, tables.pivot(table))
-      for title, table in (
-        ('No attacker, long tail: class-balanced accuracy (%)', failure),
-        ('Test accuracy (%) by attack and momentum', attacked),
-        ('Test accuracy (%) by radius of centered clipping', radius),
-      )
-      if table
-    ],
-    figures={
-      name: functools.partial(pictures.heatmap, table, title)
-      for name, title, table in (
-        (
-          f'{on}.png' if AUTOMATIC in settings.rules else 'attacks.png',
-          'Attack, momentum',
-          drawn,
-        ),
-        ('radius.png', 'Attack, momentum', radius),
-        (
-          f'{on}.png',
-          'Nobody attacks: class-balanced accuracy',
-          {} if attacked else failure,
-        ),
-      )
-      if table
-    },
-  )

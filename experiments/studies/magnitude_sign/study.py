@@ -26,7 +26,7 @@ from byzjax import gradients
 from ...harness.cells import Cell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import palette, pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import Check, Summary, claims_about, pivots
 from . import target
 from .target import PAPER
 
@@ -185,10 +185,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
   def gain(name, other, share):
     return table[name, share].mean() - table[other, share].mean()
 
-  def claim(says: str, *checks: Check) -> Claim:
-    about = 'magnitude-aware signs', says, PAPER, settings.dataset
-    return Claim(*about, checks)
-
+  claim = claims_about('magnitude-aware signs', PAPER, settings.dataset)
   return Summary(
     claims=[
       claim(
@@ -219,10 +216,12 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
       ),
       claim('local steps save rounds'),
     ],
-    tables=[
-      Table('Test accuracy (%) by participation', tables.pivot(table)),
-      Table('Bits per coordinate of a message', tables.pivot(bits, digits=3)),
-    ],
+    tables=pivots(
+      [
+        ('Test accuracy (%) by participation', table),
+        ('Bits per coordinate of a message', bits, 3),
+      ]
+    ),
     figures={'accuracy_against_bits.png': lambda: picture(table, bits)},
   )
 

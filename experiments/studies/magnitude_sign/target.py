@@ -5,7 +5,7 @@ own workers and batches. Every method has a grid of rates of its own; with
 local steps one of local rates, too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from byzjax import data, gradients
 
 from ...harness.cells import Cell, Rows
 from ...reporting import palette, pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import Check, Claim, Summary, claims_about, pivots
 
 TAIL = 5  # Evaluations that final accuracies are the mean of.
 BUDGET = 10.0  # Of the signs along which workers step on their own.
@@ -228,49 +228,48 @@ def summarise(rows: Rows, settings) -> Summary:
   few = f'{min(settings.participation):.0%}'
   return Summary(
     claims=claims(found, settings.dataset, goal, few),
-    tables=[
-      Table('Test accuracy (%) by participation', tables.pivot(found.accuracy)),
-      Table(
-        f'Rounds to {goal}, where all seeds reach it',
-        tables.pivot(reached(found.rounds)),
-      ),
-      Table(
-        f'Megabits that a worker sends until {goal}, mean over all workers',
-        tables.pivot(reached(found.megabits), digits=2),
-      ),
-      Table(
-        'Bits per coordinate of a message', tables.pivot(found.bits, digits=3)
-      ),
-      Table(
-        f'Rates that were chosen, for the end and for {goal}',
-        tables.pivot(found.rates, digits=4),
-      ),
-    ],
+    tables=pivots(
+      [
+        ('Test accuracy (%) by participation', found.accuracy),
+        (
+          f'Rounds to {goal}, where all seeds reach it',
+          reached(found.rounds),
+        ),
+        (
+          f'Megabits that a worker sends until {goal}, mean over all workers',
+          reached(found.megabits),
+          2,
+        ),
+        ('Bits per coordinate of a message', found.bits, 3),
+        (
+          f'Rates that were chosen, for the end and for {goal}',
+          found.rates,
+          4,
+        ),
+      ]
+    ),
     figures={'fashion_mnist.png': lambda: picture(found, goal)},
   )
 
 
+def gain(found: Found, name: str, other: str, share: str) -> float:
+  """Points of one over another."""
+  mine, its = found.accuracy[name, share], found.accuracy[other, share]
+  return mine.mean() - its.mean()
+
+
+def bits_over(found: Found, names: Sequence[str], share: str) -> float:
+  """Bits of the best sparse signs over those of the best of others."""
+  mine, its = (
+    min(found.megabits[name, share].mean() for name in each)
+    for each in (SPARSE, names)
+  )
+  return over(mine, its)
+
+
 def claims(found: Found, dataset: str, goal: str, few: str) -> list[Claim]:
   """The claims, with thresholds that were predicted before the run."""
-
-  def claim(says: str, *checks: Check, paper: str = PAPER) -> Claim:
-    return Claim('magnitude-aware signs', says, paper, dataset, checks)
-
-  def gain(name: str, other: str, share: str) -> float:
-    mine, its = found.accuracy[name, share], found.accuracy[other, share]
-    return mine.mean() - its.mean()
-
-  def least(table: tables.Cells, names: tuple[str, ...], share: str) -> float:
-    return min(table[name, share].mean() for name in names)
-
-  def bits_over(names: tuple[str, ...]) -> float:
-    mine = least(found.megabits, SPARSE, few)
-    return over(mine, least(found.megabits, names, few))
-
-  def rounds_over(share: str) -> float:
-    mine = found.rounds[LOCAL.format(10), share].mean()
-    return over(mine, found.rounds[FEEDBACK, share].mean())
-
+  claim = claims_about('magnitude-aware signs', PAPER, dataset)
   return [
     claim(
       'on uneven data a vote on sparse signs beats a vote on signs',
@@ -278,7 +277,7 @@ def claims(found: Found, dataset: str, goal: str, few: str) -> list[Claim]:
         Check(
           f'{share} of workers: points of sparsign 10 over signs, zeros'
           ' abstain',
-          gain('sparsign 10', 'sign, zeros abstain', share),
+          gain(found, 'sparsign 10', 'sign, zeros abstain', share),
           at_least=1,
         )
         for share in ('100%', few)
@@ -286,59 +285,72 @@ def claims(found: Found, dataset: str, goal: str, few: str) -> list[Claim]:
     ),
     claim(
       'zeros that are sent as +1 cost accuracy',
-      *(
-        Check(
-          f'100% of workers: points of {name}, zeros abstain, over {name}',
-          gain(f'{name}, zeros abstain', name, '100%'),
-          at_least=points,
-        )
-        for name, points in (('sign', 5), ('scaled sign', 2))
-      ),
+      *checks_of_zeros(found),
       paper=OURS,
     ),
     claim(
       'sparse signs come close to what is not compressed',
       Check(
         '100% of workers: points lost by sparsign 10 with server feedback',
-        gain('uncompressed', FEEDBACK, '100%'),
+        gain(found, 'uncompressed', FEEDBACK, '100%'),
         at_most=2,
       ),
     ),
     claim(
-      f'sparse signs need fewest bits to {goal}',
-      Check(
-        f'{few} of workers: bits of the best sparse signs over the best scaled',
-        bits_over(SCALED),
-        at_most=0.5,
-      ),
-      Check(
-        f'{few} of workers: the same over qsgd',
-        bits_over(('qsgd, 1 bit',)),
-        at_most=1,
-        why='qsgd sends 0.03 bits a coordinate, and takes twice the rounds',
-      ),
+      f'sparse signs need fewest bits to {goal}', *checks_of_bits(found, few)
     ),
     claim(
       'error feedback on the server helps when few workers take part',
       Check(
         f'{few} of workers: points by server feedback, sparsign 10',
-        gain(FEEDBACK, 'sparsign 10', few),
+        gain(found, FEEDBACK, 'sparsign 10', few),
         at_least=1,
         why='the rate that was chosen is the least of its grid; at 74 % it'
         ' saves a fifth of the rounds',
       ),
     ),
-    claim(
-      'local steps save rounds',
-      *(
-        Check(
-          f'{share} of workers: rounds to {goal} with 10 local steps over one',
-          rounds_over(share),
-          at_most=0.7,
-        )
-        for share in ('100%', few)
-      ),
+    claim('local steps save rounds', *checks_of_rounds(found, goal, few)),
+  ]
+
+
+def checks_of_zeros(found: Found) -> list[Check]:
+  return [
+    Check(
+      f'100% of workers: points of {name}, zeros abstain, over {name}',
+      gain(found, f'{name}, zeros abstain', name, '100%'),
+      at_least=points,
+    )
+    for name, points in (('sign', 5), ('scaled sign', 2))
+  ]
+
+
+def checks_of_bits(found: Found, few: str) -> list[Check]:
+  return [
+    Check(
+      f'{few} of workers: bits of the best sparse signs over the best scaled',
+      bits_over(found, SCALED, few),
+      at_most=0.5,
     ),
+    Check(
+      f'{few} of workers: the same over qsgd',
+      bits_over(found, ['qsgd, 1 bit'], few),
+      at_most=1,
+      why='qsgd sends 0.03 bits a coordinate, and takes twice the rounds',
+    ),
+  ]
+
+
+def checks_of_rounds(found: Found, goal: str, few: str) -> list[Check]:
+  return [
+    Check(
+      f'{share} of workers: rounds to {goal} with 10 local steps over one',
+      over(
+        found.rounds[LOCAL.format(10), share].mean(),
+        found.rounds[FEEDBACK, share].mean(),
+      ),
+      at_most=0.7,
+    )
+    for share in ('100%', few)
   ]
 
 

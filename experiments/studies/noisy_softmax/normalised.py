@@ -20,7 +20,7 @@ from byzjax import data, models, objectives
 
 from ...harness.cells import Cell, Rows
 from ...reporting import pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import OURS, Check, Summary, Table, claims_about
 from .. import pooling
 
 METRICS = (
@@ -68,11 +68,35 @@ def few(partition: data.Partition, examples: int) -> data.Partition:
   return data.Partition(indices[:, :examples], jnp.minimum(sizes, examples))
 
 
-def known(task, examples: int):
-  """Images and labels that workers have."""
+def on_few(training, task, key: jax.Array, settings: Any):
+  """The training, with batches of the first examples of every worker."""
+
+  def step(state, partition, round_key):
+    batch = data.sample_batch(
+      task.images,
+      task.labels,
+      few(partition, settings.examples),
+      jax.random.fold_in(key, state.step),
+      settings.batch_size,
+      scale=task.scale,
+    )
+    return training.step(state, batch, round_key)
+
+  return training._replace(step=step)
+
+
+def without_noise(
+  task, params, examples: int
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Features and the target probability, on the examples that workers have."""
   chosen = few(task.partition, examples).indices.reshape(-1)
   images = task.images[chosen].astype(jnp.float32) / task.scale
-  return images, task.labels[chosen]
+  features, classify = models.features_and_classifier(task.graphdef)
+  z = features(params, images)
+  losses = optax.softmax_cross_entropy_with_integer_labels(
+    classify(params, z), task.labels[chosen]
+  )
+  return z, {'target_probability': jnp.exp(-losses).mean()}
 
 
 def define(settings: Any) -> list[Cell]:
@@ -98,33 +122,12 @@ def cell(settings: Any, norm: str) -> Cell:
       optimizer=optax.sgd(rate),
       num_workers=1,
     )
-
-    def step(state, partition, round_key):
-      batch = data.sample_batch(
-        task.images,
-        task.labels,
-        few(partition, settings.examples),
-        jax.random.fold_in(key, state.step),
-        settings.batch_size,
-        scale=task.scale,
-      )
-      return training.step(state, batch, round_key)
-
-    return training._replace(step=step)
+    return on_few(training, task, key, settings)
 
   def probe(task, params, key):
-    """Without noise, on the examples that the worker has."""
     del key
-    images, labels = known(task, settings.examples)
-    features, classify = models.features_and_classifier(task.graphdef)
-    z = features(params, images)
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-      classify(params, z), labels
-    )
-    return {
-      'target_probability': jnp.exp(-losses).mean(),
-      'length': jnp.linalg.norm(z, axis=1).mean(),
-    }
+    z, probability = without_noise(task, params, settings.examples)
+    return {**probability, 'length': jnp.linalg.norm(z, axis=1).mean()}
 
   def network(shape, num_classes: int, seed: int) -> Network:
     pixels = math.prod(pooling.shape_of(shape, settings.pooling))
@@ -174,51 +177,135 @@ def median_interval(values: np.ndarray) -> tuple[float, float, float]:
   return float(np.median(values)), float(low), float(high)
 
 
+def by_amount(rows: Rows, settings: Any) -> tables.Cells:
+  """By column, network and alpha², per seed, at the best rate.
+
+  `gain` is the accuracy over no noise in points, paired by seed.
+  """
+  found, columns = tables.Cells(), ('learning_rate', *METRICS)
+  for (norm, square), part in tables.split_by(rows, 'norm', 'square'):
+    best = tables.tuned(part, 'learning_rate')
+    for column in columns:
+      found[column, norm, square] = tables.final(best, column)
+  for norm in NAMES:
+    none = found['accuracy', norm, settings.squares[0]]
+    for square in settings.squares:
+      apart = found['accuracy', norm, square] - none
+      found['gain', norm, square] = 100 * apart
+  return found
+
+
 def summarise(rows: Rows, settings: Any, about: dict[str, str]) -> Summary:
   """Claims and tables; `about` has the method and the paper of the claims."""
-  squares, positive = settings.squares, settings.squares[1:]
-  best = {
-    key: tables.tuned(part, 'learning_rate')
-    for key, part in tables.split_by(rows, 'norm', 'square')
-  }
+  found = by_amount(rows, settings)
+  claim = claims_about(**about, data=settings.dataset)
+  return Summary(
+    claims=[
+      claim(
+        'noise of the right amount gains over none, and over much',
+        *checks_of_amount(found, settings),
+      ),
+      claim(
+        'the training loss is higher, the target probability grows later',
+        *checks_of_training(found, settings),
+      ),
+      claim(
+        'normalised features withstand noise that makes others collapse',
+        *checks_of_collapse(found),
+        **OURS,
+      ),
+    ],
+    tables=[
+      Table(
+        f'Points gained over no noise, {settings.num_seeds} seeds: median and'
+        ' its 95 % interval',
+        tables.plain(lines_of_gain(found, settings)),
+      ),
+      Table('At the chosen rates', tables.pivot(states(found, settings), 2)),
+    ],
+    figures={f'{settings.dataset}.png': lambda: picture(settings, found)},
+  )
 
-  def of(column, square, norm='RMSNorm'):
-    return tables.final(best.get((norm, square), []), column)
 
-  def gain(square, norm='RMSNorm'):
-    """Points over no noise, paired by seed."""
-    apart = of('accuracy', square, norm) - of('accuracy', squares[0], norm)
-    return 100 * apart
+def checks_of_amount(found: tables.Cells, settings: Any) -> list[Check]:
+  """Of the amount that is best on the validation split."""
+  norm, positive = NAMES[0], settings.squares[1:]
+  scores = [found['validation_accuracy', norm, s].mean() for s in positive]
+  amount = positive[int(np.argmax(np.nan_to_num(scores)))]
+  much, gain = max(positive), found['gain', norm, amount]
+  median, low, _ = median_interval(gain)
+  return [
+    Check(
+      'median points gained, alpha² chosen on the validation split',
+      median,
+      at_least=0.2,
+    ),
+    Check('lower end of its interval', low, at_least=0),
+    Check(
+      f'median points over alpha² {much:g}',
+      float(np.median(gain - found['gain', norm, much])),
+      at_least=0.2,
+    ),
+  ]
 
-  def chosen(norm='RMSNorm'):
-    """The amount that is best on the validation split."""
-    scores = [of('validation_accuracy', s, norm).mean() for s in positive]
-    return positive[int(np.argmax(np.nan_to_num(scores)))]
 
-  amount, much, noise = chosen(), max(positive), settings.noise
-  median, low, _ = median_interval(gain(amount))
-  early, late = (of('early_probability', s) for s in (noise, squares[0]))
-  loss = of('train_loss', noise) / of('train_loss', squares[0])
-  data_of = {'data': settings.dataset}
-  gains = [
+def checks_of_training(found: tables.Cells, settings: Any) -> list[Check]:
+  noise, none = settings.noise, settings.squares[0]
+  loss, early = (
+    [found[column, NAMES[0], square] for square in (noise, none)]
+    for column in ('train_loss', 'early_probability')
+  )
+  return [
+    Check(
+      f'times the loss, alpha² {noise:g}, median',
+      float(np.median(loss[0] / loss[1])),
+      at_least=1.5,
+    ),
+    Check(
+      'points of probability less at a quarter of the rounds, median',
+      float(np.median(100 * (early[1] - early[0]))),
+      at_least=1,
+    ),
+  ]
+
+
+def checks_of_collapse(found: tables.Cells) -> list[Check]:
+  return [
+    Check(
+      f'{norm}: median points gained, alpha² 1',
+      float(np.median(found['gain', norm, 1.0])),
+      **bound,
+      why='so much noise costs accuracy, though nothing collapses',
+    )
+    for norm, bound in zip(NAMES, ({'at_least': -1}, {'at_most': -1}))
+  ]
+
+
+def lines_of_gain(found: tables.Cells, settings: Any) -> Rows:
+  return [
     {
       'network': norm,
       'alpha²': square,
-      'rate': float(of('learning_rate', square, norm)[0]),
-      'accuracy': float(100 * of('accuracy', square, norm).mean()),
+      'rate': float(found['learning_rate', norm, square][0]),
+      'accuracy': float(100 * found['accuracy', norm, square].mean()),
       'median gain': middle,
       'from': lower,
       'to': upper,
-      'mean gain': float(gain(square, norm).mean()),
+      'mean gain': float(gain.mean()),
     }
     for norm in NAMES
-    for square in squares
-    for middle, lower, upper in [median_interval(gain(square, norm))]
+    for square in settings.squares
+    for gain in [found['gain', norm, square]]
+    for middle, lower, upper in [median_interval(gain)]
   ]
-  state = {
-    (f'{norm}, alpha² {square:g}', name): times * of(column, square, norm)
+
+
+def states(found: tables.Cells, settings: Any) -> tables.Pivot:
+  """What training has come to."""
+  return {
+    (f'{norm}, alpha² {square:g}', name): times * found[column, norm, square]
     for norm in NAMES
-    for square in squares
+    for square in settings.squares
     for name, column, times in [
       ('p early, %', 'early_probability', 100),
       ('p at end, %', 'target_probability', 100),
@@ -226,78 +313,15 @@ def summarise(rows: Rows, settings: Any, about: dict[str, str]) -> Summary:
       ('|X|', 'length', 1),
     ]
   }
-  return Summary(
-    claims=[
-      Claim(
-        says='noise of the right amount gains over none, and over much',
-        checks=[
-          Check(
-            'median points gained, alpha² chosen on the validation split',
-            median,
-            at_least=0.2,
-          ),
-          Check('lower end of its interval', low, at_least=0),
-          Check(
-            f'median points over alpha² {much:g}',
-            float(np.median(gain(amount) - gain(much))),
-            at_least=0.2,
-          ),
-        ],
-        **about,
-        **data_of,
-      ),
-      Claim(
-        says='the training loss is higher, the target probability grows later',
-        checks=[
-          Check(
-            f'times the loss, alpha² {noise:g}, median',
-            float(np.median(loss)),
-            at_least=1.5,
-          ),
-          Check(
-            'points of probability less at a quarter of the rounds, median',
-            float(np.median(100 * (late - early))),
-            at_least=1,
-          ),
-        ],
-        **about,
-        **data_of,
-      ),
-      Claim(
-        says='normalised features withstand noise that makes others collapse',
-        checks=[
-          Check(
-            f'{norm}: median points gained, alpha² 1',
-            float(np.median(gain(1.0, norm))),
-            at_least=-1 if norm == 'RMSNorm' else None,
-            why='so much noise costs accuracy, though nothing collapses',
-            at_most=None if norm == 'RMSNorm' else -1,
-          )
-          for norm in NAMES
-        ],
-        **about | {'method': '', 'paper': 'not in the paper'},
-        **data_of,
-      ),
-    ],
-    tables=[
-      Table(
-        f'Points gained over no noise, {settings.num_seeds} seeds: median and'
-        ' its 95 % interval',
-        tables.plain(gains),
-      ),
-      Table('At the chosen rates', tables.pivot(state, 2)),
-    ],
-    figures={f'{settings.dataset}.png': lambda: picture(settings, gain)},
-  )
 
 
-def picture(settings: Any, gain):
+def picture(settings: Any, found: tables.Cells):
   """Points gained by the amount of noise: medians and intervals."""
   figure, ((axes,),) = pictures.panels(1, 1, figsize=(7, 4))
   positive = settings.squares[1:]
   for norm, marker in zip(NAMES, ('o-', 's--')):
-    found = np.array([median_interval(gain(s, norm)) for s in positive])
-    middle, low, high = found.T
+    gains = [median_interval(found['gain', norm, s]) for s in positive]
+    middle, low, high = np.array(gains).T
     axes.errorbar(
       positive,
       middle,

@@ -14,7 +14,6 @@ learning rate for every amount of noise.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,28 +21,16 @@ import numpy as np
 import optax
 
 import byzjax
-from byzjax import data, models, objectives
+from byzjax import models, objectives
 
 from ...harness.cells import Cell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import palette, pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import Summary, pivots
 from .. import opponents
-from . import normalised
+from . import claims, normalised
+from .claims import KEPT, KINDS, PAPER, ROBUST
 
-KINDS: dict[str, tuple[Any, Any]] = {  # amplitude and direction of noise
-  'annealed': ('annealed', 'lower'),
-  'norms': ('norms', 'lower'),
-  'constant': ('constant', 'lower'),
-  'both': ('annealed', 'both'),
-  'raise': ('annealed', 'raise'),
-}
-ROBUST = 'nnm, median'
-KEPT = (
-  *('accuracy', 'deviation', 'train_loss'),
-  *('target_probability', 'early_probability'),
-)
-PAPER = 'Chen, Deng, Du 2017, arXiv:1708.03769'
 PARTS = ('methods', 'normalised')
 VARIANTS = {
   'mnist': {
@@ -123,28 +110,11 @@ def cell(
       byzantine=0 if attack == 'none' else settings.num_byzantine,
     )
 
-    def step(state, partition, round_key):
-      batch = data.sample_batch(
-        task.images,
-        task.labels,
-        normalised.few(partition, settings.examples),
-        jax.random.fold_in(key, state.step),
-        settings.batch_size,
-        scale=task.scale,
-      )
-      return training.step(state, batch, round_key)
-
-    return training._replace(step=step)
+    return normalised.on_few(training, task, key, settings)
 
   def target_probability(task, params, key):
-    """Without noise, on the examples that workers have."""
     del key
-    inputs, labels = normalised.known(task, settings.examples)
-    features, classify = models.features_and_classifier(task.graphdef)
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-      classify(params, features(params, inputs)), labels
-    )
-    return {'target_probability': jnp.exp(-losses).mean()}
+    return normalised.without_noise(task, params, settings.examples)[1]
 
   return Cell(
     labels={'kind': kind, 'attack': attack, 'rule': rule},
@@ -210,137 +180,61 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
   if settings.parts == ('normalised',):
     about = {'method': 'Noisy Softmax', 'paper': PAPER}
     return normalised.summarise(rows, settings, about)
-  squares, positive = settings.squares, settings.squares[1:]
-  noise, f = max(settings.attacked_squares), settings.num_byzantine
-
-  def of(column, square, kind='annealed', *run):
-    attack, rule, momentum = run or ('none', 'mean', settings.momentum)
-    labels = {'attack': attack, 'rule': rule, 'momentum': momentum}
-    return tables.final(
-      tables.select(rows, kind=kind, square=square, **labels), column
-    )
-
-  def gain(square, kind='annealed', *run):
-    """Paired by seed, over no noise."""
-    none = of('accuracy', squares[0], 'annealed', *run)
-    return 100 * (of('accuracy', square, kind, *run) - none)
-
-  def times(column):
-    return of(column, noise).mean() / of(column, squares[0]).mean()
-
-  def best(kind):
-    return max(gain(square, kind).mean() for square in positive)
-
-  amounts = tables.Cells()
-  for square in squares:
-    row = f'alpha² {square:g}'
-    amounts[row, 'accuracy'] = 100 * of('accuracy', square)
-    amounts[row, 'gain'] = gain(square)
-    amounts[row, 'median gain'] = np.median(gain(square))
-    amounts[row, 'p early, %'] = 100 * of('early_probability', square)
-    amounts[row, 'p at end, %'] = 100 * of('target_probability', square)
-    amounts[row, 'training loss'] = of('train_loss', square)
-    amounts[row, 'deviation'] = of('deviation', square)
-  kinds = {
-    (f'{kind}, {name}', f'alpha² {square:g}'): value(gain(square, kind))
-    for kind in KINDS
-    for name, value in (('mean', np.asarray), ('median', np.median))
-    for square in positive
-  }
-  attacks = {}
-  for attack, rule, momentum in dict.fromkeys(
-    (row['attack'], row['rule'], row['momentum']) for row in rows
-  ):
-    run = attack, rule, momentum
-    row = f'{rule}, {attack}, momentum {momentum:g}'
-    for square in settings.attacked_squares:
-      values = 100 * of('accuracy', square, 'annealed', *run)
-      attacks[row, f'alpha² {square:g}'] = values
-    attacks[row, 'gain of last'] = gain(noise, 'annealed', *run)
-    attacks[row, 'median gain'] = np.median(gain(noise, 'annealed', *run))
-    for square in (squares[0], noise):
-      values = of('deviation', square, 'annealed', *run)
-      attacks[row, f'deviation {square:g}'] = values
-
-  little, much = min(positive), max(positive)
-  early, late = (of('early_probability', s) for s in (noise, squares[0]))
-  alie = [
-    of('deviation', noise, 'annealed', 'alie', ROBUST, m).mean()
-    for m in (0.0, settings.momentum)
-  ]
-  other = max(best(kind) for kind in KINDS if kind != 'annealed')
-  about = {
-    'method': 'Noisy Softmax',
-    'paper': PAPER,
-    'data': settings.dataset,
-  }
+  found = claims.measured(rows, settings)
+  amounts, kinds = amounts_of(found, settings), kinds_of(found, settings)
+  f, n = settings.num_byzantine, settings.num_workers
+  attacks = attacks_of(found, settings)
   return Summary(
-    claims=[
-      Claim(
-        says='a little noise in training is better than none, and than much',
-        checks=[
-          Check(f'points gained, alpha² {little:g}', gain(little).mean(), 0.2),
-          Check(
-            f'points over alpha² {much:g}',
-            (gain(little) - gain(much)).mean(),
-            5,
-          ),
-        ],
-        **about,
-      ),
-      Claim(
-        says='annealed noise is level with the best kind, raising is worst',
-        published='annealed > constant, norms > none > raise',
-        evidence='T',
-        checks=[
-          Check('none over raise, points, each at its best', -best('raise'), 0),
-          Check('norms over none', best('norms'), 0),
-          Check('constant over none', best('constant'), 0),
-          Check('annealed over all others', best('annealed') - other, -0.5),
-        ],
-        **about,
-      ),
-      Claim(
-        says='the training loss is higher, the target probability grows later',
-        checks=[
-          Check(f'times the loss, alpha² {noise:g}', times('train_loss'), 1.5),
-          Check(
-            'points of probability less at a quarter of the rounds',
-            100 * (late - early).mean(),
-            5,
-          ),
-        ],
-        **about,
-      ),
-      Claim(
-        says='noise sets honest messages apart; worker momentum averages it',
-        checks=[
-          Check(
-            f'times the deviation, alpha² {noise:g}', times('deviation'), 1.1
-          ),
-          Check('alie: without over with momentum', alie[0] / alie[1], 1.5),
-          *[
-            Check(
-              f'{attack}, {ROBUST}, momentum: points gained, alpha² {noise:g}',
-              gain(noise, 'annealed', attack, ROBUST, settings.momentum).mean(),
-              -1,
-            )
-            for attack in opponents.ATTACKS
-          ],
-        ],
-        **about | {'method': '', 'paper': 'not in the paper'},
-      ),
-    ],
-    tables=[
-      Table('Annealed noise, without attackers', tables.pivot(amounts, 2)),
-      Table('Points gained over no noise', tables.pivot(kinds)),
-      Table(
-        f'Test accuracy (%), {f} of {settings.num_workers} attack',
-        tables.pivot(attacks, 2),
-      ),
-    ],
+    claims=claims.of_noise(found, settings),
+    tables=pivots(
+      [
+        ('Annealed noise, without attackers', amounts, 2),
+        ('Points gained over no noise', kinds),
+        (f'Test accuracy (%), {f} of {n} attack', attacks, 2),
+      ]
+    ),
     figures={'noise.png': lambda: picture(amounts, kinds, settings)},
   )
+
+
+def amounts_of(found: claims.Measured, settings: Settings) -> tables.Cells:
+  table = tables.Cells()
+  for square in settings.squares:
+    row, gain = f'alpha² {square:g}', found.gains['annealed', square]
+    of = {column: found.calm[column, square] for column in KEPT}
+    table[row, 'accuracy'] = 100 * of['accuracy']
+    table[row, 'gain'] = gain
+    table[row, 'median gain'] = np.median(gain)
+    table[row, 'p early, %'] = 100 * of['early_probability']
+    table[row, 'p at end, %'] = 100 * of['target_probability']
+    table[row, 'training loss'] = of['train_loss']
+    table[row, 'deviation'] = of['deviation']
+  return table
+
+
+def kinds_of(found: claims.Measured, settings: Settings):
+  return {
+    (f'{kind}, {name}', f'alpha² {s:g}'): value(found.gains[kind, s])
+    for kind in KINDS
+    for name, value in (('mean', np.asarray), ('median', np.median))
+    for s in settings.squares[1:]
+  }
+
+
+def attacks_of(found: claims.Measured, settings: Settings) -> tables.Cells:
+  table = tables.Cells()
+  compared = settings.squares[0], claims.most_noise(settings)
+  for run, gain in found.attacked_gains.items():
+    attack, rule, momentum = run
+    row = f'{rule}, {attack}, momentum {momentum:g}'
+    for s in settings.attacked_squares:
+      values = found.attacked[run, 'accuracy', s]
+      table[row, f'alpha² {s:g}'] = 100 * values
+    table[row, 'gain of last'] = gain
+    table[row, 'median gain'] = np.median(gain)
+    for s in compared:
+      table[row, f'deviation {s:g}'] = found.attacked[run, 'deviation', s]
+  return table
 
 
 def picture(amounts, kinds, settings: Settings):

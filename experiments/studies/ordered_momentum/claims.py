@@ -1,9 +1,11 @@
 """What was predicted of OrMo before it was run."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ...reporting import tables
-from ...reporting.summary import Check, Claim
+from ...reporting.summary import Check, Claim, claims_about
 from .methods import BARRIER, BASELINES
 from .training import SCHEDULES, Settings
 
@@ -18,7 +20,9 @@ WHY = {
   ),
 }
 SAME = 'same rate'
+AT = f'thousandths, at the rate of {BARRIER}'
 TIE = 5  # Thousandths.
+OURS = {'method': '', 'paper': 'not from a paper'}
 
 
 class Compared(NamedTuple):
@@ -36,114 +40,126 @@ def claims(
   attacked: tables.Cells,
   data: str,
 ) -> list[Claim]:
-  about = {
-    'method': 'OrMo',
-    'paper': 'Shi, Yang, Li 2024, arXiv:2407.19234',
-    'data': data,
-  }
-
-  def ahead(schedule, column, *others):
-    losses = compared[schedule].losses
-    found = [x for x in others if (x, column) in losses] or ['none']
-    best_other = min(losses[name, column].mean() for name in found)
-    return 1000 * (best_other - losses['OrMo', column].mean())
-
-  def ratio(schedule):
-    clock = compared[schedule].clock
-    return clock[BARRIER, SAME].mean() / clock['OrMo', SAME].mean()
-
-  def check(x, text, value, **bound):
-    why = WHY.get((settings.dataset, settings.num_messages, x), '')
-    return Check(f'K = {x}: {text}', value, why=why, **bound)
-
-  def checks(text, value, least):
-    return [check(x, text, value(x), at_least=least) for x in compared]
-
-  def claim(says, *checks, **more):
-    return Claim(says=says, checks=checks, **{**about, **more})
-
-  at = f'thousandths, at the rate of {BARRIER}'
+  claim = claims_about('OrMo', 'Shi, Yang, Li 2024, arXiv:2407.19234', data)
+  checks = functools.partial(checks_of, settings, compared)
   found = [
     claim(
       'converges better than other methods without a barrier',
-      *checks(
-        f'best baseline less OrMo, {at}',
-        lambda x: ahead(x, SAME, *BASELINES),
-        0,
-      ),
-      *checks(
-        'best baseline less OrMo, thousandths, at own rates',
-        lambda x: ahead(x, 'own rate', *BASELINES),
-        -10,
-      ),
-      *(
-        check(x, f'naive less OrMo, {at}', ahead(x, SAME, 'naive'), at_least=50)
-        for x in compared
-        if SCHEDULES[x][0] == 64
-      ),
+      *checks_of_baselines(settings, compared),
     ),
     claim(
       'keeps up with momentum under a barrier, by gradients',
       *checks(
-        f'{BARRIER} less OrMo, {at}', lambda x: ahead(x, SAME, BARRIER), -10
+        f'{BARRIER} less OrMo, {AT}',
+        lambda x: ahead(x, SAME, BARRIER),
+        at_least=-10,
       ),
     ),
     claim(
       'is earlier on the clock, most where workers differ',
-      *(
-        check(
-          x,
-          f'seconds of {BARRIER} over those of OrMo',
-          ratio(x),
-          at_least=5 if SCHEDULES[x][1] else 1,
-        )
-        for x in compared
-      ),
+      *checks_of_clock(settings, compared),
     ),
   ]
   if settings.has_plain_step:
-    found.append(
-      claim(
-        'late gradients need the longer step',
-        *checks(
-          f'plain step less OrMo, {at}',
-          lambda x: ahead(x, SAME, 'OrMo, plain step'),
-          0,
-        ),
-        published='the plain step is worse in all four settings',
-        evidence='P',
-      )
+    less = checks(
+      f'plain step less OrMo, {AT}',
+      lambda x: ahead(x, SAME, 'OrMo, plain step'),
+      at_least=0,
     )
+    published = 'the plain step is worse in all four settings'
+    says = 'late gradients need the longer step'
+    found.append(claim(says, *less, published=published, evidence='P'))
   if settings.is_attacked:
-    gain = attacked['OrMo', 'sign flip']
-    gain = gain - attacked['OrMo, places, median', 'sign flip']
-    found.append(
-      claim(
-        'OrMo behind a median of distinct workers resists sign flips',
-        Check(
-          'OrMo less OrMo with places and median, thousandths',
-          1000 * gain.mean(),
-          100,
-        ),
-        method='',
-        paper='not from a paper',
-      )
-    )
+    says = 'OrMo behind a median of distinct workers resists sign flips'
+    found.append(claim(says, check_of_attack(attacked), **OURS))
   if settings.num_orders > 1:
-    found.append(
-      claim(
-        'SMEGA2, which sends workers a forecast, ties with OrMo',
-        *(
-          check(
-            x,
-            'between SMEGA2 and OrMo, thousandths, at own rates',
-            abs(ahead(x, 'own rate', 'SMEGA2')),
-            at_most=TIE,
-          )
-          for x in compared
-        ),
-        method='',
-        paper='not from a paper',
-      )
+    near = checks(
+      'between SMEGA2 and OrMo, thousandths, at own rates',
+      lambda x: abs(ahead(x, 'own rate', 'SMEGA2')),
+      at_most=TIE,
     )
+    says = 'SMEGA2, which sends workers a forecast, ties with OrMo'
+    found.append(claim(says, *near, **OURS))
   return found
+
+
+def ahead(found: Compared, column: str, *others: str) -> float:
+  """Thousandths of the loss of the best of others less that of OrMo."""
+  losses = found.losses
+  names = [x for x in others if (x, column) in losses] or ['none']
+  best_other = min(losses[name, column].mean() for name in names)
+  return 1000 * (best_other - losses['OrMo', column].mean())
+
+
+def checks_of(
+  settings: Settings,
+  compared: dict[str, Compared],
+  text: str,
+  value: Callable[[Compared], float],
+  **bound: float,
+) -> list[Check]:
+  """One for every schedule."""
+  run = settings.dataset, settings.num_messages
+  return [
+    Check(f'K = {x}: {text}', value(of), why=WHY.get((*run, x), ''), **bound)
+    for x, of in compared.items()
+  ]
+
+
+def checks_of_baselines(
+  settings: Settings, compared: dict[str, Compared]
+) -> list[Check]:
+  checks = functools.partial(checks_of, settings)
+  large = {x: of for x, of in compared.items() if SCHEDULES[x][0] == 64}
+  return [
+    *checks(
+      compared,
+      f'best baseline less OrMo, {AT}',
+      lambda x: ahead(x, SAME, *BASELINES),
+      at_least=0,
+    ),
+    *checks(
+      compared,
+      'best baseline less OrMo, thousandths, at own rates',
+      lambda x: ahead(x, 'own rate', *BASELINES),
+      at_least=-10,
+    ),
+    *checks(
+      large,
+      f'naive less OrMo, {AT}',
+      lambda x: ahead(x, SAME, 'naive'),
+      at_least=50,
+    ),
+  ]
+
+
+def checks_of_clock(
+  settings: Settings, compared: dict[str, Compared]
+) -> list[Check]:
+  """More is predicted where some workers are slow."""
+
+  def ratio(found):
+    return found.clock[BARRIER, SAME].mean() / found.clock['OrMo', SAME].mean()
+
+  return [
+    check
+    for x, of in compared.items()
+    for check in checks_of(
+      settings,
+      {x: of},
+      f'seconds of {BARRIER} over those of OrMo',
+      ratio,
+      at_least=5 if SCHEDULES[x][1] else 1,
+    )
+  ]
+
+
+def check_of_attack(attacked: tables.Cells) -> Check:
+  alone, robust = (
+    attacked[name, 'sign flip'] for name in ('OrMo', 'OrMo, places, median')
+  )
+  return Check(
+    'OrMo less OrMo with places and median, thousandths',
+    1000 * (alone - robust).mean(),
+    100,
+  )

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import optax
@@ -11,9 +10,19 @@ from scipy import stats
 import byzjax
 
 from ...reporting import tables
-from ...reporting.summary import Check, Claim
+from ...reporting.summary import Check, Claim, claims_about
 
 SOURCE = 'Gu, Lyu, Arora, Zhang, Huang 2023, arXiv:2310.14423'
+BETTER = 'tests better than averaging after every step'
+BETTER_BY = {
+  'published': 'ViT-B on ImageNet: +1.16 points, 20.2 h and not 26.7',
+  'evidence': 'A',
+}
+FEWER = 'communicates far less than constant rounds and tests no worse'
+FEWER_BY = {
+  'published': 'ViT-B on ImageNet, H 4: 79.32 constant, 80.98 QSR',
+  'evidence': 'T',
+}
 # The peak, steps, warm-up, H, alpha, and the volume in % that the paper has.
 PUBLISHED = {
   'ViT, H 4, alpha 0.0175': (0.008, 93_600, 10_000, 4, 0.0175, 10.4),
@@ -49,8 +58,8 @@ def predicted(
 ) -> list[Claim]:
   """Of all methods and attackers; `few` has constant rounds and QSR's."""
   constant, _, qsr = few
-  about: dict[str, Any] = {'paper': SOURCE, 'data': dataset}
-  ours = {'published': 'not in the paper', **about}
+  claim = claims_about('QSR', SOURCE, dataset)
+  ours = {'method': '', 'published': 'not in the paper'}
   more = 100 * share[constant] / share[qsr]
   volumes = published().values()
   agree = sum(volume == percent for volume, percent in volumes)
@@ -59,55 +68,36 @@ def predicted(
     *(attacked[f'{qsr}, {x}', 'sign flip'] for x in ('trimmed mean', 'mean'))
   )
   return [
-    Claim(
-      'QSR',
-      'tests better than averaging after every step',
-      published='ViT-B on ImageNet: +1.16 points, 20.2 h and not 26.7',
-      evidence='A',
-      **about,
+    claim(BETTER, **BETTER_BY),
+    claim(
+      FEWER,
+      Check(f'rounds of {constant} per 100 of {qsr}', more, 110),
+      *(
+        Check(f'accuracy of {qsr} less {x}, own rates', gap.mean(), -0.5)
+        for x in (constant, 'parallel')
+        for gap in [against[x, 'tuned']]
+      ),
+      **FEWER_BY,
     ),
-    Claim(
-      'QSR',
-      'communicates far less than constant rounds and tests no worse',
-      published='ViT-B on ImageNet, H 4: 79.32 constant, 80.98 QSR',
-      evidence='T',
-      checks=[
-        Check(f'rounds of {constant} per 100 of {qsr}', more, 110),
-        *(
-          Check(f'accuracy of {qsr} less {x}, own rates', gap.mean(), -0.5)
-          for x in (constant, 'parallel')
-          for gap in [against[x, 'tuned']]
-        ),
-      ],
-      **about,
-    ),
-    Claim(
-      'QSR',
+    claim(
       'how often its schedules communicate',
+      Check('published volumes that agree', agree, len(volumes)),
       published=', '.join(f'{percent} %' for _, percent in volumes),
       evidence='C',
-      checks=[Check('published volumes that agree', agree, len(volumes))],
-      **about,
     ),
-    Claim(
-      '',
+    claim(
       'honest messages stay apart, where those of constant rounds do not',
-      checks=[
-        Check(
-          'fall of the spread from 10 to 90 % of the steps:'
-          f' {constant} over {qsr}',
-          float(np.mean(np.divide(*falls))),
-          2,
-        )
-      ],
+      Check(
+        'fall of the spread from 10 to 90 % of the steps:'
+        f' {constant} over {qsr}',
+        float(np.mean(np.divide(*falls))),
+        2,
+      ),
       **ours,
     ),
-    Claim(
-      '',
+    claim(
       'a robust rule protects the few long rounds',
-      checks=[
-        Check(f'{qsr}, sign flip: trimmed mean over mean', gain.mean(), 30)
-      ],
+      Check(f'{qsr}, sign flip: trimmed mean over mean', gain.mean(), 30),
       **ours,
     ),
   ]
@@ -131,61 +121,38 @@ def predicted_at_the_minimum(
 ) -> list[Claim]:
   """Where the training loss is near zero; QSR is the last of the names."""
   *others, qsr = names
-  about: dict[str, Any] = {
-    'method': 'QSR',
-    'paper': SOURCE,
-    'data': dataset,
-  }
-
-  def least(other):
-    gaps = against[other, 'tuned']
-    return float(np.mean(gaps)) - half_width(gaps)
-
+  claim = claims_about('QSR', SOURCE, dataset)
+  gaps = {other: against[other, 'tuned'] for other in others}
+  more = 100 * share[others[1]] / share[qsr]
   return [
-    Claim(
-      says='tests better than averaging after every step',
-      published='ViT-B on ImageNet: +1.16 points, 20.2 h and not 26.7',
-      evidence='A',
-      checks=[
+    claim(
+      BETTER,
+      *(
         Check(
           f'lower end of the 95 % interval of {qsr} less {other}, points',
-          least(other),
+          float(np.mean(gap)) - half_width(gap),
           0,
         )
-        for other in others
-      ],
-      **about,
+        for other, gap in gaps.items()
+      ),
+      **BETTER_BY,
     ),
-    Claim(
-      says='communicates far less than constant rounds and tests no worse',
-      published='ViT-B on ImageNet, H 4: 79.32 constant, 80.98 QSR',
-      evidence='T',
-      checks=[
-        Check(
-          f'rounds of {others[1]} per 100 of {qsr}',
-          100 * share[others[1]] / share[qsr],
-          110,
-        ),
-        *(
-          Check(
-            f'accuracy of {qsr} less {other}',
-            float(np.mean(against[other, 'tuned'])),
-            -0.5,
-          )
-          for other in others
-        ),
-      ],
-      **about,
+    claim(
+      FEWER,
+      Check(f'rounds of {others[1]} per 100 of {qsr}', more, 110),
+      *(
+        Check(f'accuracy of {qsr} less {other}', float(np.mean(gap)), -0.5)
+        for other, gap in gaps.items()
+      ),
+      **FEWER_BY,
     ),
-    Claim(
-      says='the model interpolates, as the theory of the rule needs it',
-      checks=[
-        Check(
-          'training loss of parallel at the end',
-          float(np.mean(table['parallel', 'training loss'])),
-          at_most=0.05,
-        )
-      ],
-      **{**about, 'method': ''},
+    claim(
+      'the model interpolates, as the theory of the rule needs it',
+      Check(
+        'training loss of parallel at the end',
+        float(np.mean(table['parallel', 'training loss'])),
+        at_most=0.05,
+      ),
+      method='',
     ),
   ]

@@ -30,7 +30,7 @@ from byzjax import data, models
 from ...harness.cells import Cell, Rows, even_stops
 from ...harness.settings import ImageSettings, option
 from ...reporting import palette, pictures, tables
-from ...reporting.summary import Summary, Table
+from ...reporting.summary import Summary, pivots
 from .claims import (
   half_width,
   predicted,
@@ -340,7 +340,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
   name = 'qsr.png' if digits else f'{settings.dataset}.png'
   return Summary(
     claims=claims,
-    tables=[Table(t, tables.pivot(cells, k)) for t, cells, k in shown if cells],
+    tables=pivots(shown),
     figures={name: lambda: picture(settings, share, ends, spread)},
   )
 

@@ -16,6 +16,7 @@ and bounds are chosen on validation data.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +27,7 @@ from byzjax import data
 from ...harness.cells import Cell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import Check, Claim, Summary, claims_about, pivots
 
 # By powers of ten. Plain steps need the wider range.
 RATES = [10.0 ** (k / 2) for k in range(-7, 0)]
@@ -45,6 +46,10 @@ DEFENCES = [
   ('adam', 'global', 'all'),
   ('adam', 'local', 'all'),
 ]
+SOURCE = (
+  'Chezhegov, Skorik, Khachaturov, Shalagin, Avetisyan, Takac, Kholodov,'
+  ' Beznosikov 2024, arXiv:2406.00846'
+)
 QUICK = {'rounds': 4, 'lower_bounds': (1e-3,)}
 QUICK_CELLS = ('even, local SGD', 'even, adam, global')
 
@@ -258,13 +263,13 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
   ]
   return Summary(
     claims=claims(settings, accuracy, rounds, without),
-    tables=[Table(t, tables.pivot(x, digits)) for t, x, digits in shown if x],
+    tables=pivots(shown),
     figures={'rounds.png': lambda: picture(rounds)},
   )
 
 
 def claims(settings: Settings, accuracy, rounds, attacked) -> list[Claim]:
-  low, high = settings.lower_bounds[0], settings.lower_bounds[-1]
+  claim = claims_about('SAVIC', SOURCE, settings.dataset)
 
   def factor(method, problem='ill'):
     others = rounds['local SGD', problem] / rounds[f'{method}, global', problem]
@@ -274,59 +279,56 @@ def claims(settings: Settings, accuracy, rounds, attacked) -> list[Claim]:
     mine, own = (accuracy[f'{method}, {x}', 'ill'] for x in ('global', 'local'))
     return (mine - own).mean()
 
+  return [
+    claim(
+      'a preconditioner makes local SGD faster where scales differ',
+      Check(
+        'rounds of local SGD over adam, global',
+        factor('adam'),
+        2,
+        why='three seeds; decay and bounds are from one first look',
+      ),
+      Check('rounds of local SGD over oasis, global', factor('oasis'), 2),
+      Check(
+        'the factor of adam, less the same on even pixels',
+        factor('adam') - factor('adam', 'even'),
+        0,
+      ),
+    ),
+    claim(
+      'one diagonal for all is as good as one for each worker',
+      *(
+        Check(f'points of {x}, global over local', over(x), -1)
+        for x in ('adam', 'oasis')
+      ),
+    ),
+    *claims_of_attacks(claim, settings.lower_bounds, attacked),
+  ]
+
+
+def claims_of_attacks(claim, bounds: Sequence[float], attacked) -> list[Claim]:
+  low, high = bounds[0], bounds[-1]
+  ours = {'method': '', 'published': 'not in the paper'}
+
   def cost(attack, guarded='messages', bound=low, scope='global'):
     name = f'adam, {scope}, median: {guarded}, bound {bound:g}'
     return np.mean(attacked[name, 'none'] - attacked[name, attack])
 
-  source = (
-    'Chezhegov, Skorik, Khachaturov, Shalagin, Avetisyan, Takac, Kholodov,'
-    ' Beznosikov 2024, arXiv:2406.00846'
-  )
-  about = {'method': 'SAVIC', 'paper': source, 'data': settings.dataset}
-  ours = {**about, 'method': '', 'published': 'not in the paper'}
   return [
-    Claim(
-      says='a preconditioner makes local SGD faster where scales differ',
-      checks=[
-        Check(
-          'rounds of local SGD over adam, global',
-          factor('adam'),
-          2,
-          why='three seeds; decay and bounds are from one first look',
-        ),
-        Check('rounds of local SGD over oasis, global', factor('oasis'), 2),
-        Check(
-          'the factor of adam, less the same on even pixels',
-          factor('adam') - factor('adam', 'even'),
-          0,
-        ),
-      ],
-      **about,
-    ),
-    Claim(
-      says='one diagonal for all is as good as one for each worker',
-      checks=[
-        Check(f'points of {x}, global over local', over(x), -1)
-        for x in ('adam', 'oasis')
-      ],
-      **about,
-    ),
-    Claim(
-      says='guarding messages alone is worth nothing: the diagonal is open',
-      checks=[
-        Check(f'points that down costs at bound {low:g}', cost('down'), 10),
-        Check(
-          f'points that bound {high:g} saves of that',
-          cost('down') - cost('down', bound=high),
-          5,
-        ),
-        Check(f'points that up costs at bound {low:g}', cost('up'), 10),
-      ],
+    claim(
+      'guarding messages alone is worth nothing: the diagonal is open',
+      Check(f'points that down costs at bound {low:g}', cost('down'), 10),
+      Check(
+        f'points that bound {high:g} saves of that',
+        cost('down') - cost('down', bound=high),
+        5,
+      ),
+      Check(f'points that up costs at bound {low:g}', cost('up'), 10),
       **ours,
     ),
-    Claim(
-      says='the median on both channels, or a local diagonal, holds',
-      checks=[
+    claim(
+      'the median on both channels, or a local diagonal, holds',
+      *(
         Check(
           f'points that the worse attack costs, {scope} diagonal',
           max(cost(x, 'all', scope=scope) for x in ('down', 'up')),
@@ -334,7 +336,7 @@ def claims(settings: Settings, accuracy, rounds, attacked) -> list[Claim]:
           why='clients differ, and local SGD with the median loses as much',
         )
         for scope in ('global', 'local')
-      ],
+      ),
       **ours,
     ),
   ]

@@ -18,7 +18,15 @@ import numpy as np
 
 from ...harness.cells import OwnCell, Rows
 from ...reporting import palette, pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import (
+  OURS,
+  Check,
+  Claim,
+  Summary,
+  Table,
+  claims_about,
+  pivots,
+)
 from . import measure
 from .measure import METHODS, Settings, cuts
 
@@ -40,6 +48,8 @@ RATES = {
   'adam, clip 50%': [3e-3, 1e-2, 3e-2],
 }
 ATTACKED_RATE = 1.0
+CLIP, CLIPPED_ADAM = 'sgd, clip 10%', 'adam, clip 50%'
+WHOLE = 'p = 0'  # The gradient, of which nothing is clipped.
 RULES = ('mean', 'nnm, median')
 QUICK = {
   'width': 8,
@@ -67,7 +77,7 @@ def define(settings: Settings) -> list[OwnCell]:
     *[training('training', 'text', *item) for item in RATES.items()],
     *[
       training('attack', 'text', method, [ATTACKED_RATE], rule)
-      for method in ('sgd', 'sgd, clip 10%')
+      for method in ('sgd', CLIP)
       for rule in RULES
     ],
   ]
@@ -79,48 +89,62 @@ def keep(rows: Rows, settings: Settings) -> Rows:
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
-  points, f = cuts(settings), settings.num_byzantine
-  whole, one, tenth = 'p = 0', 'p = 0.01', 'p = 0.1'
-  trajectories = tables.Cells(
-    (base, part)
-    for base, part in tables.split_by(
-      tables.select(rows, part='along'), 'task', 'method'
-    )
+  along = tables.select(rows, part='along')
+  paths = tables.Cells(tables.split_by(along, 'task', 'method'))
+  losses = losses_of(rows)
+  by_rate = {
+    (method, f'{rate:g}'): losses['training', method, 'mean', rate]
+    for method, rates in RATES.items()
+    for rate in rates
+  }
+  return Summary(
+    claims=claims_of(settings, paths, losses),
+    tables=[
+      *sharpness_tables(settings, paths),
+      Table('Training loss at the end, by rate', finite(by_rate)),
+      attack_table(settings, losses),
+    ],
+    figures={
+      'sharpness.png': lambda: picture(settings, paths, by_rate),
+    },
   )
 
-  def of(base, column):
-    """[seeds, steps]; not a number if it was not measured."""
-    if base not in trajectories or column not in trajectories[base][0]:
-      return np.full([1, 1], np.nan)
-    seeds = tables.split(trajectories[base], 'seed').values()
-    return np.stack([tables.column(part, column) for part in seeds])
 
-  def ratio(base, name, to='sgd'):
-    """Of sharpness to the size of that of another direction."""
-    other = np.abs(of(base, f'sharpness {to}'))
-    return of(base, f'sharpness {name}') / other
+def along_path(paths: tables.Cells, base, column: str) -> np.ndarray:
+  """[seeds, steps]; not a number if it was not measured."""
+  if base not in paths or column not in paths[base][0]:
+    return np.full([1, 1], np.nan)
+  seeds = tables.split(paths[base], 'seed').values()
+  return np.stack([tables.column(part, column) for part in seeds])
 
-  def least(name, to='sgd', task='text'):
-    """Times less sharp, the median over seeds and steps."""
-    return min(
-      1 / np.median(ratio((task, method), name, to))
-      for method in ('sgd', 'adam')
-    )
 
-  def by_base(names, values):
-    """The median over steps, per seed."""
-    return {
-      (name, ', '.join(base)): np.median(values(base, name), axis=1)
-      for name in names
-      for base in BASES
-    }
+def ratio(paths: tables.Cells, base, name: str, to: str = 'sgd') -> np.ndarray:
+  """Of sharpness to the size of that of another direction."""
+  other = np.abs(along_path(paths, base, f'sharpness {to}'))
+  return along_path(paths, base, f'sharpness {name}') / other
 
-  own = {
-    ('sgd itself', ', '.join(base)): np.median(
-      np.abs(of(base, 'sharpness sgd')), axis=1
-    )
+
+def times_less(
+  paths: tables.Cells, name: str, to: str = 'sgd', task: str = 'text'
+) -> float:
+  """How much less sharp at least, by medians over seeds and steps."""
+  return min(
+    1 / np.median(ratio(paths, (task, method), name, to))
+    for method in ('sgd', 'adam')
+  )
+
+
+def by_base(names, values) -> dict[tuple[str, str], np.ndarray]:
+  """The median over steps, per seed."""
+  return {
+    (name, ', '.join(base)): np.median(values(base, name), axis=1)
+    for name in names
     for base in BASES
   }
+
+
+def losses_of(rows: Rows) -> tables.Cells:
+  """At the end, by part, method, rule and rate; infinite if it diverged."""
   losses = tables.Cells()
   for key, part in tables.split_by(
     [row for row in rows if row['part'] != 'along'],
@@ -128,127 +152,139 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
   ):
     loss = tables.final(part, 'loss')
     losses[key] = np.where(np.isfinite(loss), loss, np.inf)
-  by_rate = {
-    (method, f'{rate:g}'): losses['training', method, 'mean', rate]
-    for method, rates in RATES.items()
-    for rate in rates
-  }
-  best = {}
-  for method, rates in RATES.items():
-    means = [losses['training', method, 'mean', r].mean() for r in rates]
-    best[method] = rates[int(np.argmin(means))]
-  attacked = {
-    (method, rule): losses['attack', method, rule, ATTACKED_RATE]
-    for method in ('sgd', 'sgd, clip 10%')
-    for rule in RULES
-  }
+  return losses
 
-  def less(a, b):
-    """Hundredths of the training loss, each at its best rate."""
-    of_a, of_b = (losses['training', m, 'mean', best[m]] for m in (a, b))
-    return 100 * (of_a - of_b).mean()
 
-  clip, clipped_adam = 'sgd, clip 10%', 'adam, clip 50%'
-  robust = attacked[clip, 'mean'] - attacked[clip, RULES[1]]
-  about = {
-    'method': 'coordinate-wise clipping',
-    'paper': 'Pan, Li 2023, arXiv:2306.00204',
-    'data': f'{settings.text}, digits',
-  }
+def best_rate(losses: tables.Cells, method: str) -> float:
+  rates = RATES[method]
+  means = [losses['training', method, 'mean', r].mean() for r in rates]
+  return rates[int(np.argmin(means))]
+
+
+def less(losses: tables.Cells, *methods: str) -> float:
+  """Hundredths of the loss of one less another's, each at its best rate."""
+  one, other = (
+    losses['training', m, 'mean', best_rate(losses, m)] for m in methods
+  )
+  return 100 * (one - other).mean()
+
+
+def claims_of(
+  settings: Settings, paths: tables.Cells, losses: tables.Cells
+) -> list[Claim]:
+  paper, data = 'Pan, Li 2023, arXiv:2306.00204', f'{settings.text}, digits'
+  claim = claims_about('coordinate-wise clipping', paper, data)
+  mean, robust = (losses['attack', CLIP, x, ATTACKED_RATE] for x in RULES)
+  return [
+    claim(
+      'on transformers steps of SGD are far sharper than those of Adam',
+      *checks_of_adam(paths),
+    ),
+    claim(
+      'clipping few coordinates makes steps less sharp',
+      *checks_of_clipping(paths),
+    ),
+    claim('clipping makes training faster', *checks_of_training(losses)),
+    claim(
+      'a robust rule holds clipped SGD under sign flips',
+      Check(
+        'hundredths of the loss, mean less nnm, median',
+        100 * (mean - robust).mean(),
+        20,
+      ),
+      **OURS,
+    ),
+  ]
+
+
+def checks_of_adam(paths: tables.Cells) -> list[Check]:
+  why = 'small models from scratch; those of the paper are pretrained'
+  text, cnn = (times_less(paths, 'adam', task=x) for x in ('text', 'cnn'))
+  return [
+    Check('times, transformer', text, 10, why=why),
+    Check('times that factor on the CNN', text / cnn, 2, why=why),
+  ]
+
+
+def checks_of_clipping(paths: tables.Cells) -> list[Check]:
+  one, tenth = (times_less(paths, f'p = {p}', WHOLE) for p in (0.01, 0.1))
+  why = 'the trajectory of Adam; along that of SGD it holds'
+  return [
+    Check('times, SGD with 10 % clipped', times_less(paths, CLIP), 2),
+    Check('times, gradient with 1 % clipped', one, 1.25, why=why),
+    Check('times, gradient with 10 % clipped', tenth, 1.5),
+    Check('times, Adam clipped', times_less(paths, CLIPPED_ADAM, 'adam'), 1),
+  ]
+
+
+def checks_of_training(losses: tables.Cells) -> list[Check]:
   slower = 'clipping was slower at every rate from 0.3 to 3 that converged'
-  small = 'small models from scratch; those of the paper are pretrained'
-  return Summary(
-    claims=[
-      Claim(
-        says='on transformers steps of SGD are far sharper than those of Adam',
-        checks=[
-          Check('times, transformer', least('adam'), 10, why=small),
-          Check(
-            'times that factor on the CNN',
-            least('adam') / least('adam', task='cnn'),
-            2,
-            why=small,
-          ),
-        ],
-        **about,
-      ),
-      Claim(
-        says='clipping few coordinates makes steps less sharp',
-        checks=[
-          Check('times, SGD with 10 % clipped', least(clip), 2),
-          Check(
-            'times, gradient with 1 % clipped',
-            least(one, whole),
-            1.25,
-            why='the trajectory of Adam; along that of SGD it holds',
-          ),
-          Check('times, gradient with 10 % clipped', least(tenth, whole), 1.5),
-          Check('times, Adam clipped', least(clipped_adam, 'adam'), 1),
-        ],
-        **about,
-      ),
-      Claim(
-        says='clipping makes training faster',
-        checks=[
-          Check(
-            'hundredths, SGD less clipped', less('sgd', clip), 0, why=slower
-          ),
-          Check('hundredths, clipped SGD less Adam', less(clip, 'adam'), 0),
-          Check('times the best rate of SGD', best[clip] / best['sgd'], 3),
-          Check(
-            'hundredths, Adam less clipped',
-            less('adam', clipped_adam),
-            0,
-            why='each at the best of three rates',
-          ),
-        ],
-        **about,
-      ),
-      Claim(
-        says='a robust rule holds clipped SGD under sign flips',
-        checks=[
-          Check(
-            'hundredths of the loss, mean less nnm, median',
-            100 * robust.mean(),
-            20,
-          )
-        ],
-        **about | {'method': '', 'paper': 'not in the paper'},
-      ),
-    ],
-    tables=[
-      Table(
+  times = best_rate(losses, CLIP) / best_rate(losses, 'sgd')
+  return [
+    Check(
+      'hundredths, SGD less clipped', less(losses, 'sgd', CLIP), 0, why=slower
+    ),
+    Check('hundredths, clipped SGD less Adam', less(losses, CLIP, 'adam'), 0),
+    Check('times the best rate of SGD', times, 3),
+    Check(
+      'hundredths, Adam less clipped',
+      less(losses, 'adam', CLIPPED_ADAM),
+      0,
+      why='each at the best of three rates',
+    ),
+  ]
+
+
+def sharpness_tables(settings: Settings, paths: tables.Cells) -> list[Table]:
+  points = cuts(settings)
+
+  def size(base, name):
+    del name
+    return np.abs(along_path(paths, base, 'sharpness sgd'))
+
+  def gain(base, name):
+    return 1000 * along_path(paths, base, f'gain {name}')
+
+  def held(base, name):
+    return 100 * along_path(paths, base, f'held {name}')
+
+  over_sgd = by_base(METHODS, functools.partial(ratio, paths))
+  over_whole = functools.partial(ratio, paths, to=WHOLE)
+  return pivots(
+    [
+      (
         'Sharpness of the next step over that of SGD, median over steps',
-        tables.pivot(by_base(METHODS, ratio) | own, 2),
+        over_sgd | by_base(['sgd itself'], size),
+        2,
       ),
-      Table(
+      (
         'Best decrease of the loss along it, thousandths, median over steps',
-        tables.pivot(
-          by_base(METHODS, lambda base, name: 1000 * of(base, f'gain {name}'))
-        ),
+        by_base(METHODS, gain),
       ),
-      Table(
+      (
         'Sharpness of the clipped gradient over that of the gradient',
-        tables.pivot(
-          by_base(points, lambda base, name: ratio(base, name, whole)), 2
-        ),
+        by_base(points, over_whole),
+        2,
       ),
-      Table(
+      (
         'Share of |g|^2 that the largest coordinates hold (%)',
-        tables.pivot(
-          by_base(points, lambda base, name: 100 * of(base, f'held {name}'))
-        ),
+        by_base(points, held),
       ),
-      Table('Training loss at the end, by rate', finite(by_rate)),
-      Table(
-        f'Training loss at rate {ATTACKED_RATE:g}, {f} of'
-        f' {settings.num_workers} workers flip signs',
-        finite(attacked),
-      ),
-    ],
-    figures={
-      'sharpness.png': lambda: picture(settings, ratio, points, by_rate)
-    },
+    ]
+  )
+
+
+def attack_table(settings: Settings, losses: tables.Cells) -> Table:
+  return Table(
+    f'Training loss at rate {ATTACKED_RATE:g}, {settings.num_byzantine} of'
+    f' {settings.num_workers} workers flip signs',
+    finite(
+      {
+        (method, rule): losses['attack', method, rule, ATTACKED_RATE]
+        for method in ('sgd', CLIP)
+        for rule in RULES
+      }
+    ),
   )
 
 
@@ -258,11 +294,11 @@ def finite(cells) -> str:
     return tables.pivot(cells, 3).replace('inf ± nan', ' diverged')
 
 
-def picture(settings: Settings, ratio, points, by_rate):
+def picture(settings: Settings, paths: tables.Cells, by_rate):
   """Sharpness by step, sharpness by what is cut, and training losses."""
   figure, ((left, middle, right),) = pictures.panels(1, 3, figsize=(14, 4))
   for name, colour in palette.colours([*METHODS]).items():
-    middle_of = np.median(ratio(('text', 'sgd'), name), axis=0)
+    middle_of = np.median(ratio(paths, ('text', 'sgd'), name), axis=0)
     steps = settings.steps[: len(middle_of)]
     left.plot(steps, middle_of, '.-', color=colour, label=name)
     mine = {rate: loss for (m, rate), loss in by_rate.items() if m == name}
@@ -272,7 +308,7 @@ def picture(settings: Settings, ratio, points, by_rate):
       right.plot(rates, means, '.-', color=colour, label=name)
   percent = [100 * p for p in settings.fractions]
   for base in BASES:
-    shown = [np.median(ratio(base, p, 'p = 0')) for p in points]
+    shown = [np.median(ratio(paths, base, p, WHOLE)) for p in cuts(settings)]
     middle.plot(percent, shown, '.-', label=', '.join(base))
   left.set(yscale='log', xlabel='step', title='text, sgd')
   left.set_ylabel('sharpness over that of SGD')

@@ -27,7 +27,7 @@ from byzjax import models
 
 from ...harness.cells import OwnCell, Rows
 from ...reporting import pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import Check, Summary, Table, claims_about
 
 VOTE, MEAN, SUM = 'vote', 'all-reduce mean', 'vote, sum of int8'
 SIZES = ('CNN on MNIST', 'million')
@@ -180,26 +180,8 @@ def summarise(rows: Rows, about: Mapping[str, str]) -> Summary:
       ratio[f'{size}, {p}', name] = sent[MEAN, size, p] / sent[name, size, p]
   off = [abs(row['sent'] / row['formula'] - 1) for row in rows]
 
-  def lines():
-    figure, axes = pictures.panels(1, len(SIZES))
-    for axis, size in zip(axes[0], SIZES):
-      pictures.spread_over(
-        axis,
-        DEVICES,
-        {
-          name: [np.atleast_1d(sent[name, size, p] / 1000) for p in DEVICES]
-          for name in (MEAN, SUM, VOTE)
-        },
-      )
-      axis.set(title=size, xlabel='workers', xscale='log', yscale='log')
-    axes[0, 0].set_ylabel('kilobytes that leave a device')
-    axes[0, 0].legend()
-    return figure
-
-  def claim(says: str, *checks: Check, **published) -> Claim:
-    # Of no method: the scorecard has what training shows.
-    return Claim('', says, about['paper'], 'programs', checks, **published)
-
+  # Of no method: the scorecard has what training shows.
+  claim = claims_about('', about['paper'], 'programs')
   return Summary(
     claims=[
       claim(
@@ -233,5 +215,20 @@ def summarise(rows: Rows, about: Mapping[str, str]) -> Summary:
         f'at most {100 * max(off, default=np.nan):.2f}',
       ),
     ],
-    figures={'cost.png': lines},
+    figures={'cost.png': lambda: picture(sent)},
   )
+
+
+def picture(sent: tables.Cells):
+  """Kilobytes by number of workers."""
+  figure, axes = pictures.panels(1, len(SIZES))
+  for axis, size in zip(axes[0], SIZES):
+    series = {
+      name: [np.atleast_1d(sent[name, size, p] / 1000) for p in DEVICES]
+      for name in (MEAN, SUM, VOTE)
+    }
+    pictures.spread_over(axis, DEVICES, series)
+    axis.set(title=size, xlabel='workers', xscale='log', yscale='log')
+  axes[0, 0].set_ylabel('kilobytes that leave a device')
+  axes[0, 0].legend()
+  return figure

@@ -30,7 +30,14 @@ import byzjax
 from ...harness.cells import Cell, OwnCell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import (
+  Check,
+  Claim,
+  Summary,
+  Table,
+  claims_about,
+  pivots,
+)
 from . import cost, tuned
 
 ATTACKS = {
@@ -187,7 +194,6 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
   if settings.parts == ('cost',):
     return cost.summarise(rows, about)
   n = settings.num_workers
-  minority, majority = (n - 1) // 2, (n + 1) // 2
   table = tables.Cells(
     ((f'{method}, {attack}', f'{f} of {n}'), tables.percent(runs))
     for (method, attack, f), runs in tables.split_by(
@@ -201,60 +207,8 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     for method, of_method in tables.split(rows, 'method').items()
   }
 
-  def lost(attack: str, f: int) -> float:
-    clean = table[f'vote, {attack}', f'0 of {n}'].mean()
-    return clean - table[f'vote, {attack}', f'{f} of {n}'].mean()
-
-  source = PAPER
-  about = {'method': METHOD, 'data': settings.dataset}
   return Summary(
-    claims=[
-      Claim(
-        says='a minority of sign inverters costs little, a majority everything',
-        paper=source,
-        published='converges with 0 to 3 of 7 inverters (43 %), ImageNet',
-        evidence='P',
-        checks=[
-          Check(
-            f'points lost to {minority} of {n} inverters',
-            lost('invert', minority),
-            at_most=2.5,
-          ),
-          Check(
-            f'points lost to {majority} of {n} inverters',
-            lost('invert', majority),
-            at_least=60,
-          ),
-        ],
-        **about,
-      ),
-      Claim(
-        says='random signs cost little, also those of more than half',
-        paper=source,
-        checks=[
-          Check(
-            f'points lost to {majority} of {n} random signs',
-            lost('random', majority),
-            at_most=2,
-          )
-        ],
-        **about,
-      ),
-      Claim(
-        says='one bit per coordinate both ways: 32 times less than float32',
-        paper=source,
-        published='32 x',
-        evidence='C',
-        checks=[
-          Check(
-            'bits of the mean over bits of the vote',
-            bits['mean'] / bits['vote'],
-            at_least=32,
-          )
-        ],
-        **about,
-      ),
-    ],
+    claims=claims_of(table, bits, settings),
     tables=[
       Table(
         'Test accuracy (%) by attack and number of attackers',
@@ -269,14 +223,60 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
   )
 
 
+def claims_of(table: tables.Cells, bits, settings: Settings) -> list[Claim]:
+  claim = claims_about(METHOD, PAPER, settings.dataset)
+  n = settings.num_workers
+  minority, majority = (n - 1) // 2, (n + 1) // 2
+
+  def lost(attack: str, f: int) -> float:
+    clean = table[f'vote, {attack}', f'0 of {n}'].mean()
+    return clean - table[f'vote, {attack}', f'{f} of {n}'].mean()
+
+  return [
+    claim(
+      'a minority of sign inverters costs little, a majority everything',
+      Check(
+        f'points lost to {minority} of {n} inverters',
+        lost('invert', minority),
+        at_most=2.5,
+      ),
+      Check(
+        f'points lost to {majority} of {n} inverters',
+        lost('invert', majority),
+        at_least=60,
+      ),
+      published='converges with 0 to 3 of 7 inverters (43 %), ImageNet',
+      evidence='P',
+    ),
+    claim(
+      'random signs cost little, also those of more than half',
+      Check(
+        f'points lost to {majority} of {n} random signs',
+        lost('random', majority),
+        at_most=2,
+      ),
+    ),
+    claim(
+      'one bit per coordinate both ways: 32 times less than float32',
+      Check(
+        'bits of the mean over bits of the vote',
+        bits['mean'] / bits['vote'],
+        at_least=32,
+      ),
+      published='32 x',
+      evidence='C',
+    ),
+  ]
+
+
 def summarise_quadratic(rows: Rows, settings: Settings) -> Summary:
   n, start = settings.quadratic_workers, 0.5
+  claim = claims_about(METHOD, PAPER, 'quadratic, 1000 numbers')
   found = tables.Cells(
     (labels, tables.final(runs, 'loss'))
     for labels, runs in tables.split_by(rows, 'num_workers', 'num_byzantine')
   )
   minority = [found[n, f].mean() for f in SHARES if 2 * f < n]
-  about = {'method': METHOD, 'paper': PAPER, 'data': 'quadratic, 1000 numbers'}
   lines = tables.Cells(
     (
       (f'{f} of {workers}', 'last loss, thousandths of the first'),
@@ -284,60 +284,51 @@ def summarise_quadratic(rows: Rows, settings: Settings) -> Summary:
     )
     for (workers, f), losses in found.items()
   )
-
-  def curves():
-    figure, axes = pictures.panels()
-    first = tables.select(rows, seed=0)
-    pictures.curves(
-      axes[0, 0],
-      {
-        f'{f} of {workers} invert': runs
-        for (workers, f), runs in tables.split_by(
-          first, 'num_workers', 'num_byzantine'
-        )
-        if f in (0, *SHARES[-4:])
-      },
-      y='loss',
-    )
-    axes[0, 0].set(xlabel='round', ylabel='loss per coordinate', yscale='log')
-    axes[0, 0].legend()
-    return figure
-
   return Summary(
     claims=[
-      Claim(
-        says='it converges with any share of inverters below one half',
+      claim(
+        'it converges with any share of inverters below one half',
+        Check(
+          f'percent of the first loss that is left, the worst of up to'
+          f' {SHARES[-2]} of {n} inverters',
+          100 * max(minority) / start,
+          at_most=10,
+        ),
+        Check(
+          f'the same with {SHARES[-1]} of {n}',
+          100 * found[n, SHARES[-1]].mean() / start,
+          at_least=100,
+        ),
         published='27 workers, below 50 %',
         evidence='P',
-        checks=[
-          Check(
-            f'percent of the first loss that is left, the worst of up to'
-            f' {SHARES[-2]} of {n} inverters',
-            100 * max(minority) / start,
-            at_most=10,
-          ),
-          Check(
-            f'the same with {SHARES[-1]} of {n}',
-            100 * found[n, SHARES[-1]].mean() / start,
-            at_least=100,
-          ),
-        ],
-        **about,
       ),
-      Claim(
-        says='more workers, a lower floor of the error',
+      claim(
+        'more workers, a lower floor of the error',
+        Check(
+          f'floor of one worker over that of {n}',
+          found[1, 0].mean() / found[n, 0].mean(),
+          at_least=3,
+        ),
         published='a figure',
         evidence='P',
-        checks=[
-          Check(
-            f'floor of one worker over that of {n}',
-            found[1, 0].mean() / found[n, 0].mean(),
-            at_least=3,
-          )
-        ],
-        **about,
       ),
     ],
-    tables=[Table('Inverters among workers', tables.pivot(lines, 2))],
-    figures={'quadratic.png': curves},
+    tables=pivots([('Inverters among workers', lines, 2)]),
+    figures={'quadratic.png': lambda: picture_of_quadratic(rows)},
   )
+
+
+def picture_of_quadratic(rows: Rows):
+  """The loss of a seed by round, with most of the attackers."""
+  figure, axes = pictures.panels()
+  series = {
+    f'{f} of {workers} invert': runs
+    for (workers, f), runs in tables.split_by(
+      tables.select(rows, seed=0), 'num_workers', 'num_byzantine'
+    )
+    if f in (0, *SHARES[-4:])
+  }
+  pictures.curves(axes[0, 0], series, y='loss')
+  axes[0, 0].set(xlabel='round', ylabel='loss per coordinate', yscale='log')
+  axes[0, 0].legend()
+  return figure

@@ -18,7 +18,7 @@ import byzjax
 
 from ...harness.cells import Cell, Rows
 from ...reporting import pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import Check, Claim, Summary, claims_about, pivots
 
 # A factor of about 3 between neighbours.
 RATES = {
@@ -87,7 +87,6 @@ def keep(rows: Rows, settings: Any) -> Rows:
 def summarise(rows: Rows, settings: Any, about: Mapping[str, str]) -> Summary:
   """Claims and tables; `about` has the method and the paper of the claims."""
   n = settings.num_workers
-  minority, majority = (n - 1) // 2, n // 2 + 1
   best, fixed, chosen = tables.Cells(), tables.Cells(), tables.Cells()
   rates: dict[str, float] = {}
   for (method, attack, f), runs in tables.split_by(rows, *KEYS):
@@ -100,79 +99,71 @@ def summarise(rows: Rows, settings: Any, about: Mapping[str, str]) -> Summary:
       tables.select(runs, learning_rate=rate)
     )
 
-  def mean(method: str, f: int = 0, attack: str = OWN) -> float:
-    line = f'{f} of {n} {attack}' if f else 'no attacker'
-    return best[line, method].mean()
-
-  def lost(method: str, f: int, attack: str = OWN) -> float:
-    return mean(method) - mean(method, f, attack)
-
-  def points(method: str, f: int, attack: str = OWN, **bound) -> Check:
-    text = f'points {method} loses to {f} of {n} {attack}'
-    return Check(text, lost(method, f, attack), **bound)
-
-  def claim(says: str, *checks: Check, **published) -> Claim:
-    return Claim(
-      says=says, data=settings.dataset, checks=checks, **about, **published
-    )
-
-  loud = np.abs(
-    best[f'1 of {n} {LOUD}', 'signum'] - best[f'1 of {n} {OWN}', 'signum']
-  )
   return Summary(
-    claims=[
-      claim(
-        'a minority of sign inverters costs little, a majority everything',
-        points('signum', minority, at_most=3),
-        points('signum', majority, at_least=60),
-        published='converges with 0 to 3 of 7 inverters (43 %), ImageNet',
-        evidence='P',
-      ),
-      claim(
-        'without attackers, signum is as good as SGD and as Adam',
-        *(
-          Check(
-            f'points of {other} over signum',
-            mean(other) - mean('signum'),
-            at_most=1,
-          )
-          for other in ('SGD', 'Adam')
+    claims=claims_of(best, n, claims_about(**about, data=settings.dataset)),
+    tables=pivots(
+      [
+        ('Test accuracy (%), the rate chosen anew for every line', best),
+        ('Test accuracy (%), the rate chosen without attackers', fixed),
+        (
+          'The rate that was chosen for every line, on the validation split',
+          chosen,
+          4,
         ),
-        published='CIFAR-10, ResNet-20, one machine: signum 91.2 %, SGD 91.7,'
-        ' Adam 91.6',
-        evidence='K',
-      ),
-      claim(
-        'a vote does not see how loud an inverter is; a mean does',
-        Check(
-          f'most points between 1 of {n} {OWN} and {LOUD}, signum, of a seed',
-          loud.max(),
-          at_most=0,
-        ),
-        *(points(other, 1, LOUD, at_least=60) for other in ('SGD', 'Adam')),
-      ),
-      claim(
-        'the control: inverters of their own size cost a mean little, too',
-        *(points(other, minority, at_most=5) for other in ('SGD', 'Adam')),
-      ),
-    ],
-    tables=[
-      Table(
-        'Test accuracy (%), the rate chosen anew for every line',
-        tables.pivot(best),
-      ),
-      Table(
-        'Test accuracy (%), the rate chosen without attackers',
-        tables.pivot(fixed),
-      ),
-      Table(
-        'The rate that was chosen for every line, on the validation split',
-        tables.pivot(chosen, 4),
-      ),
-    ],
+      ]
+    ),
     figures={
       f'{settings.dataset}.png': lambda: pictures.heatmap(
         best, 'Inverters, each method at its best rate'
       )
     },
   )
+
+
+def claims_of(best: tables.Cells, n: int, claim) -> list[Claim]:
+  """Of `n` workers, each method at its best rate."""
+  minority, majority = (n - 1) // 2, n // 2 + 1
+  clean = {name: best['no attacker', name].mean() for name in RATES}
+
+  def points(method: str, f: int, attack: str = OWN, **bound) -> Check:
+    line = f'{f} of {n} {attack}'
+    lost = clean[method] - best[line, method].mean()
+    return Check(f'points {method} loses to {line}', lost, **bound)
+
+  loud, own = (best[f'1 of {n} {attack}', 'signum'] for attack in (LOUD, OWN))
+  return [
+    claim(
+      'a minority of sign inverters costs little, a majority everything',
+      points('signum', minority, at_most=3),
+      points('signum', majority, at_least=60),
+      published='converges with 0 to 3 of 7 inverters (43 %), ImageNet',
+      evidence='P',
+    ),
+    claim(
+      'without attackers, signum is as good as SGD and as Adam',
+      *(
+        Check(
+          f'points of {other} over signum',
+          clean[other] - clean['signum'],
+          at_most=1,
+        )
+        for other in ('SGD', 'Adam')
+      ),
+      published='CIFAR-10, ResNet-20, one machine: signum 91.2 %, SGD 91.7,'
+      ' Adam 91.6',
+      evidence='K',
+    ),
+    claim(
+      'a vote does not see how loud an inverter is; a mean does',
+      Check(
+        f'most points between 1 of {n} {OWN} and {LOUD}, signum, of a seed',
+        np.abs(loud - own).max(),
+        at_most=0,
+      ),
+      *(points(other, 1, LOUD, at_least=60) for other in ('SGD', 'Adam')),
+    ),
+    claim(
+      'the control: inverters of their own size cost a mean little, too',
+      *(points(other, minority, at_most=5) for other in ('SGD', 'Adam')),
+    ),
+  ]

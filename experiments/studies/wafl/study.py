@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 from ...harness.cells import Cell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import pictures, tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import Check, Claim, Summary, claims_about, pivots
 from .. import opponents
 from . import training
 
@@ -201,46 +201,133 @@ def page_picture(settings: Settings) -> str:
   return 'accuracy.png' if on_digits else f'{settings.dataset}.png'
 
 
-def summarise(rows: Rows, settings: Settings) -> Summary:
-  gammas, attacked = sorted(settings.gammas), tables.Cells()
-  part = tables.select(rows, part='methods')
-  table = by_share(part, gammas)
-  at_40 = {gamma: table[name_of(gamma), '40 %'].mean() for gamma in gammas}
-  best = max(at_40, key=lambda gamma: at_40[gamma])
-  less = {
-    (f'less {other}', share): table[name_of(best), share] - table[other, share]
-    for other in ('fedavg', 'fedpgd')
+def best_at_40(table: tables.Cells, gammas) -> float:
+  """The gamma that is best where 40 % of clients are attacked."""
+  return max(gammas, key=lambda gamma: table[name_of(gamma), '40 %'].mean())
+
+
+def less_others(table: tables.Cells, gamma: float) -> tables.Cells:
+  """WAFL less others of the same seed."""
+  return tables.Cells(
+    ((f'less {name}', share), table[name_of(gamma), share] - table[name, share])
+    for name in ('fedavg', 'fedpgd')
     for share in tables.axes(table)[1]
-  }
+  )
+
+
+def under_attack(rows: Rows) -> tables.Cells:
+  """Accuracy after attacks in training, by rule and attack."""
+  table = tables.Cells()
   for (rule, attack), both in tables.split_by(
     tables.select(rows, part='attacks'), 'rule', 'attack'
   ):
     at = f'{rule}, {attack}'
     for method in tables.values_of(both, 'method'):
       clean, moved = accuracies(both, method=method)
-      attacked[at, f'{method}, clean'] = clean
-      attacked[at, f'{method}, moved'] = moved
-    if (at, 'wafl, moved') in attacked:
-      gain = attacked[at, 'wafl, moved'] - attacked[at, 'fedavg, moved']
-      attacked[at, 'gain, moved'] = gain
+      table[at, f'{method}, clean'] = clean
+      table[at, f'{method}, moved'] = moved
+    if (at, 'wafl, moved') in table:
+      gain = table[at, 'wafl, moved'] - table[at, 'fedavg, moved']
+      table[at, 'gain, moved'] = gain
+  return table
+
+
+def summarise(rows: Rows, settings: Settings) -> Summary:
+  gammas, attacked = sorted(settings.gammas), under_attack(rows)
+  part = tables.select(rows, part='methods')
+  table = by_share(part, gammas)
+  best = best_at_40(table, gammas)
+  chosen = ', best at 40 %,' if len(gammas) > 1 else ''
+  paper = 'Nguyen et al. 2022, arXiv:2206.01432 (figures only)'
+  claim = claims_about('WAFL', paper, settings.dataset)
+  return Summary(
+    claims=[
+      *claims_of_methods(claim, table, best, gammas, settings.dataset),
+      # One gamma, as in the commands of the authors, has no ends.
+      *(claims_of_ends(claim, part, table, gammas) if len(gammas) > 2 else ()),
+      claim(
+        'behind a robust rule WAFL keeps its gain under attack (ours)',
+        *checks_of_attacks(attacked, settings.attacks),
+        method='',
+      ),
+    ],
+    tables=pivots(
+      [
+        ('Pooled test accuracy (%) by the share of clients attacked', table),
+        (
+          f'Gamma {best:g}{chosen} less others of the same seed',
+          less_others(table, best),
+        ),
+        (
+          f'{settings.num_byzantine} of {settings.num_workers} attack in'
+          f' training; gamma {settings.attacked_gamma:g}',
+          attacked,
+        ),
+      ]
+    ),
+    figures={page_picture(settings): lambda: picture(table, gammas)},
+  )
+
+
+def claims_of_methods(
+  claim, table: tables.Cells, best: float, gammas, data: str
+) -> list[Claim]:
+  """Of WAFL at its best gamma, and others."""
+  less = less_others(table, best)
+  lost = (table['fedavg', '0 %'] - table['fedavg', '80 %']).mean()
+  less_lost = (less['less fedavg', '80 %'] - less['less fedavg', '0 %']).mean()
+  over_pgd = less['less fedpgd', '80 %'].mean()
+  knows = ''
+  if data == 'digits':
+    knows = 'FedPGD trains on the box of the test, WAFL does not know it'
 
   def cost(gamma: float) -> float:
     return (table['fedavg', '0 %'] - table[name_of(gamma), '0 %']).mean()
 
-  def claim(says: str, *checks: Check, method: str = 'WAFL') -> Claim:
-    paper = 'Nguyen et al. 2022, arXiv:2206.01432 (figures only)'
-    return Claim(method, says, paper, settings.dataset, checks)
+  return [
+    claim(
+      'moved test inputs of 80 % of clients cost WAFL less than FedAvg',
+      Check('points they cost FedAvg', lost, 20),
+      Check(f'less for WAFL, gamma {best:g}', less_lost, 10),
+    ),
+    claim(
+      'WAFL is more robust than related methods',
+      Check('points over FedPGD, 80 % attacked', over_pgd, 0, why=knows),
+    ),
+    claim(
+      'the price in clean accuracy is small, and grows as gamma shrinks',
+      Check(f'points lost, gamma {best:g}', cost(best), at_most=5),
+      *(
+        Check(f'more at gamma {gamma:g}', cost(gamma) - cost(best), 5)
+        for gamma in gammas[:1]
+        if len(gammas) > 1
+      ),
+    ),
+  ]
 
-  lost = (table['fedavg', '0 %'] - table['fedavg', '80 %']).mean()
-  less_lost = (less['less fedavg', '80 %'] - less['less fedavg', '0 %']).mean()
-  over_pgd = less['less fedpgd', '80 %'].mean()
-  over_ends = at_40[best] - max(at_40[gammas[0]], at_40[gammas[-1]])
-  apart = largest_difference(part, gammas[-1])
-  chosen = ', best at 40 %,' if len(gammas) > 1 else ''
-  knows = ''
-  if settings.dataset == 'digits':
-    knows = 'FedPGD trains on the box of the test, WAFL does not know it'
 
+def claims_of_ends(
+  claim, rows: Rows, table: tables.Cells, gammas
+) -> list[Claim]:
+  """Of the smallest and of the largest gamma."""
+  first, last, best = (
+    table[name_of(gamma), '40 %'].mean()
+    for gamma in (gammas[0], gammas[-1], best_at_40(table, gammas))
+  )
+  apart = largest_difference(rows, gammas[-1])
+  return [
+    claim(
+      'a gamma inside the range is best',
+      Check('points over both ends, 40 % attacked', best - max(first, last), 2),
+    ),
+    claim(
+      'WAFL with a large gamma is FedAvg',
+      Check('most points apart, any evaluation', apart, at_most=0.5),
+    ),
+  ]
+
+
+def checks_of_attacks(attacked: tables.Cells, attacks) -> list[Check]:
   def over_mean(attack: str) -> float:
     rule, mean = (
       attacked[f'{x}, {attack}', 'fedavg, clean']
@@ -248,69 +335,22 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     )
     return (rule - mean).mean()
 
-  # One gamma, as in the commands of the authors, has no ends.
-  sweep = [
-    claim(
-      'a gamma inside the range is best',
-      Check('points over both ends, 40 % attacked', over_ends, 2),
-    ),
-    claim(
-      'WAFL with a large gamma is FedAvg',
-      Check('most points apart, any evaluation', apart, at_most=0.5),
-    ),
-  ][: 2 * (len(gammas) > 2)]
-  return Summary(
-    claims=[
-      claim(
-        'moved test inputs of 80 % of clients cost WAFL less than FedAvg',
-        Check('points they cost FedAvg', lost, 20),
-        Check(f'less for WAFL, gamma {best:g}', less_lost, 10),
-      ),
-      claim(
-        'WAFL is more robust than related methods',
-        Check('points over FedPGD, 80 % attacked', over_pgd, 0, why=knows),
-      ),
-      claim(
-        'the price in clean accuracy is small, and grows as gamma shrinks',
-        Check(f'points lost, gamma {best:g}', cost(best), at_most=5),
-        *(
-          Check(f'more at gamma {gamma:g}', cost(gamma) - cost(best), 5)
-          for gamma in gammas[:1]
-          if len(gammas) > 1
-        ),
-      ),
-      *sweep,
-      claim(
-        'behind a robust rule WAFL keeps its gain under attack (ours)',
-        *(
-          Check(
-            f'points over FedAvg on moved inputs, {attack}',
-            attacked[f'nnm, median, {attack}', 'gain, moved'].mean(), 5,
-          )
-          for attack in settings.attacks
-        ),
-        *(
-          Check(
-            f'points of the rule over the mean, FedAvg, clean, {attack}',
-            over_mean(attack), 30,
-          )
-          for attack in settings.attacks
-          if attack not in opponents.ATTACKS
-        ),
-        method='',
-      ),
-    ],
-    tables=[
-      Table(title, tables.pivot(x))
-      for title, x in (
-        ('Pooled test accuracy (%) by the share of clients attacked', table),
-        (f'Gamma {best:g}{chosen} less others of the same seed', less),
-        (
-          f'{settings.num_byzantine} of {settings.num_workers} attack in'
-          f' training; gamma {settings.attacked_gamma:g}', attacked,
-        ),
+  return [
+    *(
+      Check(
+        f'points over FedAvg on moved inputs, {attack}',
+        attacked[f'nnm, median, {attack}', 'gain, moved'].mean(),
+        5,
       )
-      if x
-    ],
-    figures={page_picture(settings): lambda: picture(table, gammas)},
-  )  # fmt: skip
+      for attack in attacks
+    ),
+    *(
+      Check(
+        f'points of the rule over the mean, FedAvg, clean, {attack}',
+        over_mean(attack),
+        30,
+      )
+      for attack in attacks
+      if attack not in opponents.ATTACKS
+    ),
+  ]
