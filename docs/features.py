@@ -43,7 +43,6 @@ HOLES = {
   'worker chain': {
     'from_work': 'part of the `Work`',
     'gossip_round': '`optimizer` runs at every node',
-    'modular_round': 'a path sends its model update; not built',
     'parle': 'replicas send parameters',
     'elastic_averaging': 'replicas send parameters',
   },
@@ -71,10 +70,6 @@ HOLES = {
   'own gradients': {'from_work': 'the `Work` computes them'},
   'loss with a key': {'from_work': 'the `Work` gets a key for each worker'},
   'auxiliary output': {'from_work': '`WorkerOutput.aux`'},
-  'mesh': {
-    'asynchronous_round': 'not built: one worker computes at a time',
-    'modular_round': 'not built',
-  },
 }
 
 

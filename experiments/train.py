@@ -33,6 +33,7 @@ from byzjax import data
 
 from .harness import (
   backdoors,
+  dipaco,
   distributed,
   lock,
   loop,
@@ -98,7 +99,8 @@ class Settings(ImageSettings):
   method: str = option(
     'robust',
     f'How workers train: {specs.describe(methods.METHODS)}. robust sends'
-    ' gradients; asynchronous methods count messages as rounds.',
+    ' gradients; asynchronous methods count messages as rounds; the examples of'
+    ' dipaco go to the workers of their path.',
   )
   num_local_steps: int = option(
     0, 'Steps between two messages, of methods that have some.', low=0
@@ -204,7 +206,10 @@ def program_of(config: Settings, dataset: data.Dataset) -> Program:
     config.model, config.seeds, config.augment, config.validation, mesh
   )
   stops = [*range(0, config.rounds, config.eval_every), config.rounds]
-  program = programs.of_images(cell_of(config, mesh), dataset, options, stops)
+  cell = cell_of(config, mesh)
+  if specs.parse(config.method)[0] == 'dipaco':
+    cell = dipaco.routed(cell, config, dataset)
+  program = programs.of_images(cell, dataset, options, stops)
   program.trace()
   return program
 

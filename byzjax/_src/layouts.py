@@ -300,6 +300,21 @@ def to_coordinates(
   return jax.tree.map(move, payload)
 
 
+def from_everyone(
+  vector: jax.Array, size: int, axis_name: base.AxisName
+) -> jax.Array:
+  """The coordinates here of a vector that all devices have: `[d] -> [s/p]`.
+
+  It is padded to s, `size`, first.
+  """
+  vector = jnp.pad(vector, (0, size - vector.size))
+  if axis_name is None:
+    return vector
+  local_size = size // lax.axis_size(axis_name)
+  first = lax.axis_index(axis_name) * local_size
+  return lax.dynamic_slice_in_dim(vector, first, local_size)
+
+
 def to_everyone(
   payload: base.Payload, axis_name: base.AxisName
 ) -> base.Payload:

@@ -302,12 +302,17 @@ def check_slices(name: str, batch: base.Batch, longest: int | None) -> None:
 
 
 def check_mesh(
-  name: str, mesh: Any, axis_name: Any, num_workers: int
+  name: str,
+  mesh: Any,
+  axis_name: Any,
+  num_workers: int,
+  count: str = 'num_workers',
 ) -> tuple[Mesh | AbstractMesh | None, int]:
   """The mesh with automatic axes, and the number of shards of workers.
 
   `(None, 1)` for None. Raises TypeError unless this is a mesh, or None, and
-  names of axes; ValueError unless the workers can be split over these axes.
+  names of axes; ValueError unless the workers can be split over these axes,
+  where `count` says what their number is.
   """
   if mesh is not None and not isinstance(mesh, Mesh | AbstractMesh):
     raise TypeError(
@@ -330,7 +335,7 @@ def check_mesh(
   num_shards = math.prod(mesh.shape[axis] for axis in names)
   if num_workers % num_shards:
     raise ValueError(
-      f'{name} needs num_workers to be a multiple of the'
+      f'{name} needs {count} to be a multiple of the'
       f' {num_shards} devices of mesh axis {axis_name!r}, got {num_workers}'
     )
   auto = (AxisType.Auto,) * len(mesh.axis_names)

@@ -2,34 +2,23 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import optax
+from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import (
-  base,
-  checks,
-  data_attacks,
-  flat,
-  layouts,
-  local,
-  round_arguments,
-)
+from byzjax._src import base, checks, local, round_arguments
 from byzjax.asynchrony import Buffer, Events, Schedule
-from byzjax.asynchrony._plan import Plan
 from byzjax.rounds import (
   _asynchronous_arguments,
-  _asynchronous_server,
+  _asynchronous_step,
   _asynchronous_work,
   _local_steps,
-  _wire,
 )
-from byzjax.rounds._asynchronous_work import put, take
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
 
-_NAME = 'asynchronous_round'
+_NAME = _asynchronous_step.NAME
 
 
 def asynchronous_round(
@@ -51,6 +40,8 @@ def asynchronous_round(
   value_and_grad: ValueAndGrad | None = None,
   needs_key: bool = False,
   has_aux: bool = False,
+  mesh: Mesh | AbstractMesh | None = None,
+  axis_name: str | tuple[str, ...] = 'workers',
 ) -> base.Round:
   r"""One message of an asynchronous run, from its job to the server's step.
 
@@ -119,6 +110,13 @@ def asynchronous_round(
       `RoundInfo.aux` has that of the job whose message this is, leaves `[1,
       ...]`: the mean over its local steps, in float, where there is a local
       optimizer; see `robust_round`.
+    mesh: devices to split workers over, or None for one device. It saves memory
+      and no time: of p devices each has a p-th of what workers keep, of the
+      versions and of the buffer; the one that has the worker of a message
+      computes its job, and the others wait. Parameters, the state of
+      `optimizer` and the batch are on all of them, and so are, message by
+      message, the version that its job begins from and what it sends.
+    axis_name: the axis, or axes, of the mesh that workers are split over.
 
   Returns:
     A `Round`; batch leaves are `[num_shards, ...]`. `RoundInfo.loss` is that of
@@ -127,10 +125,10 @@ def asynchronous_round(
     without a rule) are of the buffer's places.
 
   Raises:
-    ValueError: if an argument is in the wrong slot or out of range, the events
-      cannot be a run, the buffer is not one of these events, or attackers are
-      not fewer than half; at trace time, if the batch has not `num_shards`
-      rows.
+    ValueError: if an argument is in the wrong slot or out of range, the workers
+      do not divide over the devices, the events cannot be a run, the buffer is
+      not one of these events, or attackers are not fewer than half; at trace
+      time, if the batch has not `num_shards` rows.
 
   References:
     Mishchenko, Bach, Even, Woodworth, 2022, arXiv:2206.07638 (asynchronous
@@ -177,6 +175,9 @@ def asynchronous_round(
   if broadcast is not None:
     checks.check_function(_NAME, 'broadcast', broadcast)
   message_attack, data_attack = round_arguments.split_attack(attack)
+  mesh, num_devices = round_arguments.check_mesh(
+    _NAME, mesh, axis_name, messages.num_workers, 'the num_workers of events'
+  )
   parts = _asynchronous_work.Parts(
     plan=messages.plan,
     num_events=messages.num_events,
@@ -209,122 +210,15 @@ def asynchronous_round(
     aggregator=aggregator,
     optimizer=optax.with_extra_args_support(optimizer),
     broadcast=broadcast or (lambda params, state: params),
+    mesh=mesh,
+    num_devices=num_devices,
+    axis_name=axis_name,
   )
   return round_arguments.make_round(
-    _NAME, functools.partial(init, parts), functools.partial(step, parts)
+    _NAME,
+    functools.partial(_asynchronous_step.init, parts),
+    functools.partial(_asynchronous_step.step, parts),
   )
-
-
-def init(
-  parts: _asynchronous_work.Parts, params: base.Params
-) -> base.RoundState:
-  """The state before the first message."""
-  layout = flat.row_layout(params)
-  zeros = jnp.zeros(layout.size, layout.dtype)
-  state = parts.optimizer.init(params)
-  rows, shared = _asynchronous_work.init(parts, parts.broadcast(params, state))
-  return base.RoundState(
-    step=jnp.zeros([], jnp.int32),
-    params=params,
-    workers=rows,
-    attack=parts.attack.init(zeros) if parts.attack else (),
-    aggregator=parts.aggregator.init(zeros) if parts.aggregator else (),
-    optimizer=state,
-    codec=_wire.init_rows(
-      parts.codec,
-      jnp.zeros(layouts.padded_size(layout.size, 1), layout.dtype),
-      parts.num_workers,
-    ),
-    shared=shared,
-  )
-
-
-def step(
-  parts: _asynchronous_work.Parts,
-  state: base.RoundState,
-  batch: base.Batch,
-  key: jax.Array,
-) -> tuple[base.RoundState, base.RoundInfo]:
-  """Message `state.step`, from its job to the server's step."""
-  _asynchronous_arguments.check_batch(
-    _NAME, batch, parts.num_shards, parts.takes_slices
-  )
-  now, is_over = message_of(parts.plan, parts.num_events, state.step)
-  shared, k = state.shared, now.worker
-  is_byzantine = parts.byzantine_at(state.step)
-  job_key, step_key = jax.random.split(key)
-  keys = jax.random.split(jax.random.fold_in(step_key, state.step), 3)
-  stale = take(shared.versions, now.read)
-  job = _asynchronous_work.run_job(
-    parts,
-    now,
-    stale,
-    take(batch, now.shard),
-    take(state.workers.optimizer, k),
-    data_attacks.ranks(is_byzantine)[k],
-    job_key,
-  )
-  sent = _asynchronous_work.send(
-    parts, state, now, stale, job.message, is_byzantine, keys
-  )
-  extra = extra_arguments(now, stale)
-  received = _asynchronous_server.receive(
-    parts, now, state, sent, is_byzantine[k], extra
-  )
-  server, outcome = _asynchronous_server.serve(
-    parts, now, state, sent.attack, received, extra, keys[2], is_over
-  )
-  rows = _asynchronous_work.AsynchronousRows(job.optimizer, sent.chain)
-  version = parts.broadcast(server.params, server.optimizer)
-  has_buffer = parts.num_places is not None
-  new_state = state._replace(
-    **server._asdict(),
-    step=state.step + 1,
-    workers=put(state.workers, rows, k),
-    codec=put(state.codec, sent.coder, k),
-    shared=shared._replace(
-      versions=put(shared.versions, version, now.write),
-      places=received.places if has_buffer else None,
-      is_byzantine=received.is_byzantine if has_buffer else None,
-      latest=sent.latest,
-      incoming=received.incoming,
-    ),
-  )
-  return new_state, base.RoundInfo(
-    loss=job.loss,
-    aggregation_error=outcome.error,
-    bits_up=sent.bits,
-    bits_down=jnp.asarray(32.0 * flat.row_layout(state.params).size),
-    num_nonfinite=jnp.sum(outcome.masked, dtype=jnp.int32),
-    is_byzantine=received.is_byzantine,
-    masked=outcome.masked,
-    num_local_steps=now.num_local_steps,
-    staleness=now.staleness,
-    time=now.time,
-    num_gradients=parts.training.estimator.count_gradients(now.num_local_steps),
-    aux=jax.tree.map(lambda x: jnp.asarray(x)[None], job.aux),
-  )
-
-
-def message_of(
-  plan: Plan, num_events: jax.Array | int, step: jax.Array
-) -> tuple[Plan, jax.Array]:
-  """What is known of the message of this step; whether there is none left."""
-  last = jnp.minimum(step, num_events - 1)
-  return Plan(*(x[last] for x in plan)), step >= num_events
-
-
-def extra_arguments(now: Plan, stale: base.Params) -> dict[str, Any]:
-  """What the server's transforms get beside the message."""
-  return {
-    'worker': now.worker,
-    'num_local_steps': now.num_local_steps,
-    'issued_at': now.issued_at,
-    'staleness': now.staleness,
-    'is_waiting': now.is_waiting,
-    'stale_params': stale,
-    'progress': now.progress,
-  }
 
 
 def _with_extra(tx):

@@ -11,6 +11,7 @@ from jax import lax
 
 from byzjax._src import base, flat, layouts, reductions
 from byzjax.asynchrony._plan import Plan
+from byzjax.rounds import _stages
 from byzjax.rounds._asynchronous_work import AsynchronousShared, Parts, Sent
 
 
@@ -28,7 +29,8 @@ class Received(NamedTuple):
 
   Attributes:
     message: tree like the parameters.
-    places: float[B, d], the buffer with it, or it alone; None without a rule.
+    places: float[B, d], the buffer with it, or it alone, and on a mesh the
+      coordinates of a device; None without a rule.
     is_byzantine: bool[B], which places have an attacker's message.
     incoming: the state of the transform of single messages.
   """
@@ -69,6 +71,7 @@ def receive(
     return Received(message, None, is_byzantine[None], incoming)
   if vector is None:
     vector = flat.row_layout(state.params).ravel(message)
+  vector = layouts.from_everyone(vector, parts.padded(vector.size), parts.axes)
   places, byzantine_places = vector[None], is_byzantine[None]
   if parts.num_places is not None:
     places, byzantine_places = place(now, vector, is_byzantine, state.shared)
@@ -158,20 +161,24 @@ def server_step(
 def aggregate(
   parts: Parts, places, is_byzantine, server: Server, key
 ) -> tuple[base.Params, Server, Outcome]:
-  """What the rule makes of all places, float[B, d]."""
+  """What the rule makes of all places, float[B, d], or a device's part."""
   assert parts.aggregator is not None
+  layout = flat.row_layout(server.params)
   row, state, info = layouts.attacked(parts.aggregator, None).inspect(
     places,
     layouts.WorkerShardedState(server.aggregator, ()),
     key=key,
+    axis_name=parts.axes,
     is_byzantine=is_byzantine,
+    columns=_stages.true_columns(parts, places, layout.size),
+    num_coordinates=layout.size,
   )
   assert info.mask is not None and info.error is not None
   if parts.attack is not None and parts.attack.observe is not None:
     seen = parts.attack.observe(server.attack, row)
     server = server._replace(attack=seen)
   server = server._replace(aggregator=state.aggregator)
-  gradient = flat.row_layout(server.params).unravel(row)
+  gradient = layout.unravel(layouts.to_everyone(row, parts.axes))
   return gradient, server, Outcome(info.error, ~info.mask)
 
 

@@ -1,5 +1,6 @@
 """What the workers of an asynchronous round do: a job, and its message."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.sharding import AbstractMesh, Mesh
 
 from byzjax._src import base, flat, layouts, local
 from byzjax.asynchrony._plan import Plan
 from byzjax.rounds import _local_steps, _wire
+from byzjax.rounds._asynchronous_rows import from_device, place_of, take
 
 
 class AsynchronousRows(NamedTuple):
@@ -25,8 +28,10 @@ class AsynchronousShared(NamedTuple):
   """What the server of `asynchronous_round` keeps beside the parameters.
 
   Attributes:
-    versions: leaves `[S, ...]`, the parameters that workers have begun from.
-    places: float[B, d], the buffer, or None.
+    versions: leaves `[S, ...]`, the parameters that workers have begun from; on
+      a mesh they are split by row.
+    places: float[B, d], the buffer, or None; on a mesh it is split by
+      coordinate, and so is `latest`.
     is_byzantine: bool[B], whose places have an attacker's message.
     latest: float[K, d], what honest workers sent last, which attackers know; or
       None.
@@ -60,6 +65,31 @@ class Parts(NamedTuple):
   aggregator: base.Aggregator | None
   optimizer: optax.GradientTransformationExtraArgs
   broadcast: Callable[[base.Params, base.State], base.Params]
+  mesh: Mesh | AbstractMesh | None
+  num_devices: int  # that workers are split over
+  axis_name: str | tuple[str, ...]
+
+  @property
+  def axes(self) -> base.AxisName:
+    """The axes to sum over: None on one device."""
+    return None if self.mesh is None else self.axis_name
+
+  @property
+  def num_local(self) -> int:
+    """Workers of a device."""
+    return self.num_workers // self.num_devices
+
+  @property
+  def acts_on_vectors(self) -> bool:
+    """Whether a message is needed as one vector on its way to the server."""
+    parts = (self.chain, self.codec, self.attack, self.mesh)
+    return any(part is not None for part in parts)
+
+  def padded(self, size: int) -> int:
+    """D: coordinates are padded where they are cut."""
+    if self.mesh is None:
+      return size
+    return layouts.padded_size(size, self.num_devices)
 
 
 class JobOutput(NamedTuple):
@@ -71,26 +101,42 @@ class JobOutput(NamedTuple):
   aux: Any
 
 
+class Worked(NamedTuple):
+  """What a worker sends and keeps.
+
+  Attributes:
+    loss: of its job.
+    message: tree like the parameters.
+    vector: the same as float[d], or None where nothing acts on vectors.
+    rows: what it keeps.
+    coder: state of its codec.
+    bits: of the message.
+    aux: of its job.
+  """
+
+  loss: jax.Array
+  message: base.Params
+  vector: jax.Array | None
+  rows: AsynchronousRows
+  coder: base.State
+  bits: jax.Array
+  aux: Any
+
+
 class Sent(NamedTuple):
   """A message as the server gets it, and what is kept of it.
 
   Attributes:
     message: tree like the parameters.
     vector: the same as float[d], or None where nothing acts on vectors.
-    chain: state of the worker's chain.
-    coder: state of its codec.
     latest: float[K, d], as in `AsynchronousShared`.
     attack: state of the attack.
-    bits: of the message.
   """
 
   message: base.Params
   vector: jax.Array | None
-  chain: base.State
-  coder: base.State
   latest: jax.Array | None
   attack: base.State
-  bits: jax.Array
 
 
 def init(parts: Parts, params: base.Params):
@@ -101,6 +147,10 @@ def init(parts: Parts, params: base.Params):
   def of_all(init, argument):
     return jax.vmap(init, in_axes=None, axis_size=k)(argument)
 
+  size = parts.padded(layout.size)
+  num_versions = parts.num_versions
+  if parts.mesh is not None:
+    num_versions += -num_versions % parts.num_devices
   local_state: base.State = ()
   if parts.training.optimizer is not None and parts.keeps:
     local_state = of_all(parts.training.optimizer.init, params)
@@ -110,10 +160,10 @@ def init(parts: Parts, params: base.Params):
   latest = None
   if parts.attack is not None:
     # Not heard of yet: attacks learn from finite messages only.
-    latest = jnp.full((k, layout.size), jnp.nan, layout.dtype)
+    latest = jnp.full((k, size), jnp.nan, layout.dtype)
   return AsynchronousRows(local_state, chain), AsynchronousShared(
-    jax.tree.map(lambda p: jnp.stack([p] * parts.num_versions), params),
-    None if b is None else jnp.zeros((b, layout.size), layout.dtype),
+    jax.tree.map(lambda p: jnp.stack([p] * num_versions), params),
+    None if b is None else jnp.zeros((b, size), layout.dtype),
     None if b is None else jnp.zeros(b, bool),
     latest,
     parts.incoming.init(params) if parts.incoming else (),
@@ -153,6 +203,7 @@ def run_job(
     round=now.issued_at,
     first_step=now.progress,
     progress=now.progress,
+    axis_name=parts.axes,
   )
   message = jax.tree.map(jnp.subtract, params, end.params)
   return JobOutput(
@@ -160,44 +211,105 @@ def run_job(
   )
 
 
+def work(
+  parts: Parts,
+  now: Plan,
+  state: base.RoundState,
+  stale: base.Params,
+  data: Any,
+  is_byzantine: jax.Array,
+  job_key: jax.Array,
+  codec_key: jax.Array,
+) -> Worked:
+  """The job of a message from `stale`, and the message up to the wire.
+
+  On a mesh the device that has the worker does it, and the others wait: what is
+  sent is on all of them, the rest is each device's own.
+  """
+  here, place = place_of(now.worker, parts.num_local, parts.axes)
+  mine = take((state.workers, state.codec), place)
+  compute = functools.partial(
+    worker_update, parts, now, data, is_byzantine, job_key, codec_key
+  )
+  if parts.axes is None:
+    return compute(stale, *mine)
+
+  def as_here(stale, rows, coder):
+    return _local_steps.varying(compute(stale, rows, coder), parts.axes)
+
+  def elsewhere(stale, rows, coder):
+    shapes = jax.eval_shape(compute, stale, rows, coder)
+    none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return _local_steps.varying(
+      none._replace(rows=rows, coder=coder), parts.axes
+    )
+
+  # Each device's own, or its gradients were silently summed over the devices.
+  stale = lax.pcast(stale, parts.axes, to='varying')
+  worked = lax.cond(here, as_here, elsewhere, stale, *mine)
+  loss, vector, bits = from_device(
+    (worked.loss, worked.vector, worked.bits), here, parts.axes
+  )
+  assert vector is not None
+  message = flat.row_layout(stale).unravel(vector)
+  return worked._replace(loss=loss, vector=vector, bits=bits, message=message)
+
+
+def worker_update(
+  parts: Parts,
+  now: Plan,
+  data: Any,
+  is_byzantine: jax.Array,
+  job_key: jax.Array,
+  codec_key: jax.Array,
+  stale: base.Params,
+  rows: AsynchronousRows,
+  coder: base.State,
+) -> Worked:
+  """A job, and its message behind the worker's chain and its codec."""
+  job = run_job(parts, now, stale, data, rows.optimizer, is_byzantine, job_key)
+  rows, layout = rows._replace(optimizer=job.optimizer), flat.row_layout(stale)
+  vector, bits = None, jnp.asarray(32.0 * layout.size)
+  if parts.acts_on_vectors:
+    vector = layout.ravel(job.message)
+  if parts.chain is not None:
+    vector, chain = parts.chain.update(vector, rows.chain, layout.ravel(stale))
+    rows = rows._replace(chain=chain)
+  if vector is not None:
+    vector, coder, bits = encode(parts.codec, vector, coder, codec_key)
+  message = job.message if vector is None else layout.unravel(vector)
+  return Worked(job.loss, message, vector, rows, coder, bits, job.aux)
+
+
 def send(
   parts: Parts,
   state: base.RoundState,
   now: Plan,
-  stale: base.Params,
-  message: base.Params,
+  worked: Worked,
   is_byzantine: jax.Array,
-  keys: jax.Array,
+  key: jax.Array,
 ) -> Sent:
-  """A message as the server gets it: behind chain, codec and attack.
-
-  `keys` are those of codec and attack, and the job began from `stale`.
-  """
-  k, latest, layout = now.worker, state.shared.latest, flat.row_layout(stale)
-  chain, coder = take((state.workers.chain, state.codec), k)
-  if parts.chain is None and parts.codec is None and parts.attack is None:
-    bits = jnp.asarray(32.0 * layout.size)
-    return Sent(message, None, chain, coder, latest, state.attack, bits)
-  vector = layout.ravel(message)
-  if parts.chain is not None:
-    vector, chain = parts.chain.update(vector, chain, layout.ravel(stale))
-  vector, coder, bits = encode(parts.codec, vector, coder, keys[0])
-  attack_state = state.attack
-  if parts.attack is not None:
-    latest = lax.dynamic_update_index_in_dim(latest, vector, k, 0)
-    vector, attack_state = byzantine_message(
-      parts.attack,
-      parts.codec,
-      vector,
-      latest,
-      k,
-      is_byzantine,
-      state.aggregator,
-      attack_state,
-      keys[1],
-    )
-  message = layout.unravel(vector)
-  return Sent(message, vector, chain, coder, latest, attack_state, bits)
+  """A message as the server gets it: behind the attack."""
+  latest, vector = state.shared.latest, worked.vector
+  if parts.attack is None:
+    return Sent(worked.message, vector, latest, state.attack)
+  assert vector is not None
+  own = layouts.from_everyone(vector, parts.padded(vector.size), parts.axes)
+  latest = lax.dynamic_update_index_in_dim(latest, own, now.worker, 0)
+  vector, attack_state = byzantine_message(
+    parts.attack,
+    parts.codec,
+    vector,
+    latest,
+    now.worker,
+    is_byzantine,
+    state.aggregator,
+    state.attack,
+    key,
+    parts.axes,
+  )
+  message = flat.row_layout(state.params).unravel(vector)
+  return Sent(message, vector, latest, attack_state)
 
 
 def encode(
@@ -226,6 +338,7 @@ def byzantine_message(
   aggregator_state: base.State,
   attack_state: base.State,
   key: jax.Array,
+  axis_name: base.AxisName = None,
 ) -> tuple[jax.Array, base.State]:
   """What the server gets of a worker: its message, or what the attack makes.
 
@@ -233,13 +346,16 @@ def byzantine_message(
     attack: on messages.
     codec: into whose form its message is put, or None.
     message: float[d], of the worker.
-    latest: float[K, d], with it.
+    latest: float[K, d], with it; of each device its coordinates, padded.
     worker: its number.
     is_byzantine: bool[K].
     aggregator_state: which the attack knows.
     attack_state: of the attack.
     key: of the attack.
+    axis_name: of the devices, or None.
   """
+  size = message.size
+  known = {} if axis_name is None else {'axis_name': axis_name}
 
   def attacked(latest, state):
     messages, state = attack.apply(
@@ -248,15 +364,17 @@ def byzantine_message(
       is_byzantine=is_byzantine,
       key=key,
       aggregator_state=aggregator_state,
-      num_coordinates=message.size,
+      num_coordinates=size,
+      **known,
     )
     row = lax.dynamic_index_in_dim(messages, worker, keepdims=False)
+    if axis_name is not None:
+      row = jnp.where(layouts.columns(row.size, size, axis_name), row, 0)
+    elif codec is not None:
+      row = jnp.pad(row, (0, layouts.padded_size(size, 1) - size))
     if codec is not None:
-      pad = layouts.padded_size(message.size, 1) - message.size
-      row = codec.constrain(
-        jnp.pad(row, (0, pad)), num_coordinates=message.size
-      )[: message.size]
-    return row, state
+      row = codec.constrain(row, num_coordinates=size, **known)
+    return layouts.to_everyone(row, axis_name)[:size], state
 
   return lax.cond(
     is_byzantine[worker],
@@ -264,18 +382,4 @@ def byzantine_message(
     lambda latest, state: (message, state),
     latest,
     attack_state,
-  )
-
-
-def take(rows: Any, i: jax.Array) -> Any:
-  """Row i of all leaves."""
-  return jax.tree.map(
-    lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), rows
-  )
-
-
-def put(rows: Any, new: Any, i: jax.Array) -> Any:
-  """The leaves with a new row i."""
-  return jax.tree.map(
-    lambda x, y: lax.dynamic_update_index_in_dim(x, y, i, 0), rows, new
   )

@@ -157,7 +157,7 @@ def local_update(
     0,
     num_steps,
     functools.partial(_local_step, job),
-    _varying(start, axis_name),
+    varying(start, axis_name),
   )
   count = jnp.maximum(num_steps, 1)
   aux = jax.tree.map(lambda total: total / count, end.aux)
@@ -232,7 +232,7 @@ def _zero_aux(job: _Job, params: base.Params, plan: base.State) -> Any:
   return local.zeros_of_mean(training.name, shapes)
 
 
-def _varying(tree: Any, axis_name: base.AxisName) -> Any:
+def varying(tree: Any, axis_name: base.AxisName) -> Any:
   """Replicated leaves as each device's own, as the carry of a loop must be."""
   if axis_name is None:
     return tree

@@ -5,39 +5,27 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import (
-  base,
-  checks,
-  data_attacks,
-  draws,
-  layouts,
-  local,
-  round_arguments,
-)
+from byzjax._src import base, checks, layouts, local, round_arguments
 from byzjax._src import paths as path_tools
 from byzjax.aggregators import mean
 from byzjax.rounds import (
   _cohort,
   _local_steps,
-  _modular_server,
-  _modular_wire,
+  _modular_step,
   _modular_work,
-  _stages,
 )
 from byzjax.rounds._local_round import NumLocalSteps
-from byzjax.rounds._work import Cohort
 from byzjax.rounds._worker_gradients import (
   LossFn,
   ValueAndGrad,
   check_worker_map,
-  over_workers,
 )
 
-_NAME = 'modular_round'
+_NAME = _modular_work.NAME
 
 
 def modular_round(
@@ -52,8 +40,10 @@ def modular_round(
   local_state: Literal['keep', 'reset'] = 'keep',
   sampler: local.LocalSampler | None = None,
   participation: int | local.Participation | None = None,
+  worker: optax.GradientTransformation | None = None,
   attack: base.Attack | base.DataAttack | None = None,
   byzantine: int | jax.Array | base.ByzantineSchedule | None = None,
+  byzantine_chain: bool = True,
   worker_weights: jax.Array | base.WeightSchedule | None = None,
   codec: base.Codec | None = None,
   server_codec: base.Codec | None = None,
@@ -61,6 +51,8 @@ def modular_round(
   needs_key: bool = False,
   has_aux: bool = False,
   worker_map: str | int = 'vmap',
+  mesh: Mesh | AbstractMesh | None = None,
+  axis_name: str | tuple[str, ...] = 'workers',
 ) -> base.Round:
   r"""DiPaCo: H local steps of every path, then one rule for every module.
 
@@ -111,12 +103,16 @@ def modular_round(
       without replacement, or a `Participation`, whose scores are of the path
       that each worker has. Only these compute; for a module the others are
       paths of weight 0, so its rule has to take weights. None for all.
+    worker: optax transform that every path runs on what it sends, before it is
+      cut into the messages to its modules: on one vector, as in `local_round`,
+      with a state for every path.
     attack: an `Attack` on the messages to each module, by its Byzantine paths,
       with nothing known of other modules; a data attack; or None. Attacks made
       of honest messages, such as `sign_flip`, send zeros to a module without
       honest paths.
     byzantine: which paths are Byzantine: an int f, the first f; bool[P]; or a
       schedule `step -> bool[P]`. Must be given with an attack; None is nobody.
+    byzantine_chain: whether attackers run the `worker` chain too.
     worker_weights: float[P], or a schedule of it: what a path counts in its
       modules, normalised there, such as `partition.sizes`. Other
       implementations normalise over all paths, which makes the steps of a
@@ -138,6 +134,10 @@ def modular_round(
       `robust_round`.
     worker_map: 'vmap', 'map', or an int, how paths are computed; see
       `robust_round`.
+    mesh: devices to split paths over, P / p to each of p, or None for one
+      device. Every device has all modules; what paths keep is split by path,
+      and what rules keep of a module by coordinate.
+    axis_name: the axis, or axes, of the mesh that paths are split over.
 
   Returns:
     A `Round`, whose parameters are a tuple over levels with leaves `[K_l, ...]`
@@ -149,7 +149,8 @@ def modular_round(
     of these. On the way down a path is sent the aggregates of its own modules.
 
   Raises:
-    ValueError: if an argument is out of range or in the wrong slot; from
+    ValueError: if an argument is out of range or in the wrong slot, or if the
+      paths (or those drawn in a round) do not divide over the devices; from
       `init`, if the parameters are not such levels; at trace time, naming the
       level, if a rule refuses the number of its messages.
 
@@ -188,15 +189,28 @@ def modular_round(
   )
   round_arguments.check_transform(_NAME, 'optimizer', optimizer)
   round_arguments.check_transform(_NAME, 'local_optimizer', local_optimizer)
+  round_arguments.check_transforms(_NAME, {'worker': worker})
   round_arguments.check_attackers(_NAME, attack, byzantine)
   checks.check_kind(
     _NAME, 'sampler', sampler, local.LocalSampler, optional=True
   )
   checks.check_flag(_NAME, 'rescale_norm', rescale_norm)
+  checks.check_flag(_NAME, 'byzantine_chain', byzantine_chain)
   steps_at, longest = round_arguments.step_schedule(
     _NAME, num_paths, num_local_steps
   )
   message_attack, data_attack = round_arguments.split_attack(attack)
+  drawn = _cohort.participation_of(_NAME, num_paths, participation)
+  round_arguments.check_mesh(
+    _NAME, mesh, axis_name, num_paths, 'the number of paths'
+  )
+  mesh, num_shards = round_arguments.check_mesh(
+    _NAME,
+    mesh,
+    axis_name,
+    drawn.num_participants if drawn else num_paths,
+    'participation',
+  )
   parts = _modular_work.Parts(
     paths=paths,
     num_modules=num_modules,
@@ -227,145 +241,21 @@ def modular_round(
     weights_at=round_arguments.weight_schedule(
       _NAME, num_paths, worker_weights
     ),
-    participation=_cohort.participation_of(_NAME, num_paths, participation),
+    participation=drawn,
     codec=codec,
     server_codec=server_codec,
+    chain=None if worker is None else optax.with_extra_args_support(worker),
+    byzantine_chain=byzantine_chain,
     worker_map=check_worker_map(_NAME, worker_map),
+    mesh=mesh,
+    num_shards=num_shards,
+    axis_name=axis_name,
   )
   return round_arguments.make_round(
     _NAME,
     functools.partial(_modular_work.init, parts),
-    functools.partial(step, parts),
+    functools.partial(_modular_step.step, parts),
   )
-
-
-def step(
-  parts: _modular_work.Parts,
-  state: base.RoundState,
-  batch: base.Batch,
-  key: jax.Array,
-) -> tuple[base.RoundState, base.RoundInfo]:
-  """A round: the local update of every path, then the step of every module."""
-  num_paths = len(parts.paths)
-  round_arguments.check_batch(_NAME, batch, num_paths)
-  if parts.takes_slices:
-    round_arguments.check_slices(_NAME, batch, parts.longest)
-  everybody = _cohort.everybody(
-    _NAME, parts.byzantine_at, parts.weights_at, state.step, num_paths
-  )
-  if parts.participation is None:
-    return cohort_step(parts, state, batch, key, everybody)
-  # A score is that of a path, so each is handed out with its data.
-  return _cohort.step(
-    lambda state, pairs, *rest: cohort_step(parts, state, pairs[1], *rest),
-    _of_paths(parts.participation),
-    everybody,
-    state,
-    (jnp.asarray(parts.paths), batch),
-    key,
-  )
-
-
-def cohort_step(
-  parts: _modular_work.Parts,
-  state: base.RoundState,
-  batch: base.Batch,
-  key: jax.Array,
-  cohort: Cohort,
-) -> tuple[base.RoundState, base.RoundInfo]:
-  """A round of k paths, of whom the rows of state and batch are."""
-  ids, is_byzantine, weights = cohort
-  paths = jnp.asarray(parts.paths)[ids]
-  present = jnp.ones(len(ids), bool) if weights is None else weights > 0
-  # Split as in the other rounds, so that the same key draws the same batches.
-  keys = jax.random.split(jax.random.fold_in(key, state.step), 5)
-  num_steps = parts.steps_at(state.step)
-  if num_steps.ndim:
-    num_steps = num_steps[ids]
-  update = functools.partial(
-    _modular_work.local_update, parts, num_steps, state.step
-  )
-  output = over_workers(_NAME, update, parts.worker_map)(
-    state.params,
-    paths,
-    state.workers,
-    batch,
-    data_attacks.ranks(is_byzantine),
-    draws.worker_keys(keys[2], ids),
-    num_steps if num_steps.ndim else (),
-  )
-  up = _modular_wire.up(
-    parts, output.messages, state.codec, keys[3], ids, present
-  )
-  sent = _modular_server.aggregate_levels(
-    parts,
-    # No number, so that attackers do not count who is not there.
-    _among_all(parts, ids, up.messages, jnp.nan),
-    state,
-    keys[1],
-    _among_all(parts, ids, is_byzantine, False),
-    _weights_of_all(parts, cohort),
-  )
-  down = _modular_wire.down(parts, sent, state, keys[4], paths, present)
-  new_state, masked = _modular_server.server_step(parts, state, down.sent)
-  workers = _stages.where_rows(present, output.rows, state.workers)
-  honest = present & ~is_byzantine
-  num_honest = jnp.maximum(jnp.sum(honest), 1)
-  squares = sum(jnp.sum(jnp.square(level.errors)) for level in sent)
-  masked = masked[ids]
-  return new_state._replace(
-    workers=workers, codec=up.state, server_codec=down.state
-  ), base.RoundInfo(
-    loss=jnp.sum(jnp.where(honest, output.loss, 0)) / num_honest,
-    aggregation_error=jnp.sqrt(squares),
-    bits_up=up.bits,
-    bits_down=down.bits,
-    num_nonfinite=jnp.sum(masked, dtype=jnp.int32),
-    is_byzantine=is_byzantine,
-    masked=masked,
-    num_local_steps=num_steps,
-    num_gradients=parts.training.estimator.count_gradients(num_steps),
-    aux=output.aux,
-  )
-
-
-def _of_paths(participation: local.Participation) -> local.Participation:
-  """The same draw, from `(path, data)` in place of data."""
-  score = participation.score
-  if score is None:
-    return participation
-
-  def of_path(params, pair):
-    path, data = pair
-    return score(path_tools.select_path(params, path), data)
-
-  return participation._replace(score=of_path)
-
-
-def _among_all(
-  parts: _modular_work.Parts, ids: jax.Array, rows: Any, fill: Any
-) -> Any:
-  """Leaves `[k, ...]` as `[P, ...]`, with `fill` for who was not drawn."""
-  if parts.participation is None:
-    return rows
-  return jax.tree.map(
-    lambda x: (
-      jnp.full((len(parts.paths), *x.shape[1:]), fill, x.dtype).at[ids].set(x)
-    ),
-    rows,
-  )
-
-
-def _weights_of_all(
-  parts: _modular_work.Parts, cohort: Cohort
-) -> jax.Array | None:
-  """What every path counts, float[P]: 0 for who was not drawn."""
-  if parts.participation is None:
-    return cohort.weights
-  weights = cohort.weights
-  if weights is None:
-    weights = jnp.ones(len(cohort.ids))
-  return _among_all(parts, cohort.ids, weights, 0)
 
 
 def _rules(

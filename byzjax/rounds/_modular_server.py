@@ -15,7 +15,7 @@ from byzjax.rounds._modular_work import NAME, Group, Parts, layouts_of
 class Sent(NamedTuple):
   """What came of the messages of one level, by module: leaves `[K, ...]`."""
 
-  aggregates: jax.Array  # float[K, D]
+  aggregates: jax.Array  # float[K, D], or the coordinates of a device
   states: layouts.WorkerShardedState
   errors: jax.Array  # float[K], distances to the means of the honest
   counts: jax.Array  # int32[K], of paths that sent
@@ -23,10 +23,9 @@ class Sent(NamedTuple):
 
 
 def aggregate(
-  server: base.Aggregator,
+  inspect: Callable[..., Any],
   groups: list[Group],
   where: str,
-  size: int,
   messages: jax.Array,
   states: layouts.WorkerShardedState,
   key: jax.Array,
@@ -35,9 +34,9 @@ def aggregate(
 ) -> Sent:
   """The rule for each module of a level, on the paths that go through it.
 
-  `server` is the rule behind its attack, `messages` are float[P, D], of whose
-  columns `size` are no padding, and a module keeps its state where none of its
-  paths is there.
+  `inspect` is the rule of one module, behind its attack, and `messages` are
+  float[P, D], or of them the coordinates of a device. A module keeps its state
+  where none of its paths is there.
   """
   num_paths = messages.shape[0]
   num_modules = sum(g.modules.size for g in groups)
@@ -54,7 +53,7 @@ def aggregate(
     old = jax.tree.map(lambda x, c=chosen: x[c], states)
     mine = None if weights is None else weights[group.senders]
     try:
-      aggregates, new, info = jax.vmap(_of_module(server, size))(
+      aggregates, new, info = jax.vmap(inspect)(
         messages[group.senders], old, keys[chosen], is_byzantine[group.senders],
         mine,
       )  # fmt: skip
@@ -99,17 +98,20 @@ def module_step(
   return _stages.where_rows(sent.counts > 0, (new, new_state), (modules, state))
 
 
-def _of_module(server: base.Aggregator, size: int) -> Callable[..., Any]:
+def _of_module(
+  parts: Parts, server: base.Aggregator, size: int
+) -> Callable[..., Any]:
+  """The rule of a module of `size` coordinates, which may be padded."""
+
   def inspect(messages, state, key, is_byzantine, weights):
-    padded = messages.shape[1]
-    columns = None
-    if padded > size:
-      columns = layouts.columns(padded, size)[None]
+    columns = _stages.true_columns(parts, messages, size)
+    if columns is not None:
       messages = jnp.where(columns, messages, 0)
     return server.inspect(
       messages,
       state,
       key=key,
+      axis_name=parts.axes,
       is_byzantine=is_byzantine,
       columns=columns,
       num_coordinates=size,
@@ -130,10 +132,9 @@ def aggregate_levels(
   """The rules of all modules on the messages float[P, D_l] to each level."""
   return [
     aggregate(
-      server,
+      _of_module(parts, server, layout.size),
       parts.groups[level],
       f'{NAME}: level {level}',
-      layout.size,
       messages[level],
       layouts.WorkerShardedState(state.aggregator[level], state.attack[level]),
       jax.random.fold_in(key, level),

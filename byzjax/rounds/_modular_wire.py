@@ -6,17 +6,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, draws
+from byzjax._src import base, draws, layouts, reductions
 from byzjax.rounds import _stages, _wire
 from byzjax.rounds._modular_server import Sent
 from byzjax.rounds._modular_work import Parts, layouts_of
 
 
 class Up(NamedTuple):
-  """What the servers of the modules see of the k paths of a round."""
+  """What the servers of the modules see of the paths of a round."""
 
-  messages: tuple[jax.Array, ...]  # float[k, D_l], padded, by level
-  state: tuple[base.State, ...]  # leaves [k, ...], by level
+  # By level, of all paths of the round: float[k, D_l], padded, of which a
+  # device has its own coordinates.
+  messages: tuple[jax.Array, ...]
+  state: tuple[base.State, ...]  # leaves [k, ...] of a device, by level
   bits: jax.Array  # float[], of all paths that are there
 
 
@@ -36,23 +38,28 @@ def up(
   ids: jax.Array,
   present: jax.Array,
 ) -> Up:
-  """The messages float[k, d_l] of the paths with these numbers, encoded.
+  """The messages float[k, d_l] of the paths of a device, encoded.
 
-  `present` bool[k] says who is there; the others keep their state.
+  `ids` int32[k] are their numbers, and `present` bool[k] says who is there; the
+  others keep their state.
   """
   if parts.codec is None:
-    padded = tuple(_padded(parts, rows) for rows in messages)
     size = sum(rows.shape[1] for rows in messages)
-    return Up(padded, (), 32.0 * size * jnp.sum(present))
+    num_present = reductions.psum(jnp.sum(present), parts.axes)
+    heard = layouts.to_coordinates(
+      tuple(_padded(parts, rows) for rows in messages), parts.axes
+    )
+    return Up(heard, (), 32.0 * size * num_present)
   decoded, states, bits = [], [], jnp.zeros([])
   for level, (rows, old) in enumerate(zip(messages, state)):
     keys = draws.worker_keys(jax.random.fold_in(key, level), ids)
     payload, new, of_path = _wire.encode_rows(
       parts.codec, rows, old, keys, parts.padded(rows.shape[1])
     )
+    payload = layouts.to_coordinates(payload, parts.axes)
     decoded.append(_wire.decode_rows(parts.codec, payload, rows.dtype))
     states.append(_stages.where_rows(present, new, old))
-    bits += jnp.sum(jnp.where(present, of_path, 0))
+    bits += reductions.psum(jnp.sum(jnp.where(present, of_path, 0)), parts.axes)
   return Up(tuple(decoded), tuple(states), bits)
 
 
@@ -77,7 +84,13 @@ def down(
   """
   sizes = [layout.size for layout in layouts_of(state.params)]
   if parts.server_codec is None:
-    return Down(sent, (), 32.0 * sum(sizes) * jnp.sum(present))
+    told = [
+      level._replace(
+        aggregates=layouts.to_everyone(level.aggregates, parts.axes)
+      )
+      for level in sent
+    ]
+    return Down(told, (), 32.0 * sum(sizes) * jnp.sum(present))
   told, states, bits = [], [], jnp.zeros([])
   for level, (from_module, old) in enumerate(zip(sent, state.server_codec)):
     keys = jax.random.split(
@@ -87,7 +100,7 @@ def down(
       _wire.broadcast,
       parts.server_codec,
       num_coordinates=sizes[level],
-      axis_name=None,
+      axis_name=parts.axes,
     )
     aggregates, new, of_module = jax.vmap(broadcast)(
       from_module.aggregates, old, keys

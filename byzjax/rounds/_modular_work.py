@@ -1,5 +1,6 @@
 """What the workers of a modular round do: the local update of a path."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,10 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from byzjax._src import base, flat, layouts, local
 from byzjax._src import paths as path_tools
 from byzjax.rounds import _local_steps, _wire
+from byzjax.rounds._engine import coordinate_specs
+from byzjax.rounds._sharded_step import place
 
 NAME = 'modular_round'
 
@@ -20,6 +24,7 @@ class ModularRows(NamedTuple):
 
   optimizer: base.State
   sampler: base.State
+  chain: base.State
 
 
 class Group(NamedTuple):
@@ -48,13 +53,23 @@ class Parts(NamedTuple):
   participation: local.Participation | None
   codec: base.Codec | None
   server_codec: base.Codec | None
+  chain: optax.GradientTransformationExtraArgs | None  # of what a path sends
+  byzantine_chain: bool
   worker_map: str | int
+  mesh: Mesh | AbstractMesh | None
+  num_shards: int  # devices that paths are split over
+  axis_name: str | tuple[str, ...]
+
+  @property
+  def axes(self) -> base.AxisName:
+    """The axes to sum over: None on one device."""
+    return None if self.mesh is None else self.axis_name
 
   def padded(self, size: int) -> int:
-    """D: coordinates are padded where they are packed."""
-    if (self.codec, self.server_codec) == (None, None):
+    """D: coordinates are padded where they are cut or packed."""
+    if (self.mesh, self.codec, self.server_codec) == (None, None, None):
       return size
-    return layouts.padded_size(size, 1)
+    return layouts.padded_size(size, self.num_shards)
 
 
 class PathOutput(NamedTuple):
@@ -89,7 +104,10 @@ def init(parts: Parts, params: base.Params) -> base.RoundState:
   def of_path(path):
     mine = path_tools.select_path(params, path)
     keeps = training.optimizer.init(mine) if parts.keeps else ()
-    return ModularRows(keeps, training.sampler.init(mine))
+    chain: base.State = ()
+    if parts.chain is not None:
+      chain = parts.chain.init(flat.row_layout(mine).ravel(mine))
+    return ModularRows(keeps, training.sampler.init(mine), chain)
 
   vectors = [
     jnp.zeros(parts.padded(layout.size), layout.dtype)
@@ -97,11 +115,11 @@ def init(parts: Parts, params: base.Params) -> base.RoundState:
   ]
   counts = parts.num_modules
   states = [
-    jax.vmap(server.init)(jnp.tile(zeros, (count, 1)))
+    _init_rules(server, count, zeros)
     for server, zeros, count in zip(parts.servers, vectors, counts)
   ]
   drawn = parts.participation
-  return base.RoundState(
+  state = base.RoundState(
     step=jnp.zeros([], jnp.int32),
     params=params,
     workers=jax.vmap(of_path)(jnp.asarray(parts.paths)),
@@ -114,6 +132,49 @@ def init(parts: Parts, params: base.Params) -> base.RoundState:
     server_codec=_init_codecs(parts.server_codec, vectors, counts),
     participation=drawn.init(len(parts.paths)) if drawn else (),
   )
+  if parts.mesh is None:
+    return state
+  return place(state, parts.mesh, state_specs(parts, state))
+
+
+def state_specs(parts: Parts, state: base.RoundState) -> base.RoundState:
+  """Paths are split by row; what rules keep of a module, by coordinate.
+
+  Modules, and the state of their optimizers, are everywhere.
+  """
+  rows = PartitionSpec(parts.axis_name)
+
+  def by_coordinate(init, layout):
+    size = parts.padded(layout.size)
+    return coordinate_specs(init, size, layout.dtype, parts.axis_name)
+
+  levels = list(zip(layouts_of(state.params), parts.num_modules))
+  rules = [
+    by_coordinate(functools.partial(_init_rules, server, count), layout)
+    for server, (layout, count) in zip(parts.servers, levels)
+  ]
+  senders: tuple[base.State, ...] = ()
+  if parts.server_codec is not None:
+    init_sender = functools.partial(_wire.init_rows, parts.server_codec)
+    senders = tuple(
+      by_coordinate(functools.partial(init_sender, num_workers=count), layout)
+      for layout, count in levels
+    )
+  specs = jax.tree.map(lambda _: PartitionSpec(), state)
+  return specs._replace(
+    workers=jax.tree.map(lambda _: rows, state.workers),
+    attack=tuple(rule.attack for rule in rules),
+    aggregator=tuple(rule.aggregator for rule in rules),
+    codec=jax.tree.map(lambda _: rows, state.codec),
+    server_codec=senders,
+  )
+
+
+def _init_rules(
+  server: base.Aggregator, count: int, vector: jax.Array
+) -> layouts.WorkerShardedState:
+  """What the rules of a level keep: leaves `[K, ...]`, from float[D]."""
+  return jax.vmap(server.init)(jnp.tile(vector, (count, 1)))
 
 
 def _init_codecs(
@@ -164,13 +225,42 @@ def local_update(
     key,
     own_steps if num_steps.ndim else num_steps,
     round=round,
+    axis_name=parts.axes,
   )
   messages = tuple(
     layout.ravel(before) - layout.ravel(after)
     for layout, before, after in zip(layouts_of(params), start, end.params)
   )
+  messages, chain = _behind_chain(
+    parts, messages, rows.chain, start, is_byzantine
+  )
   keeps = ModularRows(
     end.optimizer if parts.keeps else (),
     _local_steps.sampler_state(training.sampler, rows.sampler, end),
+    chain,
   )
   return PathOutput(end.loss, messages, keeps, end.aux)
+
+
+def _behind_chain(
+  parts: Parts,
+  messages: tuple[jax.Array, ...],
+  state: base.State,
+  start: base.Params,
+  is_byzantine: jax.Array,
+) -> tuple[tuple[jax.Array, ...], base.State]:
+  """The messages of one path, as one vector, behind its chain.
+
+  `is_byzantine` is its number among the attackers, or -1.
+  """
+  if parts.chain is None:
+    return messages, state
+  whole = jnp.concatenate(messages)
+  sent, state = parts.chain.update(
+    whole, state, flat.row_layout(start).ravel(start)
+  )
+  if not parts.byzantine_chain:
+    sent = jnp.where(is_byzantine >= 0, whole, sent)
+  cuts = np.cumsum([message.size for message in messages])[:-1]
+  levels = zip(jnp.split(sent, cuts), messages)
+  return tuple(new.astype(old.dtype) for new, old in levels), state

@@ -16,11 +16,13 @@ def sharded_step(
   axis_name: base.AxisName,
   state_specs: base.RoundState,
   by_worker: Sequence[str] = ('aux',),
+  batch_specs: PartitionSpec | None = None,
 ) -> Callable[..., tuple[base.RoundState, base.RoundInfo]]:
   """`step(state, batch, key, who)`, with the workers split over the devices.
 
-  Every device has its own rows of the batch. Of the info it has the rows of the
-  fields in `by_worker`; the others are the same everywhere, as key and who are.
+  Every device has its own rows of the batch, or what `batch_specs` say. Of the
+  info it has the rows of the fields in `by_worker`; the others are the same
+  everywhere, as key and who are.
   """
   rows, everywhere = PartitionSpec(axis_name), PartitionSpec()
   info: dict[str, Any] = dict.fromkeys(base.RoundInfo._fields, everywhere)
@@ -28,9 +30,24 @@ def sharded_step(
   return jax.shard_map(
     step,
     mesh=mesh,
-    in_specs=(state_specs, rows, everywhere, everywhere),
+    in_specs=(
+      state_specs,
+      rows if batch_specs is None else batch_specs,
+      everywhere,
+      everywhere,
+    ),
     out_specs=(state_specs, base.RoundInfo(**info)),
   )
+
+
+def rows_here(
+  rows: jax.Array, num_local: int, axis_name: base.AxisName
+) -> jax.Array:
+  """Of `[n, ...]`, the same everywhere, the rows of the workers of a device."""
+  if axis_name is None:
+    return rows
+  first = lax.axis_index(axis_name) * num_local
+  return lax.dynamic_slice_in_dim(rows, first, num_local)
 
 
 def place(state: base.RoundState, mesh: Any, specs: Any) -> base.RoundState:

@@ -4,7 +4,7 @@ local update -> encode -> attack and aggregate -> broadcast -> server step
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax import lax
 
 from byzjax._src import base, data_attacks, draws, flat, layouts, reductions
 from byzjax.rounds import _wire
+from byzjax.rounds._sharded_step import rows_here
 from byzjax.rounds._work import Cohort, Parts, WorkContext, WorkerOutput
 
 
@@ -44,12 +45,9 @@ def context_of(
 ) -> WorkContext:
   """The round as the workers of this device see it."""
   num_local = parts.cohort_size // parts.num_shards
-  first = jnp.zeros([], jnp.int32)
-  if parts.axes is not None:
-    first = lax.axis_index(parts.axes) * num_local
 
   def of_this_device(x):
-    return lax.dynamic_slice_in_dim(x, first, num_local)
+    return rows_here(x, num_local, parts.axes)
 
   takes_part = None
   if cohort.weights is not None:
@@ -159,7 +157,7 @@ def auxiliary_aggregation(
     key=jax.random.fold_in(key, i),
     axis_name=parts.axes,
     is_byzantine=cohort.is_byzantine,
-    columns=_columns(parts, x, size),
+    columns=true_columns(parts, x, size),
     num_coordinates=size,
     worker_weights=cohort.weights,
   )
@@ -208,14 +206,13 @@ def attack_and_aggregate(
     )
     return parts.codec.decode(vote).astype(layout.dtype), server_state, info
   x = _wire.decode_rows(parts.codec, payload, layout.dtype)
-  columns = _columns(parts, x, layout.size)
+  columns = true_columns(parts, x, layout.size)
   if columns is not None and parts.codec is not None:
     x = jnp.where(columns, x, 0)
   if trusted is not None:
-    trusted = jnp.pad(trusted, (0, parts.padded(layout.size) - layout.size))
-    if parts.axes is not None:
-      first = lax.axis_index(parts.axes) * x.shape[1]
-      trusted = lax.dynamic_slice_in_dim(trusted, first, x.shape[1])
+    trusted = layouts.from_everyone(
+      trusted, parts.padded(layout.size), parts.axes
+    )
   return parts.server.inspect(
     x,
     server_state,
@@ -276,8 +273,8 @@ def where_rows(mask: jax.Array, new: base.State, old: base.State) -> base.State:
   return jax.tree.map(rows, new, old)
 
 
-def _columns(parts, x, size):
-  """Which local coordinates are no padding, or None if all are."""
+def true_columns(parts: Any, x: jax.Array, size: int) -> jax.Array | None:
+  """Which local coordinates are no padding: bool[1, s], or None if all are."""
   if parts.padded(size) == size:
     return None
   return layouts.columns(x.shape[1], size, parts.axes)[None]

@@ -6,58 +6,25 @@ of the run, so a method is compared with others by changing one flag.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
 import byzjax
-from byzjax import asynchrony, data, gossip, topology
+from byzjax import asynchrony, data, gossip
 
-from . import specs
-from .cells import Task
-
-
-class Arguments(NamedTuple):
-  """What a run says, whatever its method.
-
-  Attributes:
-    task: the loss and the examples.
-    num_workers, num_byzantine: n and f.
-    rounds: of the run.
-    steps: local steps of a round, at least 1.
-    local_rate: of local steps.
-    batch_size: examples per worker and step.
-    num_participants: workers drawn in a round, or None.
-    optimizer: of the server, with the schedule of the run.
-    rate: the learning rate over the rounds, a number or a schedule.
-    momentum: decay of the momentum of workers.
-    aggregator: the rule.
-    attacked: `attack`, `byzantine`.
-    codecs: `codec`, `server_codec`.
-    devices: `mesh`, `worker_map`.
-    topology: a graph, for gossip.
-    speeds: seconds that a job of each worker takes, for asynchronous methods.
-  """
-
-  task: Task
-  num_workers: int
-  num_byzantine: int
-  rounds: int
-  steps: int
-  local_rate: float
-  batch_size: int
-  num_participants: int | None
-  optimizer: optax.GradientTransformation
-  rate: Any
-  momentum: float
-  aggregator: byzjax.Aggregator
-  attacked: dict[str, Any]
-  codecs: dict[str, Any]
-  devices: dict[str, Any]
-  topology: topology.Topology
-  speeds: np.ndarray
+from . import dipaco, specs
+from .method_arguments import (
+  Arguments,
+  asynchronous,
+  corrected,
+  events,
+  in_slices,
+  local,
+  shared,
+)
 
 
 def robust(of: Arguments) -> byzjax.Round:
@@ -66,7 +33,7 @@ def robust(of: Arguments) -> byzjax.Round:
     of.task.loss_fn,
     worker=byzjax.worker_momentum(of.momentum),
     optimizer=of.optimizer,
-    **_shared(of),
+    **shared(of),
     **of.devices,
   )
 
@@ -84,7 +51,7 @@ def dp_sgd(of: Arguments, clip_norm=1.0, noise_multiplier=1.0) -> byzjax.Round:
       batch_size=of.batch_size,
       needs_key=of.task.needs_key,
     ),
-    **_shared(of) | {'needs_key': False},
+    **shared(of) | {'needs_key': False},
     **of.devices,
   )
 
@@ -105,13 +72,13 @@ def dp_sgd(of: Arguments, clip_norm=1.0, noise_multiplier=1.0) -> byzjax.Round:
 
 def fed_avg(of: Arguments) -> byzjax.Round:
   return byzjax.fed_avg(
-    of.task.loss_fn, learning_rate=of.local_rate, **_local(of)
+    of.task.loss_fn, learning_rate=of.local_rate, **local(of)
   )
 
 
 def fed_prox(of: Arguments, mu=0.1) -> byzjax.Round:
   return byzjax.fed_prox(
-    of.task.loss_fn, learning_rate=of.local_rate, mu=mu, **_local(of)
+    of.task.loss_fn, learning_rate=of.local_rate, mu=mu, **local(of)
   )
 
 
@@ -120,7 +87,7 @@ def fed_opt(of: Arguments) -> byzjax.Round:
     of.task.loss_fn,
     learning_rate=of.local_rate,
     optimizer=of.optimizer,
-    **_local(of),
+    **local(of),
   )
 
 
@@ -133,7 +100,7 @@ def diloco(
     outer_learning_rate=outer_learning_rate,
     outer_momentum=outer_momentum,
     weight_decay=weight_decay,
-    **_local(of),
+    **local(of),
   )
 
 
@@ -152,7 +119,7 @@ def qsr(of: Arguments, growth=0.2) -> byzjax.Round:
     local_optimizer=optax.sgd(rate),
     optimizer=optax.sgd(1.0),
     # A momentum of messages would move the model on when all steps are taken.
-    **_local(of) | {'num_local_steps': lengths, 'worker': None},
+    **local(of) | {'num_local_steps': lengths, 'worker': None},
   )
 
 
@@ -164,7 +131,7 @@ def delta_sgd(of: Arguments, gamma=2.0, damping=0.1) -> byzjax.Round:
     ),
     local_state='reset',
     optimizer=optax.sgd(1.0),
-    **_local(of),
+    **local(of),
   )
 
 
@@ -178,38 +145,38 @@ def savic(
       rule, lower_bound=lower_bound
     ),
     preconditioner_scope=scope,
-    **_local(of),
+    **local(of),
   )
 
 
 def scaffold(of: Arguments) -> byzjax.Round:
-  return _sliced(
+  return in_slices(
     of,
     byzjax.scaffold(
-      of.task.loss_fn, learning_rate=of.local_rate, **_corrected(of)
+      of.task.loss_fn, learning_rate=of.local_rate, **corrected(of)
     ),
   )
 
 
 def fed_dyn(of: Arguments, alpha=0.1) -> byzjax.Round:
-  return _sliced(
+  return in_slices(
     of,
     byzjax.fed_dyn(
       of.task.loss_fn,
       learning_rate=of.local_rate,
       alpha=alpha,
-      **_corrected(of),
+      **corrected(of),
     ),
   )
 
 
 def asgd(of: Arguments) -> byzjax.Round:
   """Every message is a step, however late it comes."""
-  return _asynchronous(of, optax.sgd(of.rate))
+  return asynchronous(of, optax.sgd(of.rate))
 
 
 def ormo(of: Arguments, delay_adaptive=False) -> byzjax.Round:
-  return _asynchronous(
+  return asynchronous(
     of,
     byzjax.ordered_momentum(
       of.rate,
@@ -222,7 +189,7 @@ def ormo(of: Arguments, delay_adaptive=False) -> byzjax.Round:
 
 def delayed_nesterov(of: Arguments, activation=0.0) -> byzjax.Round:
   """The rule sees every n messages."""
-  return _asynchronous(
+  return asynchronous(
     of,
     byzjax.delayed_nesterov(
       of.rate,
@@ -237,10 +204,10 @@ def delayed_nesterov(of: Arguments, activation=0.0) -> byzjax.Round:
 def fedbuff(of: Arguments, num_rows=0) -> byzjax.Round:
   """The rule sees the next messages; as many as there are workers."""
   rows = num_rows or of.num_workers
-  return _asynchronous(
+  return asynchronous(
     of,
     optax.sgd(of.rate),
-    buffer=asynchrony.by_arrival(_events(of), num_rows=rows),
+    buffer=asynchrony.by_arrival(events(of), num_rows=rows),
     aggregator=of.aggregator,
   )
 
@@ -272,6 +239,7 @@ METHODS: dict[str, Callable[..., byzjax.Round]] = {
   'fed_prox': fed_prox,
   'fed_opt': fed_opt,
   'diloco': diloco,
+  'dipaco': dipaco.training,
   'qsr': qsr,
   'delta_sgd': delta_sgd,
   'savic': savic,
@@ -290,6 +258,7 @@ LOCAL = (
   'fed_prox',
   'fed_opt',
   'diloco',
+  'dipaco',
   'qsr',
   'delta_sgd',
   'savic',
@@ -308,7 +277,12 @@ def build(text: str, of: Arguments) -> byzjax.Round:
 
 
 def model_of(name: str, params: Any) -> Any:
-  """The model in what is trained: the mean of all nodes under gossip."""
+  """The model in what is trained: the mean of all nodes under gossip.
+
+  Of paths it is the first; each example is measured on its own.
+  """
+  if name == 'dipaco':
+    return dipaco.first_path(params)
   if name != 'gossip':
     return params
   return jax.tree.map(lambda x: x.mean(axis=0), params)
@@ -329,71 +303,3 @@ def speeds_of(text: str, num_workers: int) -> np.ndarray:
       f'--speeds must be numbers above zero, separated by commas, got {text!r}'
     )
   return np.resize(numbers, num_workers)
-
-
-def _shared(of: Arguments) -> dict[str, Any]:
-  return {
-    'needs_key': of.task.needs_key,
-    'num_workers': of.num_workers,
-    'aggregator': of.aggregator,
-    **of.attacked,
-    **of.codecs,
-  }
-
-
-def _local(of: Arguments) -> dict[str, Any]:
-  return {
-    **_shared(of),
-    **of.devices,
-    'num_local_steps': of.steps,
-    'participation': of.num_participants,
-    'worker': byzjax.worker_momentum(of.momentum),
-    'sampler': _sampler(of),
-  }
-
-
-def _corrected(of: Arguments) -> dict[str, Any]:
-  return {
-    **_shared(of),
-    'participation': of.num_participants,
-    'mesh': of.devices['mesh'],
-  }
-
-
-def _sampler(of: Arguments) -> byzjax.LocalSampler:
-  return data.local_sampler(
-    of.task.images,
-    of.task.labels,
-    batch_size=of.batch_size,
-    scale=of.task.scale,
-  )
-
-
-def _sliced(of: Arguments, training: byzjax.Round) -> byzjax.Round:
-  """A round whose batch `[n, steps x size, ...]` is cut into steps."""
-
-  def step(state, batch, key):
-    batch = jax.tree.map(
-      lambda x: x.reshape(x.shape[0], of.steps, -1, *x.shape[2:]), batch
-    )
-    return training.step(state, batch, key)
-
-  return training._replace(step=step)
-
-
-def _events(of: Arguments) -> asynchrony.Events:
-  return asynchrony.simulate(of.speeds, num_events=of.rounds)
-
-
-def _asynchronous(of: Arguments, optimizer, **options) -> byzjax.Round:
-  options.setdefault('aggregator', None)
-  return byzjax.asynchronous_round(
-    of.task.loss_fn,
-    events=_events(of),
-    optimizer=optimizer,
-    sampler=_sampler(of),
-    needs_key=of.task.needs_key,
-    codec=of.codecs['codec'],
-    **of.attacked,
-    **options,
-  )

@@ -7,9 +7,11 @@ import jax
 import byzjax
 
 from . import methods, output, privacy, specs
+from .method_arguments import Arguments
 
 # Flags that not every method knows.
 _FLAGS = (
+  'partition',
   'num_local_steps',
   'num_participants',
   'codec',
@@ -61,7 +63,7 @@ def several(config: Any) -> dict[str, list[str]]:
   return found
 
 
-def make(config: Any, task, key, mesh) -> methods.Arguments:
+def make(config: Any, task, key, mesh) -> Arguments:
   """What all methods are told."""
   aggregator = specs.aggregator(
     config.aggregator, config.pre_aggregators, config.num_byzantine
@@ -72,7 +74,7 @@ def make(config: Any, task, key, mesh) -> methods.Arguments:
     'schedule', config.schedule, specs.SCHEDULES, config.learning_rate, planned
   )
   nodes = {'num_nodes': config.num_workers}
-  return methods.Arguments(
+  return Arguments(
     task=task,
     num_workers=config.num_workers,
     num_byzantine=config.num_byzantine,
@@ -149,13 +151,14 @@ def _check_flags(name: str, given: dict[str, bool]) -> None:
   )
   sgd = ('robust', privacy.METHOD)
   knows = {
+    'partition': name != 'dipaco',  # Its router divides the examples.
     'num_local_steps': local,
     'num_participants': local,
     'codec': True,
     'server_codec': not (late or name == 'gossip'),
     'topology': name == 'gossip',
     'speeds': late,
-    'num_devices': not late,
+    'num_devices': True,
     'augment': not methods.takes_examples(name),
     'optimizer': name in (*sgd, 'fed_opt'),
     'redraw_byzantine': not late,

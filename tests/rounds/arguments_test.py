@@ -43,6 +43,7 @@ def test_an_attack_needs_attackers(name, attack):
     ('gossip_round', 'optimizer'),
     ('modular_round', 'optimizer'),
     ('modular_round', 'local_optimizer'),
+    ('modular_round', 'worker'),
     ('elastic_averaging', 'local_optimizer'),
   ],
 )

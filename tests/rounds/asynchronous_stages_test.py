@@ -117,7 +117,7 @@ def test_the_transform_does_not_keep_what_is_not_finite():
         (), None, None, None, optax.TraceState(jnp.array([1.0]))
       ),
     )
-    sent = _asynchronous_work.Sent(row, None, (), (), None, (), 0)
+    sent = _asynchronous_work.Sent(row, None, None, ())
     received = _asynchronous_server.receive(
       parts, message(0), state, sent, jnp.array(False), {}
     )

@@ -108,8 +108,15 @@ def test_every_message_and_every_aggregate_is_encoded_by_itself():
       num_local_steps=lambda step: 1 + jnp.arange(5) % 3,
       worker_weights=np.array([1.0, 2.0, 0.0, 1.0, 3.0]),
     ),
+    dict(
+      worker=byzjax.worker_momentum(0.9),
+      byzantine_chain=False,
+      participation=3,
+      attack=byzjax.sign_flip(scale=3.0, own=True),
+      byzantine=2,
+    ),
   ],
-  ids=['both_ways', 'signs', 'cohort', 'weighted_cohort'],
+  ids=['both_ways', 'signs', 'cohort', 'weighted_cohort', 'chain'],
 )
 def test_one_level_of_one_module_is_local_round(same):
   """With the same key the same workers are drawn and attacked."""
@@ -139,6 +146,8 @@ def test_one_level_of_one_module_is_local_round(same):
   close(own, expected.workers.optimizer[0].trace)
   if 'codec' in same:
     close(state.codec[0], expected.codec)
+  if 'worker' in same:
+    close(state.workers.chain, expected.workers.chain)
   skipped = {'weights', 'kept', 'scores', 'factors'}
   if 'worker_weights' in same:
     skipped.add('loss')  # There it is also of who has no weight.

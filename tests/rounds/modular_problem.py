@@ -118,14 +118,15 @@ def loop(
   beta=0.9,
   weights=None,
   rescale_norm=False,
+  chain=lambda i, levels: levels,
   up=lambda i, level, delta: delta,
   down=lambda level, m, delta: delta,
 ):
   """DiPaCo as loops over paths, levels and modules, in float64 on the server.
 
   `weights` are float[rounds, P]; a path of weight 0 is not there. What path i
-  sends a module goes through `up`, and what module m tells its paths through
-  `down`.
+  sends goes through `chain`, and that for one module through `up`; what module
+  m tells its paths goes through `down`.
   """
   num_paths, num_levels = paths.shape
   counts = paths.max(axis=0) + 1
@@ -139,7 +140,8 @@ def loop(
         before = module(start, path)
         after, states[i] = local_update(before, batch[i], tx, states[i])
         moved = jax.tree.map(lambda x, y: x - y, before, after)
-        deltas[i] = [up(i, level, x) for level, x in enumerate(moved)]
+        levels = enumerate(chain(i, moved))
+        deltas[i] = [up(i, level, x) for level, x in levels]
     new = [[None] * k for k in counts]
     for level in range(num_levels):
       for m in range(counts[level]):

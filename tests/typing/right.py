@@ -150,11 +150,12 @@ def replicas_and_graphs() -> None:
   )
 
 
-def rounds_with_events_and_modules() -> None:
+def rounds_with_events_and_modules(mesh: Mesh) -> None:
   byzjax.asynchronous_round(
     loss_fn,
     events=asynchrony.simulate([1.0, 1.0, 2.5], num_events=90),
     optimizer=optax.sgd(0.1),
+    mesh=mesh,
   )
   byzjax.modular_round(
     lambda params, batch: jnp.sum(params[0]),
@@ -163,4 +164,6 @@ def rounds_with_events_and_modules() -> None:
     num_local_steps=2,
     optimizer=optax.sgd(1.0),
     aggregator=byzjax.mean(),
+    worker=byzjax.worker_momentum(0.9),
+    mesh=mesh,
   )

@@ -81,6 +81,7 @@ def rounds(state: byzjax.RoundState) -> None:
     events=asynchrony.simulate([1.0, 2.0], num_events=9),
     optimizer=SGD,
     codec=ATTACK,  # error: an attack as a codec
+    mesh=8,  # error: a mesh, not its size
   )
   byzjax.modular_round(
     loss_fn,
@@ -88,6 +89,15 @@ def rounds(state: byzjax.RoundState) -> None:
     local_optimizer=SGD,
     num_local_steps=2,
     optimizer=SGD,
+  )
+  byzjax.modular_round(
+    loss_fn,
+    paths=np.zeros((4, 1), int),
+    local_optimizer=SGD,
+    num_local_steps=2,
+    optimizer=SGD,
+    byzantine_chain='no',  # error: whether
+    mesh=8,  # error: a mesh, not its size
   )
 
 
