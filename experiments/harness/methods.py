@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import byzjax
-from byzjax import asynchrony, data, gossip
+from byzjax import asynchrony, gossip
 
 from . import dipaco, specs
 from .method_arguments import (
@@ -25,6 +25,7 @@ from .method_arguments import (
   local,
   shared,
 )
+from .poisson import on_poisson_batches
 
 
 def robust(of: Arguments) -> byzjax.Round:
@@ -55,19 +56,7 @@ def dp_sgd(of: Arguments, clip_norm=1.0, noise_multiplier=1.0) -> byzjax.Round:
     **of.devices,
   )
 
-  def step(state, partition, key):
-    key, draw_key = jax.random.split(key)
-    batch = data.poisson_batch(
-      of.task.images,
-      of.task.labels,
-      partition,
-      jax.random.fold_in(draw_key, state.step),
-      of.batch_size,
-      scale=of.task.scale,
-    )
-    return training.step(state, batch, key)
-
-  return training._replace(step=step)
+  return on_poisson_batches(training, of.task, of.batch_size)
 
 
 def fed_avg(of: Arguments) -> byzjax.Round:
