@@ -115,8 +115,8 @@ class Settings(ImageSettings):
   speeds: str = option(
     '1', 'Seconds of a job, worker by worker and over again: 1,1,5.'
   )
-  local_learning_rate: float = option(
-    0.1, 'Of the steps that workers take.', low=0
+  local_learning_rate: float | None = option(
+    None, 'Of local steps; none is 0.003 for AdamW, else 0.1.', low=0
   )
   num_participants: int | None = option(
     None, 'Workers drawn in a round of local steps.', low=1

@@ -253,6 +253,8 @@ LOCAL = (
   'savic',
 )
 CORRECTED = ('scaffold', 'fed_dyn')
+# Their workers run AdamW.
+ADAMW = ('diloco', 'dipaco')
 
 
 def takes_examples(name: str) -> bool:

@@ -63,6 +63,14 @@ def several(config: Any) -> dict[str, list[str]]:
   return found
 
 
+def local_rate(config: Any) -> float:
+  """The rate of local steps, given or that of their optimizer."""
+  if config.local_learning_rate is not None:
+    return config.local_learning_rate
+  name, _ = specs.parse(config.method)
+  return 0.003 if name in methods.ADAMW else 0.1
+
+
 def make(config: Any, task, key, mesh) -> Arguments:
   """What all methods are told."""
   aggregator = specs.aggregator(
@@ -80,7 +88,7 @@ def make(config: Any, task, key, mesh) -> Arguments:
     num_byzantine=config.num_byzantine,
     rounds=config.rounds,
     steps=max(config.num_local_steps, 1),
-    local_rate=config.local_learning_rate,
+    local_rate=local_rate(config),
     batch_size=config.batch_size,
     num_participants=config.num_participants,
     optimizer=specs.build(

@@ -20,7 +20,6 @@ SMALL = {
   'num_seeds': 1,
   'batch_size': 4,
   'num_local_steps': 2,
-  'local_learning_rate': 0.003,
   'attack': 'sign_flip(scale=5.0)',
   'aggregator': 'mean',
   'method': 'dipaco',

@@ -37,10 +37,8 @@ def test_every_method_is_a_program_on_digits(name):
   assert {'loss', 'accuracy'} <= set(program.trace())
 
 
-# AdamW wants a smaller rate than SGD, and a message alone than their mean.
+# A message alone wants a smaller rate than the mean of messages.
 RATES = {
-  'diloco': {'local_learning_rate': 0.003},
-  'dipaco': {'local_learning_rate': 0.003},
   'asgd': {'learning_rate': 0.05},
   'ormo': {'learning_rate': 0.02},
   'dp_sgd': {'method': 'dp_sgd(noise_multiplier=0.1)', 'batch_size': 32},
