@@ -275,6 +275,10 @@ def claims(of: tables.Cells, settings: Settings) -> list[Claim]:
 
   on = f'{settings.dataset}, {settings.num_examples} images, convex'
   alone = 'momentum', 'storm'
+  slow = (
+    'under foe, mixing and median: it converges steadily there, but its best'
+    ' rate is the smallest of all cells, and the budget ends'
+  )
   return [
     Claim(
       '',
@@ -304,11 +308,13 @@ def claims(of: tables.Cells, settings: Settings) -> list[Claim]:
           'powers of ten nearer than momentum and STORM under attack',
           ahead('marina', alone, attacked, ROBUST),
           at_least=1,
+          why=slow,
         ),
         Check(
           'and than momentum with a cosine',
           ahead('marina', PLAIN[1:], attacked, ROBUST),
           at_least=0.5,
+          why=slow,
         ),
         Check(
           'log10 of the distance at the end, the worst attack and rule',
