@@ -64,19 +64,18 @@ def modular_round(
 
   A network is cut into L levels with K_l modules each; path i takes module
   `p_il` of each level and is trained by a worker of its own, on documents of
-  its own. A module hears of the paths through it alone, and has an optimizer
-  state of its own. Whole networks are never put together: all P paths at once
-  take P times the memory of one.
+  its own. A module receives messages only from the paths through it, and has
+  its own optimizer state. All P paths together take P times the memory of one.
 
   The paper's outer optimizer is `optax.sgd(0.7, 0.9, nesterov=True)`, and its
   local one AdamW. If all levels have a single module this is `local_round`
   (with those optimizers, `diloco`) with P workers.
 
-  A module on one path only is not averaged, but takes the outer step too, as in
-  the paper; another implementation leaves that step out. It is not protected
-  either: a rule has as many messages as its module has paths. Attackers need
-  a minority on every module that is to survive them, and honest paths differ
-  by the documents that they are for.
+  A rule sees as many messages as its module has paths. A module survives if
+  Byzantine paths are a minority there, and honest paths differ, because each
+  has other documents. A module on one path only is not averaged and not
+  protected; it takes the outer step too, as in the paper, which another
+  implementation leaves out.
 
   Args:
     loss_fn: `(path_params, batch_i) -> scalar`, with path_params a tuple over
@@ -113,12 +112,12 @@ def modular_round(
     byzantine: which paths are Byzantine: an int f, the first f; bool[P]; or a
       schedule `step -> bool[P]`. Must be given with an attack; None is nobody.
     byzantine_chain: whether attackers run the `worker` chain too.
-    worker_weights: float[P], or a schedule of it: what a path counts in its
+    worker_weights: float[P], or a schedule of it: the weight of a path in its
       modules, normalised there, such as `partition.sizes`. Other
       implementations normalise over all paths, which makes the steps of a
-      module K_l times shorter. The server's own numbers, never a worker's.
-      Weight 0 is a path that was pre-empted: it sends nothing and its worker
-      keeps its state, and a module with no other path stays as it is.
+      module K_l times shorter. The server chooses them, never a worker. Weight
+      0 is a path that was pre-empted: it sends nothing, its worker keeps its
+      state, and a module with no other path does not change.
     codec: how a path sends its messages, one to each of its modules, and each
       encoded by itself, with a state of its own; or None for float32. The
       message is what the path has moved the module by.
