@@ -67,17 +67,17 @@ class Settings(ImageSettings):
   num_workers: int = option(20, 'n.', low=3)
   num_byzantine: tuple[int, ...] = option((0, 4, 8), '0 and others.')
   noise_multipliers: tuple[float, ...] = option(
-    (0.0, 1.0, 2.0, 4.0), 'Standard deviations of the noise over the clip norm.'
+    (0.0, 0.5, 1.0, 2.0), 'Standard deviations of the noise over the clip norm.'
   )
   clip_norm: float = option(1.0, 'The largest norm of a gradient.', low=0)
   delta: float = option(1e-5, 'The probability that epsilon leaves out.', low=0)
-  rounds: int = option(300, 'Rounds of training.', low=1)
-  batch_size: int = option(50, 'Examples per worker and round, on average.')
+  rounds: int = option(200, 'Rounds of training.', low=1)
+  batch_size: int = option(25, 'Examples per worker and round, on average.')
   learning_rates: tuple[float, ...] = option(
     (0.1, 0.3, 1.0, 3.0), 'To choose from.'
   )
   momentum: float = option(0.9, 'Decay of worker momentum.')
-  pooling: int = option(2, 'Pixels of an image, k x k, that are one.', low=1)
+  pooling: int = option(4, 'Pixels of an image, k x k, that are one.', low=1)
   num_evals: int = option(
     10, 'Evaluations of a run; the last 3 are averaged.', low=3
   )
