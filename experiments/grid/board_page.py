@@ -186,15 +186,20 @@ def _f() -> int:
 
 def _state(model: str) -> str:
   """How much of the board was run, and where."""
-  of = board_store.read(model)
-  lacking, all_ = board_store.missing(
-    of, board_store.about(model).get('refused', [])
-  )
+  of, f = board_store.read(model), _f()
+  lacking, all_ = _missing(of, model)
+  lacking_here, here = _missing(of, model, f)
   said = 'The whole board was run.'
-  if lacking:
+  if lacking_here:
     said = (
       f'**Not run whole**: {all_ - lacking} of {all_} pairs of a defence and an'
       ' attack. Ranks are among these alone, and mean little.'
+    )
+  elif lacking:
+    said = (
+      f'All {here} pairs of an attack and a defence that assumes the right'
+      f' number, {f}, or none, were run. Of those that assume {f - 2} or'
+      f' {f + 2}, {lacking} pairs are missing: their columns are empty.'
     )
   places = [
     f'commit {commit}, jax {jax}, {device}'
@@ -214,9 +219,6 @@ def _state(model: str) -> str:
 def _section(model: str) -> str:
   of, f = board_store.read(model), _f()
   made = _lines(model)
-  lacking, _ = board_store.missing(
-    of, board_store.about(model).get('refused', [])
-  )
   return '\n'.join(
     [
       f'## {model.upper()}',
@@ -229,7 +231,7 @@ def _section(model: str) -> str:
       '',
       '### What was expected',
       '',
-      *_expected(of, f, whole=not lacking),
+      *_expected(of, f, whole=not _missing(of, model, f)[0]),
       '',
       '### Settings',
       '',
@@ -242,11 +244,19 @@ def _section(model: str) -> str:
   )
 
 
+def _missing(
+  of: Board, model: str, assumed: int | None = None
+) -> tuple[int, int]:
+  refused = board_store.about(model).get('refused', [])
+  return board_store.missing(of, refused, assumed)
+
+
 def _expected(of: Board, f: int, *, whole: bool) -> list[str]:
   if not whole:
     return ['Predictions are written in `experiments/grid/predictions.py`.',
             'They are compared when the board was run whole.']  # fmt: skip
-  return [f'- {check}' for check in predictions.checks(of, f)]
+  known = [c for c in predictions.checks(of, f) if c.value == c.value]
+  return [f'- {check}' for check in known]
 
 
 def _settings(model: str) -> list[str]:

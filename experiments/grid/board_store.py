@@ -149,9 +149,16 @@ def wanted() -> set[tuple[str, str]]:
   }
 
 
-def missing(of: Board, refused: Sequence[str]) -> tuple[int, int]:
-  """How many pairs are lacking, of how many that can run."""
+def missing(
+  of: Board, refused: Sequence[str], assumed: int | None = None
+) -> tuple[int, int]:
+  """How many pairs are lacking, of how many that can run.
+
+  With `assumed`, of the defences that assume this number of attackers or none.
+  """
   pairs = {pair for pair in wanted() if pair[0] not in refused}
+  if assumed is not None:
+    pairs = {p for p in pairs if board.plain(p[0])[1] in (assumed, None)}
   there = {
     (choice.defence, attack)
     for s in of.standings

@@ -18,7 +18,7 @@ ADAPTIVE = ', strength'  # In the texts of attacks that hold the rule.
 
 
 def checks(of: Board, f: int) -> list[Check]:
-  """All predictions, on a board that is whole."""
+  """All predictions; not a number of those that lack what they compare."""
   here = of.told(f)
   (mean,) = [s for s in here if s.name == 'mean']
   robust = [s for s in here if s.name != 'mean']
@@ -30,6 +30,8 @@ def checks(of: Board, f: int) -> list[Check]:
 
   def gap(first, second, value):
     shared = sorted({*first} & {*second})
+    if not shared:
+      return float('nan')
     return float(np.mean([value(first[n]) - value(second[n]) for n in shared]))
 
   worst = [c.worst for s in robust for c in s.choices.values()]

@@ -21,7 +21,7 @@ import optax
 from flax import nnx
 
 import byzjax
-from byzjax import theory
+from byzjax import data, theory
 
 from ...harness.cells import Cell, Rows
 from ...harness.poisson import on_poisson_batches
@@ -67,8 +67,9 @@ class Settings(ImageSettings):
   num_workers: int = option(20, 'n.', low=3)
   num_byzantine: tuple[int, ...] = option((0, 4, 8), '0 and others.')
   noise_multipliers: tuple[float, ...] = option(
-    (0.0, 0.5, 1.0, 2.0), 'Standard deviations of the noise over the clip norm.'
+    (0.0, 1.0, 2.0, 4.0), 'Standard deviations of the noise over the clip norm.'
   )
+  num_examples: int = option(500, 'Of each worker.', low=1)
   clip_norm: float = option(1.0, 'The largest norm of a gradient.', low=0)
   delta: float = option(1e-5, 'The probability that epsilon leaves out.', low=0)
   rounds: int = option(200, 'Rounds of training.', low=1)
@@ -145,12 +146,23 @@ def cell(
     num_workers=settings.num_workers,
     rounds=settings.rounds,
     batch_size=settings.batch_size,
-    partition='random_shards',
+    partition=functools.partial(few_each, settings),
     is_local=True,
     num_evals=settings.num_evals,
     make_images=lambda images, *_: pooling.pooled(images, settings.pooling),
     make_model=functools.partial(network, settings),
     probe=sampling_rate,
+  )
+
+
+def few_each(
+  settings: Settings, labels: np.ndarray, num_workers: int, seed: int
+) -> data.Partition:
+  """So many examples of each worker, at nobody else; or equal shards."""
+  shards = data.random_shards(labels, num_workers, seed=seed)
+  few = min(settings.num_examples, int(np.min(shards.sizes)))
+  return data.Partition(
+    shards.indices[:, :few], np.full(num_workers, few, np.int32)
   )
 
 
