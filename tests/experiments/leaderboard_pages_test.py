@@ -19,6 +19,7 @@ from experiments.grid import (
 )
 from experiments.grid import cells as grid_cells
 from experiments.harness import output
+from experiments.reporting import summary
 from tests.experiments.boards import SKEWED, SUITE, made, raw, text
 from tests.experiments.calls import call_grid
 
@@ -117,7 +118,8 @@ def test_quick_and_onto_a_board(tmp_path, monkeypatch):
   monkeypatch.setattr(board_store, 'suite', lambda: quick)
   monkeypatch.setattr(board, 'FOLDER', tmp_path / 'boards')
   monkeypatch.setattr(board_page, 'ROOT', tmp_path)
-  monkeypatch.setattr(predictions, 'checks', lambda of, f: [f])
+  told = lambda of, f: [summary.Check('told', f, at_least=0)]
+  monkeypatch.setattr(predictions, 'checks', told)
   for name in ('PAGE', 'GUIDE'):
     copy = tmp_path / getattr(board_page, name).name
     copy.write_text(getattr(board_page, name).read_text())
@@ -134,7 +136,7 @@ def test_quick_and_onto_a_board(tmp_path, monkeypatch):
   assert all(row['jax'] != 'unknown' for row in rows)
   page = board_page.PAGE.read_text()
   assert 'The whole board was run.' in page
-  assert '- 4\n' in page  # Where predictions are.
+  assert '- told: 4, predicted' in page
   assert page == board_page.page(page)
   assert (tmp_path / 'leaderboard_mlp.png').exists()
   line = next(x for x in page.splitlines() if x.startswith('python -m exp'))
@@ -197,8 +199,12 @@ def test_the_pages_are_what_the_committed_rows_say():
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert set(names) == {s.name for s in of.told(4)}
     plt.close(figure)
-    whole = board_store.missing(of, about['refused'])[0] == 0
-    assert ('Not run whole' in page) == (not whole)
+    lacking, lacking_here = (
+      board_store.missing(of, about['refused'], assumed)[0]
+      for assumed in (None, 4)
+    )
+    assert ('Not run whole' in page) == (lacking_here > 0)
+    assert ('are missing' in page) == (lacking > lacking_here == 0)
     # What was chosen is the best of what was tried.
     tried = output.read_rows(board.path_of(model, 'tuning'))
     best = {}
