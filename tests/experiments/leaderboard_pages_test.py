@@ -118,8 +118,11 @@ def test_quick_and_onto_a_board(tmp_path, monkeypatch):
   monkeypatch.setattr(board_store, 'suite', lambda: quick)
   monkeypatch.setattr(board, 'FOLDER', tmp_path / 'boards')
   monkeypatch.setattr(board_page, 'ROOT', tmp_path)
-  told = lambda of, f: [summary.Check('told', f, at_least=0)]
-  monkeypatch.setattr(predictions, 'checks', told)
+  monkeypatch.setattr(
+    predictions,
+    'checks',
+    lambda of, f: [summary.Check('told', f, at_least=0)],
+  )
   for name in ('PAGE', 'GUIDE'):
     copy = tmp_path / getattr(board_page, name).name
     copy.write_text(getattr(board_page, name).read_text())
