@@ -47,7 +47,7 @@ def training(
 ) -> byzjax.Round:
   """DiPaCo: grid says how many modules each level of the network has."""
   del routing  # `routed` has divided the examples by it.
-  given = local(of)
+  given = local(of) | {'worker': None}  # As in `methods.diloco`.
   del given['num_workers']
   loss_fn = of.task.loss_fn
   rounds = byzjax.modular_round(

@@ -89,7 +89,8 @@ def diloco(
     outer_learning_rate=outer_learning_rate,
     outer_momentum=outer_momentum,
     weight_decay=weight_decay,
-    **local(of),
+    # The outer step has a momentum: a second one, of messages, is too much.
+    **local(of) | {'worker': None},
   )
 
 

@@ -173,7 +173,8 @@ def _check_flags(name: str, given: dict[str, bool]) -> None:
     'learning_rate': late or name in (*sgd, 'fed_opt', 'gossip'),
     'schedule': late or name in (*sgd, 'fed_opt', 'gossip'),
     'local_learning_rate': local,
-    'momentum': name not in ('asgd', 'fedbuff', 'qsr', *methods.CORRECTED),
+    'momentum': name
+    not in ('asgd', 'fedbuff', 'qsr', *methods.ADAMW, *methods.CORRECTED),
     'worker_map': not (late or name in methods.CORRECTED),
     'delta': name == privacy.METHOD,
   }

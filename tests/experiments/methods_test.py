@@ -83,6 +83,7 @@ def test_a_backdoor_adds_its_success_rate():
     ('fed_avg', {'learning_rate': 0.2}, '--learning_rate is not for'),
     ('robust', {'local_learning_rate': 0.2}, '--local_learning_rate is not'),
     ('scaffold', {'momentum': 0.5}, '--momentum is not for --method=scaffold'),
+    ('diloco', {'momentum': 0.5}, '--momentum is not for --method=diloco'),
     (
       'dp_sgd',
       {'attack': 'label_flip', 'partition': 'random_shards'},
