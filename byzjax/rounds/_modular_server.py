@@ -98,7 +98,7 @@ def module_step(
   return _stages.where_rows(sent.counts > 0, (new, new_state), (modules, state))
 
 
-def _of_module(
+def of_module(
   parts: Parts, server: base.Aggregator, size: int
 ) -> Callable[..., Any]:
   """The rule of a module of `size` coordinates, which may be padded."""
@@ -132,7 +132,7 @@ def aggregate_levels(
   """The rules of all modules on the messages float[P, D_l] to each level."""
   return [
     aggregate(
-      _of_module(parts, server, layout.size),
+      of_module(parts, server, layout.size),
       parts.groups[level],
       f'{NAME}: level {level}',
       messages[level],

@@ -283,7 +283,7 @@ def test_messages_of_a_path_are_by_level():
     jnp.array(0),
     (jnp.array([0.0, 1.0]), jnp.array([5.0])),
     jnp.array([1, 0]),
-    _modular_work.ModularRows((), ()),
+    _modular_work.ModularRows((), (), ()),
     jnp.array([3.0]),
     NOBODY,
     KEY,
@@ -297,8 +297,11 @@ def test_modules_hear_of_their_paths_and_step():
   """Module 0 has paths 0 and 2, module 1 has path 1, which is not there."""
   server = layouts.attacked(byzjax.mean(), None)
   groups = _modular_work.groups_of(np.array([0, 1, 0]))
+  inspect = _modular_server.of_module(
+    parts_of(_modular_work.Parts), server, size=1
+  )
   aggregate = functools.partial(
-    _modular_server.aggregate, server, groups, 'a level', 1
+    _modular_server.aggregate, inspect, groups, 'a level'
   )
   sent = jax.jit(aggregate)(
     jnp.array([[1.0], [8.0], [3.0]]),

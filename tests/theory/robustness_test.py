@@ -332,11 +332,11 @@ def test_clipping_by_a_quantile_comes_near_from_anywhere():
       lambda: theory.kappa_bound(
         byzjax.krum(num_byzantine=1), 6, 1, num_neighbors=3
       ),
-      "num_neighbors for the name .*'krum'",
+      "num_neighbors only with the name .*'krum'",
     ),
     (
       lambda: theory.kappa_bound('krum', 6, 1, num_selected=3),
-      "num_selected for the name .*'krum'",
+      "num_selected only with the name .*'krum'",
     ),
     (lambda: theory.kappa_lower_bound(4, 2), 'got 4 and 2'),
     (lambda: theory.resilience_bound('krum', 7, 2, 0), 'num_coordinates'),
