@@ -324,6 +324,7 @@ def claims(
           f'points that {most} attackers and much noise cost beyond the sum',
           cost(most, high) - cost(most, 0.0) - cost(0, high),
           at_least=5,
+          why='the best rule averages the noise of n - f messages away',
         ),
       ],
     ),
@@ -351,7 +352,12 @@ def claims(
       f'{PAPER}, algorithm 1',
       on,
       [
-        Check(f'points of momentum, {rule}', gain(rule), at_least=3)
+        Check(
+          f'points of momentum, {rule}',
+          gain(rule),
+          at_least=3,
+          why='ALIE does no harm here, so there is nothing to recover',
+        )
         for rule in WITHOUT_MOMENTUM
       ],
     ),
