@@ -304,6 +304,13 @@ def paired(first: np.ndarray, second: np.ndarray) -> float:
   return float(stats.ttest_rel(first, second).pvalue)
 
 
+def difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+  """The mean of `first - second` over seeds, and its 95 % t-interval's half."""
+  gaps = first - second
+  error = gaps.std(ddof=1) / math.sqrt(gaps.size)
+  return float(gaps.mean()), float(stats.t.ppf(0.975, gaps.size - 1) * error)
+
+
 def ranks(scores: Mapping[str, np.ndarray]) -> dict[str, int]:
   """1 + how many are significantly better, best first.
 

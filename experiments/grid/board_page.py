@@ -22,6 +22,14 @@ GUIDE = ROOT.parent / 'docs' / 'guides' / 'leaderboard.md'
 
 
 _NOTHING = 'It was not run yet.'
+# What the findings below the boards compare, the first less the second.
+PAIRS = (
+  ('geometric_median', 'bucketing(bucket_size=2), geometric_median'),
+  ('coordinate_median', 'bucketing(bucket_size=2), coordinate_median'),
+  ('geometric_median', 'nearest_neighbor_mixing, geometric_median'),
+  ('geometric_median', 'bulyan'),
+  ('multi_krum', 'bulyan'),
+)
 
 
 class Line(NamedTuple):
@@ -71,7 +79,7 @@ def lines(of: Board, times: Rows, f: int) -> list[Line]:
       _number(s.mean_case.mean()),
       _number(honest - s.unattacked.mean()),
       *(_told(of, s, assumed) for assumed in (f - 2, f + 2)),
-      _number(np.mean([*s.success.values()] or [np.nan])),
+      _success(s),
       (f'{s.failed} of {s.runs}', s.failed),
       _number(milliseconds.get(name, np.nan)),
     ]
@@ -100,6 +108,14 @@ def _told(of: Board, standing: Standing, assumed: int) -> tuple[str, float]:
     return 'same', standing.score.mean()
   other = [s for s in of.told(assumed) if s.name == standing.name]
   return _number(other[0].score.mean() if other else np.nan)
+
+
+def _success(standing: Standing) -> tuple[str, float]:
+  """Of a backdoor on each kind of data; the largest counts."""
+  found = [*standing.success.values()]
+  if not found:
+    return '-', np.nan
+  return ' / '.join(f'{value:.1f}' for value in found), max(found)
 
 
 def _number(value: Any) -> tuple[str, float]:
@@ -233,6 +249,10 @@ def _section(model: str) -> str:
       '',
       *_expected(of, f, whole=not _missing(of, model, f)[0]),
       '',
+      '### Pairs',
+      '',
+      *_pairs(of, f),
+      '',
       '### Settings',
       '',
       *_settings(model),
@@ -257,6 +277,19 @@ def _expected(of: Board, f: int, *, whole: bool) -> list[str]:
             'They are compared when the board was run whole.']  # fmt: skip
   known = [c for c in predictions.checks(of, f) if c.value == c.value]
   return [f'- {check}' for check in known]
+
+
+def _pairs(of: Board, f: int) -> list[str]:
+  """Paired differences of worst cases, where both met all attacks."""
+  here = of.told(f)
+  largest = max(s.size for s in here)
+  scores = {s.name: s.score for s in here if s.size == largest}
+  return [
+    f'- {first} less {second}: {mean:.1f} ± {half:.1f} points'
+    for first, second in PAIRS
+    if {first, second} <= {*scores}
+    for mean, half in [board.difference(scores[first], scores[second])]
+  ]
 
 
 def _settings(model: str) -> list[str]:

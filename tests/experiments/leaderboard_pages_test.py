@@ -41,6 +41,15 @@ def test_the_table():
   assert len(board_page.HEADS) == len(cells['mean'])
 
 
+def test_a_backdoor_is_told_by_kind_of_data_and_differences_by_interval():
+  (krum,) = [s for s in board.board_of(made(), 10).told(4) if s.name == 'krum']
+  won = krum._replace(success={'iid': 3.21, SKEWED: 82.44})
+  assert board_page._success(won) == ('3.2 / 82.4', 82.44)
+  mean, half = board.difference(np.array([3.0, 5, 7]), np.array([1.0, 2, 3]))
+  # By hand: gaps 2, 3, 4, deviation 1, and t(0.975, 2) = 4.3027.
+  assert mean == 3 and half == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
+
+
 def test_names_without_numbers_are_short():
   text = 'alie(z=1.5), strength(strengths=(0.5, 2.0), num_refinements=0)'
   assert board_page.short(text) == 'alie, strength'
