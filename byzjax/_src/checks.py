@@ -311,13 +311,15 @@ def check_stacked(name: str, messages: Any) -> None:
     )
 
 
-def check_trusted(name: str, trusted: Any, row: Any) -> None:
+def check_trusted(
+  name: str, trusted: Any, row: Any, argument: str = 'trusted'
+) -> None:
   """Raises ValueError unless `trusted` has the form of one message."""
   found, wanted = signature(trusted), signature(row)
   if found != wanted:
     raise ValueError(
-      f'{name} needs trusted to be like one message, with leaves of the shapes'
-      f' {wanted[1]} in {wanted[0]}, got {found[1]} in {found[0]}'
+      f'{name} needs {argument} to be like one message, with leaves of the'
+      f' shapes {wanted[1]} in {wanted[0]}, got {found[1]} in {found[0]}'
     )
 
 

@@ -40,6 +40,9 @@ def saga(
   gradient; other rounds cost one. Without it, and for workers that are away in
   round 0, T starts with zeros, and x with the gradient of one example.
 
+  A gradient that is not finite stays in the table, so an honest worker whose
+  loss overflows once sends NaN from then on, and is masked by the rule.
+
   The table has N times the memory of the parameters at every worker. It is for
   convex problems and small models; for networks see `storm` and
   `byz_vr_marina`.

@@ -107,7 +107,7 @@ def zeno_plus_plus(
 
     def refreshed():
       found = root_gradient(params, state.num_arrivals // refresh_every)
-      checks.check_trusted(_NAME, found, params)
+      checks.check_trusted(_NAME, found, params, 'what root_gradient returns')
       return jax.tree.map(lambda g, r: g.astype(r.dtype), found, state.root)
 
     root = lax.cond(

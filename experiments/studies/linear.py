@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from . import pooling
+
 
 class Linear(nnx.Module):
   """Scores of classes, linear in the pixels; from zero."""
@@ -17,3 +19,9 @@ class Linear(nnx.Module):
   def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
     del rngs
     return x.reshape(len(x), -1) @ self.weights[...] + self.bias[...][None]
+
+
+def network(k: int, shape, num_classes: int, seed: int) -> nnx.Module:
+  """The layer for images that are pooled by k."""
+  del seed
+  return Linear(pooling.shape_of(shape, k), num_classes)

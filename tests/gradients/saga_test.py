@@ -98,6 +98,19 @@ def test_its_noise_goes_to_zero_where_that_of_sgd_stays():
   assert np.linalg.norm(by_sgd - best) > 0.01
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf, 1e30])
+def test_bad_examples_of_one_worker_do_not_reach_the_parameters(bad):
+  inputs = INPUTS.copy()
+  inputs[0] = bad
+  path = run(batch=(inputs, OUTPUTS))
+  assert np.isfinite(path).all()
+  # As near to the others' minimum as without that worker's data.
+  whole = INPUTS[1:].reshape(-1, D).astype(np.float64)
+  best = np.linalg.lstsq(whole, OUTPUTS[1:].reshape(-1), rcond=None)[0]
+  gaps = np.linalg.norm(path - best, axis=1)
+  assert gaps[-1] < gaps[0] / 2
+
+
 def test_one_example_is_gradient_descent():
   batch = (INPUTS[:, :1], OUTPUTS[:, :1])
   got = run(batch=batch, value_and_grad=byzjax.saga(loss_fn, num_examples=1))

@@ -128,7 +128,9 @@ def test_refuses_a_gradient_of_another_form():
     optax.sgd(0.1), root_gradient=lambda w, refresh: w[:2]
   )
   w = jnp.ones(D)
-  with pytest.raises(ValueError, match=r'zeno_plus_plus needs trusted'):
+  with pytest.raises(
+    ValueError, match=r'zeno_plus_plus needs what root_gradient'
+  ):
     tx.update(w, tx.init(w), w)
   for argument, value in (
     ('refresh_every', 0),

@@ -18,7 +18,6 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 import byzjax
 from byzjax import data, theory
@@ -149,7 +148,7 @@ def cell(
     is_local=True,
     num_evals=settings.num_evals,
     make_images=lambda images, *_: pooling.pooled(images, settings.pooling),
-    make_model=functools.partial(network, settings),
+    make_model=functools.partial(linear.network, settings.pooling),
     probe=sampling_rate,
   )
 
@@ -163,13 +162,6 @@ def few_each(
   return data.Partition(
     shards.indices[:, :few], np.full(num_workers, few, np.int32)
   )
-
-
-def network(
-  settings: Settings, shape, num_classes: int, seed: int
-) -> nnx.Module:
-  del seed
-  return linear.Linear(pooling.shape_of(shape, settings.pooling), num_classes)
 
 
 def keep(rows: Rows, settings: Settings) -> Rows:
@@ -313,7 +305,7 @@ def claims(
     Claim(
       '',
       'privacy and robustness cost more together than one by one',
-      f'{PAPER}, theorem on the joint term',
+      f'{PAPER}, abstract',
       on,
       [
         Check('points that little noise costs alone', cost(0, low), at_most=5),
@@ -331,7 +323,7 @@ def claims(
     Claim(
       '',
       'a rule on the largest eigenvalue stands the noise, the median does not',
-      f'{PAPER}, on dimension',
+      f'{PAPER}, abstract',
       on,
       [
         Check(
@@ -349,7 +341,7 @@ def claims(
     Claim(
       '',
       'worker momentum recovers what attackers win by the noise',
-      f'{PAPER}, algorithm 1',
+      PAPER,
       on,
       [
         Check(

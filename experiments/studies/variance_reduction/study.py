@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 import byzjax
 
@@ -146,7 +145,7 @@ def cell(settings: Settings, attack: str, rule: str, method: str) -> Cell:
     is_local=True,
     num_evals=settings.num_evals,
     make_images=functools.partial(centred, settings.pooling),
-    make_model=functools.partial(network, settings),
+    make_model=functools.partial(linear.network, settings.pooling),
     probe=loss,
   )
 
@@ -186,13 +185,6 @@ def centred(k: int, images: np.ndarray, *_) -> np.ndarray:
   """Pooled pixels less their mean over all images."""
   small = np.float32(pooling.pooled(images, k))
   return small - small.mean(axis=0)
-
-
-def network(
-  settings: Settings, shape, num_classes: int, seed: int
-) -> nnx.Module:
-  del seed
-  return linear.Linear(pooling.shape_of(shape, settings.pooling), num_classes)
 
 
 def keep(rows: Rows, settings: Settings) -> Rows:
@@ -283,7 +275,7 @@ def claims(of: tables.Cells, settings: Settings) -> list[Claim]:
     Claim(
       '',
       'SAGA behind a geometric median gets nearer than SGD does',
-      f'{SAGA}, theorem 1 and figures',
+      SAGA,
       on,
       [
         Check(
@@ -301,7 +293,7 @@ def claims(of: tables.Cells, settings: Settings) -> list[Claim]:
     Claim(
       '',
       'Byz-VR-MARINA converges under attack where data are equal',
-      f'{MARINA}, theorem 2.1 and figure 1',
+      MARINA,
       on,
       [
         Check(
@@ -330,7 +322,7 @@ def claims(of: tables.Cells, settings: Settings) -> list[Claim]:
     Claim(
       '',
       'without attackers variance reduction gains as much behind the mean',
-      'control',
+      'not from a paper',
       on,
       [
         Check(
