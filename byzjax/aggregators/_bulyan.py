@@ -104,30 +104,17 @@ def bulyan(
   means = first_stage == 'multi_krum'
 
   def counts(n):
-    f = num_byzantine
-    if n < 4 * f + 3:
-      raise ValueError(
-        f'bulyan needs num_workers >= 4 * num_byzantine + 3, got {n} and {f}'
-      )
-    theta = num_selected or (n - 2 * f - 2 if means else n - 2 * f)
-    beta = num_averaged or theta - 2 * f
-    limits = [
-      ('num_selected', theta, 2 * f + 1, n - f - 2 if means else n),
-      ('num_averaged', beta, 1, theta - f),
-      ('num_neighbors', num_neighbors or n - f - 2, 1, n - 1),
-    ]
-    for name, value, low, high in limits:
-      if not low <= value <= high:
-        raise ValueError(
-          f'bulyan needs {name} in {low} ... {high} for num_workers = {n} and'
-          f' num_byzantine = {f}, got {value}'
-        )
+    theta = num_selected or n - 2 * num_byzantine - (2 if means else 0)
+    beta = num_averaged or theta - 2 * num_byzantine
+    neighbors = num_neighbors or n - num_byzantine - 2
+    most = n - num_byzantine - 2 if means else n
+    _check_counts(n, num_byzantine, theta, beta, neighbors, most)
     if second_stage == 'trimmed_mean' and (theta - beta) % 2:
       raise ValueError(
         'bulyan needs num_selected - num_averaged to be even to trim both'
         f' sides, got {theta} and {beta}'
       )
-    return theta, beta
+    return theta, beta, neighbors
 
   def middle_of(column, beta):
     if second_stage == 'trimmed_mean':
@@ -136,7 +123,7 @@ def bulyan(
 
   def aggregate(rows, state, call):
     n = rows.shape[0]
-    theta, beta = counts(n)
+    theta, beta, neighbors = counts(n)
     # Whom it picks is constant almost everywhere: no derivative.
     gram, center = rules.gram_of(
       lax.stop_gradient(rows), axis_name=call.axis_name
@@ -144,7 +131,7 @@ def bulyan(
     picks = _picks(
       gram,
       theta,
-      num_neighbors or n - num_byzantine - 2,
+      neighbors,
       n - num_byzantine - 2 if means else 1,
       distance_power,
     )
@@ -164,6 +151,26 @@ def bulyan(
     return jnp.where(usable, y, 0), state, info
 
   return calls.from_rows('bulyan', aggregate, takes_norms=True)
+
+
+def _check_counts(
+  n: int, f: int, theta: int, beta: int, neighbors: int, most: int
+) -> None:
+  """Raises an error unless so many messages can be picked and averaged."""
+  if n < 4 * f + 3:
+    raise ValueError(
+      f'bulyan needs num_workers >= 4 * num_byzantine + 3, got {n} and {f}'
+    )
+  for name, value, low, high in [
+    ('num_selected', theta, 2 * f + 1, most),
+    ('num_averaged', beta, 1, theta - f),
+    ('num_neighbors', neighbors, 1, n - 1),
+  ]:
+    if not low <= value <= high:
+      raise ValueError(
+        f'bulyan needs {name} in {low} ... {high} for num_workers = {n} and'
+        f' num_byzantine = {f}, got {value}'
+      )
 
 
 class _Picks(NamedTuple):

@@ -60,6 +60,58 @@ def trust(
   return jnp.where(mask & (odds > 0), jnp.clip(gate, 0, 1), 0)
 
 
+def _divided(
+  weights: jax.Array, mask: jax.Array, given: jax.Array | None, reduce: str
+) -> jax.Array:
+  """Over what `reduce` says; times the weights that workers were given."""
+  counts = mask.astype(weights.dtype)
+  if given is not None:
+    given = given / jnp.maximum(given.max(), jnp.finfo(given.dtype).tiny)
+    weights, counts = weights * given, counts * given
+  if reduce == 'mean':
+    return reductions.shares(mask, weights)
+  if reduce == 'sum':
+    if given is None:
+      return weights
+    weights = weights * mask.sum()
+  # Of a masked worker the share is lost.
+  total = len(counts) if given is None else counts.sum()
+  return weights / jnp.where(total > 0, total, 1)
+
+
+def _trusted(
+  gram: base.Gram, reduce: str, confidence: base.Scalar, epsilon: base.Scalar
+) -> base.AggregationInfo:
+  """Weights of the messages, from inner products of what is compared."""
+  gram = jax.lax.stop_gradient(gram)
+  mask, given = gram.mask, gram.worker_weights
+  if given is not None:
+    mask = mask & (given > 0)
+  cosines = 1 - _clustering.cosine_distances(gram)
+  weights = trust(cosines, mask, confidence, epsilon)
+  weights = _divided(weights, mask, given, reduce)
+  others = mask[:, None] & mask[None] & ~jnp.eye(len(mask), dtype=bool)
+  scores = jnp.where(others, cosines, 0).max(axis=1)
+  return base.AggregationInfo(
+    weights,
+    gram.mask,
+    kept=weights > 0,
+    scores=jnp.where(mask, scores, jnp.inf),
+  )
+
+
+def _added(
+  history: jax.Array, rows: calls.Rows, present: jax.Array, axis_name
+) -> tuple[jax.Array, jax.Array]:
+  """The history with the messages of those present, and its squared norms."""
+  x = jax.lax.stop_gradient(rows.written()).astype(history.dtype)
+  grown = history + jnp.where(present[:, None], x, 0)
+  norms = reductions.squared_norms(grown, axis_name=axis_name)
+  stays = ~nonfinite.usable_norms(norms)
+  grown = jnp.where(stays[:, None], history, grown)
+  return grown, reductions.squared_norms(grown, axis_name=axis_name)
+
+
 @recipes.factory
 def fools_gold(
   *,
@@ -139,34 +191,7 @@ def fools_gold(
   checks.check_range(name, 'epsilon', epsilon, 0)
 
   def info_of(gram):
-    gram = jax.lax.stop_gradient(gram)
-    mask, given = gram.mask, gram.worker_weights
-    if given is not None:
-      mask = mask & (given > 0)
-    cosines = 1 - _clustering.cosine_distances(gram)
-    weights = trust(cosines, mask, confidence, epsilon)
-    counts = mask.astype(weights.dtype)
-    if given is not None:
-      given = given / jnp.maximum(given.max(), jnp.finfo(given.dtype).tiny)
-      weights, counts = weights * given, counts * given
-    if reduce == 'mean':
-      weights = reductions.shares(mask, weights)
-    elif reduce == 'mean_of_all':
-      # Of a masked worker the share is lost.
-      total = counts.sum() if given is not None else len(counts)
-      weights = weights / jnp.where(total > 0, total, 1)
-    elif given is not None:
-      total = counts.sum()
-      weights = weights * mask.sum() / jnp.where(total > 0, total, 1)
-    n = len(counts)
-    others = mask[:, None] & mask[None] & ~jnp.eye(n, dtype=bool)
-    scores = jnp.where(others, cosines, 0).max(axis=1)
-    return base.AggregationInfo(
-      weights,
-      gram.mask,
-      kept=weights > 0,
-      scores=jnp.where(mask, scores, jnp.inf),
-    )
+    return _trusted(gram, reduce, confidence, epsilon)
 
   def compared(rows, norms, mask, call):
     gram = _clustering.gram_of_directions(rows, norms, mask, call.axis_name)
@@ -186,12 +211,7 @@ def fools_gold(
       present = mask
       if call.worker_weights is not None:
         present &= call.worker_weights > 0
-      x = jax.lax.stop_gradient(rows.written()).astype(history.dtype)
-      grown = history + jnp.where(present[:, None], x, 0)
-      norms = reductions.squared_norms(grown, axis_name=call.axis_name)
-      stays = ~nonfinite.usable_norms(norms)
-      grown = jnp.where(stays[:, None], history, grown)
-      norms = reductions.squared_norms(grown, axis_name=call.axis_name)
+      grown, norms = _added(history, rows, present, call.axis_name)
       state = FoolsGoldState(layout.unravel_rows(grown))
       past = calls.Rows(grown), norms
     info = info_of(compared(*past, mask, call))

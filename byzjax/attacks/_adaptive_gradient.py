@@ -1,5 +1,8 @@
 """An adaptive attack that differentiates through the rule."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -84,31 +87,17 @@ def adaptive_gradient(
       **knowledge,
     )
     scene = scene._replace(draft=_damage.written(scene, scene.draft))
-    in_gram_space = _damage_in_gram_space.is_possible(
-      aggregator, scene, num_rounds
-    )
-    center = _damage_in_gram_space.center_of(aggregator, scene)
-    if in_gram_space:
-      gram = _damage_in_gram_space.of_rows(scene, center)
-      slope = _slope_in_gram_space(aggregator, scene, gram)
-      start, movable = gram.identity, gram.mask
-      mean = jnp.zeros_like(start[0]).at[start.shape[0]].set(1)
-    else:
-      damage = _damage.damage_of(
-        aggregator, scene, num_rounds=num_rounds, momentum=momentum
-      )
-      slope = _ascent.slope_of(damage, axis_name=scene.axis_name)
-      start, mean = scene.draft, scene.mean
-      movable = reductions.finite_rows(start, axis_name=scene.axis_name)
+    hill = _hill(aggregator, scene, num_rounds, momentum)
+    start, movable = hill.start, hill.movable
     partners = _partners(is_byzantine, movable)
     movable &= is_byzantine
 
-    pulled = start + jitter * (start[partners] - mean[None])
+    pulled = start + jitter * (start[partners] - hill.mean[None])
     apart = jnp.where(movable[:, None], pulled, start)
 
     def ascend(rows):
       return _ascent.ascend(
-        slope,
+        hill.slope,
         rows,
         num_steps=num_steps,
         step_size=step_size * scene.spread,
@@ -119,9 +108,7 @@ def adaptive_gradient(
 
     def rows_of(i):
       """Of both ascents, and then of the attack that they start from."""
-      rows = ends[jnp.minimum(i, 1)]
-      if in_gram_space:
-        rows = _damage_in_gram_space.messages(gram, scene, center, rows)
+      rows = hill.messages(ends[jnp.minimum(i, 1)])
       return jnp.where(movable[:, None] & (i < 2), rows, scene.draft)
 
     values = jnp.where(jnp.isnan(values), -jnp.inf, values)
@@ -140,6 +127,46 @@ def adaptive_gradient(
 
   return base.Attack(
     attack.init, apply, attack.observe, reads_own=attack.reads_own
+  )
+
+
+class _Hill(NamedTuple):
+  """What is climbed: messages, or what each is of all messages."""
+
+  slope: _ascent.Slope
+  start: jax.Array
+  mean: jax.Array
+  movable: jax.Array
+  messages: Callable[[jax.Array], jax.Array]
+
+
+def _hill(
+  aggregator: base.Aggregator,
+  scene: _damage.Scene,
+  num_rounds: int,
+  momentum: base.Scalar,
+) -> _Hill:
+  """In Gram space if the rule permits."""
+  if not _damage_in_gram_space.is_possible(aggregator, scene, num_rounds):
+    damage = _damage.damage_of(
+      aggregator, scene, num_rounds=num_rounds, momentum=momentum
+    )
+    return _Hill(
+      _ascent.slope_of(damage, axis_name=scene.axis_name),
+      scene.draft,
+      scene.mean,
+      reductions.finite_rows(scene.draft, axis_name=scene.axis_name),
+      lambda rows: rows,
+    )
+  center = _damage_in_gram_space.center_of(aggregator, scene)
+  gram = _damage_in_gram_space.of_rows(scene, center)
+  start = gram.identity
+  return _Hill(
+    _slope_in_gram_space(aggregator, scene, gram),
+    start,
+    jnp.zeros_like(start[0]).at[start.shape[0]].set(1),
+    gram.mask,
+    lambda rows: _damage_in_gram_space.messages(gram, scene, center, rows),
   )
 
 

@@ -149,18 +149,13 @@ def lipschitz_filter(
     finite = jnp.all(
       jnp.stack([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(updates)])
     )
-    change = _distance(updates, _row(state.messages, row))
-    distance = _distance(stale_params, _row(state.points, row))
-    moved = state.has_message[row] & (distance > 0)
-    ratio = (change / jnp.where(moved, distance, 1)).astype(jnp.float32)
-    old = state.coefficients[worker]
-    own = jnp.where(finite & moved, ratio, old)
+    ratio, moved, differs = _coefficient(updates, stale_params, state, row)
+    own = jnp.where(finite & moved, ratio, state.coefficients[worker])
     coefficients = state.coefficients.at[worker].set(own)
     tested = own
     if not by_sender:
       # Where nothing moved an old coefficient must not speak for this message.
-      stuck = jnp.where(change > 0, jnp.inf, 0)
-      tested = jnp.where(moved, ratio, stuck)
+      tested = jnp.where(moved, ratio, jnp.where(differs, jnp.inf, 0))
     is_smooth = tested <= jnp.sort(coefficients)[k - f - 1]
     is_rare = jnp.all(state.recent_senders != worker)
     accepted = finite & is_smooth & is_rare
@@ -175,10 +170,6 @@ def lipschitz_filter(
       stale_params=stale_params,
       **extra,
     )
-    recent = state.recent_senders
-    if recent.size:
-      shifted = jnp.roll(recent, -1).at[-1].set(worker)
-      recent = jnp.where(accepted, shifted, recent)
     keep = finite if by_sender else accepted
     return updates_out, LipschitzFilterState(
       inner=inner_state,
@@ -186,11 +177,27 @@ def lipschitz_filter(
       points=_with_row(state.points, row, stale_params, keep),
       has_message=state.has_message.at[row].set(state.has_message[row] | keep),
       coefficients=coefficients,
-      recent_senders=recent,
+      recent_senders=_pushed(state.recent_senders, worker, accepted),
       num_rejected=state.num_rejected + (~accepted).astype(jnp.int32),
     )
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _coefficient(updates, point, state: LipschitzFilterState, row):
+  """`|g - g'| / |x - x'|`, whether there is one, and whether g differs."""
+  change = _distance(updates, _row(state.messages, row))
+  distance = _distance(point, _row(state.points, row))
+  moved = state.has_message[row] & (distance > 0)
+  ratio = (change / jnp.where(moved, distance, 1)).astype(jnp.float32)
+  return ratio, moved, change > 0
+
+
+def _pushed(queue: jax.Array, number: jax.Array, accepted: jax.Array):
+  """The queue with a number at its end, if it is accepted."""
+  if not queue.size:
+    return queue
+  return jnp.where(accepted, jnp.roll(queue, -1).at[-1].set(number), queue)
 
 
 def _distance(x: base.Params, y: base.Params) -> jax.Array:
