@@ -5,6 +5,7 @@ written down before the run, with a threshold that does not move after it, and
 what was then measured. Verdicts follow from the checks alone.
 """
 
+import math
 import pathlib
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -108,6 +109,14 @@ def claims_about(method: str, paper: str, data: str) -> Callable[..., Claim]:
     return Claim(says=says, checks=checks, **{**about, **more})
 
   return claim
+
+
+def of_what_ran(claims: Iterable[Claim]) -> list[Claim]:
+  """Claims without the checks whose cells were not run."""
+  return [
+    claim._replace(checks=[c for c in claim.checks if not math.isnan(c.value)])
+    for claim in claims
+  ]
 
 
 class Table(NamedTuple):

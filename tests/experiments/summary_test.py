@@ -86,6 +86,14 @@ def test_claims_about_a_paper_differ_in_what_is_given():
   assert of('elsewhere', data='mnist').data == 'mnist'
 
 
+def test_of_cells_that_were_not_run_nothing_is_said():
+  ran = summary.Check('points', 1.0, at_least=2)
+  other = summary.Check('points', float('nan'), at_least=2)
+  claim = summary.Claim('rule', 'it holds', 'A 2020', 'digits', [ran, other])
+  (said,) = summary.of_what_ran([claim])
+  assert said.checks == [ran]
+
+
 def test_tables_of_nothing_are_left_out():
   cells = {('a', 'points'): np.array([1.26])}
   found = summary.pivots([('A', cells, 2), ('B', {}, 2), ('C', cells)])

@@ -24,7 +24,14 @@ from ...harness.cells import OwnCell, Rows
 from ...harness.settings import Settings as Shared
 from ...harness.settings import option
 from ...reporting import tables
-from ...reporting.summary import Check, Claim, Summary, Table
+from ...reporting.summary import (
+  Check,
+  Claim,
+  Summary,
+  Table,
+  claims_about,
+  of_what_ran,
+)
 from . import official, training
 
 PAPER = 'Karimireddy, He, Jaggi 2021, arXiv:2012.10333, run logs of the authors'
@@ -122,13 +129,33 @@ def keep(rows: Rows, settings: Settings) -> Rows:
 def summarise(rows: Rows, settings: Settings) -> Summary:
   # Digits are for trying the program: there is nothing to compare them with.
   is_theirs = settings.dataset == 'cifar10'
-  of_cells = tables.split(rows, 'cell')
-  about = {
-    'method': '',  # The scorecard has its line from learning_from_history.
-    'paper': PAPER,
-    'data': f'CIFAR-10, {settings.num_seeds} seed, {settings.epochs} epochs',
-    'evidence': 'L',
+  name = 'curves.png' if settings.cells else 'all.png'
+  lines = {
+    'Test accuracy (%) by epoch, beside the official seeds': (
+      official.compared(rows) if is_theirs else []
+    ),
+    'Test accuracy (%), mean of epochs 96 to 100': (
+      official.at_the_end(rows) if is_theirs else []
+    ),
+    'Every epoch': rows,
   }
+  return Summary(
+    claims=of_what_ran(claims(rows, settings, is_theirs)),
+    tables=[
+      Table(title, tables.plain(of)) for title, of in lines.items() if of
+    ],
+    figures={name: lambda: official.figure(rows)},
+  )
+
+
+def claims(rows: Rows, settings: Settings, is_theirs: bool) -> list[Claim]:
+  of_cells = tables.split(rows, 'cell')
+  # The scorecard has its line from learning_from_history.
+  claim = claims_about(
+    '',
+    PAPER,
+    f'CIFAR-10, {settings.num_seeds} seed, {settings.epochs} epochs',
+  )
 
   def last(name: str) -> float:
     """Of the last epoch, in percent."""
@@ -138,78 +165,46 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     shares = [row['clipped'] for row in of_cells.get(name, [])]
     return 100 * float(np.mean(shares or [np.nan]))
 
-  name = 'curves.png' if settings.cells else 'all.png'
   ipm, krum, alie, median = FOUR
-  claims = [
-    Claim(
-      says='its official CIFAR-10 runs, epoch by epoch',
-      published='curves of 63 cells',
-      checks=[
-        *(
-          Check(
-            f'{name}: points between the mean over epochs and the official one',
-            official.difference(rows, name) if is_theirs else np.nan,
-            at_most=3,
-          )
-          for name in FOUR
-        ),
+  return [
+    claim(
+      'its official CIFAR-10 runs, epoch by epoch',
+      *(
         Check(
-          'cells that were run',
-          len(of_cells),
-          at_least=4,
-          why='the others are still to be run',
-        ),
-      ],
-      **about,
+          f'{name}: points between the mean over epochs and the official one',
+          official.difference(rows, name) if is_theirs else np.nan,
+          at_most=3,
+        )
+        for name in FOUR
+      ),
+      Check(
+        'cells that were run',
+        len(of_cells),
+        at_least=4,
+        why='the others are still to be run',
+      ),
+      published='curves of 63 cells',
+      evidence='L',
     ),
-    Claim(
-      says='under IPM by 11 of 25 it learns, and Krum does not',
+    claim(
+      'under IPM by 11 of 25 it learns, and Krum does not',
+      Check('points over Krum', last(ipm) - last(krum), at_least=50),
+      Check('Krum, % right', last(krum), at_most=15),
       published='after 5 epochs 70.5 and 10.2 %',
-      checks=[
-        Check('points over Krum', last(ipm) - last(krum), at_least=50),
-        Check('Krum, % right', last(krum), at_most=15),
-      ],
-      **about,
+      evidence='L',
     ),
-    Claim(
-      says='under ALIE by 5 of 25 it leads the median',
+    claim(
+      'under ALIE by 5 of 25 it leads the median',
+      Check('points over the median', last(alie) - last(median), at_least=10),
       published='after 5 epochs 68.5 and 47.7 %',
-      checks=[
-        Check('points over the median', last(alie) - last(median), at_least=10)
-      ],
-      **about,
+      evidence='L',
     ),
-    Claim(
-      says='at the official radius it hardly ever clips: it is the mean',
-      published='the logs do not tell',
-      checks=[
+    claim(
+      'at the official radius it hardly ever clips: it is the mean',
+      *(
         Check(f'{name}: % of messages clipped', clipped(name), at_most=1)
         for name in (ipm, alie)
-      ],
-      **{**about, 'evidence': ''},
+      ),
+      published='the logs do not tell',
     ),
   ]
-  compared = official.compared(rows) if is_theirs else []
-  ends = official.at_the_end(rows) if is_theirs else []
-  return Summary(
-    # Of cells that were not run nothing is said.
-    claims=[
-      claim._replace(
-        checks=[check for check in claim.checks if check.value == check.value]
-      )
-      for claim in claims
-    ],
-    tables=[
-      Table(title, tables.plain(lines))
-      for title, lines in (
-        (
-          'Test accuracy (%) by epoch, beside the official seeds',
-          compared,
-        ),
-        ('Test accuracy (%), mean of epochs 96 to 100', ends),
-        ('Every epoch', rows),
-      )
-      if lines
-    ],
-    figures={name: lambda: official.figure(rows)},
-  )
