@@ -1,9 +1,11 @@
 """The documentation: its code runs, and every public name has a place in it."""
 
 import importlib
+import json
 import pkgutil
 import re
 import sys
+import tomllib
 
 import pytest
 
@@ -15,7 +17,7 @@ GUIDES = sorted((DOCS / 'guides').glob('*.md'))
 PAGES = [DOCS / 'index.md', *GUIDES]
 
 
-NAMES = ('catalogue', 'coverage', 'features', 'gallery', 'groups')
+NAMES = ('address', 'catalogue', 'coverage', 'features', 'gallery', 'groups')
 
 
 def _load():
@@ -31,7 +33,7 @@ def _load():
   return modules
 
 
-catalogue, coverage, features, gallery, groups = _load()
+address, catalogue, coverage, features, gallery, groups = _load()
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
@@ -135,3 +137,39 @@ def test_the_gallery_has_the_pictures_of_the_studies():
 def test_the_readme_counts_what_there_is():
   readme = (markdown.ROOT / 'README.md').read_text()
   assert catalogue.counts() in ' '.join(readme.split())
+
+
+OWNERS = ('https://github.com/first/byzjax', 'https://github.com/second/byzjax')
+
+
+def test_one_command_says_where_the_repository_is(tmp_path):
+  names = [*address.PAGES, 'CITATION.cff', 'pyproject.toml']
+  notebooks = sorted((markdown.ROOT / 'colabs').glob('*.ipynb'))
+  for path in [*(markdown.ROOT / name for name in names), *notebooks]:
+    copy = tmp_path / path.relative_to(markdown.ROOT)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_text(path.read_text())
+  for url in OWNERS:  # The second replaces the first.
+    address.write(url, tmp_path)
+  written = {
+    path: path.read_text() for path in tmp_path.rglob('*') if path.is_file()
+  }
+  assert all(OWNERS[1] in text for text in written.values())
+  assert not any('/first/' in text for text in written.values())
+  project = tomllib.loads(written[tmp_path / 'pyproject.toml'])
+  assert project['project']['urls'] == {'Repository': OWNERS[1]}
+  assert 'byzjax' in project['project']['scripts']
+  for path in notebooks:
+    text = written[tmp_path / 'colabs' / path.name]
+    title, install = json.loads(text)['cells'][:2]
+    (badge,) = re.findall(r'\((https://colab[^)]*ipynb)\)', text)
+    assert badge.endswith(f'/github/second/byzjax/blob/main/colabs/{path.name}')
+    assert title['source'][0].startswith('# ')
+    line = f"else 'byzjax[experiments] @ git+{OWNERS[1]}'"
+    assert line in ''.join(install['source'])
+    compile(''.join(install['source']).replace('%pip', '#'), path.name, 'exec')
+
+
+def test_an_address_must_be_one():
+  with pytest.raises(ValueError, match='https://github.com/OWNER'):
+    address.write('github.com/me')
