@@ -4,6 +4,9 @@ import csv
 import pathlib
 
 import numpy as np
+from matplotlib import pyplot as plt
+
+from . import pictures, tables
 
 
 def means(folder: pathlib.Path) -> dict[str, dict[str, str]]:
@@ -20,3 +23,39 @@ def curves(folder: pathlib.Path) -> dict[str, np.ndarray]:
       accuracies = list(map(float, row['accuracies'].split()))
       found.setdefault(row['cell'], []).append(accuracies)
   return {name: np.array(values) for name, values in found.items()}
+
+
+def figure(
+  rows: tables.Rows, folder: pathlib.Path, x: str, every: int = 1
+) -> plt.Figure:
+  """Ours, a line per seed, over the band and the mean of the official ones.
+
+  Authors evaluated so often in x, a column of ours; their curves end with ours.
+  """
+  known = curves(folder)
+  of_cells = {k: v for k, v in tables.split(rows, 'cell').items() if k in known}
+  columns = max(min(4, len(of_cells)), 1)
+  drawing, axes = pictures.panels(
+    -(-len(of_cells) // columns), columns, sharex=True, sharey=True
+  )
+  for place, (name, of_cell) in zip(axes.flat, of_cells.items()):
+    last = int(tables.column(of_cell, x).max()) // every
+    values = known[name][:, :last]
+    at = every * (1 + np.arange(values.shape[1]))
+    place.fill_between(
+      at, values.min(0), values.max(0), color='0.5', alpha=0.3, linewidth=0
+    )
+    place.plot(at, values.mean(0), '--', color='0.3', label='official')
+    for seed, of_seed in tables.split(of_cell, 'seed').items():
+      place.plot(
+        tables.column(of_seed, x),
+        100 * tables.column(of_seed, 'accuracy'),
+        label=f'ours, seed {seed}',
+      )
+    place.set_title(name)
+  axes[0, 0].legend()
+  for place in axes[-1]:
+    place.set_xlabel(x)
+  for place in axes[:, 0]:
+    place.set_ylabel('test accuracy (%)')
+  return drawing

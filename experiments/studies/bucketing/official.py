@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...harness.cells import Rows
-from ...reporting import logs, pictures, tables
+from ...reporting import logs, tables
 
 FOLDER = pathlib.Path(__file__).parent
 
@@ -65,33 +65,3 @@ def outside(rows: Rows) -> list[dict[str, Any]]:
       }
     )
   return lines
-
-
-def figure(rows: Rows):
-  """Ours, a line per seed, over the band and the mean of the official ones."""
-  known = logs.curves(FOLDER)
-  of_cells = {k: v for k, v in tables.split(rows, 'cell').items() if k in known}
-  columns = max(min(4, len(of_cells)), 1)
-  drawing, axes = pictures.panels(
-    -(-len(of_cells) // columns), columns, sharex=True, sharey=True
-  )
-  for place, (name, of_cell) in zip(axes.flat, of_cells.items()):
-    values = known[name]
-    at = 30 * np.arange(1, values.shape[1] + 1)
-    place.fill_between(
-      at, values.min(0), values.max(0), color='0.5', alpha=0.3, linewidth=0
-    )
-    place.plot(at, values.mean(0), '--', color='0.3', label='official')
-    for seed, of_seed in tables.split(of_cell, 'seed').items():
-      place.plot(
-        tables.column(of_seed, 'round'),
-        100 * tables.column(of_seed, 'accuracy'),
-        label=f'ours, seed {seed}',
-      )
-    place.set_title(name)
-  axes[0, 0].legend()
-  for place in axes[-1]:
-    place.set_xlabel('round')
-  for place in axes[:, 0]:
-    place.set_ylabel('test accuracy (%)')
-  return drawing

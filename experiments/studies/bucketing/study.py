@@ -283,7 +283,9 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
         tables.plain(outside),
       ),
     ],
-    figures={'curves.png': lambda: official.figure(rows)},
+    figures={
+      'curves.png': lambda: logs.figure(rows, official.FOLDER, 'round', 30)
+    },
   )
 
 

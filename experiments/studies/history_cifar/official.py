@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ...harness.cells import Rows
-from ...reporting import logs, pictures, tables
+from ...reporting import logs, tables
 
 FOLDER = pathlib.Path(__file__).parent
 
@@ -59,34 +59,3 @@ def difference(rows: Rows, name: str) -> float:
     float(line['difference']) for line in compared(rows) if line['cell'] == name
   ]
   return abs(float(np.mean(points or [np.nan])))
-
-
-def figure(rows: Rows):
-  """Ours, a line per seed, over the band and the mean of the official ones."""
-  known = logs.curves(FOLDER)
-  of_cells = {k: v for k, v in tables.split(rows, 'cell').items() if k in known}
-  columns = max(min(4, len(of_cells)), 1)
-  drawing, axes = pictures.panels(
-    -(-len(of_cells) // columns), columns, sharex=True, sharey=True
-  )
-  for place, (name, of_cell) in zip(axes.flat, of_cells.items()):
-    epochs = int(tables.column(of_cell, 'epoch').max())
-    values = known[name][:, :epochs]
-    at = 1 + np.arange(values.shape[1])
-    place.fill_between(
-      at, values.min(0), values.max(0), color='0.5', alpha=0.3, linewidth=0
-    )
-    place.plot(at, values.mean(0), '--', color='0.3', label='official')
-    for seed, of_seed in tables.split(of_cell, 'seed').items():
-      place.plot(
-        tables.column(of_seed, 'epoch'),
-        100 * tables.column(of_seed, 'accuracy'),
-        label=f'ours, seed {seed}',
-      )
-    place.set_title(name)
-  axes[0, 0].legend()
-  for place in axes[-1]:
-    place.set_xlabel('epoch')
-  for place in axes[:, 0]:
-    place.set_ylabel('test accuracy (%)')
-  return drawing

@@ -23,7 +23,7 @@ import byzjax
 from ...harness.cells import OwnCell, Rows
 from ...harness.settings import Settings as Shared
 from ...harness.settings import option
-from ...reporting import tables
+from ...reporting import logs, tables
 from ...reporting.summary import (
   Check,
   Claim,
@@ -144,7 +144,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     tables=[
       Table(title, tables.plain(of)) for title, of in lines.items() if of
     ],
-    figures={name: lambda: official.figure(rows)},
+    figures={name: lambda: logs.figure(rows, official.FOLDER, 'epoch')},
   )
 
 
