@@ -227,67 +227,25 @@ def best_of(rows: Rows) -> dict[str, Rows]:
 def summarise(rows: Rows, settings: Any, about: dict[str, str]) -> Summary:
   """Claims and tables; `about` has the method and the paper of the claims."""
   best = best_of(rows)
-
-  def of(method, column):
-    return tables.final(best.get(method, []), column)
-
-  def points(method):
-    return 100 * (of(method, 'accuracy') - of('sgd', 'accuracy'))
-
-  def lower(method, column):
-    """By how many decades; medians over seeds."""
-    return float(np.median(np.log10(of('sgd', column) / of(method, column))))
-
-  def checks(prediction, low, column):
-    return [
-      Check(f'{m}: {prediction}', lower(m, column), at_least=low) for m in WALKS
-    ]
-
   chosen, every = {}, tables.Cells()
   for method in best:
     for key in GRID:
-      chosen[method, key] = of(method, key)[:1]
-    chosen[method, 'error (%)'] = 100 - 100 * of(method, 'accuracy')
-    chosen[method, 'points over sgd'] = points(method)
-    chosen[method, '-lg train loss'] = -np.log10(of(method, 'full_loss'))
-    chosen[method, '-lg test loss'] = -np.log10(of(method, 'loss'))
+      chosen[method, key] = _final(best, method, key)[:1]
+    accuracy = _final(best, method, 'accuracy')
+    chosen[method, 'error (%)'] = 100 - 100 * accuracy
+    chosen[method, 'points over sgd'] = _points(best, method)
+    for name, column in (('train', 'full_loss'), ('test', 'loss')):
+      loss = _final(best, method, column)
+      chosen[method, f'-lg {name} loss'] = -np.log10(loss)
     for column in FLAT:
-      chosen[method, column] = of(method, column)
+      chosen[method, column] = _final(best, method, column)
   for (method, *numbers), part in tables.split_by(rows, 'method', *GRID):
     rate, inner, averaging = numbers
     line = f'{method}, {rate:g}'
     column = f'{inner:g}, {averaging:g}' if inner else 'sgd'
     every[line, column] = 100 - tables.percent(part)
-  data = {'data': settings.dataset}
   return Summary(
-    claims=[
-      Claim(
-        says='at equal gradients as accurate as SGD',
-        published='error 1.39 % after 22 epochs of rounds, version 1',
-        evidence='P',
-        checks=[
-          Check(f'{m}: points over SGD', float(points(m).mean()), -0.3)
-          for m in WALKS
-        ],
-        **about,
-        **data,
-      ),
-      Claim(
-        says='its training loss ends lower than that of SGD',
-        checks=checks('decades below SGD', 0, 'full_loss'),
-        **about,
-        **data,
-      ),
-      Claim(
-        says='its solution is flatter than that of SGD',
-        checks=[
-          *checks('decades of the largest eigenvalue below SGD', 0, FLAT[0]),
-          *checks('decades of the rise by noise below SGD', 0, FLAT[-1]),
-        ],
-        **about,
-        **data,
-      ),
-    ],
+    claims=claims(best, {**about, 'data': settings.dataset}),
     tables=[
       Table(
         f'{settings.gradients} gradients, at the best rates',
@@ -300,6 +258,56 @@ def summarise(rows: Rows, settings: Any, about: dict[str, str]) -> Summary:
     ],
     figures={f'{settings.dataset}.png': lambda: picture(best)},
   )
+
+
+def _final(best: dict[str, Rows], method: str, column: str) -> np.ndarray:
+  """By seed, at the end."""
+  return tables.final(best.get(method, []), column)
+
+
+def _points(best: dict[str, Rows], method: str) -> np.ndarray:
+  accuracy, of_sgd = (_final(best, m, 'accuracy') for m in (method, 'sgd'))
+  return 100 * (accuracy - of_sgd)
+
+
+def claims(best: dict[str, Rows], about: dict[str, str]) -> list[Claim]:
+  def checks(prediction, low, column):
+    """By how many decades a column is below that of SGD; medians."""
+    of_sgd = _final(best, 'sgd', column)
+    return [
+      Check(
+        f'{m}: {prediction}',
+        float(np.median(np.log10(of_sgd / _final(best, m, column)))),
+        at_least=low,
+      )
+      for m in WALKS
+    ]
+
+  return [
+    Claim(
+      says='at equal gradients as accurate as SGD',
+      published='error 1.39 % after 22 epochs of rounds, version 1',
+      evidence='P',
+      checks=[
+        Check(f'{m}: points over SGD', float(_points(best, m).mean()), -0.3)
+        for m in WALKS
+      ],
+      **about,
+    ),
+    Claim(
+      says='its training loss ends lower than that of SGD',
+      checks=checks('decades below SGD', 0, 'full_loss'),
+      **about,
+    ),
+    Claim(
+      says='its solution is flatter than that of SGD',
+      checks=[
+        *checks('decades of the largest eigenvalue below SGD', 0, FLAT[0]),
+        *checks('decades of the rise by noise below SGD', 0, FLAT[-1]),
+      ],
+      **about,
+    ),
+  ]
 
 
 def picture(
