@@ -143,6 +143,34 @@ def weight_grid(settings: Settings, method: str, part: str):
   return grid
 
 
+def objective(
+  method: str,
+  task,
+  key: jax.Array,
+  num_pseudo: int,
+  num_byzantine: int,
+  learning_rate,
+  weights,
+):
+  """The loss that a client minimises by the method."""
+  if method == 'fedprox':
+    return objectives.proximal(task.loss_fn, mu=weights['proximal_weight'])
+  if method == 'fedavg':
+    return task.loss_fn
+  # Nobody's training should depend on what attackers call examples.
+  trusted = jax.tree.map(lambda x: x[num_byzantine:], task.partition)
+  return objectives.fedbr(
+    *models.features_and_classifier(task.graphdef),
+    pseudo_inputs=objectives.random_sample_means(
+      task.images, trusted, key, num_pseudo=num_pseudo, scale=task.scale
+    ),
+    ascent_step_size=learning_rate,
+    num_mixed=int('mixed' in method),
+    contrast_weight=weights['contrast_weight'],
+    pseudo_weight=weights['pseudo_weight'],
+  )
+
+
 def cell(
   settings: Settings,
   method: str,
@@ -159,27 +187,9 @@ def cell(
   f = 0 if attack == 'none' else settings.num_byzantine
   has_projection = 'fedbr' in method
 
-  def objective(task, key, learning_rate, weights):
-    if method == 'fedprox':
-      return objectives.proximal(task.loss_fn, mu=weights['proximal_weight'])
-    if method == 'fedavg':
-      return task.loss_fn
-    # Nobody's training should depend on what attackers call examples.
-    trusted = jax.tree.map(lambda x: x[f:], task.partition)
-    return objectives.fedbr(
-      *models.features_and_classifier(task.graphdef),
-      pseudo_inputs=objectives.random_sample_means(
-        task.images, trusted, key, num_pseudo=size, scale=task.scale
-      ),
-      ascent_step_size=learning_rate,
-      num_mixed=int('mixed' in method),
-      contrast_weight=weights['contrast_weight'],
-      pseudo_weight=weights['pseudo_weight'],
-    )
-
   def make_round(task, key, learning_rate, **weights):
     return byzjax.fed_avg(
-      objective(task, key, learning_rate, weights),
+      objective(method, task, key, size, f, learning_rate, weights),
       learning_rate=learning_rate,
       num_local_steps=settings.local_steps,
       num_workers=n,
