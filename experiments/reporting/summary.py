@@ -112,11 +112,19 @@ def claims_about(method: str, paper: str, data: str) -> Callable[..., Claim]:
 
 
 def of_what_ran(claims: Iterable[Claim]) -> list[Claim]:
-  """Claims without the checks whose cells were not run."""
-  return [
-    claim._replace(checks=[c for c in claim.checks if not math.isnan(c.value)])
-    for claim in claims
-  ]
+  """Claims of which no cell was run lose their checks, and are not tested.
+
+  Of others, the checks that wait for cells stay and say so.
+  """
+  said = []
+  for claim in claims:
+    checks = [
+      check._replace(why='not run yet') if math.isnan(check.value) else check
+      for check in claim.checks
+    ]
+    ran = any(not math.isnan(check.value) for check in checks)
+    said.append(claim._replace(checks=checks if ran else []))
+  return said
 
 
 class Table(NamedTuple):

@@ -87,11 +87,15 @@ def test_claims_about_a_paper_differ_in_what_is_given():
 
 
 def test_of_cells_that_were_not_run_nothing_is_said():
-  ran = summary.Check('points', 1.0, at_least=2)
+  ran = summary.Check('points', 3.0, at_least=2)
   other = summary.Check('points', float('nan'), at_least=2)
   claim = summary.Claim('rule', 'it holds', 'A 2020', 'digits', [ran, other])
-  (said,) = summary.of_what_ran([claim])
-  assert said.checks == [ran]
+  half, nothing = summary.of_what_ran(
+    [claim, claim._replace(checks=[other, other])]
+  )
+  assert half.checks[0] == ran and half.checks[1].why == 'not run yet'
+  assert half.verdict == summary.PARTLY
+  assert nothing.verdict == summary.NOT_TESTED
 
 
 def test_tables_of_nothing_are_left_out():
