@@ -54,8 +54,9 @@ def figure(
       )
     place.set_title(name)
   axes[0, 0].legend()
-  for place in axes[-1]:
-    place.set_xlabel(x)
-  for place in axes[:, 0]:
-    place.set_ylabel('test accuracy (%)')
+  for number in range(len(of_cells), axes.size):
+    axes.flat[number].set_visible(False)
+    axes.flat[number - columns].tick_params(labelbottom=True)
+  drawing.supxlabel(x)
+  drawing.supylabel('test accuracy (%)')
   return drawing
