@@ -84,24 +84,9 @@ class Chain(NamedTuple):
     ]
 
 
-def make_cells(grid: Grid, num_classes: int) -> list[Cell]:
-  """All programs: f by f, defence by defence, attack by attack.
-
-  The last is the control: the mean, and nobody attacks.
-
-  Raises:
-    ValueError: with everything that is wrong with the texts and numbers.
-  """
-  problems: list[str] = []
-
-  def attempt(function, *args, **kwargs):
-    try:
-      return function(*args, **kwargs)
-    except ValueError as error:
-      if str(error) not in problems:
-        problems.append(str(error))
-      return []
-
+def _wrong_with_lists(grid: Grid) -> list[str]:
+  """What is wrong with entries and numbers before any is built."""
+  problems = []
   for name in ('attacks', 'aggregators', 'pre_aggregators', 'partitions',
                'num_byzantine', 'momenta', 'learning_rates'):  # fmt: skip
     given = getattr(grid, name)
@@ -117,6 +102,27 @@ def make_cells(grid: Grid, num_classes: int) -> list[Cell]:
   for f in grid.assumed_byzantine:
     if f < 0 or grid.assumed_byzantine.count(f) > 1:
       problems.append(f'--assumed_byzantine is negative or there twice: {f}')
+  return problems
+
+
+def make_cells(grid: Grid, num_classes: int) -> list[Cell]:
+  """All programs: f by f, defence by defence, attack by attack.
+
+  The last is the control: the mean, and nobody attacks.
+
+  Raises:
+    ValueError: with everything that is wrong with the texts and numbers.
+  """
+  problems = _wrong_with_lists(grid)
+
+  def attempt(function, *args, **kwargs):
+    try:
+      return function(*args, **kwargs)
+    except ValueError as error:
+      if str(error) not in problems:
+        problems.append(str(error))
+      return []
+
   for momentum in grid.momenta:
     attempt(byzjax.worker_momentum, momentum)
   fronts, rules = grid.entries('pre_aggregators'), grid.entries('aggregators')
