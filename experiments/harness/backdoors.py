@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from byzjax import analysis
+from byzjax import analysis, attacks
 
 from . import specs
 
@@ -23,9 +23,23 @@ def measure(
     return None
   attack = specs.build('attack', text, specs.ATTACKS)
   config = getattr(attack, 'data_attack', attack).config
-  trigger = config['trigger']
+  return success(
+    config['trigger'], config['target'], config['source'], model_of
+  )
 
-  def success(task, params, images, labels):
+
+def success(
+  trigger: attacks.Trigger | Callable[[jax.Array], jax.Array],
+  target: int,
+  source: int | None = None,
+  model_of: Callable[[Any], Any] = lambda params: params,
+) -> Callable[..., dict[str, jax.Array]]:
+  """`Cell.measure` of a backdoor: the share of other images taken for it.
+
+  The trigger gets pixels as training has them.
+  """
+
+  def measured(task, params, images, labels):
     def logits_fn(params, images):
       return nnx.merge(task.graphdef, params)(images)
 
@@ -34,11 +48,10 @@ def measure(
       model_of(params),
       images,
       labels,
-      # Pixels as training has them.
       trigger=lambda x: trigger(x.astype(jnp.float32) / task.scale),
-      target=config['target'],
-      source=config['source'],
+      target=target,
+      source=source,
     )
     return {'attack_success_rate': rate}
 
-  return success
+  return measured
