@@ -71,6 +71,13 @@ def of(
         - success('planted', 'bounded norms'),
         at_most=10,
       ),
+      Check(
+        'mean: success of replacement over planted, a control',
+        success('replacement', 'mean') - success('planted', 'mean'),
+        at_least=10,
+        why='added after the run: unscaled messages win already, so scaling'
+        ' has nothing to gain',
+      ),
       paper=BOUNDED,
     ),
     claim(
@@ -80,6 +87,8 @@ def of(
           f'{rule}: success of parts over the whole',
           success('distributed', rule) - success('planted', rule),
           at_least=0,
+          why='parts make the messages of attackers differ, and the whole makes'
+          ' them agree',
         )
         for rule in ('mean', 'multi-Krum')
       ),
@@ -91,6 +100,7 @@ def of(
         'mean: percent of success left, neurotoxin less planted',
         left('neurotoxin', 'mean') - left('planted', 'mean'),
         at_least=10,
+        why='of a plain backdoor nearly all is left, too',
       ),
       Check(
         'mean: success of neurotoxin when attackers stop (%)',
@@ -114,7 +124,12 @@ def of(
     claim(
       'FLAME removes backdoors and keeps the accuracy',
       *(
-        Check(f'success of {attack} (%)', success(attack, 'FLAME'), at_most=10)
+        Check(
+          f'success of {attack} (%)',
+          success(attack, 'FLAME'),
+          at_most=10,
+          why='attackers train as others do, on half of each batch',
+        )
         for attack in ('planted', 'replacement')
       ),
       Check(
