@@ -37,6 +37,7 @@ from byzjax.data._sequence_sampler import sequence_sampler
 from byzjax.data._sources import Dataset, load
 from byzjax.data._text import Text, documents, load_text
 from byzjax.data._total_dirichlet import dirichlet_total
+from byzjax.data._words import words
 from byzjax.data._worker_loss import worker_loss
 
 __all__ = [
@@ -77,5 +78,6 @@ __all__ = [
   'sequence_sampler',
   'shuffled_batch',
   'top_paths',
+  'words',
   'worker_loss',
 ]

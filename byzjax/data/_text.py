@@ -2,6 +2,7 @@
 
 import importlib.resources
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +20,20 @@ _ASKED = (
 
 
 class Text(NamedTuple):
-  """A text in host memory, as indices of characters in a vocabulary."""
+  """A text in host memory, as indices of characters, or words, in a vocabulary.
+
+  Attributes:
+    name: of the text.
+    train: int32 `[N]`, in `[0, V)`.
+    test: int32 `[M]`.
+    vocabulary: a string of V characters in the order of their code points, or a
+      tuple of V words (see `words`).
+  """
 
   name: str
-  train: np.ndarray  # int32 [N], in [0, V)
-  test: np.ndarray  # int32 [M]
-  vocabulary: str  # V characters in the order of their code points.
+  train: np.ndarray
+  test: np.ndarray
+  vocabulary: Sequence[str]
 
 
 def load_text(
