@@ -12,7 +12,7 @@ from byzjax import data, models
 
 
 class Language(NamedTuple):
-  """The next character of a text."""
+  """The next character, or word, of a text."""
 
   params: Callable[[int], Any]  # of a seed
   loss_fn: Callable
@@ -21,10 +21,20 @@ class Language(NamedTuple):
 
 
 def language(
-  name: str, data_dir: str | None, *, length: int, width: int
+  name: str,
+  data_dir: str | None,
+  *,
+  length: int,
+  width: int,
+  num_words: int | None = None,
 ) -> Language:
-  """A transformer of 2 layers and 2 heads for contexts of some length."""
+  """A transformer of 2 layers and 2 heads for contexts of some length.
+
+  Tokens are words if it is said how many are known, else characters.
+  """
   text = data.load_text(name, data_dir)
+  if num_words is not None:
+    text = data.words(text, num_words)
 
   def model(seed):
     return models.split(

@@ -22,6 +22,7 @@ from .. import language, opponents
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(Base):
+  parts: tuple[str, ...] = option(('characters',), 'characters, words')
   text: str = option('sonnets', 'sonnets, or a text of --data_dir.')
   data_dir: str | None = option(None, 'Folder with texts.')
   width: int = option(32, 'Of the transformer.', low=1)
@@ -45,6 +46,7 @@ class Task(NamedTuple):
   examples: Any  # leaves [N, ...], to train on
   seen: Any  # some of them, where the training loss is measured
   held_out: Any  # where sharpness is measured
+  validation: Any = None  # where rates are chosen, if they are
 
   def batch(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
     """Random examples, leaves `[*shape, ...]`."""
@@ -87,7 +89,28 @@ def digits() -> Task:
   )
 
 
+@functools.cache
+def words(name: str, data_dir: str | None, width: int, num_words: int) -> Task:
+  """The next word, in contexts of 16; 256 of them are for validation."""
+  task = language.language(
+    name, data_dir, length=16, width=width, num_words=num_words
+  )
+  order = np.random.default_rng(0).permutation(len(task.documents))
+  documents = jnp.asarray(task.documents[order])
+  validation, documents = documents[:256], documents[256:]
+  params = functools.cache(task.params)
+  held_out = task.held_out[:64]
+  return Task(
+    params, task.loss_fn, documents, documents[:256], held_out, validation
+  )
+
+
 def task_of(settings: Settings, name: str) -> Task:
+  kind, _, num_words = name.partition(' ')
+  if kind == 'words':
+    return words(
+      settings.text, settings.data_dir, settings.width, int(num_words)
+    )
   if name == 'cnn':
     return digits()
   return text(settings.text, settings.data_dir, settings.width)
@@ -113,6 +136,8 @@ METHODS = {
   'sign': optax.chain(MOMENTUM, SIGN),
   'normalised': optax.chain(normalize_leaves, MOMENTUM),
 }
+# What trains by itself, too; along a trajectory p = 0 is the plain step.
+TRAINED = METHODS | {'sgd, no momentum': optax.identity()}
 DISTANCES = np.geomspace(0.003, 10, 10)
 
 
@@ -150,11 +175,32 @@ def measured(settings: Settings, task: Task, params, gradient, updates):
     'gain': (METHODS, loss - losses.min(axis=1)),
     'held': (cuts(settings), held),
   }
+  if task.validation is not None:
+    columns['carried'] = cuts(settings), carried(settings, task, params, flat)
   return {'loss': loss} | {
     f'{kind} {name}': value
     for kind, (names, values) in columns.items()
     for name, value in zip(names, values)
   }
+
+
+def carried(settings: Settings, task: Task, params, flat) -> jax.Array:
+  """`<g_S, H g_S> / <g, H g>`, S the `floor(p D)` largest coordinates of g."""
+  _, unravel = flatten_util.ravel_pytree(params)
+  sizes = jnp.sort(jnp.abs(flat), descending=True)
+  counts = [int(p * flat.size) for p in settings.fractions]
+
+  def curvature(vector):
+    """Sharpness has the square of the length in its denominator."""
+    sharpness = analysis.directional_sharpness(task.loss_fn)
+    return sharpness(params, task.held_out, unravel(vector)) * (vector**2).sum()
+
+  # No coordinates have no curvature; sharpness would divide zero by zero.
+  parts = [
+    curvature(jnp.where(jnp.abs(flat) >= sizes[n - 1], flat, 0)) if n else 0.0
+    for n in counts
+  ]
+  return jnp.array(parts) / curvature(flat)
 
 
 def program(runs, stops, task: Task, seeds, rates, begin, run) -> Program:
@@ -245,7 +291,7 @@ def training(
     return byzjax.robust_round(
       task.loss_fn,
       num_workers=n,
-      worker=METHODS[labels['method']],
+      worker=TRAINED[labels['method']],
       aggregator=opponents.RULES[labels['rule']](f),
       optimizer=optax.sgd(rate),
       attack=byzjax.sign_flip(scale=5.0) if attacked else None,
@@ -258,7 +304,10 @@ def training(
       return of_rate(rate).step(state, batch, key)[0]
 
     state = jax.lax.fori_loop(begin, end, step, state)
-    return state, {'loss': task.loss_fn(state.params, task.seen)}
+    metrics = {'loss': task.loss_fn(state.params, task.seen)}
+    if task.validation is not None:
+      metrics['validation_loss'] = task.loss_fn(state.params, task.validation)
+    return state, metrics
 
   stop = settings.attacked_steps if attacked else settings.num_steps
   runs = runs_of(labels, seeds, rates)

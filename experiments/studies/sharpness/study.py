@@ -3,13 +3,14 @@ r"""Directional sharpness and coordinate-wise clipping (Pan & Li).
   python -m experiments.studies sharpness --check
   python -m experiments.studies sharpness --text=tiny_shakespeare \
     --data_dir=FOLDER
+  python -m experiments.studies sharpness --variant=words --data_dir=FOLDER
 
 A small transformer learns the next character of a text, and a small CNN
 handwritten digits. Along one trajectory all optimizers see the same gradients,
 and the curvature of the loss along the step that each would take is measured;
 then along gradients whose largest coordinates are cut, more and more of them.
 Each optimizer trains the transformer by itself, too, and at last some workers
-attack.
+attack. The variant words (module `words`) learns the next word.
 """
 
 import functools
@@ -27,7 +28,7 @@ from ...reporting.summary import (
   claims_about,
   pivots,
 )
-from . import measure
+from . import measure, words
 from .measure import METHODS, Settings, cuts
 
 __all__ = ['QUICK', 'QUICK_CELLS', 'Settings', 'define', 'keep', 'summarise']
@@ -58,6 +59,15 @@ QUICK = {
   'num_steps': 2,
   'attacked_steps': 2,
 }
+VARIANTS = {
+  'words': {
+    'parts': ('words',),
+    'text': 'tiny_shakespeare',
+    'batch_size': 8,
+    'steps': (50, 200, 500),
+    'num_steps': 500,
+  },
+}
 QUICK_CELLS = ('along, text, sgd', 'training, text, adam, mean', 'nnm')
 
 
@@ -70,6 +80,8 @@ def cell(settings: Settings, make, part, task, method, rates, rule='mean'):
 
 
 def define(settings: Settings) -> list[OwnCell]:
+  if settings.parts == ('words',):
+    return words.define(settings)
   along = functools.partial(cell, settings, measure.along, 'along')
   training = functools.partial(cell, settings, measure.training)
   return [
@@ -84,11 +96,14 @@ def define(settings: Settings) -> list[OwnCell]:
 
 
 def keep(rows: Rows, settings: Settings) -> Rows:
-  del settings
+  if settings.parts == ('words',):
+    return words.keep(rows, settings)
   return tables.keep(rows, tail=1, curves=lambda row: row['part'] == 'along')
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
+  if settings.parts == ('words',):
+    return words.summarise(rows, settings)
   along = tables.select(rows, part='along')
   paths = tables.Cells(tables.split_by(along, 'task', 'method'))
   losses = losses_of(rows)
