@@ -103,13 +103,10 @@ def sample_arrangements(
     >>> x = jnp.array([[1., 1.], [-1., 1.], [2., 2.]])
     >>> convex.sample_arrangements(x, 50, jax.random.key(0)).shape
     (4, 3)
+    >>> x = jnp.array([[0., 1.], [1., 1.], [3., 1.]])
     >>> convex.sample_arrangements(
-    ...   x, 50, jax.random.key(0), hyperplanes='pairs'
-    ... )
-    array([[ True,  True, False],
-           [ True, False,  True],
-           [ True,  True,  True],
-           [False,  True, False]])
+    ...   x, 50, jax.random.key(0), hyperplanes='pairs').shape
+    (5, 3)
   """
   name = 'sample_arrangements'
   checks.check_count(name, 'num_samples', num_samples, 1)
@@ -158,7 +155,9 @@ def _draw(x, key, sides, num_samples, num_perturbations, hyperplanes):
       sign_key, (num_perturbations, *x.shape), x.dtype
     )
     moved = jnp.concatenate([x[None], x[None] + sides[None, None] * signs])
-    return jax.vmap(lambda x: arrangements(x - point, vector[None])[0])(moved)
+    return jax.vmap(lambda x: arrangements(x - point[None], vector[None])[0])(
+      moved
+    )
 
   return jax.lax.map(of_sample, jnp.arange(num_samples))
 

@@ -61,11 +61,9 @@ def toy(n: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
   return x, jnp.where(which < 2, 1.0, -1.0)
 
 
-def patterns(x, num_samples, key, *, epsilon=0.0, num_perturbations=0):
+def patterns(x, num_samples, key, **options):
   """Sampled arrangements, and the one of the bias: active everywhere."""
-  drawn = convex.sample_arrangements(
-    x, num_samples, key, epsilon=epsilon, num_perturbations=num_perturbations
-  )
+  drawn = convex.sample_arrangements(x, num_samples, key, **options)
   return np.unique(np.concatenate([np.ones((1, len(x)), bool), drawn]), axis=0)
 
 
@@ -109,20 +107,20 @@ def attacked_accuracies(network, x, y, epsilon):
 
 
 def descended(
-  x, y, seed, rates, *, loss, beta, epsilon=0.0, **options
+  x, y, seed, rates, *, loss, beta, epsilon=0.0, attack_steps=10, **options
 ) -> convex.Network:  # fmt: skip
   """By gradients, at the rate with the least objective in training."""
 
   def at(rate):
     return by_gradients(
       x, y, jax.random.key(seed), rate, loss=loss, beta=beta, epsilon=epsilon,
-      **options,
+      attack_steps=attack_steps, **options,
     )  # fmt: skip
 
   def value(network):
     inputs = x
     if epsilon:
-      inputs = moved(network, x, y, epsilon=epsilon, num_steps=10)
+      inputs = moved(network, x, y, epsilon=epsilon, num_steps=attack_steps)
     return convex.network_objective(network, inputs, y, beta=beta, loss=loss)
 
   networks = jax.jit(jax.vmap(at))(rates)
@@ -132,11 +130,12 @@ def descended(
 
 def by_gradients(
   x, y, key, rate, *, loss, beta, num_units, num_steps, momentum=None,
-  batch_size=None, epsilon=0.0,
+  batch_size=None, epsilon=0.0, attack_steps=10,
 ) -> convex.Network:  # fmt: skip
   """Adam, or SGD with momentum, on the objective of the network.
 
-  With an epsilon on inputs moved by ten steps of PGD. The rate falls to zero.
+  With an epsilon on inputs moved by PGD; one step of it is FGSM. The rate falls
+  to zero.
   """
   schedule = optax.linear_schedule(rate, 0.0, num_steps)
   optimizer = optax.adam(schedule)
@@ -167,7 +166,7 @@ def by_gradients(
       )
       x, y = x[chosen], y[chosen]
     if epsilon:
-      x = moved(network, x, y, epsilon=epsilon, num_steps=10)
+      x = moved(network, x, y, epsilon=epsilon, num_steps=attack_steps)
     gradient = jax.grad(objective)(network, x, y)
     updates, state = optimizer.update(gradient, state)
     return optax.apply_updates(network, updates), state

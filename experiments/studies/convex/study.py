@@ -3,6 +3,7 @@ r"""Convex training of two-layer ReLU networks (Bai, Gautam, Sojoudi).
   python -m experiments.studies convex --check                    # digits
   python -m experiments.studies convex --dataset=cifar10 --data_dir=FOLDER \
     --pool=4
+  python -m experiments.studies convex --variant=pairs --data_dir=FOLDER
 
 A network is trained by ADMM on the convex program of sampled arrangements, by
 the sampled convex program, and by gradients on the objective that is not
@@ -10,7 +11,7 @@ convex, with the same weight decay: in the plane, where most arrangements can
 be sampled, and on two classes of images. Then against inputs in a box, in
 the plane (with a picture) and on images. Then by ten workers of which some
 attack, with the mean or a robust rule, where the optimum is known. All of it in
-float64.
+float64. The variant pairs (module `pairs`) draws hyperplanes through the data.
 """
 
 import dataclasses
@@ -25,16 +26,27 @@ from ...harness.settings import Settings as Base
 from ...harness.settings import option
 from ...reporting import pictures, tables
 from ...reporting.summary import Check, Claim, Summary, claims_about, pivots
-from . import methods
+from . import methods, pairs
 
 BOXED = ('sgd', 'sgd on pgd', 'convex', 'convex robust')
 UNIT = ('horizontal', 'vertical', 'bias', 'output')
+VARIANTS = {
+  'pairs': {
+    'parts': ('pairs',),
+    'num_examples': 200,
+    'num_samples': 80,
+    'num_iterations': 1500,
+    'num_steps': 1500,
+    'epsilon': 10 / 255,
+  }
+}
 QUICK = {'num_iterations': 204, 'num_samples': 8, 'num_steps': 2}
 QUICK_CELLS = ('toy, convex robust', 'workers, mean, none')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(Base):
+  parts: tuple[str, ...] = option(('methods',), 'methods, pairs')
   dataset: str = option('digits', 'digits, or an image set of --data_dir.')
   data_dir: str | None = option(None, 'Folder with data sets in TFDS format.')
   classes: tuple[int, ...] = option((3, 8), 'The two classes.')
@@ -56,6 +68,8 @@ class Settings(Base):
 
 
 def define(settings: Settings) -> list[OwnCell]:
+  if settings.parts == ('pairs',):
+    return pairs.define(settings)
   on_images = ('convex', 'sampled', 'adam', 'sgd', 'adam, then convex')
   names = [
     *(('plane', method, 'none') for method in ('convex', 'adam', 'sgd')),
@@ -174,6 +188,8 @@ def measured(rows: Rows) -> Measured:
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
+  if settings.parts == ('pairs',):
+    return pairs.summarise(rows, settings)
   found = measured(rows)
   shown = [
     ('Plane, squared loss: network, program, accuracy (%)', found.plane, 3),
