@@ -29,7 +29,7 @@ CLIP, CLIPPED_ADAM, WHOLE = 'sgd, clip 10%', 'adam, clip 50%', 'p = 0'
 RATES = {
   'sgd, no momentum': (0.1, 0.3, 1.0),
   'sgd': (0.3, 1.0, 3.0, 10.0),
-  CLIP: (1.0, 3.0, 10.0, 30.0),
+  CLIP: (0.3, 1.0, 3.0, 10.0),
   'adam': (1e-3, 3e-3, 1e-2),
   CLIPPED_ADAM: (3e-3, 1e-2, 3e-2),
 }
@@ -37,7 +37,7 @@ RATES = {
 BASES = {
   (SMALL, 'sgd'): 1.0,
   (SMALL, 'adam'): 3e-3,
-  (SMALL, CLIP): 3.0,
+  (SMALL, CLIP): 1.0,
   (LARGE, 'sgd'): 1.0,
   (LARGE, 'adam'): 3e-3,
 }
