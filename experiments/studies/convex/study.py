@@ -35,8 +35,8 @@ VARIANTS = {
     'parts': ('pairs',),
     'num_examples': 200,
     'num_samples': 80,
-    'num_iterations': 1500,
-    'num_steps': 1500,
+    'num_iterations': 1200,
+    'num_steps': 800,
     'epsilon': 10 / 255,
   }
 }
