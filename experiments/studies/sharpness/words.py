@@ -216,7 +216,13 @@ def checks_of_training(losses: tables.Cells) -> list[Check]:
   return [
     Check('hundredths, SGD less clipped', less('sgd', CLIP), 0),
     Check('hundredths, clipped SGD less Adam', less(CLIP, 'adam'), 0),
-    Check('hundredths, Adam less clipped', less('adam', CLIPPED_ADAM), 0),
+    Check(
+      'hundredths, Adam less clipped',
+      less('adam', CLIPPED_ADAM),
+      0,
+      why='at the best of its rates, inside the grid: the largest half of the'
+      ' coordinates holds nearly all of the gradient, so what is left is tiny',
+    ),
   ]
 
 
