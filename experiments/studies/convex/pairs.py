@@ -69,7 +69,9 @@ def cell(settings: Any, task: str, method: str) -> OwnCell:
 
 
 @functools.cache
-def examples(settings: Any, task: str):
+def examples(
+  settings: Any, task: str
+) -> tuple[methods.Examples, methods.Examples]:
   """The first of both classes for training, and all for testing.
 
   Colours stay apart; pixels are from 0 to 1, before a column of ones.
