@@ -17,6 +17,10 @@ CLAIMS = (
   'curriculum, claims, pool 2f + 1',
   'curriculum, claims, pool 4f',
 )
+PAPER = (
+  'Vahidian, Kadaveru, Baek, Wang, Kungurtsev, Chen, Shah, Lin 2022,'
+  ' arXiv:2212.12712'
+)
 ATTACKS = {'none': 0.0, 'label flip': 1.0, 'sign flip': 2.0}
 
 
@@ -84,8 +88,7 @@ def about(settings, published: str = '') -> dict[str, str]:
   """What claims share: those of the paper, with a number, and our own."""
   return {
     'method': 'curricula' if published else '',
-    'paper': 'Vahidian, Kadaveru, Baek, Wang, Kungurtsev, Chen, Shah, Lin 2022,'
-    ' arXiv:2212.12712',
+    'paper': PAPER,
     'data': settings.dataset,
     'published': published or 'not in the paper',
     'evidence': 'N' if published else '',

@@ -1,6 +1,8 @@
 r"""Curricula in federated learning: easy data first (Vahidian et al.).
 
   python -m experiments.studies curriculum --check                # digits
+  python -m experiments.studies curriculum --variant=fashion_mnist \
+      --data_dir=FOLDER
   python -m experiments.studies curriculum --parts=order --noises=0 \
       --dataset=cifar10 --data_dir=FOLDER --num_workers=100
 
@@ -15,6 +17,9 @@ in the harder variant a share of the training labels is wrong. The parts are
   pacing   how fast the pool grows
   attacks  clients with flipped labels or flipped signs, for mean and median
   clients  whole clients in the order of their loss, which attackers may claim
+
+The variant fashion_mnist (module `notebook`) is a part of its own: the authors'
+run on Fashion-MNIST with LeNet-5, as near to it as minutes allow.
 
 Learning rates, noise, pacing and attacks are numbers of one program per cell.
 """
@@ -32,8 +37,10 @@ from byzjax import data
 from ...harness.cells import Cell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import tables
+from ...reporting.summary import Summary
 from . import claims as said
 from . import clients as of_clients
+from . import notebook
 
 PARTS = ('order', 'scores', 'pacing', 'attacks', 'clients')
 RULES = {'mean': byzjax.mean, 'median': byzjax.coordinate_median}
@@ -41,8 +48,20 @@ LABELS = ('part', 'shards', 'order', 'score', 'pacing', 'clients', 'rule')
 FIXED = ('noise', 'attack', 'full_at', 'initial_share')  # Not chosen from.
 QUICK = {'rounds': 2, 'local_steps': 4, 'learning_rates': (0.03,)}
 QUICK_CELLS = ('order, even, vanilla', 'order, even, curriculum')
-
-summarise = said.summarise
+VARIANTS = {
+  'fashion_mnist': {
+    'parts': (notebook.PART,),
+    'dataset': 'fashion_mnist',
+    'pooling': 2,
+    'num_workers': 100,
+    'num_participants': 10,
+    'num_byzantine': 10,
+    'rounds': 30,
+    'local_steps': 54,
+    'min_pool': 32,
+    'learning_rates': (0.01, 0.03, 0.1),
+  }
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +83,8 @@ class Settings(ImageSettings):
     (0.0, 0.3), 'Shares of wrong training labels.'
   )
   skew: float = option(0.2, 'Of the Dirichlet distribution.', low=0)
+  pooling: int = option(1, 'k x k pixels are one, in the notebook.', low=1)
+  attacked_rounds: int = option(15, 'Of the notebook, attacked.', low=1)
 
 
 def pool_of(clients: str, f: int) -> int:
@@ -187,6 +208,8 @@ def cell(
 
 
 def define(settings: Settings) -> list[Cell]:
+  if settings.parts == (notebook.PART,):
+    return notebook.define(settings, loss_per_example_of)
   if unknown := set(settings.parts) - set(PARTS):
     raise ValueError(f'--parts: {sorted(unknown)} none of {PARTS}')
   if 'scores' in settings.parts and 'order' not in settings.parts:
@@ -235,10 +258,16 @@ def define(settings: Settings) -> list[Cell]:
 
 def keep(rows: Rows, settings: Settings) -> Rows:
   """At the learning rates that are best on the validation split."""
-  del settings
+  if settings.parts == (notebook.PART,):
+    return notebook.keep(rows)
   last = tables.keep(rows, metrics=('accuracy', 'validation_accuracy'))
   return [
     row
     for _, runs in tables.split_by(last, *LABELS, *FIXED)
     for row in tables.tuned(runs, 'learning_rate')
   ]
+
+
+def summarise(rows: Rows, settings: Settings) -> Summary:
+  of = notebook if settings.parts == (notebook.PART,) else said
+  return of.summarise(rows, settings)

@@ -1,0 +1,325 @@
+"""The authors' run on Fashion-MNIST: LeNet-5, 100 clients, 10 in a round.
+
+A part of its own, for the variant fashion_mnist. Local steps are those of the
+authors' notebooks: momentum, weight decay, a rate that decays within a round
+and starts again in the next, pools of 32 examples or more that grow from a
+fifth to all of them. There are fewer of these steps, on smaller images.
+
+Orders are numbers of a program: losses times -1 put hard examples first, and a
+pool that has all from the start is vanilla, in whatever order.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import byzjax
+from byzjax import data, models
+
+from ...harness.cells import Cell, Rows
+from ...reporting import pictures, tables
+from ...reporting.summary import OURS, Check, Claim, Summary, pivots
+from .. import pooling
+from . import claims as said
+
+PART, ATTACKED = 'notebook', 'notebook, attacked'
+LABELS = 'part', 'ranks', 'rule'
+RULES = {'mean': byzjax.mean, 'median': byzjax.coordinate_median}
+ATTACKS = {'none': 0.0, 'sign flip': 1.0}
+UNDER = 'curriculum', 'vanilla'
+PACING = {'pacing': 'linear', 'full_at': 0.8}
+SHARE = 0.2  # Of the pool at the start, unless it is all.
+WEIGHT_DECAY = 5e-4
+# Test accuracy (%) of FedAvg in the notebooks, Dirichlet 0.2.
+PUBLISHED = {
+  'curriculum': 85.12,
+  'random': 86.12,
+  'vanilla': 85.97,
+  'anti': 83.72,
+}
+
+
+class LeNet5(nnx.Module):
+  """Convolutions of 6 and 16 channels, dense layers of 120, 84 and K.
+
+  Only the first convolution is pooled: the images are small.
+  """
+
+  def __init__(self, image_shape, num_classes: int, seed: int):
+    rngs = nnx.Rngs(seed)
+    height, width, channels = image_shape
+    self.conv1 = models.Conv(channels, 6, 5, rngs=rngs)
+    self.conv2 = models.Conv(6, 16, 5, padding='VALID', rngs=rngs)
+    sizes = (16 * (height // 2 - 4) * (width // 2 - 4), 120, 84)
+    self.hidden = nnx.List(
+      [nnx.Linear(*pair, rngs=rngs) for pair in zip(sizes, sizes[1:])]
+    )
+    self.last = nnx.Linear(84, num_classes, rngs=rngs)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = jnp.swapaxes(x, 0, 3)
+    # What is largest stays largest: the same as ReLU before pooling.
+    x = jax.nn.relu(self.conv1.chwb(x, models.max_pool))
+    x = jax.nn.relu(self.conv2.chwb(x))
+    x = jnp.swapaxes(x, 0, 3)
+    x = x.reshape(x.shape[0], -1)
+    for layer in self.hidden:
+      x = jax.nn.relu(layer(x))
+    return self.last(x)
+
+
+def network(settings, shape, num_classes: int, seed: int) -> LeNet5:
+  """For pooled images."""
+  small = pooling.shape_of(shape, settings.pooling)
+  return LeNet5(small, num_classes, seed)
+
+
+def local_optimizer(
+  learning_rate, momentum: float
+) -> optax.GradientTransformation:
+  """SGD as the authors' clients run it, anew in every round."""
+  return optax.chain(
+    optax.add_decayed_weights(WEIGHT_DECAY),
+    optax.sgd(
+      lambda step: learning_rate * (1 + 0.001 * step) ** -0.75, momentum
+    ),
+  )
+
+
+def name_of(sign: float, initial_share: float) -> str:
+  """The order of these numbers; all examples from the start are vanilla."""
+  if initial_share == 1:
+    return 'vanilla'
+  return {-1: 'anti', 0: 'random', 1: 'curriculum'}[int(sign)]
+
+
+def cell(
+  settings,
+  loss_per_example_of: Callable,
+  part: str,
+  ranks: str,
+  rule: str,
+  rates: Sequence[float],
+  **grid: Sequence[float],
+) -> Cell:
+  n, size = settings.num_workers, settings.batch_size
+
+  def make_round(task, key, learning_rate, sign, initial_share, attack):
+    del key
+    of_examples = loss_per_example_of(task.graphdef)
+    sampler = data.curriculum(
+      task.images,
+      task.labels,
+      **PACING,
+      initial_share=initial_share,
+      loss_per_example=lambda *of: sign * of_examples(*of),
+      scale=task.scale,
+      batch_size=size,
+      num_local_steps=settings.local_steps,
+      order='random' if ranks == 'random' else 'curriculum',
+      min_pool=settings.min_pool,
+    )
+    f = jnp.where(attack > 0, settings.num_byzantine, 0)
+    return byzjax.local_round(
+      task.loss_fn,
+      local_optimizer=local_optimizer(learning_rate, settings.momentum),
+      local_state='reset',
+      optimizer=optax.sgd(1.0),
+      num_local_steps=settings.local_steps,
+      num_workers=n,
+      participation=settings.num_participants,
+      sampler=sampler,
+      aggregator=RULES[rule](),
+      attack=byzjax.sign_flip(scale=10.0),
+      byzantine=lambda step: jnp.arange(n) < f,
+    )
+
+  def describe(values):
+    order = name_of(values['sign'], values['initial_share'])
+    return {'order': order, **values}
+
+  return Cell(
+    labels=dict(zip(LABELS, (part, ranks, rule))),
+    make_round=make_round,
+    grid={'learning_rate': rates, **grid},
+    num_workers=n,
+    rounds=settings.rounds if part == PART else settings.attacked_rounds,
+    batch_size=size,
+    partition=f'dirichlet_by_worker(alpha={settings.skew})',
+    is_local=True,
+    num_evals=10,
+    make_images=lambda images, *_: pooling.pooled(images, settings.pooling),
+    make_model=functools.partial(network, settings),
+    describe=describe,
+  )
+
+
+def define(settings, loss_per_example_of: Callable) -> list[Cell]:
+  made = functools.partial(cell, settings, loss_per_example_of)
+  rates = settings.learning_rates
+  return [
+    made(
+      PART,
+      'loss',
+      'mean',
+      rates,
+      sign=[1.0, -1.0],
+      initial_share=[SHARE],
+      attack=[0.0],
+    ),
+    made(
+      PART,
+      'random',
+      'mean',
+      rates,
+      sign=[0.0],
+      initial_share=[SHARE, 1.0],
+      attack=[0.0],
+    ),
+    *(
+      made(
+        ATTACKED,
+        'loss',
+        rule,
+        rates[1:2] or rates,
+        sign=[1.0],
+        initial_share=[SHARE, 1.0],
+        attack=list(ATTACKS.values()),
+      )
+      for rule in RULES
+    ),
+  ]
+
+
+def keep(rows: Rows) -> Rows:
+  """At all rates, the last row: so one sees where the best is."""
+  return tables.keep(rows, metrics=('accuracy', 'validation_accuracy'))
+
+
+def tables_of(rows: Rows):
+  """Accuracy and rates by order; accuracy by rate; under attack."""
+  names = {number: name for name, number in ATTACKS.items()}
+  accuracy, by_rate, attacked = (tables.Cells() for _ in range(3))
+  for (part, order, rule, attack), runs in tables.split_by(
+    rows, 'part', 'order', 'rule', 'attack'
+  ):
+    best = tables.tuned(runs, 'learning_rate')
+    if part == ATTACKED:
+      attacked[f'{order}, {rule}', names[attack]] = tables.percent(best)
+      continue
+    accuracy[order, 'here'] = tables.percent(best)
+    accuracy[order, 'rate'] = np.array(best[0]['learning_rate'])
+    for rate, own in tables.split(runs, 'learning_rate').items():
+      by_rate[order, f'{rate:g}'] = tables.percent(own)
+  return accuracy, by_rate, attacked
+
+
+def summarise(rows: Rows, settings) -> Summary:
+  accuracy, by_rate, attacked = tables_of(rows)
+  shown = tables.Cells(accuracy)
+  for order, value in PUBLISHED.items():
+    shown[order, 'authors [N]'] = np.array(value)
+    if order != 'curriculum':
+      row = f'curriculum - {order}'
+      over = accuracy['curriculum', 'here'] - accuracy[order, 'here']
+      shown[row, 'here'] = over
+      shown[row, 'authors [N]'] = np.array(PUBLISHED['curriculum'] - value)
+  f, n = settings.num_byzantine, settings.num_workers
+  rounds = f'{settings.attacked_rounds} rounds'
+  return Summary(
+    claims=claims(accuracy, attacked),
+    tables=pivots(
+      [
+        ('Test accuracy (%), and that of the authors', shown, 2),
+        ('Test accuracy (%) at every learning rate', by_rate),
+        (f'{f} of {n} clients attack, {rounds}: test accuracy (%)', attacked),
+      ]
+    ),
+    figures={'fashion_mnist.png': lambda: picture(accuracy, attacked)},
+  )
+
+
+def claims(accuracy, attacked) -> list[Claim]:
+  def points(one, other, **threshold):
+    over = accuracy[one, 'here'] - accuracy[other, 'here']
+    return Check(
+      f'points of {one} over {other}', float(over.mean()), **threshold
+    )
+
+  def lost(row):
+    return float((attacked[row, 'none'] - attacked[row, 'sign flip']).mean())
+
+  paper = {
+    'method': 'curricula',
+    'paper': said.PAPER,
+    'data': 'fashion_mnist',
+    'published': ', '.join(f'{k} {v:g}' for k, v in PUBLISHED.items()),
+    'evidence': 'N',
+  }
+  mean, median = (f'{UNDER[0]}, {rule}' for rule in RULES)
+  plain = f'{UNDER[1]}, median'
+  return [
+    Claim(
+      says='on this easy task easy examples first are no gain for FedAvg',
+      checks=[
+        points('curriculum', 'vanilla', at_most=0.5),
+        points('curriculum', 'random', at_most=0.5),
+      ],
+      **paper,
+    ),
+    Claim(
+      says='hard examples first end below any other order',
+      checks=[
+        points('vanilla', 'anti', at_least=1),
+        points('random', 'anti', at_least=1),
+        points('curriculum', 'anti', at_least=0.5),
+      ],
+      **paper,
+    ),
+    Claim(
+      says='a thirtieth of the local work costs fifteen points at most',
+      checks=[
+        Check(
+          'points of the authors over vanilla',
+          PUBLISHED['vanilla'] - float(accuracy['vanilla', 'here'].mean()),
+          at_most=15,
+        )
+      ],
+      **paper,
+    ),
+    Claim(
+      says='the median protects clients that train by a curriculum',
+      checks=[
+        Check(f'points that sign flips cost {mean}', lost(mean), at_least=20),
+        Check(f'points that sign flips cost {median}', lost(median), at_most=5),
+        Check(
+          f'points that they cost {median}, over {plain}',
+          lost(median) - lost(plain),
+          at_most=3,
+        ),
+      ],
+      **(OURS | {'data': 'fashion_mnist'}),
+    ),
+  ]
+
+
+def picture(accuracy, attacked):
+  """The orders, with the authors' numbers as dots; then under attack."""
+  figure, (axes,) = pictures.panels(1, 2, figsize=(10, 2.8))
+  orders, under = axes
+  bars = {order: accuracy[order, 'here'] for order in said.ORDERS}
+  pictures.bars(orders, bars, 'test accuracy (%)')
+  theirs = [PUBLISHED[order] for order in said.ORDERS]
+  orders.plot(theirs, range(len(theirs)), 'kD', label='authors')
+  orders.legend(fontsize='small', loc='lower left')
+  bars = {
+    f'{row}, {attack}': values for (row, attack), values in attacked.items()
+  }
+  pictures.bars(under, bars, 'test accuracy (%)')
+  under.set_title('with and without attackers')
+  return figure
