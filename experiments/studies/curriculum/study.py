@@ -34,7 +34,7 @@ from flax import nnx
 import byzjax
 from byzjax import data
 
-from ...harness.cells import Cell, Rows
+from ...harness.cells import Cell, OwnCell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import tables
 from ...reporting.summary import Summary
@@ -57,7 +57,7 @@ VARIANTS = {
     'num_participants': 10,
     'num_byzantine': 10,
     'rounds': 30,
-    'local_steps': 54,
+    'local_steps': 36,
     'min_pool': 32,
     'learning_rates': (0.01, 0.03, 0.1),
   }
@@ -207,7 +207,7 @@ def cell(
   )
 
 
-def define(settings: Settings) -> list[Cell]:
+def define(settings: Settings) -> list[Cell] | list[OwnCell]:
   if settings.parts == (notebook.PART,):
     return notebook.define(settings, loss_per_example_of)
   if unknown := set(settings.parts) - set(PARTS):
