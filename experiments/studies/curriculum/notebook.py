@@ -3,7 +3,7 @@
 A part of its own, for the variant fashion_mnist. Local steps are those of the
 authors' notebooks: momentum, weight decay, a rate that decays within a round
 and starts again in the next, pools of 32 examples or more that grow from a
-fifth to all of them. There are fewer of these steps, on fewer and smaller images.
+fifth to all of them. There are fewer of these steps, on fewer, smaller images.
 
 Orders are numbers of a program: losses times -1 put hard examples first, and a
 pool that has all from the start is vanilla, in whatever order.
