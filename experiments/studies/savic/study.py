@@ -1,6 +1,7 @@
 r"""Local SGD with a diagonal preconditioner (SAVIC, Chezhegov et al.).
 
   python -m experiments.studies savic --check                     # digits
+  python -m experiments.studies savic --variant=cifar10 --data_dir=FOLDER
   python -m experiments.studies savic --dataset=mnist --data_dir=FOLDER
 
 Ten workers, each with one main class, take ten local steps between averages.
@@ -13,6 +14,9 @@ makes the mean of all zero, or a huge one. The median guards neither channel,
 the messages alone, or both; a lower bound on the diagonal limits the damage.
 Learning rates, bounds and multiples are a grid in one program per cell; rates
 and bounds are chosen on validation data.
+
+The variant cifar10 (module `classes`) is another part: the images that the
+paper trains on, a small CNN, and three shares of the main class.
 """
 
 import dataclasses
@@ -24,10 +28,11 @@ import numpy as np
 import byzjax
 from byzjax import data
 
-from ...harness.cells import Cell, Rows
+from ...harness.cells import Cell, OwnCell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import pictures, tables
 from ...reporting.summary import Check, Claim, Summary, claims_about, pivots
+from . import classes
 
 # By powers of ten. Plain steps need the wider range.
 RATES = [10.0 ** (k / 2) for k in range(-7, 0)]
@@ -50,6 +55,16 @@ SOURCE = (
   'Chezhegov, Skorik, Khachaturov, Shalagin, Avetisyan, Takac, Kholodov,'
   ' Beznosikov 2024, arXiv:2406.00846'
 )
+VARIANTS = {
+  'cifar10': {
+    'dataset': 'cifar10',
+    'model': 'cnn',
+    'shares': (0.3, 0.5, 0.7),
+    'pooling': 4,
+    'rounds': 20,
+    'batch_size': 8,
+  }
+}
 QUICK = {'rounds': 4, 'lower_bounds': (1e-3,)}
 QUICK_CELLS = ('even, local SGD', 'even, adam, global')
 
@@ -62,6 +77,10 @@ class Settings(ImageSettings):
   local_steps: int = option(10, 'H.', low=1)
   batch_size: int = option(16, 'Examples per worker and step.', low=1)
   share: float = option(0.5, 'Of the main class at a worker.', low=0)
+  shares: tuple[float, ...] = option(
+    (), 'Of the main class, if this is the part on main classes.'
+  )
+  pooling: int = option(1, 'k x k pixels are one, in that part.', low=1)
   decay: float = option(0.8, 'beta of the diagonal.', low=0)
   lower_bounds: tuple[float, ...] = option((1e-3, 1e-1), 'alpha, low and high.')
 
@@ -137,7 +156,9 @@ def cell(settings: Settings, problem, method, scope, guarded='none') -> Cell:
   )
 
 
-def define(settings: Settings) -> list[Cell]:
+def define(settings: Settings) -> list[Cell] | list[OwnCell]:
+  if settings.shares:
+    return classes.define(settings)
   return [
     *(cell(settings, p, *method) for p in PROBLEMS for method in METHODS),
     *(cell(settings, 'ill', *d) for d in DEFENCES if d[2] != 'none'),
@@ -174,6 +195,8 @@ def keep(rows: Rows, settings: Settings) -> Rows:
   Of those that are compared without attackers, also the first row as good as
   the last of local SGD.
   """
+  if settings.shares:
+    return classes.keep(rows)
   metrics = ('accuracy', 'validation_accuracy', 'train_loss')
   last = []
   for _, runs in tables.split_by(
@@ -235,6 +258,8 @@ def attacked_tables(rows: Rows, settings: Settings):
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
+  if settings.shares:
+    return classes.summarise(rows, settings, SOURCE)
   chosen, accuracy, loss, rounds = {}, {}, {}, {}
   for problem in PROBLEMS:
     base = best_of(rows, problem, *METHODS[0])
