@@ -277,6 +277,7 @@ def claims(accuracy, attacked) -> list[Claim]:
     'published': ', '.join(f'{k} {v:g}' for k, v in PUBLISHED.items()),
     'evidence': 'N',
   }
+  ours = OURS | {'data': 'fashion_mnist'}
   mean, median = (f'{UNDER[0]}, {rule}' for rule in RULES)
   plain = f'{UNDER[1]}, median'
   return [
@@ -306,7 +307,7 @@ def claims(accuracy, attacked) -> list[Claim]:
           at_most=15,
         )
       ],
-      **paper,
+      **ours,
     ),
     Claim(
       says='the median protects clients that train by a curriculum',
@@ -319,7 +320,7 @@ def claims(accuracy, attacked) -> list[Claim]:
           at_most=3,
         ),
       ],
-      **(OURS | {'data': 'fashion_mnist'}),
+      **ours,
     ),
   ]
 
