@@ -33,7 +33,6 @@ LABELS = 'part', 'ranks', 'rule'
 RULES = {'mean': byzjax.mean, 'median': byzjax.coordinate_median}
 ATTACKS = {'none': 0.0, 'sign flip': 1.0}
 UNDER = 'curriculum', 'vanilla'
-PACING = {'pacing': 'linear', 'full_at': 0.8}
 SHARE = 0.2  # Of the pool at the start, unless it is all.
 WEIGHT_DECAY = 5e-4
 NUM_TRAIN = 20000  # With those of the validation split.
@@ -122,7 +121,8 @@ def cell(
     sampler = data.curriculum(
       task.images,
       task.labels,
-      **PACING,
+      pacing='linear',
+      full_at=0.8,
       initial_share=initial_share,
       loss_per_example=lambda *of: sign * of_examples(*of),
       scale=task.scale,

@@ -17,24 +17,19 @@ its components without attack, and one attack.
 
 import dataclasses
 import functools
-import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 import byzjax
-from byzjax import data, models, objectives
+from byzjax import data, objectives
 
 from ...harness.cells import Cell, Rows, basic_metrics
 from ...harness.settings import ImageSettings, option
 from ...reporting import tables
 from ...reporting.summary import Summary, Table
 from .. import opponents
-from . import claims, measure
+from . import claims, clients, measure
 
-ANGLES = tuple(range(0, 150, 15))
 METHODS = ('fedavg', 'fedprox', 'fedbr', 'fedbr, mixed')
 WEIGHTS = ('proximal_weight', 'contrast_weight', 'pseudo_weight')
 CHOSEN = ('learning_rate', *WEIGHTS)
@@ -91,41 +86,6 @@ class Settings(ImageSettings):
   )
 
 
-def rotated(images, partition, seed: int) -> jax.Array:
-  """Training images at angles of their worker, others at any of the angles."""
-  if partition is None:
-    rng = np.random.default_rng(seed)
-    angles = rng.choice(np.array(ANGLES, np.float32), len(images))
-  else:
-    angles = data.rotation_shift(
-      partition, ANGLES, concentration=1.0, num_examples=len(images), seed=seed
-    )
-  return data.rotate(jnp.asarray(images, jnp.float32), jnp.asarray(angles))
-
-
-def network(model: str, hidden: int, shape, num_classes: int, seed: int):
-  """The network that is trained, for images of one shape."""
-  if not hidden:
-    return models.make(model, shape, num_classes, seed=seed)
-  sizes = math.prod(shape), hidden, num_classes
-  return models.MLP(sizes, rngs=nnx.Rngs(seed))
-
-
-@functools.cache
-def sizes(
-  dataset: str, data_dir: str | None, model: str, hidden: int
-) -> tuple[int, int]:
-  """Parameters of the model, and what its last layer is given."""
-  examples = data.load(dataset, data_dir)
-  shape = examples.train_images.shape[1:]
-  graphdef, params = models.split(
-    network(model, hidden, shape, examples.num_classes, 0)
-  )
-  features, _ = models.features_and_classifier(graphdef)
-  width = jax.eval_shape(features, params, jnp.zeros((1, *shape))).shape[1]
-  return sum(leaf.size for leaf in jax.tree.leaves(params)), width
-
-
 def weight_grid(settings: Settings, method: str, part: str):
   """What to choose the weights from; zero is without a term."""
   grid: dict[str, tuple[float, ...]] = {name: (0.0,) for name in WEIGHTS}
@@ -143,34 +103,6 @@ def weight_grid(settings: Settings, method: str, part: str):
   return grid
 
 
-def objective(
-  method: str,
-  task,
-  key: jax.Array,
-  num_pseudo: int,
-  num_byzantine: int,
-  learning_rate,
-  weights,
-):
-  """The loss that a client minimises by the method."""
-  if method == 'fedprox':
-    return objectives.proximal(task.loss_fn, mu=weights['proximal_weight'])
-  if method == 'fedavg':
-    return task.loss_fn
-  # Nobody's training should depend on what attackers call examples.
-  trusted = jax.tree.map(lambda x: x[num_byzantine:], task.partition)
-  return objectives.fedbr(
-    *models.features_and_classifier(task.graphdef),
-    pseudo_inputs=objectives.random_sample_means(
-      task.images, trusted, key, num_pseudo=num_pseudo, scale=task.scale
-    ),
-    ascent_step_size=learning_rate,
-    num_mixed=int('mixed' in method),
-    contrast_weight=weights['contrast_weight'],
-    pseudo_weight=weights['pseudo_weight'],
-  )
-
-
 def cell(
   settings: Settings,
   method: str,
@@ -182,14 +114,14 @@ def cell(
   n, size = settings.num_workers, settings.batch_size
   data_of = settings.dataset, settings.data_dir
   own_sizes = functools.partial(
-    sizes, *data_of, settings.model, settings.hidden
+    clients.sizes, *data_of, settings.model, settings.hidden
   )
   f = 0 if attack == 'none' else settings.num_byzantine
   has_projection = 'fedbr' in method
 
   def make_round(task, key, learning_rate, **weights):
     return byzjax.fed_avg(
-      objective(method, task, key, size, f, learning_rate, weights),
+      clients.objective(method, task, key, size, f, learning_rate, weights),
       learning_rate=learning_rate,
       num_local_steps=settings.local_steps,
       num_workers=n,
@@ -231,8 +163,10 @@ def cell(
     partition=f'dirichlet_total(concentration={concentration})',
     is_local=True,
     num_evals=settings.num_evals,
-    make_images=rotated,
-    make_model=functools.partial(network, settings.model, settings.hidden),
+    make_images=clients.rotated,
+    make_model=functools.partial(
+      clients.network, settings.model, settings.hidden
+    ),
     make_params=make_params,
     model_of=lambda params: params['model'] if has_projection else params,
     metrics=metrics,

@@ -52,7 +52,7 @@ def label(method: str, scope: str) -> str:
   return method if scope == '-' else f'{method}, {scope}'
 
 
-def cell(settings, method: str, scope: str, rule='mean') -> OwnCell:
+def cell(settings, method, scope: str, rule='mean') -> OwnCell:
   n, f = settings.num_workers, settings.num_byzantine
 
   def make_round(task, key, learning_rate, multiple):
