@@ -8,6 +8,7 @@ import pytest
 
 from byzjax import models
 from experiments.harness import study
+from experiments.studies.fedbr import clients
 from experiments.studies.fedbr import study as fedbr
 
 
@@ -18,12 +19,12 @@ def config():
 
 
 def test_the_network_has_the_features_that_are_asked_for():
-  graphdef, params = models.split(fedbr.network('mlp', 7, (8, 8, 1), 10, 0))
+  graphdef, params = models.split(clients.network('mlp', 7, (8, 8, 1), 10, 0))
   features, _ = models.features_and_classifier(graphdef)
   found = jax.eval_shape(features, params, np.zeros((5, 8, 8, 1), np.float32))
   assert found.shape == (5, 7)
-  assert fedbr.sizes('digits', None, 'mlp', 7) == (64 * 7 + 7 + 70 + 10, 7)
-  of_model = models.split(fedbr.network('mlp', 0, (8, 8, 1), 10, 3))[1]
+  assert clients.sizes('digits', None, 'mlp', 7) == (64 * 7 + 7 + 70 + 10, 7)
+  of_model = models.split(clients.network('mlp', 0, (8, 8, 1), 10, 3))[1]
   by_name = models.split(models.make('mlp', (8, 8, 1), 10, seed=3))[1]
   same = jax.tree.map(np.array_equal, of_model, by_name)
   assert all(jax.tree.leaves(same))
