@@ -27,9 +27,8 @@ def language(
   length: int,
   width: int,
   num_words: int | None = None,
-  num_layers: int = 2,
 ) -> Language:
-  """A transformer of 2 heads for contexts of some length.
+  """A transformer of 2 layers and 2 heads for contexts of some length.
 
   Tokens are words if it is said how many are known, else characters.
   """
@@ -41,7 +40,7 @@ def language(
     return models.split(
       models.Transformer(
         len(text.vocabulary),
-        num_layers=num_layers,
+        num_layers=2,
         width=width,
         num_heads=2,
         length=length,

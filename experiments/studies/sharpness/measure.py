@@ -90,17 +90,10 @@ def digits() -> Task:
 
 
 @functools.cache
-def words(
-  name: str, data_dir: str | None, width: int, num_words: int, num_layers: int
-) -> Task:
+def words(name: str, data_dir: str | None, width: int, num_words: int) -> Task:
   """The next word, in contexts of 16; 256 of them are for validation."""
   task = language.language(
-    name,
-    data_dir,
-    length=16,
-    width=width,
-    num_words=num_words,
-    num_layers=num_layers,
+    name, data_dir, length=16, width=width, num_words=num_words
   )
   order = np.random.default_rng(0).permutation(len(task.documents))
   documents = jnp.asarray(task.documents[order])
@@ -113,14 +106,10 @@ def words(
 
 
 def task_of(settings: Settings, name: str) -> Task:
-  if name.startswith('words '):
-    _, num_words, *depth = name.split()  # 'words 1000', or 'words 1000 x 4'
+  kind, _, num_words = name.partition(' ')
+  if kind == 'words':
     return words(
-      settings.text,
-      settings.data_dir,
-      settings.width,
-      int(num_words),
-      int(depth[-1]) if depth else 2,
+      settings.text, settings.data_dir, settings.width, int(num_words)
     )
   if name == 'cnn':
     return digits()

@@ -3,7 +3,7 @@
 Every method trains the transformer by itself, at rates of its own, of which the
 best on validation text counts. Sharpness is measured along trajectories of
 momentum, of Adam and of clipped momentum at the rates that were best there, for
-two sizes of the vocabulary, and for twice as many layers.
+two sizes of the vocabulary.
 """
 
 import functools
@@ -24,7 +24,7 @@ from ...reporting.summary import (
 from . import measure
 from .measure import METHODS, cuts
 
-SMALL, LARGE, DEEP = 'words 1000', 'words 4000', 'words 1000 x 4'
+SMALL, LARGE = 'words 1000', 'words 4000'
 CLIP, CLIPPED_ADAM, WHOLE = 'sgd, clip 10%', 'adam, clip 50%', 'p = 0'
 RATES = {
   'sgd, no momentum': (0.1, 0.3, 1.0),
@@ -40,8 +40,6 @@ BASES = {
   (SMALL, CLIP): 1.0,
   (LARGE, 'sgd'): 1.0,
   (LARGE, 'adam'): 3e-3,
-  (DEEP, 'sgd'): 1.0,
-  (DEEP, 'adam'): 3e-3,
 }
 LABELS = 'part', 'task', 'method', 'rule'
 
@@ -181,9 +179,7 @@ def claims_of(
       float(1 / np.median(ratio(along, base, name, to))) for base in bases
     )
 
-  small, large, deep = (
-    [b for b in BASES if b[0] == x] for x in (SMALL, LARGE, DEEP)
-  )
+  small, large = ([b for b in BASES if b[0] == x] for x in (SMALL, LARGE))
   carried = min(
     float(np.median(path(along, base, 'carried p = 0.05'))) for base in BASES
   )
@@ -192,7 +188,6 @@ def claims_of(
       'on transformers steps of SGD are far sharper than those of Adam',
       Check('times, 1000 words', times('adam', 'sgd', small), 10),
       Check('times, 4000 words', times('adam', 'sgd', large), 10),
-      Check('times, 1000 words, 4 layers', times('adam', 'sgd', deep), 10),
     ),
     claim(
       'few coordinates carry the sharpness, and clipping them takes it away',
