@@ -19,6 +19,7 @@ REPRODUCED = 'reproduced'
 PARTLY = 'partly'
 NOT_REPRODUCED = 'not reproduced'
 NOT_TESTED = 'not tested here'
+NOT_RUN = 'not run yet'
 # How well a published number is known, by letter.
 EVIDENCE = {
   'L': "recomputed from the authors' run logs",
@@ -119,7 +120,7 @@ def of_what_ran(claims: Iterable[Claim]) -> list[Claim]:
   said = []
   for claim in claims:
     checks = [
-      check._replace(why='not run yet') if math.isnan(check.value) else check
+      check._replace(why=NOT_RUN) if math.isnan(check.value) else check
       for check in claim.checks
     ]
     ran = any(not math.isnan(check.value) for check in checks)

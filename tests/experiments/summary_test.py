@@ -93,7 +93,7 @@ def test_of_cells_that_were_not_run_nothing_is_said():
   half, nothing = summary.of_what_ran(
     [claim, claim._replace(checks=[other, other])]
   )
-  assert half.checks[0] == ran and half.checks[1].why == 'not run yet'
+  assert half.checks[0] == ran and half.checks[1].why == summary.NOT_RUN
   assert half.verdict == summary.PARTLY
   assert nothing.verdict == summary.NOT_TESTED
 
