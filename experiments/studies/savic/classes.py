@@ -27,8 +27,8 @@ METHODS = [
 # Learning rates to choose of, and the lower bound of the diagonal.
 RATES = {
   'local SGD': (0.03, 0.1, 0.3),
-  'adam': (0.001, 0.003, 0.01),
-  'oasis': (0.01, 0.03, 0.1),
+  'adam': (0.0003, 0.001, 0.003, 0.01),
+  'oasis': (0.003, 0.01, 0.03, 0.1),
 }
 BOUNDS = {'local SGD': 1.0, 'adam': 0.01, 'oasis': 0.1}
 RULES = {'mean': byzjax.mean, 'median': byzjax.coordinate_median}

@@ -61,7 +61,7 @@ VARIANTS = {
     'model': 'cnn',
     'shares': (0.3, 0.5, 0.7),
     'pooling': 4,
-    'rounds': 20,
+    'rounds': 50,
     'batch_size': 8,
   }
 }
