@@ -34,10 +34,9 @@ BOUNDS = {'local SGD': 1.0, 'adam': 0.01, 'oasis': 0.1}
 RULES = {'mean': byzjax.mean, 'median': byzjax.coordinate_median}
 # Why predictions fell short: guesses, none was tested.
 WHY = {
-  'adam': 'a tie after 20 rounds, which are few',
-  'oasis': 'its lowest rate is often the best; likely a diagonal that starts at'
-  ' 1 and forgets it slowly, in 20 rounds',
-  'scope': 'not explained; 20 rounds are few',
+  'adam': 'within the spread over seeds, 50 rounds',
+  'oasis': 'likely a diagonal that starts at 1 and forgets it slowly',
+  'scope': 'not explained, and near the spread over seeds',
   'median': 'likely as on digits: workers differ, and the median with them',
 }
 NUM_TRAIN, NUM_TEST = 20000, 2000
