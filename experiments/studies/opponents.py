@@ -15,3 +15,11 @@ RULES: dict[str, Callable] = {
     byzjax.nearest_neighbor_mixing(num_byzantine=f), byzjax.coordinate_median()
   ),
 }
+
+
+def mixing_trimmed_mean(f: int) -> byzjax.Aggregator:
+  """Nearest-neighbour mixing before a trimmed mean."""
+  return byzjax.pre_aggregate(
+    byzjax.nearest_neighbor_mixing(num_byzantine=f),
+    byzjax.trimmed_mean(num_byzantine=f),
+  )

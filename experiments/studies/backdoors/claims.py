@@ -1,6 +1,7 @@
 """What is claimed of backdoors, and the picture."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,18 +25,37 @@ def of(
 ) -> list[Claim]:
   """Successes when attackers stop and at the end; accuracy when they stop."""
   claim = claims_about('', '', dataset)
+  success = functools.partial(success_of, stopped)
+  return [
+    *of_attacks(claim, success, end, accuracy),
+    *of_rules(claim, success, accuracy),
+  ]
 
-  def success(attack: str, rule: str, kind: str = 'local') -> float:
-    return float(stopped[kind, attack, rule].mean())
 
-  def cost(attack: str, rule: str, kind: str = 'local') -> float:
+def success_of(
+  stopped: tables.Cells, attack: str, rule: str, kind: str = 'local'
+) -> float:
+  """The mean over seeds, in percent."""
+  return float(np.mean(stopped[kind, attack, rule]))
+
+
+def of_attacks(
+  claim: Callable[..., Claim],
+  success: Callable[..., float],
+  end: tables.Cells,
+  accuracy: tables.Cells,
+) -> list[Claim]:
+  """What papers say of their attacks."""
+
+  def cost(attack: str, rule: str, kind: str) -> float:
     clean = accuracy[kind, 'none', rule]
     return float((clean - accuracy[kind, attack, rule]).mean())
 
   def left(attack: str, rule: str) -> float:
     """Percent of the success that is there at the end."""
-    early, late = (np.mean(x['local', attack, rule]) for x in (stopped, end))
-    return float(100 * late / max(early, 1e-9))
+    return (
+      100 * success_of(end, attack, rule) / max(success(attack, rule), 1e-9)
+    )
 
   return [
     claim(
@@ -109,6 +129,16 @@ def of(
       ),
       paper=NEUROTOXIN,
     ),
+  ]
+
+
+def of_rules(
+  claim: Callable[..., Claim],
+  success: Callable[..., float],
+  accuracy: tables.Cells,
+) -> list[Claim]:
+  """What rules let in, and what FLAME keeps out."""
+  return [
     claim(
       'rare images pass the rules',
       Check(

@@ -28,7 +28,7 @@ from ...harness.cells import Cell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import tables
 from ...reporting.summary import Summary, pivots
-from .. import pooling
+from .. import opponents, pooling
 from . import claims
 
 TARGET = 7
@@ -111,13 +111,6 @@ def successes(task, params, images, labels) -> dict[str, jax.Array]:
   }
 
 
-def _mixed(f: int) -> byzjax.Aggregator:
-  return byzjax.pre_aggregate(
-    byzjax.nearest_neighbor_mixing(num_byzantine=f),
-    byzjax.trimmed_mean(num_byzantine=f),
-  )
-
-
 def _bounded(f: int) -> byzjax.Aggregator:
   return byzjax.pre_aggregate(
     byzjax.adaptive_clipping(num_byzantine=f), byzjax.mean()
@@ -128,7 +121,7 @@ RULES: dict[str, Callable[[int], byzjax.Aggregator]] = {
   'mean': lambda f: byzjax.mean(),
   'bounded norms': _bounded,
   'multi-Krum': lambda f: byzjax.multi_krum(num_byzantine=f),
-  'mixing, trimmed mean': _mixed,
+  'mixing, trimmed mean': opponents.mixing_trimmed_mean,
   'FLAME': lambda f: byzjax.flame(),
 }
 METRICS = ('accuracy', 'validation_accuracy', 'strips', 'rare')

@@ -27,7 +27,7 @@ from ...harness.poisson import on_poisson_batches
 from ...harness.settings import ImageSettings, option
 from ...reporting import pictures, tables
 from ...reporting.summary import Check, Claim, Summary, Table
-from .. import linear, pooling
+from .. import linear, opponents, pooling
 
 PAPER = 'Allouah, Guerraoui, Gupta, Pinot, Stephan 2023, arXiv:2302.04787'
 NOBODY = 'none'
@@ -37,18 +37,11 @@ ATTACKS: dict[str, Callable] = {
 }
 
 
-def _mixed(f: int) -> byzjax.Aggregator:
-  return byzjax.pre_aggregate(
-    byzjax.nearest_neighbor_mixing(num_byzantine=f),
-    byzjax.trimmed_mean(num_byzantine=f),
-  )
-
-
 RULES: dict[str, Callable] = {
   'mean': lambda f: byzjax.mean(),
   'median': lambda f: byzjax.coordinate_median(),
   'geometric median': lambda f: byzjax.geometric_median(),
-  'mixing, trimmed mean': _mixed,
+  'mixing, trimmed mean': opponents.mixing_trimmed_mean,
   'covariance filter': lambda f: byzjax.covariance_filter(num_byzantine=f),
 }
 ROBUST = [*RULES][1:]

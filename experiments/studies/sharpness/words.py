@@ -215,6 +215,13 @@ def checks_of_training(losses: tables.Cells) -> list[Check]:
 
   return [
     Check('hundredths, SGD less clipped', less('sgd', CLIP), 0),
+    Check(
+      'hundredths, SGD without momentum less clipped, a control',
+      less('sgd, no momentum', CLIP),
+      0,
+      why='added after the run: plain SGD is the faster one, so clipping only'
+      ' mends what momentum costs',
+    ),
     Check('hundredths, clipped SGD less Adam', less(CLIP, 'adam'), 0),
     Check(
       'hundredths, Adam less clipped',
