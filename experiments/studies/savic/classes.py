@@ -7,7 +7,6 @@ the validation split for each share.
 
 import functools
 
-import jax.numpy as jnp
 import numpy as np
 
 import byzjax
@@ -18,6 +17,7 @@ from ...harness.cells import Cell, OwnCell, Rows
 from ...reporting import palette, pictures, tables
 from ...reporting.summary import OURS, Check, Claim, Summary, pivots
 from .. import pooling
+from .training import training
 
 LABELS = 'method', 'scope', 'rule'
 METHODS = [
@@ -64,28 +64,16 @@ def cell(settings, method, scope: str, rule='mean') -> OwnCell:
 
   def make_round(task, key, learning_rate, multiple):
     del key
-    preconditioner = None
-    if method != 'local SGD':
-      preconditioner = byzjax.scale_by_preconditioner(
-        method, decay=settings.decay, lower_bound=BOUNDS[method]
-      )
-    return byzjax.fed_avg(
-      task.loss_fn,
+    return training(
+      settings,
+      task,
+      method=method,
+      scope=scope,
       learning_rate=learning_rate,
-      num_local_steps=settings.local_steps,
-      num_workers=n,
-      preconditioner=preconditioner,
-      preconditioner_scope='local' if scope == 'local' else 'global',
+      lower_bound=BOUNDS[method],
+      multiple=multiple,
       aggregator=RULES[rule](),
-      side_aggregator=RULES[rule]() if scope == 'global' else None,
-      attack=byzjax.sign_flip(scale=multiple),
-      byzantine=lambda step: jnp.arange(n) < jnp.where(multiple > 0, f, 0),
-      sampler=data.local_sampler(
-        task.images,
-        task.labels,
-        batch_size=settings.batch_size,
-        scale=task.scale,
-      ),
+      side=RULES[rule]() if scope == 'global' else None,
     )
 
   # Of the attack the mean of all rows is zero.

@@ -22,17 +22,16 @@ paper trains on, a small CNN, and three shares of the main class.
 import dataclasses
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 import byzjax
-from byzjax import data
 
 from ...harness.cells import Cell, OwnCell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import pictures, tables
 from ...reporting.summary import Check, Claim, Summary, claims_about, pivots
 from . import classes
+from .training import training
 
 # By powers of ten. Plain steps need the wider range.
 RATES = [10.0 ** (k / 2) for k in range(-7, 0)]
@@ -100,38 +99,26 @@ def ill_conditioned(images, partition, seed):
 
 
 def cell(settings: Settings, problem, method, scope, guarded='none') -> Cell:
-  n, f = settings.num_workers, settings.num_byzantine
+  n = settings.num_workers
   scaled = method != 'local SGD'
   attacked = problem == 'ill' and (method, scope, guarded) in DEFENCES
 
   def make_round(task, key, learning_rate, lower_bound, multiple):
     del key
-    preconditioner = None
-    if scaled:
-      preconditioner = byzjax.scale_by_preconditioner(
-        method, decay=settings.decay, lower_bound=lower_bound
-      )
     median, mean = byzjax.coordinate_median(), byzjax.mean()
     side = None
     if scope == 'global':
       side = median if guarded == 'all' else mean
-    return byzjax.fed_avg(
-      task.loss_fn,
+    return training(
+      settings,
+      task,
+      method=method,
+      scope=scope,
       learning_rate=learning_rate,
-      num_local_steps=settings.local_steps,
-      num_workers=n,
-      preconditioner=preconditioner,
-      preconditioner_scope='local' if scope == 'local' else 'global',
+      lower_bound=lower_bound,
+      multiple=multiple,
       aggregator=mean if guarded == 'none' else median,
-      side_aggregator=side,
-      attack=byzjax.sign_flip(scale=multiple),
-      byzantine=lambda step: jnp.arange(n) < jnp.where(multiple > 0, f, 0),
-      sampler=data.local_sampler(
-        task.images,
-        task.labels,
-        batch_size=settings.batch_size,
-        scale=task.scale,
-      ),
+      side=side,
     )
 
   return Cell(
