@@ -57,7 +57,7 @@ class Problem(NamedTuple):
     factors = ((wide, wide), *middle, (1 / wide, 1.0))
     return optax.chain(
       optax.stateless(lambda g, _: jax.tree.map(jnp.multiply, g, factors)),
-      optax.sgd(self.settings.learning_rate),
+      optax.sgd(self.settings.learning_rate, self.settings.server_momentum),
     )
 
   def loss(self, layers, batch):
@@ -83,9 +83,10 @@ class Problem(NamedTuple):
     return jax.lax.fori_loop(0, rounds, one_round, training.init(start)).params
 
   def whole(self):
-    """All training examples."""
-    images = self.dataset.train_images / np.float32(self.dataset.scale)
-    return jnp.asarray(images), jnp.asarray(self.dataset.train_labels)
+    """The training examples of losses: all, or the first ones."""
+    some = slice(self.settings.loss_examples or None)
+    images = self.dataset.train_images[some] / np.float32(self.dataset.scale)
+    return jnp.asarray(images), jnp.asarray(self.dataset.train_labels[some])
 
   def paths(self, a, b, key):
     """Losses on the three ways from a to b, [S, points] each."""
@@ -180,7 +181,7 @@ def of_attack(problem: Problem, seeds, variant: str):
 
     def train(start_key, **options):
       return problem.train(
-        problem.start(start_key), partition, key, settings.rounds,
+        problem.start(start_key), partition, key, settings.attack_rounds,
         settings.worker_batch_size,
         worker=byzjax.worker_momentum(settings.momentum), **options,
       )  # fmt: skip

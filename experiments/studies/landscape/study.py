@@ -1,6 +1,7 @@
 """Dropout stability and connected solutions (Shevchenko and Mondelli).
 
-  python -m experiments.studies landscape --check
+  python -m experiments.studies landscape --check         # digits
+  python -m experiments.studies landscape --variant=mnist --data_dir=FOLDER
 
 Pairs of networks of growing width, with one hidden layer and with two, each
 from initial weights and batches of its own: how much the loss changes when
@@ -9,6 +10,9 @@ path that is constructed from their parts, on the straight line, and on the
 straight line to the second network in its best order of units. Then the same
 between solutions with and without attackers, and between the local models of
 honest workers, of which the average is taken, too.
+
+The variant mnist has the rate, momentum and batch size of the authors' sequel
+(arXiv:2102.09671), and about its widths.
 """
 
 import dataclasses
@@ -28,6 +32,19 @@ from . import measure
 WAYS = ('constructed', 'straight', 'matched')
 QUICK = {'rounds': 2, 'num_draws': 1, 'points': 3, 'widths': (50,)}
 QUICK_CELLS = ('width, 1, mean-field, 50',)
+VARIANTS = {
+  'mnist': {
+    'num_seeds': 3,
+    'dataset': 'mnist',
+    'widths': (50, 100, 200, 400, 800, 1500),
+    'deep_widths': (50, 100, 200, 400, 800),
+    'rounds': 3000,
+    'batch_size': 100,
+    'learning_rate': 0.005,
+    'server_momentum': 0.95,
+    'loss_examples': 5000,
+  },
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,8 +63,11 @@ class Settings(Base):
   num_draws: int = option(10, 'Of sets of units to keep.', low=1)
   points: int = option(11, 'Per segment of a path.', low=2)
   rounds: int = option(500, 'Rounds of training.', low=1)
+  attack_rounds: int = option(500, 'The same, where some attack.', low=1)
   batch_size: int = option(64, 'Examples per round.', low=1)
   learning_rate: float = option(0.2, 'At the smallest width.', low=0)
+  server_momentum: float = option(0.0, 'Of SGD, in all parts.', low=0)
+  loss_examples: int = option(0, 'Of training losses; 0 is all.', low=0)
   num_workers: int = option(10, 'n, in the parts on workers.', low=2)
   num_byzantine: int = option(2, 'f, of them.', low=1)
   worker_batch_size: int = option(16, 'Examples of a worker.', low=1)
@@ -225,11 +245,12 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     ),
   ]
   excess = max(row['excess'] for row in rows if row['part'] != 'path')
+  name = 'landscape' if settings.dataset == 'digits' else settings.dataset
   return Summary(
     claims=claims_of(found, excess, settings),
     tables=pivots(shown),
     figures={
-      'landscape.png': lambda: picture(
+      f'{name}.png': lambda: picture(
         rows, settings.widths, settings.deep_widths
       )
     },
