@@ -1,5 +1,11 @@
-"""Documents in several languages, each a Markov chain over the same letters."""
+"""Documents: of languages, each a Markov chain over the same letters; of texts.
 
+A text is known by its name in `byzjax.data`, or is `python_manual`: the topics
+that the help of Python knows, of which versions of Python have different ones.
+"""
+
+import pydoc_data.topics
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -89,15 +95,50 @@ def of_languages(
   return Corpus(train, router, test, vocabulary_size, lowest)
 
 
-def of_text(
-  text: data.Text, num_documents: int, length: int, seed: int
+def of_texts(
+  names: Sequence[str],
+  data_dir: str | None,
+  num_documents: int,
+  length: int,
+  seed: int,
 ) -> Corpus:
-  """A corpus of consecutive pieces, drawn from a text without replacement."""
+  """A corpus of pieces of texts, drawn without replacement, of each as many."""
   rng = np.random.default_rng(seed)
-  pieces = rng.permutation(data.documents(text.train, length))
-  num_router = min(512, len(pieces) // 4)
-  train = pieces[num_router:][:num_documents]
-  test = rng.permutation(data.documents(text.test, length))[:512]
+  splits = [splits_of(name, data_dir) for name in names]
+  vocabulary = sorted({letter for parts in splits for letter in ''.join(parts)})
+  number = {letter: i for i, letter in enumerate(vocabulary)}
+
+  def pieces(text):
+    tokens = np.array([number[letter] for letter in text], np.int32)
+    return rng.permutation(data.documents(tokens, length))
+
+  few, many = 512 // len(names), num_documents // len(names)
+  train, router, test = [], [], []
+  for for_training, for_testing in splits:
+    every = pieces(for_training)
+    count = min(few, len(every) // 4)
+    router.append(every[:count])
+    train.append(every[count:][:many])
+    test.append(pieces(for_testing)[:few])
+
+  def mixed(parts):
+    return rng.permutation(np.concatenate(parts))
+
   return Corpus(
-    train, pieces[:num_router], test, len(text.vocabulary), float('nan')
+    mixed(train), mixed(router), mixed(test), len(vocabulary), float('nan')
   )
+
+
+def splits_of(name: str, data_dir: str | None) -> tuple[str, str]:
+  """A text, for training and for testing."""
+  if name == 'python_manual':
+    topics = [topic for _, topic in sorted(pydoc_data.topics.topics.items())]
+    # Every tenth topic is for testing.
+    rest = [topic for i, topic in enumerate(topics) if i % 10]
+    return '\n'.join(rest), '\n'.join(topics[::10])
+  text = data.load_text(name, data_dir)
+  for_training, for_testing = (
+    ''.join(text.vocabulary[i] for i in tokens)
+    for tokens in (text.train, text.test)
+  )
+  return for_training, for_testing

@@ -15,7 +15,6 @@ from byzjax import data, models
 from ...harness.cells import Program
 from . import languages, paths
 
-GRID = (2, 2)
 DILOCO = (0.7, 0.9)
 SETS = ('train', 'router', 'test')
 
@@ -29,6 +28,7 @@ class Kind(NamedTuple):
   rates: tuple[float, ...]
   outer: tuple[float, float] = DILOCO
   rounds_factor: float = 1
+  batch_factor: int = 1
   rule: str = 'mean'
   liars: tuple[int, ...] = ()
   num_preempted: int = 0
@@ -66,8 +66,8 @@ def corpus_of(settings, seed: int) -> languages.Corpus:
   size = (settings.num_documents, settings.length)
   if settings.text == 'languages':
     return languages.of_languages(4, 4, *size, settings.prefix, seed)
-  text = data.load_text(settings.text, settings.data_dir)
-  return languages.of_text(text, *size, seed)
+  names = settings.text.split('+')
+  return languages.of_texts(names, settings.data_dir, *size, seed)
 
 
 @functools.cache
@@ -131,7 +131,7 @@ def runs_of(
     tuple(path for path in kind.paths for _ in range(kind.workers_per_path)),
     kind.rule,
     network(settings, seeds[0])[0],
-    settings.batch_size,
+    settings.batch_size * kind.batch_factor,
     settings.num_local_steps,
     settings.prefix,
     kind.outer,
@@ -164,7 +164,8 @@ def first_router(kind: Kind, features: np.ndarray) -> data.Router | None:
     return None
   features = features[: kind.num_documents]
   if kind.routing == 'product':
-    return data.product_cluster_documents(features, GRID)
+    grid = np.max(kind.paths, axis=0) + 1
+    return data.product_cluster_documents(features, tuple(grid.tolist()))
   return data.cluster_documents(features, len(kind.paths))
 
 

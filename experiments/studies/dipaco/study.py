@@ -1,7 +1,7 @@
 r"""DiPaCo: paths through shared modules, each for its own documents.
 
-  python -m experiments.studies dipaco --check
-  python -m experiments.studies dipaco --text=tiny_shakespeare --data_dir=FOLDER
+  python -m experiments.studies dipaco --check                   # languages
+  python -m experiments.studies dipaco --variant=text --data_dir=FOLDER
 
 A small transformer is trained for a while on all documents and then goes on in
 several ways, each path for as many steps of AdamW: as it is (dense), with its
@@ -11,6 +11,8 @@ languages of 4 families. Paths get theirs by k-means on hidden states, or by a
 router that has learned which path does best; at the end a document is read by
 the one path it is routed to. `data` changes how many documents there are, and
 `attacks` has three workers on each path; on two paths one of them lies.
+
+The variant text reads plays and a manual, and has grids of 2 x 2 and 4 x 4.
 """
 
 import dataclasses
@@ -19,8 +21,6 @@ import itertools
 from typing import Any
 
 import numpy as np
-
-from byzjax import models
 
 from ...harness.cells import OwnCell, Rows
 from ...harness.settings import Settings as Shared
@@ -34,7 +34,7 @@ from ...reporting.summary import (
   claims_about,
   pivots,
 )
-from . import measure, paths
+from . import grids, measure, paths
 
 TITLES = {
   'paths': 'Test perplexity after the prefix, and how much less than dense',
@@ -60,13 +60,31 @@ QUICK = {
   'num_evals': 2,
   'learning_rates': (0.01,),
 }
+VARIANTS = {
+  'text': {
+    'parts': ('grids',),
+    'text': 'tiny_shakespeare+python_manual',
+    'num_documents': 12288,
+    'length': 48,
+    'width': 32,
+    'pretraining_steps': 4000,
+    'rounds': 20,
+    'learning_rates': (0.001, 0.01, 0.003),
+  },
+}
 QUICK_CELLS = ('paths, dense, 64', 'paths, DiPaCo, k-means, 64')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(Shared):
-  parts: tuple[str, ...] = option(('paths', 'data', 'attacks'), 'Parts.')
-  text: str = option('languages', 'languages, sonnets, or one of --data_dir.')
+  parts: tuple[str, ...] = option(
+    ('paths', 'data', 'attacks'), 'Of these and grids.'
+  )
+  text: str = option(
+    'languages',
+    'languages; or texts with + between: sonnets, python_manual, those of'
+    ' --data_dir.',
+  )
   data_dir: str | None = option(None, 'Folder with texts.')
   num_documents: int = option(8192, 'For training.', low=16)
   few_documents: tuple[int, ...] = option((256, 1024, 4096), 'Of data.')
@@ -82,10 +100,6 @@ class Settings(Shared):
   num_evals: int = option(4, 'Evaluations of a run; even.', low=2)
 
 
-def as_tuple(table: np.ndarray) -> tuple[tuple[int, ...], ...]:
-  return tuple(map(tuple, table.tolist()))
-
-
 def define(settings: Settings) -> list[OwnCell]:
   """All cells.
 
@@ -98,7 +112,7 @@ def define(settings: Settings) -> list[OwnCell]:
       '--few_documents must be three numbers and --num_evals even, got'
       f' {settings.few_documents} and {settings.num_evals}'
     )
-  grid = as_tuple(models.grid_paths(measure.GRID))
+  grid = grids.paths_of(2)
   one, alike = ((0, 0),), ((0, 0),) * 4
   flat = tuple((i, i) for i in range(4))
   rates = settings.learning_rates
@@ -107,7 +121,7 @@ def define(settings: Settings) -> list[OwnCell]:
 
   def cell(part, method, routes, routing, count=everything, **more):
     labels = {'part': part, 'method': method, 'documents': count}
-    given = rates if part == 'paths' else rates[-1:]
+    given = rates if part in ('paths', 'grids') else rates[-1:]
     kind = measure.Kind(routes, routing, count, given, **more)
     return OwnCell(
       labels=labels,
@@ -137,7 +151,12 @@ def define(settings: Settings) -> list[OwnCell]:
     more |= {'workers_per_path': 3, 'rounds_factor': 0.5}
     name = f'{rule}, {len(liars)} of 12'
     cells.append(cell('attacks', name, grid, 'k-means', **more))
-  return [cell for cell in cells if cell.labels['part'] in settings.parts]
+  cells += grids.cells(cell)
+  return [
+    cell
+    for cell in cells
+    if cell.labels['part'].removesuffix(' under attack') in settings.parts
+  ]
 
 
 def keep(rows: Rows, settings: Settings) -> Rows:
@@ -185,6 +204,8 @@ def shown_of(rows: Rows, settings: Settings) -> dict[str, tables.Cells]:
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
+  if 'grids' in settings.parts:
+    return grids.summarise(rows, settings, final, less)
   ends, shown = ends_of(rows), shown_of(rows, settings)
   source = 'Douillard et al. 2024, arXiv:2403.10616'
   claim = claims_about('DiPaCo', source, settings.text)
