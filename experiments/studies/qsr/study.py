@@ -31,6 +31,7 @@ from ...harness.cells import Cell, Rows, even_stops
 from ...harness.settings import ImageSettings, option
 from ...reporting import palette, pictures, tables
 from ...reporting.summary import Summary, pivots
+from .. import pooling
 from .claims import (
   half_width,
   predicted,
@@ -64,6 +65,7 @@ VARIANTS = {
   'fashion_mnist': {
     'dataset': 'fashion_mnist',
     'num_examples': 2000,
+    'pooling': 2,
     'width': 128,
     'total_steps': 40_000,
     'growths': (2.12,),
@@ -92,6 +94,7 @@ class Settings(ImageSettings):
   label_noise: float = option(0.2, 'Share of labels drawn anew.', low=0)
   momentum: float = option(0.9, 'Of the local steps, kept by workers.')
   num_examples: int = option(0, 'Training images; 0 for all.', low=0)
+  pooling: int = option(1, 'Pixels of an image, k x k, that are one.', low=1)
   width: int = option(0, 'Of an MLP in place of --model; 0 for none.', low=0)
   is_attacked: bool = option(True, 'Attackers, and more schedules.')
 
@@ -194,7 +197,8 @@ def cell(settings: Settings, lengths: str, attack='none', rule='mean') -> Cell:
     return {'fit_loss': metrics.loss}
 
   def make_model(image_shape, num_classes, seed):
-    sizes = (math.prod(image_shape), settings.width, num_classes)
+    shape = pooling.shape_of(image_shape, settings.pooling)
+    sizes = (math.prod(shape), settings.width, num_classes)
     return models.MLP(sizes, rngs=nnx.Rngs(seed))
 
   def first(labels, num_workers, seed):
@@ -214,6 +218,7 @@ def cell(settings: Settings, lengths: str, attack='none', rule='mean') -> Cell:
     rounds=len(steps),
     batch_size=settings.batch_size,
     partition=first,
+    make_images=lambda images, *_: pooling.pooled(images, settings.pooling),
     make_model=make_model if settings.width else None,
     is_local=True,
     num_evals=PROBE_EVALS if attack == 'probe' else 20,
