@@ -169,14 +169,19 @@ def committed(study: ModuleType, name: str = '') -> Rows:
   return output.numbers(output.read_rows(path))
 
 
-def check_whole(study: ModuleType, config: Any, name: str = '') -> None:
+def check_whole(
+  study: ModuleType, config: Any, name: str = '', *, only: str = ''
+) -> None:
   """Raises ValueError unless these are the settings of what is committed.
 
-  Only the folder of the data may differ.
+  Only the folder of the data may differ and, for a part of the cells, where a
+  study has it, the first seed.
   """
   expected = variant(study, name)
-  if hasattr(config, 'data_dir'):
-    config = dataclasses.replace(config, data_dir=expected.data_dir)
+  free = ('data_dir', 'first_seed') if only else ('data_dir',)
+  config = dataclasses.replace(
+    config, **{x: getattr(expected, x) for x in free if hasattr(config, x)}
+  )
   if config != expected:
     flags = ' '.join(settings.arguments(config)) or 'the defaults'
     raise ValueError(
@@ -199,7 +204,7 @@ def chosen(cells: Sequence[Cell | OwnCell], only: str):
 
 
 def merged(study: ModuleType, rows: Rows, config: Any, name: str = '') -> Rows:
-  """The committed rows with those of some cells in their place.
+  """The committed rows with those of some cells and seeds in their place.
 
   Raises:
     ValueError: if the kept rows do not say of which cell they are.
@@ -217,9 +222,12 @@ def merged(study: ModuleType, rows: Rows, config: Any, name: str = '') -> Rows:
   def cell_of(row) -> tuple[str, ...]:
     return tuple(str(row[label]) for label in labels)
 
+  def run_of(row) -> tuple[str, ...]:
+    return (*cell_of(row), str(row['seed']))
+
   old = committed(study, name) if rows_of(study, name).exists() else []
-  again = {cell_of(row) for row in rows}
-  rows = [row for row in old if cell_of(row) not in again] + rows
+  again = {run_of(row) for row in rows}
+  rows = [row for row in old if run_of(row) not in again] + rows
   return sorted(rows, key=lambda row: order.get(cell_of(row), len(order)))
 
 

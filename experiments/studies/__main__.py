@@ -70,7 +70,7 @@ def main(of: ModuleType, names: list[str]) -> None:
         raise ValueError('a --quick run is neither published nor committed')
       if FLAGS.committed and FLAGS.only:
         raise ValueError('--committed is about all cells: leave out --only')
-      study.check_whole(of, config, FLAGS.variant)
+      study.check_whole(of, config, FLAGS.variant, only=FLAGS.only)
     if FLAGS.quick:
       config, cells = study.quick(of, config)
     else:

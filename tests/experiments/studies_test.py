@@ -1,6 +1,7 @@
 """Every study: it traces, its page is what its committed rows say, it runs."""
 
 import csv
+import dataclasses
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from absl import flags
 from experiments.harness import settings, study
 from experiments.harness.cells import OwnCell
 from experiments.reporting import summary
+from tests.data.sources_test import TFDS_DIR
 
 NAMES = study.names()
 # Of one shape of cell each; the others are in the slow tier.
@@ -48,6 +50,33 @@ def test_cells_trace(name, stride):
     metrics = program.trace()
     assert metrics, cell.name
     assert all(x.shape == () for x in metrics.values()), cell.name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TFDS_DIR.is_dir(), reason='no TFDS_DATA_DIR')
+@pytest.mark.parametrize(
+  ('name', 'variant'),
+  [
+    (name, variant)
+    for name in NAMES
+    for variant in getattr(study.load(name), 'VARIANTS', {})
+  ],
+)
+def test_cells_of_variants_trace(name, variant):
+  of = study.load(name)
+  folder = {'data_dir': str(TFDS_DIR)} if 'data_dir' in fields(of) else {}
+  config = dataclasses.replace(study.variant(of, variant), **folder)
+  cells = of.define(config)
+  dataset = study.dataset_of(cells, config)
+  by_part = {tuple(cell.labels.values())[0]: cell for cell in cells}
+  for cell in by_part.values():
+    program = study.program_of(cell, config, dataset)
+    if program is not None:
+      assert program.trace(), cell.name
+
+
+def fields(of):
+  return [field.name for field in dataclasses.fields(of.Settings)]
 
 
 @pytest.mark.parametrize(('name', 'variant'), variants())
@@ -216,7 +245,7 @@ def test_the_name_of_a_cell_is_that_cell_alone():
   assert study.chosen(cells, '') == cells
 
 
-def test_some_cells_take_their_place_among_the_committed_rows(monkeypatch):
+def test_some_runs_take_their_place_among_the_committed_rows(monkeypatch):
   cells = [OwnCell(labels={'rule': r, 'f': f}) for r in 'ab' for f in (0, 1)]
   of = types.SimpleNamespace(define=lambda config: cells)
   rows = [
@@ -234,6 +263,7 @@ def test_some_cells_take_their_place_among_the_committed_rows(monkeypatch):
     ('a', 0, 0),
     ('a', 0, 0),
     ('a', 1, 1),
+    ('b', 1, 0),
     ('b', 1, 1),
   ]
   with pytest.raises(ValueError, match='keeps none of f: publish all'):
