@@ -26,7 +26,9 @@ Learning rates, noise, pacing and attacks are numbers of one program per cell.
 
 import dataclasses
 import functools
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
@@ -34,7 +36,7 @@ from flax import nnx
 import byzjax
 from byzjax import data
 
-from ...harness.cells import Cell, OwnCell, Rows
+from ...harness.cells import Cell, OwnCell, Rows, Task
 from ...harness.settings import ImageSettings, option
 from ...reporting import tables
 from ...reporting.summary import Summary
@@ -44,7 +46,6 @@ from . import notebook
 
 PARTS = ('order', 'scores', 'pacing', 'attacks', 'clients')
 RULES = {'mean': byzjax.mean, 'median': byzjax.coordinate_median}
-LABELS = ('part', 'shards', 'order', 'score', 'pacing', 'clients', 'rule')
 FIXED = ('noise', 'attack', 'full_at', 'initial_share')  # Not chosen from.
 QUICK = {'rounds': 2, 'local_steps': 4, 'learning_rates': (0.03,)}
 QUICK_CELLS = ('order, even, vanilla', 'order, even, curriculum')
@@ -101,92 +102,27 @@ def loss_per_example_of(graphdef):
   return loss_per_example
 
 
-def cell(
-  settings: Settings,
-  part: str,
-  shards='even',
-  order='vanilla',
-  score='global',
-  pacing='linear',
-  clients='uniform',
-  rule='mean',
-  **grid,
-) -> Cell:
+class Kind(NamedTuple):
+  """What a cell is, in the names of its labels."""
+
+  part: str
+  shards: str = 'even'
+  order: Any = 'vanilla'
+  score: Any = 'global'
+  pacing: Any = 'linear'
+  clients: Any = 'uniform'
+  rule: str = 'mean'
+
+
+def cell(settings: Settings, kind: Kind, **grid) -> Cell:
   expert = None
-  if score == 'expert':
+  if kind.score == 'expert':
     expert = of_clients.expert_params(
       settings.dataset, settings.data_dir, settings.model
     )
-  n, m = settings.num_workers, settings.num_participants
-  size = settings.batch_size
-  f = settings.num_claiming if part == 'clients' else settings.num_byzantine
-
-  def make_round(task, key, learning_rate, noise, attack, **pools):
-    def attackers(*names):
-      active = sum(attack == said.ATTACKS[name] for name in names)
-      return jnp.where(active, f, 0)
-
-    labels = of_clients.labels_of(
-      task,
-      key,
-      noise=noise,
-      flipped=attackers('label flip'),
-      uneven=part == 'uneven',
-    )
-    examples = task.images, labels
-    loss_per_example = loss_per_example_of(task.graphdef)
-    if order == 'vanilla':
-      sampler = data.local_sampler(
-        *examples, batch_size=size, scale=task.scale, shuffled=True
-      )
-    else:
-      sampler = data.curriculum(
-        *examples,
-        **pools,
-        loss_per_example=loss_per_example,
-        scale=task.scale,
-        batch_size=size,
-        num_local_steps=settings.local_steps,
-        order=order,
-        score=score,
-        expert_params=expert,
-        pacing=pacing,
-        min_pool=settings.min_pool,
-      )
-    drawn = None
-    if clients != 'uniform':
-      drawn = data.client_curriculum(
-        num_workers=n,
-        num_participants=m,
-        total_rounds=settings.rounds,
-        score=data.worker_loss(
-          *examples, loss_per_example=loss_per_example, scale=task.scale
-        ),
-        order='curriculum' if 'claims' in clients else clients,
-        min_pool=pool_of(clients, f),
-      )
-      if 'claims' in clients:
-        liars = jnp.arange(n) < attackers('label flip', 'sign flip')
-        drawn = of_clients.claiming(drawn, liars)
-    return byzjax.local_round(
-      task.loss_fn,
-      local_optimizer=optax.sgd(learning_rate, settings.momentum),
-      local_state='reset',
-      optimizer=optax.sgd(1.0),
-      num_local_steps=settings.local_steps,
-      num_workers=n,
-      participation=drawn or m,
-      sampler=sampler,
-      aggregator=RULES[rule](),
-      attack=byzjax.sign_flip(scale=10.0),
-      byzantine=lambda step: jnp.arange(n) < attackers('sign flip'),
-    )
-
   return Cell(
-    labels=dict(
-      zip(LABELS, (part, shards, order, score, pacing, clients, rule))
-    ),
-    make_round=make_round,
+    labels=kind._asdict(),
+    make_round=functools.partial(round_of, settings, kind, expert),
     grid={
       'learning_rate': settings.learning_rates,
       'noise': settings.noises[-1:],
@@ -195,16 +131,111 @@ def cell(
       'initial_share': [0.2],
       **grid,
     },
-    num_workers=n,
+    num_workers=settings.num_workers,
     rounds=settings.rounds,
-    batch_size=size,
+    batch_size=settings.batch_size,
     # All clients hold equally many examples, and take as many steps.
     partition='random_shards'
-    if shards == 'even'
+    if kind.shards == 'even'
     else f'dirichlet_by_worker(alpha={settings.skew})',
     is_local=True,
     num_evals=10,
   )
+
+
+def round_of(
+  settings: Settings,
+  kind: Kind,
+  expert: Any,
+  task: Task,
+  key: jax.Array,
+  learning_rate: jax.Array,
+  noise: jax.Array,
+  attack: jax.Array,
+  **pools: jax.Array,
+) -> byzjax.Round:
+  """Local SGD of clients, of which the number `attack` says what some do."""
+  f = settings.num_byzantine
+  if kind.part == 'clients':
+    f = settings.num_claiming
+
+  def attackers(*names):
+    active = sum(attack == said.ATTACKS[name] for name in names)
+    return jnp.where(active, f, 0)
+
+  labels = of_clients.labels_of(
+    task,
+    key,
+    noise=noise,
+    flipped=attackers('label flip'),
+    uneven=kind.part == 'uneven',
+  )
+  liars = jnp.arange(settings.num_workers) < attackers(
+    'label flip', 'sign flip'
+  )
+  return byzjax.local_round(
+    task.loss_fn,
+    local_optimizer=optax.sgd(learning_rate, settings.momentum),
+    local_state='reset',
+    optimizer=optax.sgd(1.0),
+    num_local_steps=settings.local_steps,
+    num_workers=settings.num_workers,
+    participation=participation(settings, kind, task, labels, f, liars),
+    sampler=sampler_of(settings, kind, task, labels, expert, pools),
+    aggregator=RULES[kind.rule](),
+    attack=byzjax.sign_flip(scale=10.0),
+    byzantine=lambda step: (
+      jnp.arange(settings.num_workers) < attackers('sign flip')
+    ),
+  )
+
+
+def sampler_of(
+  settings: Settings, kind: Kind, task: Task, labels, expert, pools
+) -> byzjax.LocalSampler:
+  """In which order a client takes its examples."""
+  size = settings.batch_size
+  if kind.order == 'vanilla':
+    return data.local_sampler(
+      task.images, labels, batch_size=size, scale=task.scale, shuffled=True
+    )
+  return data.curriculum(
+    task.images,
+    labels,
+    **pools,
+    loss_per_example=loss_per_example_of(task.graphdef),
+    scale=task.scale,
+    batch_size=size,
+    num_local_steps=settings.local_steps,
+    order=kind.order,
+    score=kind.score,
+    expert_params=expert,
+    pacing=kind.pacing,
+    min_pool=settings.min_pool,
+  )
+
+
+def participation(
+  settings: Settings, kind: Kind, task: Task, labels, f: int, liars
+) -> int | byzjax.Participation:
+  """Which clients take part: any of them, or those of a curriculum."""
+  if kind.clients == 'uniform':
+    return settings.num_participants
+  claims = 'claims' in kind.clients
+  drawn = data.client_curriculum(
+    num_workers=settings.num_workers,
+    num_participants=settings.num_participants,
+    total_rounds=settings.rounds,
+    score=data.worker_loss(
+      task.images,
+      labels,
+      loss_per_example=loss_per_example_of(task.graphdef),
+      scale=task.scale,
+    ),
+    order='curriculum' if claims else kind.clients,
+    min_pool=pool_of(kind.clients, f),
+  )
+  return of_clients.claiming(drawn, liars) if claims else drawn
 
 
 def define(settings: Settings) -> list[Cell] | list[OwnCell]:
@@ -218,21 +249,19 @@ def define(settings: Settings) -> list[Cell] | list[OwnCell]:
   made = functools.partial(cell, settings)
   all_cells = {
     'order': [
-      made('order', shards, order, noise=settings.noises)
+      made(Kind('order', shards, order), noise=settings.noises)
       for shards in said.SHARDS
       for order in said.ORDERS
     ],
     'scores': [
-      made('scores', shards, order, score)
+      made(Kind('scores', shards, order, score))
       for shards in said.SHARDS
       for score in said.SCORES[1:]
       for order in said.EXTREMES
     ],
     'pacing': [
       made(
-        'pacing',
-        order=order,
-        pacing=pacing,
+        Kind('pacing', order=order, pacing=pacing),
         learning_rate=rates[len(rates) // 2 :][:1],
         full_at=said.FULL_AT,
         initial_share=said.SHARES,
@@ -241,15 +270,15 @@ def define(settings: Settings) -> list[Cell] | list[OwnCell]:
       for order in said.EXTREMES
     ],
     'attacks': [
-      made('attacks', order=order, rule=rule, attack=attacks)
+      made(Kind('attacks', order=order, rule=rule), attack=attacks)
       for rule in RULES
       for order in ('vanilla', 'curriculum')
     ],
     'clients': [
-      *(made('uneven', clients=clients) for clients in said.CLIENT_ORDERS),
+      *(made(Kind('uneven', clients=who)) for who in said.CLIENT_ORDERS),
       *(
-        made('clients', clients=clients, rule='median', attack=attacks)
-        for clients in said.CLAIMS
+        made(Kind('clients', clients=who, rule='median'), attack=attacks)
+        for who in said.CLAIMS
       ),
     ],
   }
@@ -263,7 +292,7 @@ def keep(rows: Rows, settings: Settings) -> Rows:
   last = tables.keep(rows, metrics=('accuracy', 'validation_accuracy'))
   return [
     row
-    for _, runs in tables.split_by(last, *LABELS, *FIXED)
+    for _, runs in tables.split_by(last, *Kind._fields, *FIXED)
     for row in tables.tuned(runs, 'learning_rate')
   ]
 
