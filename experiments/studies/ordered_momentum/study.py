@@ -53,10 +53,11 @@ VARIANTS = {
   },
   'fashion_mnist': {
     'dataset': 'fashion_mnist',
+    'pooling': 2,
     'num_messages': 16_000,
     'num_orders': 3,
     'schedules': ('16, equal', '16, 1 slow'),
-    'rates': (0.0025, 0.005, 0.01, 0.02, 0.04),
+    'rates': (0.0025, 0.005, 0.0071, 0.01, 0.0141, 0.02, 0.04),
     'more_rates': (0.08, 0.16, 0.32),
     'naive_rates': (0.00125,),
     'has_plain_step': False,

@@ -17,7 +17,7 @@ from ...harness.cells import OwnCell
 from ...harness.programs import split_validation
 from ...harness.settings import Settings as Shared
 from ...harness.settings import option
-from .. import arrivals, mixture
+from .. import arrivals, mixture, pooling
 from .methods import (
   BARRIER,
   NUM_COMPARED,
@@ -39,6 +39,7 @@ ATTACKED = '16, 1 slow'
 class Settings(Shared):
   dataset: str = option('mixture', 'mixture, or an image set of --data_dir.')
   data_dir: str | None = option(None, 'Folder with data sets in TFDS format.')
+  pooling: int = option(1, 'Pixels of an image, k x k, that are one.', low=1)
   num_messages: int = option(8000, 'Gradients of a run.', low=1)
   batch_size: int = option(16, 'Examples of a gradient.', low=1)
   momentum: float = option(0.9, 'Of all methods that have one.')
@@ -90,6 +91,10 @@ def gaussians(settings: Settings) -> Task:
 def images(settings: Settings) -> Task:
   """Images, dealt to the workers."""
   dataset = data.load(settings.dataset, settings.data_dir)
+  dataset = dataset._replace(
+    train_images=pooling.pooled(dataset.train_images, settings.pooling),
+    test_images=pooling.pooled(dataset.test_images, settings.pooling),
+  )
   rest, *validation = split_validation(dataset)
   sets = {
     '': (dataset.test_images, dataset.test_labels),
