@@ -48,8 +48,7 @@ VARIANTS = {
     'parts': ('gap', 'liars'),
     'graphs': ('complete', 'exponential', 'torus', 'ring'),
     'rounds': 120,
-    'learning_rates': (0.1, 0.3, 1.0),
-    'smaller_rates': (0.03,),
+    'smaller_rates': (0.01,),
     'num_evals': 4,
   },
 }
@@ -62,7 +61,7 @@ class Settings(ImageSettings):
   rounds: int = option(200, 'Rounds of training.', low=1)
   batch_size: int = option(16, 'Examples per node and round.', low=1)
   learning_rates: tuple[float, ...] = option(
-    (0.03, 0.1, 0.3), 'To choose from.'
+    (0.03, 0.1, 0.3, 1.0, 3.0), 'To choose from.'
   )
   num_evals: int = option(20, 'Evaluations.', low=4)
   parts: tuple[str, ...] = option(
