@@ -27,6 +27,8 @@ default_role = 'code'  # Docstrings write code in single backticks.
 highlight_language = 'text'  # What has no language is mostly formulas.
 
 html_theme = 'furo'
+html_static_path = ['_static']
+html_css_files = ['wide.css']
 html_title = f'byzjax {version}'
 html_copy_source = False
 html_show_copyright = False

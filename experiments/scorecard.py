@@ -10,6 +10,7 @@ the studies.
 import collections
 import functools
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -139,13 +140,13 @@ def page() -> str:
       [
         f'{_linked(entry)}<br>{claim.paper}',
         claim.says,
+        f'**{claim.verdict}**',
         claim.published + (f' [{claim.evidence}]' if claim.evidence else ''),
         '<br>'.join(map(str, claim.checks)) or '-',
-        f'**{claim.verdict}**',
         entry.study and f'`{entry.study}`',
       ]
     )
-  heads = ['method and paper', 'claim', 'published', 'ours', 'verdict', 'study']
+  heads = ['method and paper', 'claim', 'verdict', 'published', 'ours', 'study']
   letters = sorted({entry.claim.evidence for entry in entries()} - {''})
   return '\n'.join(
     [
@@ -198,6 +199,8 @@ def picture() -> plt.Figure:
     text = claim.verdict
     if claim.checks:
       text += f': {held} of {len(claim.checks)} predictions, {claim.data}'
+    # Longer ones would leave the bar.
+    text = textwrap.shorten(text, 84, placeholder=' ...')
     axes.text(0.01, place, text, va='center')
   axes.invert_yaxis()
   axes.set(xlim=(0, 1), xticks=[])

@@ -34,7 +34,7 @@ def figure(
   """
   known = curves(folder)
   of_cells = {k: v for k, v in tables.split(rows, 'cell').items() if k in known}
-  columns = max(min(4, len(of_cells)), 1)
+  columns = max(min(3, len(of_cells)), 1)
   drawing, axes = pictures.panels(
     -(-len(of_cells) // columns), columns, sharex=True, sharey=True
   )

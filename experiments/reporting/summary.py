@@ -165,7 +165,7 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def claims_block(summary: Summary) -> str:
-  """claim | paper | ours | verdict."""
+  """claim | verdict | paper | ours."""
   lines = []
   for claim in summary.claims:
     published = claim.published
@@ -173,12 +173,12 @@ def claims_block(summary: Summary) -> str:
       published += f' [{claim.evidence}]'
     ours = '<br>'.join(map(str, claim.checks)) or '-'
     lines.append(
-      [claim.says, published, f'{claim.data}: {ours}', f'**{claim.verdict}**']
+      [claim.says, f'**{claim.verdict}**', published, f'{claim.data}: {ours}']
     )
   letters = sorted({c.evidence for c in summary.claims if c.evidence})
   legend = [f'[{letter}]: {EVIDENCE[letter]}.' for letter in letters]
   papers = dict.fromkeys(claim.paper for claim in summary.claims)
-  table = markdown(['claim', 'paper', 'ours', 'verdict'], lines)
+  table = markdown(['claim', 'verdict', 'paper', 'ours'], lines)
   return '\n'.join([*table, '', *legend, f'Paper: {"; ".join(papers)}.'])
 
 

@@ -62,13 +62,13 @@ def test_claims_are_a_table_with_the_paper_and_its_evidence():
     [claim(2.0, published='+1 point', evidence='P'), claim()], [], {}
   )
   head, _, first, second, _, *notes = summary.claims_block(said).splitlines()
-  assert head == '| claim | paper | ours | verdict |'
+  assert head == '| claim | verdict | paper | ours |'
   assert first == (
-    r'| it \| gains | +1 point [P] | digits: points: 2, predicted at least 1:'
-    ' holds | **reproduced** |'
+    r'| it \| gains | **reproduced** | +1 point [P] | digits: points: 2,'
+    ' predicted at least 1: holds |'
   )
   assert (
-    second == r'| it \| gains | no number | digits: - | **not tested here** |'
+    second == r'| it \| gains | **not tested here** | no number | digits: - |'
   )
   assert notes == ['[P]: read in the paper.', 'Paper: Gu 2023.']
   assert [check.value for check in said.checks] == [2.0]
