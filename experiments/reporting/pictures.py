@@ -11,7 +11,9 @@ from ..harness import output
 from . import palette, tables
 from .tables import Pivot, Rows
 
-matplotlib.use('agg')
+# Not in a notebook, which has chosen how to show them.
+if matplotlib.get_backend(auto_select=False) is None:
+  matplotlib.use('agg')
 
 
 def save(figure: plt.Figure, path: pathlib.Path, dpi: int = 100) -> None:

@@ -1,5 +1,9 @@
 """Colours, and what pictures draw."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
@@ -89,3 +93,22 @@ def test_a_heatmap_is_a_picture_with_its_whole_title(tmp_path):
   pictures.save(figure, tmp_path / 'table.png')
   assert (tmp_path / 'table.png').read_bytes().startswith(b'\x89PNG')
   assert not plt.fignum_exists(figure.number)
+
+
+@pytest.mark.parametrize(('chosen', 'found'), [('svg', 'svg'), ('', 'agg')])
+def test_who_has_chosen_how_to_show_pictures_keeps_it(chosen, found):
+  code = (
+    'from experiments.reporting import pictures; import matplotlib;'
+    ' print(matplotlib.get_backend())'
+  )
+  environment = {k: v for k, v in os.environ.items() if k != 'MPLBACKEND'}
+  if chosen:
+    environment['MPLBACKEND'] = chosen
+  said = subprocess.run(
+    [sys.executable, '-c', code],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert said.stdout.strip() == found
