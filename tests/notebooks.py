@@ -1,6 +1,7 @@
 """The notebooks of `colabs/`: their code, run as one program; and as kept.
 
-`python -m tests.notebooks` strips outputs and execution counts from all files.
+`python -m tests.notebooks` strips outputs and execution counts from all files,
+and numbers their cells.
 """
 
 import json
@@ -44,7 +45,9 @@ def run(path: pathlib.Path) -> dict:
 def stripped(path: pathlib.Path) -> str:
   """The file as it should be kept: what was written, and nothing that ran."""
   notebook = json.loads(path.read_text())
-  for cell in notebook['cells']:
+  for number, cell in enumerate(notebook['cells']):
+    # A cell has an id since version 4.5 of the format.
+    cell['id'] = f'cell-{number:02}'
     cell['metadata'] = {}
     if cell['cell_type'] == 'code':
       cell |= {'execution_count': None, 'outputs': []}
