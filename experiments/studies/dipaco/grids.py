@@ -16,7 +16,7 @@ from ...harness.cells import Rows
 from ...reporting import pictures, tables
 from ...reporting.summary import Check, Claim, Summary, claims_about, pivots
 
-ALONE: dict[str, Any] = {'outer': (1.0, 0.0)}
+ALONE: dict[str, Any] = {'has_server': False}
 LARGE = 'DiPaCo, 4 x 4'
 SOURCE = 'Douillard et al. 2024, arXiv:2403.10616'
 

@@ -15,7 +15,6 @@ from byzjax import data, models
 from ...harness.cells import Program
 from . import languages, paths
 
-DILOCO = (0.7, 0.9)
 SETS = ('train', 'router', 'test')
 
 
@@ -26,7 +25,7 @@ class Kind(NamedTuple):
   routing: str  # none, k-means, product, discriminative
   num_documents: int
   rates: tuple[float, ...]
-  outer: tuple[float, float] = DILOCO
+  has_server: bool = True  # or rounds end with the average
   rounds_factor: float = 1
   batch_factor: int = 1
   rule: str = 'mean'
@@ -95,7 +94,7 @@ def begin(settings, seeds: tuple[int, ...]) -> Start:
   """The dense model after its first steps on all documents, for all seeds."""
   params = byzjax.stack([network(settings, seed)[1] for seed in seeds])
   count = len(corpus_of(settings, seeds[0]).train)
-  dense = Kind(((0, 0),), 'none', count, (settings.first_rate,), (1.0, 0.0))
+  dense = Kind(((0, 0),), 'none', count, (settings.first_rate,), False)
   # A tenth of the way down its own schedule.
   total = 10 * settings.pretraining_steps
   runs = runs_of(settings, dense, seeds, total, stream=0)
@@ -134,7 +133,9 @@ def runs_of(
     settings.batch_size * kind.batch_factor,
     settings.num_local_steps,
     settings.prefix,
-    kind.outer,
+    (settings.outer_rate, settings.outer_momentum)
+    if kind.has_server
+    else (1.0, 0.0),
   )
   num_paths = len(shape.paths)
   rng = np.random.default_rng(0)

@@ -97,6 +97,8 @@ class Settings(Shared):
   num_local_steps: int = option(20, 'H.', low=1)
   batch_size: int = option(8, 'Documents.', low=1)
   learning_rates: tuple[float, ...] = option((0.005, 0.01), 'Of AdamW; a grid.')
+  outer_rate: float = option(0.7, 'Of the Nesterov steps of the server.', low=0)
+  outer_momentum: float = option(0.9, 'And their momentum.', low=0)
   num_evals: int = option(4, 'Evaluations of a run; even.', low=2)
 
 
@@ -117,7 +119,7 @@ def define(settings: Settings) -> list[OwnCell]:
   flat = tuple((i, i) for i in range(4))
   rates = settings.learning_rates
   everything = settings.num_documents
-  alone = {'outer': (1.0, 0.0)}
+  alone = {'has_server': False}
 
   def cell(part, method, routes, routing, count=everything, **more):
     labels = {'part': part, 'method': method, 'documents': count}
