@@ -58,7 +58,7 @@ def summarise(rows: Rows, settings: Any, final, less) -> Summary:
   dense = final(groups['grids', 'dense'])
   rate = settings.learning_rates[-1]
   attacks['mean', '0 of 16'] = tables.final(
-    tables.select(groups['grids', LARGE], rate=rate), 'perplexity'
+    tables.select(groups['grids', LARGE], rate=rate), 'loss'
   )
   for (part, method), of in groups.items():
     if part == 'grids':
@@ -71,13 +71,13 @@ def summarise(rows: Rows, settings: Any, final, less) -> Summary:
       )
     else:
       rule, liars = method.removeprefix(f'{LARGE}, ').split(', ')
-      attacks[rule, liars] = final(of)
+      attacks[rule, liars] = final(of, 'loss')
   return Summary(
     claims=claims_of(grids, attacks, settings, less),
     tables=pivots(
       [
         ('Test perplexity of texts after the prefix', grids, 3),
-        ('Test perplexity with a liar among four on each of two modules',
+        ('Test loss (nats) with a liar among four on each of two modules',
          attacks, 2),
       ]
     ),
@@ -93,8 +93,8 @@ def claims_of(grids, attacks, settings, less) -> list[Claim]:
     return less(*ends)
 
   def cost(rule):
-    clean = attacks['mean', '0 of 16']
-    return float(np.mean(100 * (attacks[rule, '1 of 16'] / clean - 1)))
+    added = attacks[rule, '1 of 16'] - attacks['mean', '0 of 16']
+    return float(np.mean(100 * np.expm1(added)))
 
   return [
     claim(
@@ -151,7 +151,7 @@ def draw(grids, attacks):
   pictures.bars(
     panels[0][1],
     {f'{rule}, {liars}': values for (rule, liars), values in attacks.items()},
-    'test perplexity',
+    'test loss (nats)',
   )
   panels[0][1].set_title('4 x 4 paths, workers that lie')
   return figure
