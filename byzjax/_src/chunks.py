@@ -98,10 +98,11 @@ def _by_weights(rule, over, weights, key, axes):
   norms, _ = over(lambda x: (reductions.squared_norms(x), None))
   norms = lax.psum(norms, axes)
   mask = nonfinite.usable_norms(norms)
-  center = rules.median_norm_index(norms, mask)
+  known = rules.counted(mask, weights)
+  center = rules.median_norm_index(norms, known)
 
   def center_of(x):
-    return jnp.where(jnp.any(mask), x[center], 0)
+    return jnp.where(jnp.any(known), x[center], 0)
 
   inner, _ = over(
     lambda x: (reductions.centered_gram(x, center_of(x), mask), None)
@@ -114,7 +115,9 @@ def _by_weights(rule, over, weights, key, axes):
   def combined(x):
     if gram_rule.selects_one:
       return None, reductions.select(weights, x)
-    about = None if gram_rule.selects else center_of(x)
+    about = None
+    if not gram_rule.selects:
+      about = jnp.where(jnp.any(weights != 0), center_of(x), 0)
     return None, reductions.combine(weights, x, about)
 
   _, vector = over(combined)

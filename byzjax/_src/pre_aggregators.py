@@ -26,8 +26,7 @@ def from_matrix(
     given = calls.relative_weights(
       name, worker_weights, len(x), supported=weighted
     )
-    gram, center = rules.gram_of(x, axis_name=axis_name)
-    gram = rules.weighted_gram(gram, given)
+    gram, center = rules.gram_of(x, weights=given, axis_name=axis_name)
     mixed = reductions.mix(matrix_fn(gram, key), x, center, gram.mask)
     return layout.unravel_rows(mixed), state
 
@@ -53,9 +52,12 @@ def from_factors(
     factors = factors_fn(jnp.where(mask, squared_norms, 0), mask)
     return jnp.where(mask, factors, 1).astype(squared_norms.dtype), state
 
-  def apply(messages, state, *, key=None, axis_name=None):
+  def apply(messages, state, *, key=None, axis_name=None, worker_weights=None):
     x, layout = flat.ravel_rows(name, messages)
-    rows, state, _ = scale(factors_with_state, Rows(x), state, key, axis_name)
+    given = calls.relative_weights(name, worker_weights, len(x), supported=True)
+    rows, state, _ = scale(
+      factors_with_state, Rows(x), state, key, axis_name, given
+    )
     return layout.unravel_rows(rows.written()), state
 
   return base.PreAggregator(
@@ -73,9 +75,17 @@ def scale(
   state: base.State,
   key: jax.Array | None,
   axis_name: base.AxisName,
+  weights: jax.Array | None = None,
 ) -> tuple[Rows, base.State, jax.Array]:
-  """`s_i x_i` for every message, NaN where it is masked; and the factors s."""
+  """`s_i x_i` for every message, NaN where it is masked; and the factors s.
+
+  Workers of weight 0 count as messages of length 0, whatever they sent.
+  """
   norms = reductions.squared_norms(rows, axis_name=axis_name)
   mask = nonfinite.usable_norms(norms)
-  factors, state = factors_fn(norms, mask, state, key=key)
+  seen, known = norms, mask
+  if weights is not None:
+    seen = jnp.where(weights > 0, norms, 0)
+    known = mask | (weights <= 0)
+  factors, state = factors_fn(seen, known, state, key=key)
   return rows.scaled(factors, mask), state, factors

@@ -167,11 +167,15 @@ def from_gram_rule(rule: base.GramRule, name: str) -> base.Aggregator:
 
   def aggregate(rows, state, call):
     center = rule.center and flat_vector(rule.center(state), rows.dtype)
-    gram, center = gram_of(rows, center, axis_name=call.axis_name)
-    gram = weighted_gram(gram, call.worker_weights)
+    gram, center = gram_of(
+      rows, center, weights=call.worker_weights, axis_name=call.axis_name
+    )
     info, state = rule.weights(gram, state, key=call.key)
     assert info.weights is not None
     weights = jnp.where(gram.mask, info.weights, 0).astype(rows.dtype)
+    if rule.center is None:
+      # A rule that takes no message has the aggregate zero, not the centre.
+      center = jnp.where(jnp.any(weights != 0), center, 0)
     if rule.selects_one:
       y = reductions.select(weights, rows)
     else:
@@ -208,21 +212,37 @@ def gram_of(
   x: jax.Array | Rows,
   center: jax.Array | None = None,
   *,
+  weights: jax.Array | None = None,
   axis_name: base.AxisName = None,
 ) -> tuple[base.Gram, jax.Array]:
-  """The Gram matrix of the rows of `[n, d]`, and the centre [d] it is about."""
+  """The Gram matrix of the rows of `[n, d]`, and the centre [d] it is about.
+
+  `weights` float[n] are those of the workers; one without weight is never the
+  centre.
+  """
   norms = reductions.squared_norms(x, axis_name=axis_name)
   mask = nonfinite.usable_norms(norms)
   if center is None:
-    center = median_norm_row(x, norms, mask)
+    center = median_norm_row(x, norms, counted(mask, weights))
   inner = reductions.centered_gram(x, center, mask, axis_name=axis_name)
-  return base.Gram(inner, jnp.where(mask, norms, 0), mask), center
+  gram = base.Gram(inner, jnp.where(mask, norms, 0), mask)
+  return weighted_gram(gram, weights), center
+
+
+def counted(mask: jax.Array, weights: jax.Array | None) -> jax.Array:
+  """The usable messages of workers that have a weight: bool[n]."""
+  return mask if weights is None else mask & (weights > 0)
 
 
 def median_norm_row(
   x: jax.Array | Rows, squared_norms: jax.Array, mask: jax.Array
 ) -> jax.Array:
-  """The usable row of (lower) median norm, which a minority cannot choose."""
+  """The usable row of (lower) median norm.
+
+  A minority cannot choose its length. It can choose its direction, by a message
+  of just that length; distances then lose digits to rounding, by about 1e-7 of
+  the squared length.
+  """
   row = as_rows(x).row(median_norm_index(squared_norms, mask))
   return jnp.where(jnp.any(mask), row, 0)
 

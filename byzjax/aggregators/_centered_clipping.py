@@ -141,7 +141,9 @@ def centered_clipping(
     if quantile is None:
       return clip_factors(squared, radius)
     unit = distance_quantile(squared, usable, quantile, weights)
-    return clip_factors(squared, radius * unit)
+    # An infinite radius times a distance of zero is no number.
+    length = jnp.where(unit > 0, radius * unit, 0)
+    return clip_factors(squared, length)
 
   def weights(gram, state, *, key=None):
     """Coefficients a of `v_L - v_0 = sum_i a_i (x_i - v_0)`."""

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from byzjax._src import (
   base,
@@ -144,24 +143,18 @@ def clustering(*, linkage: str = 'complete') -> base.Aggregator:
   """
   _check_linkage('clustering', linkage)
 
-  def weights(gram, state, *, key=None):
-    del key
-    distances = cosine_distances(jax.lax.stop_gradient(gram))
-    kept = larger_cluster(distances, gram.mask, linkage)
-    return base.AggregationInfo(reductions.shares(kept), kept=kept), state
-
+  # No function of the Gram matrix: angles would lose too many digits.
   def aggregate(rows, state, call):
     norms = reductions.squared_norms(rows, axis_name=call.axis_name)
     mask = nonfinite.usable_norms(norms)
     gram = gram_of_directions(rows, norms, mask, call.axis_name)
-    info, state = weights(gram, state)
-    info = info._replace(weights=info.weights.astype(rows.dtype), mask=mask)
-    return reductions.combine(info.weights, rows), state, info
+    distances = cosine_distances(jax.lax.stop_gradient(gram))
+    kept = larger_cluster(distances, mask, linkage)
+    weights = reductions.shares(kept).astype(rows.dtype)
+    info = base.AggregationInfo(weights, mask, kept=kept)
+    return reductions.combine(weights, rows), state, info
 
-  rule = base.GramRule(optax.init_empty_state, weights, selects=True)
-  return calls.from_rows(
-    'clustering', aggregate, gram_rule=rule, takes_norms=True
-  )
+  return calls.from_rows('clustering', aggregate, takes_norms=True)
 
 
 @recipes.factory

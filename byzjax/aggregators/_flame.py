@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from byzjax._src import (
   base,
@@ -103,13 +102,5 @@ def flame(
       y += (noise * limit).astype(y.dtype) * drawn
     return y, state, info
 
-  if not silent:
-    return calls.from_rows(name, aggregate, takes_norms=True)
-
-  def weights(gram, state, *, key=None):
-    del key
-    norms = reductions.sqrt(gram.squared_norms)
-    return info_of(gram, norms)[0], state
-
-  rule = base.GramRule(optax.init_empty_state, weights, selects=True)
-  return calls.from_rows(name, aggregate, gram_rule=rule, takes_norms=True)
+  # No function of the Gram matrix: angles would lose too many digits.
+  return calls.from_rows(name, aggregate, takes_norms=True)

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from byzjax._src import (
   base,
@@ -219,16 +218,9 @@ def fools_gold(
     return reductions.combine(info.weights, rows), state, info
 
   options = {'weighted': True, 'takes_norms': True}
+  # No function of the Gram matrix: angles would lose too many digits.
   if num_workers is None:
-
-    def weights(gram, state, *, key=None):
-      del key
-      return info_of(gram), state
-
-    rule = base.GramRule(
-      optax.init_empty_state, weights, selects=True, weighted=True
-    )
-    return calls.from_rows(name, aggregate, gram_rule=rule, **options)
+    return calls.from_rows(name, aggregate, **options)
 
   def init(params):
     return FoolsGoldState(kept_rows.zeros(params, num_workers))

@@ -198,19 +198,27 @@ def _after(mixer, view, state, call):
   axes = call.axis_name
   if mixer.factors:
     rows, state, scale = pre_aggregators.scale(
-      mixer.factors, message_rows.as_rows(view.rows), state, call.key, axes
+      mixer.factors,
+      message_rows.as_rows(view.rows),
+      state,
+      call.key,
+      axes,
+      # Rows that were mixed before are nobody's.
+      None if view.factors is None else call.worker_weights,
     )
     factors = None if view.factors is None else view.factors * scale
     return _View(None, rows, view.layout, factors), state
   if mixer.matrix:
     rows = message_rows.as_rows(view.rows)
-    gram, _ = rules.gram_of(rows, axis_name=axes)
-    gram = rules.weighted_gram(gram, call.worker_weights)
+    weights = call.worker_weights
+    gram, _ = rules.gram_of(rows, weights=weights, axis_name=axes)
     matrix, state = mixer.matrix(gram, state, key=call.key)
     mixed = reductions.Mixture(
       matrix,
       rows,
-      rules.median_norm_index(gram.squared_norms, gram.mask),
+      rules.median_norm_index(
+        gram.squared_norms, rules.counted(gram.mask, weights)
+      ),
       gram.mask,
       jnp.any(matrix != 0, axis=1),
     )

@@ -18,7 +18,8 @@ def alie_factor(
 
   Args:
     num_workers: n, an integer; may be traced, like f.
-    num_byzantine: f, an integer with `0 <= f < n/2`.
+    num_byzantine: f, an integer. From `n/2` on nobody has to support the
+      attack, and the probability above is `1 - 1 / (2n)`.
 
   Returns:
     z, a float scalar. With few Byzantine workers, such as (n, f) = (8, 1), z is
@@ -37,7 +38,10 @@ def alie_factor(
   checks.check_integer('alie_factor', 'num_workers', n, 1)
   checks.check_integer('alie_factor', 'num_byzantine', f)
   supporters = n // 2 + 1 - f
-  return jax.scipy.special.ndtri((n - f - supporters) / jnp.asarray(n - f))
+  share = (n - f - supporters) / jnp.maximum(jnp.asarray(n - f), 1)
+  return jax.scipy.special.ndtri(
+    jnp.minimum(share, 1 - 0.5 / jnp.maximum(n, 1))
+  )
 
 
 @recipes.factory
@@ -53,7 +57,8 @@ def alie(*, z: base.Scalar | None = None, ddof: int = 1) -> base.Attack:
 
   Args:
     z: number of standard deviations; None for `alie_factor(n, f)`, with f the
-      number of Byzantine workers in the mask. May be traced.
+      number of Byzantine workers in the mask, and n that of all workers whose
+      messages are finite. May be traced.
     ddof: s divides the squares by (number of honest messages - ddof); 0 or 1.
 
   Returns:
@@ -82,8 +87,10 @@ def alie(*, z: base.Scalar | None = None, ddof: int = 1) -> base.Attack:
   def row(view):
     mean = _message.mean_of(view)
     std = reductions.rows_std(view.x, view.is_honest, mean, ddof=ddof)
-    n = view.is_honest.shape[0]
-    shift = alie_factor(n, (~view.is_honest).sum()) if z is None else z
+    f = view.is_byzantine.sum()
+    # Who is absent, or sent a NaN, is no attacker.
+    n = view.is_honest.sum() + f
+    shift = alie_factor(n, f) if z is None else z
     return mean - jnp.asarray(shift).astype(mean.dtype) * std
 
   return _message.from_honest('alie', row)

@@ -102,8 +102,9 @@ def relocated_orthogonal_perturbation(
     radians = jnp.deg2rad(jnp.asarray(angle, view.x.dtype))
     push = jnp.sin(radians) * across + jnp.cos(radians) * r
     push = _message.unit(push, view.axis_name)
-    n = view.x.shape[0]
-    length = _alie.alie_factor(n, view.is_byzantine.sum()) if z is None else z
+    f = view.is_byzantine.sum()
+    n = view.is_honest.sum() + f
+    length = _alie.alie_factor(n, f) if z is None else z
     return place + jnp.asarray(length).astype(push.dtype) * push, state
 
   def observe(state, aggregate):

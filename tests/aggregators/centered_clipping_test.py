@@ -140,3 +140,11 @@ def test_the_whole_quantile_is_the_mean_and_none_is_the_nearest():
     lambda q: byzjax.centered_clipping(radius=1.0, quantile=q)(jnp.asarray(X))
   )(jnp.array([0.0, 1.0]))
   np.testing.assert_allclose(swept[1], clip(1.0), 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize('num_iterations', [1, 2])
+def test_an_infinite_radius_of_a_distance_of_zero_clips_to_zero(num_iterations):
+  rule = byzjax.centered_clipping(
+    radius=jnp.inf, quantile=0.5, num_iterations=num_iterations
+  )
+  np.testing.assert_array_equal(rule(jnp.zeros((5, 3))), 0)

@@ -87,3 +87,12 @@ def test_monna_of_an_unusable_reference_is_nothing():
       aggregate, _, info = _compiled(make)(jnp.asarray(x))
       np.testing.assert_array_equal(aggregate, np.zeros(tables.SIZE))
       np.testing.assert_array_equal(info.weights, np.zeros(N))
+
+
+def test_monna_behind_mixing_of_an_unusable_reference_is_nothing():
+  x = jnp.asarray(np.float32(tables.random_messages(2))).at[0].set(jnp.nan)
+  rule = byzjax.pre_aggregate(
+    byzjax.nearest_neighbor_mixing(num_byzantine=1),
+    byzjax.monna(num_byzantine=4, reference_worker=0),
+  )
+  np.testing.assert_array_equal(rule(x), 0)

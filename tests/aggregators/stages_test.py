@@ -273,3 +273,12 @@ def test_the_diagnosis_uses_the_state_and_the_weights_it_is_given():
   assert info.factors[3] == 1 and info.factors[1] < 0.1
   expected = np.asarray(info.factors) * (np.arange(N) + 1) / 66
   np.testing.assert_allclose(info.weights, expected, 1e-5)
+
+
+def test_adaptive_clipping_does_not_count_who_is_absent():
+  rule = byzjax.pre_aggregate(
+    byzjax.adaptive_clipping(num_byzantine=1), byzjax.mean()
+  )
+  x = jnp.array([[1.0], [1.0], [1.0], [1e6], [1e9], [jnp.nan]])
+  weights = jnp.array([1.0, 1, 1, 1, 0, 0])
+  np.testing.assert_allclose(rule(x, worker_weights=weights), rule(x[:4]))

@@ -241,3 +241,34 @@ def test_cap_weights_refuses_a_cap_that_cannot_be():
     byzjax.cap_weights(jnp.ones(4), max_share=0.2)
   with pytest.raises(ValueError, match='worker_weights to be finite, >= 0'):
     byzjax.cap_weights(jnp.array([1.0, -1.0]), max_share=0.5)
+
+
+@pytest.mark.parametrize(
+  'rule',
+  [
+    byzjax.geometric_median(),
+    byzjax.pre_aggregate(
+      byzjax.nearest_neighbor_mixing(num_byzantine=1), byzjax.mean()
+    ),
+    byzjax.pre_aggregate(
+      byzjax.nearest_neighbor_mixing(num_byzantine=1), byzjax.trimmed_mean(
+        num_byzantine=1
+      )
+    ),
+  ],
+  ids=['geometric_median', 'nnm_mean', 'nnm_trimmed_mean'],
+)  # fmt: skip
+def test_workers_without_weight_do_not_choose_the_centre(rule):
+  x = 1 + 0.1 * np.float32(tables.random_messages(3))[:8]
+  x[3:] *= 1e12
+  weights = jnp.array([1.0, 1, 1, 0, 0, 0, 0, 0])
+  result = np.asarray(rule(jnp.asarray(x), worker_weights=weights))
+  assert (x[:3].min(0) - 1e-5 <= result).all()
+  assert (result <= x[:3].max(0) + 1e-5).all()
+
+
+def test_nobody_who_counts_means_zero():
+  x = jnp.asarray(np.float32(tables.random_messages(3))[:4]).at[0].set(jnp.nan)
+  weights = jnp.array([1.0, 0, 0, 0])
+  result = byzjax.geometric_median()(x, worker_weights=weights)
+  np.testing.assert_array_equal(result, 0)

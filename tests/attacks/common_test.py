@@ -214,6 +214,28 @@ def test_alie_counts_the_attackers_in_the_mask():
     )
 
 
+def test_alie_does_not_take_absent_workers_for_attackers():
+  x = np.float32(tables.random_messages(5))
+  bad = np.arange(N) < 3
+  absent = np.concatenate([x, np.full((4, x.shape[1]), np.nan, np.float32)])
+  found = byzjax.alie().apply(
+    jnp.asarray(absent), (), is_byzantine=jnp.arange(N + 4) < 3
+  )[0]
+  sent = _apply(byzjax.alie, x, bad)[0]
+  np.testing.assert_allclose(found[0], sent, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize('f', [5, 6, 9])
+def test_alie_of_a_majority_sends_numbers(f):
+  # Ten drawn workers, of whom half or more attack.
+  assert np.isfinite(byzjax.alie_factor(10, f))
+  x = np.float32(tables.random_messages(5))[:10]
+  sent = byzjax.alie().apply(
+    jnp.asarray(x), (), is_byzantine=jnp.arange(10) < f
+  )[0]
+  assert np.isfinite(sent).all()
+
+
 def test_alie_ddof():
   with pytest.raises(ValueError, match='alie needs ddof to be 0 or 1, got 2'):
     byzjax.alie(ddof=2)
