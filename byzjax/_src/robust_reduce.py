@@ -84,7 +84,9 @@ def robust_reduce(
     num_chunks: the number of parts in which coordinates are sent, one after the
       other: more parts need less memory and more time. For rules that treat
       each coordinate apart, and for those that compute weights from distances,
-      which then send everything three times. Not with a state or an attack.
+      which then send everything three times, and mask a message whose squared
+      norm is too large for its dtype also where the rule is the mean. Not for
+      rules that compare angles, nor with a state or an attack.
     return_info: whether to return diagnostics, such as masks and weights.
 
   Returns:

@@ -99,7 +99,9 @@ def from_weights(
   """A rule from a function of the Gram matrix to weights.
 
   `aggregate = c + sum_i w_i (x_i - c)` with `w = weights_fn(gram)`, where c is
-  the finite message of median norm. Messages whose squared norm is not finite
+  the finite message of median norm. Distances are as exact as float32 keeps
+  them around c: where an attacker's message happens to have that norm, to about
+  1e-3 of its length. Messages whose squared norm is not finite
   (or would overflow sums of distances) are masked: their rows of the Gram
   matrix are zero and `weights_fn` must give them weight 0. If every message is
   masked the aggregate is zero.
