@@ -28,6 +28,9 @@ def qsgd_codec(*, norm: str = 'l2') -> base.Codec:
   whole vector. The paper encodes positions in Elias code; here it is
   Golomb-Rice code, as in `sparsign_codec`.
 
+  A message with a NaN or inf, or with a norm that overflows, has a scale that
+  is not finite, so the server masks the whole message.
+
   Args:
     norm: 'l2' or 'linf' (the largest magnitude).
 
@@ -55,10 +58,13 @@ def qsgd_codec(*, norm: str = 'l2') -> base.Codec:
     )
 
   def scale_of(x, axis_name):
+    largest = _largest(x, axis_name)
     if norm == 'linf':
-      return _largest(x, axis_name)
+      return largest
+    # Squares of the entries themselves could over- or underflow.
+    x = _over(x, largest)
     squares = reductions.squared_norms(x[None], axis_name=axis_name)
-    return reductions.sqrt(squares[0])
+    return largest * jnp.sqrt(squares[0])
 
   def prepare(x, num_coordinates, axis_name):
     del num_coordinates, axis_name
@@ -74,7 +80,8 @@ def terngrad_codec(*, clip: base.Scalar | None = None) -> base.Codec:
   `C(x)[j] = s sign(x[j])` with probability `|x[j]| / s`, else 0, where `s =
   max |x|`; `E C(x) = x`. Without clipping this is `qsgd_codec(norm='linf')`.
   The paper clips first, at 2.5 standard deviations of the entries, and
-  quantizes layer by layer; here the message is one vector.
+  quantizes layer by layer; here the message is one vector. A message with a NaN
+  or inf has a scale that is not finite, so the server masks the whole message.
 
   Args:
     clip: clip entries at this many standard deviations (of all entries, about
@@ -104,19 +111,35 @@ def terngrad_codec(*, clip: base.Scalar | None = None) -> base.Codec:
   def prepare(x, num_coordinates, axis_name):
     if clip is None:
       return x
+    largest = _largest(x, axis_name)
+    # In units of the largest, so that squares do not over- or underflow.
     # Padding is zero, and so in neither sum.
-    total = reductions.psum(jnp.sum(x), axis_name)
-    squares = reductions.squared_norms(x[None], axis_name=axis_name)[0]
+    y = _over(x, largest)
+    total = reductions.psum(jnp.sum(y), axis_name)
+    squares = reductions.squared_norms(y[None], axis_name=axis_name)[0]
     mean = total / num_coordinates
-    limit = clip * reductions.sqrt(squares / num_coordinates - mean**2)
+    std = reductions.sqrt(squares / num_coordinates - mean**2)
+    limit = clip * std * largest
     return jnp.clip(x, -limit, limit)
 
   return _scaled_ternary('terngrad_codec', prepare, _largest)
 
 
 def _largest(x: jax.Array, axis_name: base.AxisName) -> jax.Array:
+  """The largest magnitude; NaN if an entry is NaN: [D] -> []."""
   largest = jnp.max(jnp.abs(x))
-  return largest if axis_name is None else lax.pmax(largest, axis_name)
+  if axis_name is None:
+    return largest
+  # The maximum over devices may drop a NaN, a sum does not.
+  zero_or_nan = jnp.where(jnp.isnan(largest), largest, 0)
+  return lax.pmax(largest, axis_name) + lax.psum(zero_or_nan, axis_name)
+
+
+def _over(x: jax.Array, scale: jax.Array) -> jax.Array:
+  """`x / s`, and `x` for a zero scale."""
+  # XLA takes x (1 / s) instead, and 1 / s of the largest numbers is zero.
+  unit = jnp.where(scale > 1, 2.0**-24, 1).astype(x.dtype)
+  return (unit * x) / jnp.where(scale == 0, 1, unit * scale)
 
 
 def _scaled_ternary(name, prepare, scale_of) -> base.Codec:
@@ -126,13 +149,11 @@ def _scaled_ternary(name, prepare, scale_of) -> base.Codec:
     key = draws.require_key(name, key)
     x = prepare(x, num_coordinates, axis_name)
     scale = scale_of(x, axis_name)
-    budget = 1 / jnp.where(scale > 0, scale, 1)
-    ternary = _sparsign.sparsign(x, budget, key, axis_name)
+    ternary = _sparsign.sparsign(_over(x, scale), 1, key, axis_name)
     return ScaledTernary(bits.pack_ternary(ternary), scale), state
 
   def decode(payload):
-    ternary = bits.unpack_ternary(payload.planes)
-    return jnp.where(ternary == 0, 0, payload.scale * ternary)
+    return _decoded(bits.unpack_ternary(payload.planes), payload.scale)
 
   def bits_per_message(payload, num_coordinates):
     scale_bits = 8 * payload.scale.dtype.itemsize
@@ -146,11 +167,19 @@ def _scaled_ternary(name, prepare, scale_of) -> base.Codec:
 def constrain(x, *, num_coordinates, axis_name=None):
   """Values -s, 0 and s close to x: what a Byzantine worker can send."""
   # Ternary weights of Li, Zhang, Liu, 2016, arXiv:1605.04711: nearly the
-  # nearest, without a sort.
-  size = jnp.abs(x)
+  # nearest, without a sort. In units of the largest: sums do not overflow.
+  largest = _largest(x, axis_name)
+  size = jnp.abs(_over(x, largest))
   mean = reductions.psum(jnp.sum(size), axis_name) / num_coordinates
   kept = size > 0.7 * mean
   count = reductions.psum(jnp.sum(kept), axis_name)
   total = reductions.psum(jnp.sum(jnp.where(kept, size, 0)), axis_name)
-  scale = total / jnp.maximum(count, 1)
-  return jnp.where(kept, scale * jnp.sign(x), 0)
+  scale = largest * (total / jnp.maximum(count, 1))
+  return _decoded(jnp.where(kept, jnp.sign(x), 0), scale)
+
+
+def _decoded(ternary: jax.Array, scale: jax.Array) -> jax.Array:
+  # NaN where it is zero too: else a message that is not finite would look like
+  # zeros, which nobody masks.
+  decoded = jnp.where(ternary == 0, 0, scale * ternary)
+  return jnp.where(jnp.isfinite(scale), decoded, jnp.nan)

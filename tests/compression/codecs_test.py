@@ -11,6 +11,9 @@ import byzjax
 from byzjax._src import bits
 from tests.compression.messages import CODECS, KEY, pad, send, vector
 
+MAGNITUDES = (
+  'scaled_sign', 'scaled_sign_abstain', 'qsgd_l2', 'qsgd_linf', 'terngrad'
+)  # fmt: skip
 D = 77  # neither a multiple of 32 nor even
 
 
@@ -184,8 +187,11 @@ def test_a_message_that_is_not_finite_is_seen_by_the_server():
   for bad in (np.nan, np.inf):
     x = vector(D)
     x[5] = bad
-    for name in ('scaled_sign', 'scaled_sign_abstain'):
+    for name in MAGNITUDES:
       assert not np.isfinite(send(CODECS[name], x)[0]).any()
+    for name in ('qsgd_l2', 'scaled_sign_abstain'):
+      constrained = CODECS[name].constrain(pad(x), num_coordinates=D)
+      assert not np.isfinite(constrained).any()
     assert not np.isfinite(send(CODECS['top_k'], x)[0]).all()
 
 
@@ -261,6 +267,40 @@ def test_qsgd_is_ternary_and_unbiased(name):
   probability = np.abs(x) / scale
   slack = 5 * scale * np.sqrt(probability * (1 - probability) / 4000) + 1e-5
   assert (np.abs(_mean_of_draws(name) - x) <= slack).all()
+
+
+@pytest.mark.parametrize('name', ['qsgd_l2', 'qsgd_linf', 'terngrad'])
+@pytest.mark.parametrize('size', [1e-30, 1e20, 2e37])
+def test_scales_whose_squares_do_not_fit_the_dtype(name, size):
+  x = vector(D)
+  x /= np.abs(x).max()
+  expected = send(CODECS[name], x)[0]
+  decoded = send(CODECS[name], np.float32(size) * x)[0]
+  np.testing.assert_allclose(decoded / np.float32(size), expected, 1e-5)
+  assert expected.any()
+  if name != 'terngrad':
+    one = np.array([0.0, -3e38, 0.0], np.float32)
+    np.testing.assert_array_equal(send(CODECS[name], one)[0], one)
+    again = CODECS[name].constrain(pad(one), num_coordinates=3)[:3]
+    np.testing.assert_array_equal(again, one)
+  assert not send(CODECS[name], 0 * x)[0].any()
+
+
+@pytest.mark.parametrize('name', MAGNITUDES)
+def test_a_nan_on_one_device_is_seen_on_all(name):
+  x = pad(vector(128)).at[37].set(jnp.nan)
+  mesh = jax.make_mesh(
+    (4,), ('parts',), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+
+  @functools.partial(
+    jax.shard_map, mesh=mesh, in_specs=jax.P('parts'), out_specs=jax.P('parts')
+  )
+  def sent(part):
+    known = {'num_coordinates': 128, 'axis_name': 'parts'}
+    return CODECS[name].decode(CODECS[name].encode(part, (), KEY, **known)[0])
+
+  assert np.isnan(jax.jit(sent)(x)).all()
 
 
 def test_terngrad_clips_first():
