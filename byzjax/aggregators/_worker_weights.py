@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks
+from byzjax._src import base, checks, nonfinite
 
 
 def cap_weights(weights: jax.Array, *, max_share: base.Scalar) -> jax.Array:
@@ -15,17 +15,24 @@ def cap_weights(weights: jax.Array, *, max_share: base.Scalar) -> jax.Array:
   workers have at most the total weight `f c`, which must be below one half for
   any robust rule.
 
-  If fewer than 1/c workers have a positive weight, these get equal shares.
+  If fewer than 1/c workers have a positive weight, these get equal shares. If
+  no worker has one, all shares are zero, which no rule accepts as weights
+  (traced zeros are not checked). What is below the smallest normal number of
+  the dtype, 1.2e-38 in float32, counts as zero.
 
   Args:
-    weights: w float[n], non-negative, such as sample counts or trust scores.
+    weights: w float[n], finite and non-negative, such as sample counts or trust
+      scores. Traced weights are not checked: a negative weight, NaN or inf
+      counts as zero.
     max_share: c with `1/n <= c <= 1`; may be traced.
 
   Returns:
-    p float[n], which sums to one: the `worker_weights` of a rule.
+    p float[n], which sums to one unless all weights are zero: the
+    `worker_weights` of a rule.
 
   Raises:
-    ValueError: if the weights are not float[n] >= 0, or c is out of its range.
+    ValueError: if the weights are not float[n], finite and >= 0, or c is out of
+      its range.
 
   Example:
     >>> import byzjax, jax.numpy as jnp
@@ -37,6 +44,9 @@ def cap_weights(weights: jax.Array, *, max_share: base.Scalar) -> jax.Array:
   # Rounding: 1/n of float32 may be below that of float64.
   checks.check_range('cap_weights', 'max_share', max_share, (1 - 1e-6) / n, 1)
   weights = jnp.asarray(weights, jnp.result_type(weights, jnp.float32))
+  # Their sum is finite. In units of the largest the small ones could
+  # underflow, and the largest would have everything, whatever the cap.
+  weights = nonfinite.usable_weights(weights)
   order = jnp.argsort(-weights, stable=True)
   ordered = weights[order]
   # With the k heaviest at the cap, the rest shares what is left.

@@ -227,6 +227,26 @@ def test_cap_weights_of_few_workers_are_equal_shares():
   np.testing.assert_array_equal(nothing, np.zeros(5))
 
 
+@pytest.mark.parametrize('unit', [1e-37, 1.0, 3.3e38])
+def test_cap_weights_of_any_unit(unit):
+  weights = unit * np.array([1.0, 0.5, 0.25, 0.25])
+  shares = byzjax.cap_weights(jnp.asarray(weights, 'float32'), max_share=0.4)
+  np.testing.assert_allclose(shares, [0.4, 0.3, 0.15, 0.15], 1e-5)
+
+
+def test_cap_weights_caps_a_count_that_nobody_can_have():
+  for claimed in (1e30, 3.3e38):
+    weights = jnp.array([1.0, claimed, 1.0, 1.0])
+    shares = byzjax.cap_weights(weights, max_share=0.4)
+    np.testing.assert_allclose(shares, [0.2, 0.4, 0.2, 0.2], 1e-5)
+
+
+def test_cap_weights_of_traced_counts_that_are_no_numbers():
+  weights = jnp.array([1.0, jnp.nan, jnp.inf, -5.0, 1.0])
+  shares = jax.jit(lambda w: byzjax.cap_weights(w, max_share=0.5))(weights)
+  np.testing.assert_allclose(shares, [0.5, 0, 0, 0, 0.5], 1e-6)
+
+
 def test_cap_weights_traces_the_cap():
   caps = jnp.array([0.2, 0.5, 1.0])
   weights = jnp.asarray(WEIGHTS)
