@@ -323,6 +323,17 @@ def check_trusted(
     )
 
 
+def check_remembered(
+  rule: str, found: Any, wanted: Any, of: str = '{} coordinates'
+) -> None:
+  """Raises ValueError unless a state has the sizes that messages need."""
+  if found != wanted:
+    raise ValueError(
+      f'{rule} needs the state that its init(params) returns, for'
+      f' {of.format(wanted)}, got one for {found}'
+    )
+
+
 def signature(tree: Any) -> tuple[Any, list[list[int]]]:
   """The structure of a tree, and the shapes of its leaves."""
   leaves, structure = jax.tree.flatten(tree)

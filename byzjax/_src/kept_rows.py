@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, calls, flat, reductions
+from byzjax._src import base, calls, checks, flat, reductions
 
 
 def zeros(params: base.Params, num_workers: int) -> base.Messages:
@@ -48,10 +48,13 @@ def rule_on_kept_rows(
       raise ValueError(
         f'{name} needs num_workers={num_workers} messages, got {x.shape[0]}'
       )
+    kept, rule_state = state
+    # Leaf by leaf: what has another shape would broadcast.
+    found, wanted = checks.signature(kept), checks.signature(messages)
+    checks.check_remembered(name, found[1], wanted[1], 'leaves {}')
     present = reductions.finite_rows(x, axis_name=call.axis_name)
     if call.worker_weights is not None:
       present &= call.worker_weights > 0
-    kept, rule_state = state
 
     def of_leaf(old, row):
       here = present.reshape(-1, *(1,) * (old.ndim - 1))

@@ -168,7 +168,7 @@ def from_gram_rule(rule: base.GramRule, name: str) -> base.Aggregator:
   """The aggregator of a Gram rule: two passes over the messages."""
 
   def aggregate(rows, state, call):
-    center = rule.center and flat_vector(rule.center(state), rows.dtype)
+    center = rule.center and flat_vector(name, rule.center(state), rows)
     gram, center = gram_of(
       rows, center, weights=call.worker_weights, axis_name=call.axis_name
     )
@@ -197,9 +197,17 @@ def from_gram_rule(rule: base.GramRule, name: str) -> base.Aggregator:
   )
 
 
-def flat_vector(tree: base.Params, dtype: jnp.dtype) -> jax.Array:
-  """A tree as one vector, in the dtype of the messages."""
-  return flat.row_layout(tree).ravel(tree).astype(dtype)
+def flat_vector(
+  name: str, tree: base.Params, rows: jax.Array | Rows
+) -> jax.Array:
+  """A remembered tree as one vector [d], in the dtype of the messages [n, d].
+
+  Or a ValueError that names the rule, if it has another size than a message.
+  """
+  layout = flat.row_layout(tree)
+  # One of n messages, or of one number, would broadcast.
+  checks.check_remembered(name, layout.size, rows.shape[1])
+  return layout.ravel(tree).astype(rows.dtype)
 
 
 def weighted_gram(gram: base.Gram, weights: jax.Array | None) -> base.Gram:

@@ -177,7 +177,7 @@ def centered_clipping(
 
   def one_step(rows, state, call):
     # One step needs n distances and no Gram matrix.
-    center = rules.flat_vector(state.center, rows.dtype)
+    center = rules.flat_vector('centered_clipping', state.center, rows)
     squared = reductions.squared_norms(
       rows, center=center, axis_name=call.axis_name
     )

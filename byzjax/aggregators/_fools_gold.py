@@ -207,6 +207,8 @@ def fools_gold(
           f' {rows.shape[0]}'
         )
       history, layout = flat.ravel_rows(name, state.history)
+      found, wanted = [*history.shape], [*rows.shape]
+      checks.check_remembered(name, found, wanted, 'messages {}')
       present = mask
       if call.worker_weights is not None:
         present &= call.worker_weights > 0

@@ -146,7 +146,7 @@ def sequential_centered_clipping(
         f'{_NAME} needs num_workers >= bucket_size, got {n} and {bucket_size}'
       )
     key = draws.require_key(_NAME, call.key)
-    center = rules.flat_vector(state.center, rows.dtype)
+    center = rules.flat_vector(_NAME, state.center, rows)
     gram, center = rules.gram_of(rows, center, axis_name=axes)
     first, by_rank = draw_buckets(key, n, bucket_size)
     # The length of v, which all cosines are divided by, does not matter.

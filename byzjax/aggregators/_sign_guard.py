@@ -217,7 +217,7 @@ def _sign_counts(rows, window, call):
 def _similarity(feature, rows, squared, mask, previous, step, call):
   """The fourth feature: float[n]."""
   axis_name = call.axis_name
-  previous = rules.flat_vector(previous, rows.dtype)
+  previous = rules.flat_vector('sign_guard', previous, rows)
   early = step < _FIRST_ROUNDS[feature]
   if feature == 'cosine':
     gram = _clustering.gram_of_directions(rows, squared, mask, axis_name)

@@ -231,11 +231,7 @@ def unit(vector: jax.Array, axis_name: base.AxisName) -> jax.Array:
 def recall(name: str, tree: base.Params, view: View) -> jax.Array:
   """A remembered vector: [d]."""
   layout = flat.row_layout(tree)
-  if layout.size != view.x.shape[1]:
-    raise ValueError(
-      f'{name} needs the state that its init(params) returns, for'
-      f' {view.x.shape[1]} coordinates, got one for {layout.size}'
-    )
+  checks.check_remembered(name, layout.size, view.x.shape[1])
   return layout.ravel(tree).astype(view.x.dtype)
 
 

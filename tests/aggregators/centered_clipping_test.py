@@ -148,3 +148,15 @@ def test_an_infinite_radius_of_a_distance_of_zero_clips_to_zero(num_iterations):
     radius=jnp.inf, quantile=0.5, num_iterations=num_iterations
   )
   np.testing.assert_array_equal(rule(jnp.zeros((5, 3))), 0)
+
+
+@pytest.mark.parametrize('shape', [(3, 2), (), (1,)])
+def test_a_centre_of_another_size_is_refused(shape):
+  x, key = jnp.ones((3, 2)), jax.random.key(0)
+  for rule in (
+    byzjax.centered_clipping(radius=1.0),
+    byzjax.centered_clipping(radius=1.0, num_iterations=2),
+    byzjax.sequential_centered_clipping(radius=1.0),
+  ):
+    with pytest.raises(ValueError, match='clipping needs.*for 2 coordinates'):
+      rule.update(x, rule.init(jnp.zeros(shape)), key=key)

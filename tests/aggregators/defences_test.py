@@ -106,6 +106,20 @@ def test_another_number_of_messages_is_refused():
     rule(jnp.ones((7, 2)))
 
 
+@pytest.mark.parametrize('shape', [(3, 2), (), (1,)])
+def test_a_history_of_another_shape_is_refused(shape):
+  x = jnp.ones((3, 2))
+  rule = byzjax.fools_gold(num_workers=3)
+  with pytest.raises(
+    ValueError, match=r'for messages \[3, 2\], got one for \['
+  ):
+    rule.update(x, rule.init(jnp.zeros(shape)))
+  for feature in ('cosine', 'distance'):
+    rule = byzjax.sign_guard(feature=feature, fraction=1.0)
+    with pytest.raises(ValueError, match='sign_guard needs.*for 2 coordinates'):
+      rule.update(x, rule.init(jnp.zeros(shape)))
+
+
 # FLAME.
 
 

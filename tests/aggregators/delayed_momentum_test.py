@@ -166,3 +166,13 @@ def test_another_number_of_messages():
   rule = make()
   with pytest.raises(ValueError, match='num_workers=8 messages, got 3'):
     rule.update(X[0, :3], rule.init(X[0, 0]))
+
+
+@pytest.mark.parametrize('shape', [(N, D), (), (1,)])
+def test_a_state_of_another_shape_is_refused(shape):
+  rule = make()
+  state = rule.init(jnp.zeros(shape))
+  with pytest.raises(
+    ValueError, match=r'delayed_mom.*leaves \[\[8, 5\]\], got'
+  ):
+    rule.update(X[0], state)
