@@ -43,8 +43,8 @@ def adaptive(
   call is needed if rounding cannot change a choice: for continuous rules (the
   median, the trimmed mean, centered clipping, the geometric median from
   `start='zeros'` or `'mean'`), also after `nearest_neighbor_mixing` unless two
-  distances nearly coincide. The messages sent do at least as much damage as the
-  unscaled attack.
+  distances nearly coincide. If 1 is on the grid, the messages sent do at least
+  as much damage as the unscaled attack.
 
   The attacker simulates the rule, from the state that the round passes to it
   (`aggregator_state`; a fresh state otherwise), and changes no state but its
