@@ -35,7 +35,8 @@ def rule_on_kept_rows(
     rule: the rule that aggregates the rows.
     num_workers: n.
     moved: `(kept [n, ...], messages [n, ...]) -> kept`, of each leaf. A message
-      is zero if its worker has weight 0 or sent a non-finite message.
+      is zero if its worker has weight 0 or sent a non-finite message, or one
+      with which the kept row would not be finite.
     make_state: `(kept, state of the rule) -> state`, a pair.
   """
 
@@ -43,25 +44,37 @@ def rule_on_kept_rows(
     return make_state(zeros(params, num_workers), rule.init(params))
 
   def aggregate(messages, state, call):
-    x, _ = flat.ravel_rows(name, messages)
-    if x.shape[0] != num_workers:
+    n = checks.num_workers(f'{name}: messages', messages)
+    if n != num_workers:
       raise ValueError(
-        f'{name} needs num_workers={num_workers} messages, got {x.shape[0]}'
+        f'{name} needs num_workers={num_workers} messages, got {n}'
       )
     kept, rule_state = state
     # Leaf by leaf: what has another shape would broadcast.
     found, wanted = checks.signature(kept), checks.signature(messages)
     checks.check_remembered(name, found[1], wanted[1], 'leaves {}')
-    present = reductions.finite_rows(x, axis_name=call.axis_name)
-    if call.worker_weights is not None:
-      present &= call.worker_weights > 0
+    weights = call.worker_weights
+
+    def moved_by(old, row):
+      return moved(old, row.astype(old.dtype)).astype(old.dtype)
 
     def of_leaf(old, row):
-      here = present.reshape(-1, *(1,) * (old.ndim - 1))
-      new = jnp.where(here, row, 0).astype(old.dtype)
-      return moved(old, new).astype(old.dtype)
+      if weights is not None:
+        row = jnp.where(_along(weights > 0, row), row, 0)
+      return moved_by(old, row)
 
-    kept = jax.tree.map(of_leaf, kept, messages)
+    # What has been finite stays so: an overflow would never end. That also
+    # finds the messages that are not finite, and needs no look at them.
+    grown = jax.tree.map(of_leaf, kept, messages)
+    rows, _ = flat.ravel_rows(name, grown)
+    counts = reductions.finite_rows(rows, axis_name=call.axis_name)
+    kept = jax.tree.map(
+      lambda new, old: jnp.where(
+        _along(counts, new), new, moved_by(old, jnp.zeros_like(old))
+      ),
+      grown,
+      kept,
+    )
     y, rule_state, info = rule.inspect(
       kept,
       rule_state,
@@ -76,3 +89,8 @@ def rule_on_kept_rows(
   return calls.from_messages(
     f'{name}({rule.name})', aggregate, init=init, weighted=True
   )
+
+
+def _along(mask: jax.Array, leaf: jax.Array) -> jax.Array:
+  """The mask [n] in the number of dimensions of a leaf `[n, *shape]`."""
+  return mask.reshape(-1, *(1,) * (leaf.ndim - 1))

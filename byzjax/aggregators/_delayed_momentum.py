@@ -47,7 +47,8 @@ def delayed_momentum(
 
   All momenta start at zero. At p = 1 this is `optax.ema(1 - a, debias=False)`
   for each worker, kept at the server, so do not give the workers momentum as
-  well. A message with NaN or inf counts as absent.
+  well. A message with NaN or inf counts as absent, and so does one with which
+  the momentum would overflow.
 
   Args:
     rule: an `Aggregator`; its f counts the Byzantine workers among all n, not

@@ -73,8 +73,9 @@ def byz_ef21(
   Attacks act on the c_i, constrained to what the codec can represent. The
   server keeps a g_i for Byzantine workers too: with top-k they can change k of
   its coordinates per round. `RoundInfo.aggregation_error` compares the
-  aggregate with the c_i, and has no meaning here. A message with NaN or inf is
-  dropped on both sides; so is one of a worker of weight 0.
+  aggregate with the c_i, and has no meaning here. A message with NaN or inf, or
+  with which g_i would overflow, is dropped on both sides; so is one of a worker
+  of weight 0.
 
   Args:
     codec: C, a contraction such as `top_k_codec(num_kept=k)` or
@@ -142,8 +143,10 @@ def _differences(codec: base.Codec) -> base.Codec:
     )
     true = layouts.columns(x.size, num_coordinates, axis_name)
     sent = jnp.where(true, codec.decode(payload).astype(x.dtype), 0)
-    arrives = reductions.finite_rows(sent[None], axis_name=axis_name)
-    estimate = jnp.where(arrives, state.estimate + sent, state.estimate)
+    # As the server, which drops what its copy would overflow by.
+    estimate = state.estimate + sent
+    arrives = reductions.finite_rows(estimate[None], axis_name=axis_name)
+    estimate = jnp.where(arrives, estimate, state.estimate)
     return payload, Ef21CodecState(estimate.astype(x.dtype), inner)
 
   return codec._replace(

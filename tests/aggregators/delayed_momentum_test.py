@@ -74,6 +74,21 @@ def test_hostile_values_of_two_do_not_reach_the_aggregate(value):
     assert np.abs(y).max() <= np.abs(X[:, 2:]).max()
 
 
+def test_a_momentum_that_would_overflow_recovers():
+  rule = make(decay=1.0, participation=0.5)
+  state, big = rule.init(X[0, 0]), jnp.asarray(X[0]).at[2].set(3e38)
+  for _ in range(3):
+    y, state = rule.update(big, state)
+    assert np.isfinite(state.momenta).all() and np.isfinite(y).all()
+  # First 3e38. Then 4.5e38 and 3.75e38 would be too much: it counts as absent.
+  np.testing.assert_allclose(state.momenta[2], 0.75e38, 1e-6)
+  rows = []
+  for _ in range(60):
+    _, state = rule.update(X[0], state)
+    rows.append(state.momenta[2, 0])
+  assert rows[-1] < 1e-15 * rows[0]
+
+
 @functools.cache
 def rounds(mesh=None):
   def loss_fn(params, batch):

@@ -204,3 +204,26 @@ def test_refuses_another_number_of_messages():
   )
   with pytest.raises(ValueError, match='num_workers=8 messages, got 7'):
     parts.aggregator(TARGETS[:7])
+
+
+def test_a_copy_that_would_overflow_stays_on_both_sides():
+  parts = byzjax.byz_ef21(
+    codec=byzjax.top_k_codec(num_kept=1), rule=byzjax.mean(), num_workers=1
+  )
+  known = {'num_coordinates': 1}
+  worker = parts.codec.init(jnp.zeros(32))
+  server = parts.aggregator.init(jnp.zeros(32))
+  kept = []
+  # From 2e38 to -3e38 the difference overflows, to -1e38 it does not.
+  for value in (2e38, -3e38, -1e38):
+    x = jnp.zeros(32).at[0].set(value)
+    payload, worker = parts.codec.encode(x, worker, None, **known)
+    sent = parts.codec.decode(payload)[None]
+    _, server = parts.aggregator.update(sent, server)
+    np.testing.assert_array_equal(worker.estimate, server.estimates[0])
+    kept.append(float(worker.estimate[0]))
+  np.testing.assert_allclose(kept, [2e38, 2e38, -1e38], 1e-6)
+  # A liar sends what no difference can be: the server's sum overflows.
+  lie = jnp.zeros((1, 32)).at[0, 0].set(-3e38)
+  y, server = parts.aggregator.update(lie, server)
+  np.testing.assert_allclose(y[0], -1e38, 1e-6)
