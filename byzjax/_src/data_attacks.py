@@ -118,6 +118,22 @@ def read_labels(
   return labels
 
 
+def check_class(
+  rule: str, name: str, value: int, highest: int, labels: jax.Array
+) -> None:
+  """Raises ValueError unless the dtype of the labels has the highest class.
+
+  Another class would wrap around into one that nobody asked for.
+  """
+  dtype = jnp.result_type(labels)
+  limit = jnp.iinfo(dtype).max
+  if highest > limit:
+    raise ValueError(
+      f'{rule} needs classes that fit into labels of {dtype}, at most {limit},'
+      f' got {name}={value}'
+    )
+
+
 def read_images(
   rule: str, batch: base.Batch, entry: str | int, labels: jax.Array
 ) -> jax.Array:

@@ -51,7 +51,8 @@ def backdoor(
   Raises:
     TypeError: if the trigger is not a `Trigger`.
     ValueError: if an argument has the wrong type or range; at trace time, if
-      the batch lacks these entries or they have other shapes.
+      the batch lacks these entries, they have other shapes, or a class does not
+      fit into the dtype of the labels.
 
   References:
     Gu, Dolan-Gavitt, Garg, 2017, arXiv:1708.06733; Xie, Huang, Chen, Li, 2020,
@@ -85,7 +86,9 @@ def backdoor(
     images, labels, poisoned, rank = _read(
       'backdoor', batch, (image, label), is_byzantine, rank, fraction, key
     )
+    data_attacks.check_class('backdoor', 'target', target, target, labels)
     if source is not None:
+      data_attacks.check_class('backdoor', 'source', source, source, labels)
       poisoned &= labels == source
     marked = jax.vmap(trigger.apply)(images, rank % trigger.num_parts)
     mask = data_attacks.rows_of(poisoned, images)
@@ -162,6 +165,7 @@ def edge_case(
     images, labels, poisoned, rank = _read(
       'edge_case', batch, (image, label), is_byzantine, rank, fraction, key
     )
+    data_attacks.check_class('edge_case', 'target', target, target, labels)
     if images.shape[-3:] != jnp.shape(pool)[1:]:
       raise ValueError(
         f'edge_case needs a pool of images {list(images.shape[-3:])}, got'

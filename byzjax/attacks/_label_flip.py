@@ -23,7 +23,8 @@ def label_flip(num_classes: int, *, label: str | int = -1) -> base.DataAttack:
 
   Raises:
     ValueError: if K is not an int of at least 2; at trace time, if the batch
-      lacks this entry or its labels are not integers `[n, ...]`.
+      lacks this entry, its labels are not integers `[n, ...]`, or K - 1 does
+      not fit into their dtype.
 
   References:
     Tolpegin, Truex, Gursoy, Liu, 2020, arXiv:2007.08432.
@@ -46,6 +47,9 @@ def label_flip(num_classes: int, *, label: str | int = -1) -> base.DataAttack:
     byzantine = data_attacks.mask_of('label_flip', is_byzantine)
     labels = data_attacks.read_labels(
       'label_flip', batch, label, len(byzantine)
+    )
+    data_attacks.check_class(
+      'label_flip', 'num_classes', num_classes, num_classes - 1, labels
     )
     mask = data_attacks.rows_of(byzantine, labels)
     flipped = jnp.where(mask, num_classes - 1 - labels, labels)

@@ -45,8 +45,9 @@ def label_poison(
   Raises:
     TypeError: if `logits_fn` is not a function.
     ValueError: if an argument has the wrong type or range; at trace time, if
-      the batch lacks this entry or its labels are not integers `[n, ...]`; for
-      dynamic labels, if the round passes no parameters, as `gossip_round`.
+      the batch lacks this entry, its labels are not integers `[n, ...]`, or K -
+      1 does not fit into their dtype; for dynamic labels, if the round passes
+      no parameters, as `gossip_round`.
 
   References:
     Peng, Li, Vlaski, Ling, 2024, arXiv:2404.13647.
@@ -81,6 +82,9 @@ def label_poison(
     del key
     byzantine = data_attacks.mask_of(name, is_byzantine)
     labels = data_attacks.read_labels(name, batch, label, len(byzantine))
+    data_attacks.check_class(
+      name, 'num_classes', num_classes, num_classes - 1, labels
+    )
     if logits_fn is None:
       wrong = jnp.asarray(table)[labels]
     else:

@@ -124,6 +124,42 @@ def test_all_or_nothing_and_mappings():
     make()({'x': images[..., 0], 'y': labels}, BAD, None)
 
 
+@pytest.mark.parametrize(
+  'attack, dtype, message',
+  [
+    (
+      byzjax.backdoor(byzjax.patch_trigger(size=1), target=300),
+      'uint8',
+      'backdoor needs classes .* uint8, at most 255, got target=300',
+    ),
+    (
+      byzjax.backdoor(byzjax.patch_trigger(size=1), target=1, source=300),
+      'uint8',
+      'at most 255, got source=300',
+    ),
+    (
+      byzjax.edge_case(np.zeros([1, 6, 6, 1]), target=300),
+      'uint8',
+      'edge_case needs .*, got target=300',
+    ),
+    (byzjax.label_flip(200), 'int8', 'int8, at most 127, got num_classes=200'),
+    (byzjax.label_poison(257), 'uint8', 'at most 255, got num_classes=257'),
+  ],
+)
+def test_classes_that_do_not_fit_the_labels_are_refused(attack, dtype, message):
+  images, labels = batch_of()
+  with pytest.raises(ValueError, match=message):
+    attack((images, labels.astype(dtype)), BAD, None)
+
+
+def test_the_highest_class_of_the_labels_is_allowed():
+  images, labels = batch_of()
+  attack = byzjax.label_flip(256)
+  found = attack((images, labels.astype('uint8')), BAD, None)[1]
+  assert found.dtype == np.uint8
+  np.testing.assert_array_equal(found[BAD], 255 - labels[BAD])
+
+
 def test_edge_cases_come_from_the_pool():
   images, labels = batch_of()
   pool = 5 + np.arange(3.0, dtype=np.float32)[:, None, None, None]
