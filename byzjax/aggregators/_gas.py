@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from byzjax._src import (
@@ -46,7 +47,9 @@ class Pieces(NamedTuple):
 
 
 def pieces_of(
-  permutation: jax.Array, num_pieces: int, coordinates: jax.Array
+  permutation: jax.Array | np.ndarray,
+  num_pieces: int,
+  coordinates: jax.Array,
 ) -> Pieces:
   """Consecutive stretches of a permutation int[d], of the coordinates here."""
   d, m = permutation.shape[0], coordinates.shape[0]
@@ -66,7 +69,7 @@ def gas(
   *,
   num_byzantine: int,
   num_pieces: int = 1000,
-  permutation: jax.Array | None = None,
+  permutation: jax.Array | np.ndarray | None = None,
 ) -> base.Aggregator:
   """The mean of the n - f messages nearest to a rule, piece by piece (GAS).
 
@@ -96,9 +99,10 @@ def gas(
     num_byzantine: f, a Python int with `0 <= f < n/2`.
     num_pieces: p >= 1, a Python int. If p > d there are d pieces; 1 gives the
       mean of the n - f messages nearest to the rule's output.
-    permutation: int[d], a fixed order in which the coordinates are split,
-      instead of a random one; `jnp.arange(d)` makes pieces of neighbouring
-      coordinates. None draws one.
+    permutation: int[d], each of 0 ... d - 1 once, a fixed order in which the
+      coordinates are split, instead of a random one; `jnp.arange(d)` makes
+      pieces of neighbouring coordinates. None draws one. Traced values are not
+      checked.
 
   Returns:
     An `Aggregator` without state, which needs a `key` unless there is a
@@ -107,6 +111,7 @@ def gas(
     `worker_weights` are not supported.
 
   Raises:
+    TypeError: if the permutation is not an array.
     ValueError: if an argument is out of its range, or the rule has state; at
       trace time if `n <= 2f`, the rule rejects n, there is no key, the
       permutation is not int[d], or coordinates are split over a mesh and the
@@ -213,10 +218,19 @@ def _squared_distances(rule, rows, mask, center, cut, key, axis_name):
 def _check_permutation(permutation):
   if permutation is None:
     return
-  is_array = isinstance(permutation, jax.Array)
+  is_array = isinstance(permutation, (jax.Array, np.ndarray))
   if not is_array or permutation.ndim != 1:
     raise TypeError(
       f'gas needs permutation to be an array int[d] or None, got'
       f' {permutation!r}'
     )
   checks.check_whole('gas', 'permutation', permutation)
+  if isinstance(permutation, jax.core.Tracer):
+    return
+  values, d = np.asarray(permutation), len(permutation)
+  seen = np.zeros(d, bool)
+  seen[values[values < d]] = True
+  if not seen.all():
+    raise ValueError(
+      f'gas needs permutation to have each of 0 ... {d - 1} once, got {values}'
+    )
