@@ -85,7 +85,8 @@ def terngrad_codec(*, clip: base.Scalar | None = None) -> base.Codec:
 
   Args:
     clip: clip entries at this many standard deviations (of all entries, about
-      their mean) before encoding, > 0, or None; may be traced.
+      their mean) before encoding, > 0, or None; may be traced. Entries that are
+      all equal, up to rounding, are not clipped.
 
   Returns:
     A `Codec` without state that needs a key: float[D] to uint32[2, D / 32] and
@@ -117,9 +118,12 @@ def terngrad_codec(*, clip: base.Scalar | None = None) -> base.Codec:
     y = _over(x, largest)
     total = reductions.psum(jnp.sum(y), axis_name)
     squares = reductions.squared_norms(y[None], axis_name=axis_name)[0]
-    mean = total / num_coordinates
-    std = reductions.sqrt(squares / num_coordinates - mean**2)
-    limit = clip * std * largest
+    mean, squares = total / num_coordinates, squares / num_coordinates
+    variance = squares - mean**2
+    # The difference of two equal numbers is rounding, and no limit.
+    varies = variance > 16 * jnp.finfo(x.dtype).eps * squares
+    limit = clip * reductions.sqrt(variance) * largest
+    limit = jnp.where(varies, limit, jnp.inf)
     return jnp.clip(x, -limit, limit)
 
   return _scaled_ternary('terngrad_codec', prepare, _largest)

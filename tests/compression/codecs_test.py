@@ -313,6 +313,14 @@ def test_terngrad_clips_first():
   np.testing.assert_array_equal(same, send(CODECS['qsgd_linf'], x)[0])
 
 
+@pytest.mark.parametrize('value', [0.1, -7.0, 1e20])
+def test_terngrad_does_not_clip_what_does_not_vary(value):
+  x = np.full(D, value, np.float32)
+  np.testing.assert_array_equal(send(CODECS['terngrad'], x)[0], x)
+  x[::2] *= 1 - 1e-6
+  np.testing.assert_allclose(send(CODECS['terngrad'], x)[0], x, 1e-5)
+
+
 def test_top_k():
   x = vector(D)
   expected = np.zeros_like(x)
