@@ -131,7 +131,8 @@ def distributed_trigger(
     A `Trigger` of four parts for images `[..., H, W, C]`, dtypes kept.
 
   Raises:
-    ValueError: as `patch_trigger`.
+    ValueError: as `patch_trigger`, or if the part is not in 0 ... 3 (a traced
+      one is not checked).
 
   References:
     Xie, Huang, Chen, Li, 2020, "DBA: Distributed backdoor attacks against
@@ -160,6 +161,10 @@ def distributed_trigger(
 
   def apply(images, part=None):
     images = _as_images(name, images)
+    if part is not None:
+      checks.check_whole(name, 'part', part)
+      if not isinstance(part, jax.core.Tracer) and not np.all(part < 4):
+        raise ValueError(f'{name} needs part < 4, got {part}')
     masks = jnp.stack(
       [_corner_mask(name, images, strip, corner, margin) for strip in strips]
     )

@@ -49,6 +49,21 @@ def test_the_strips_of_the_distributed_trigger(length, gap, strips):
   np.testing.assert_array_equal(trigger(jnp.zeros([28, 28, 1])), whole)
 
 
+@pytest.mark.parametrize(
+  'part, message',
+  [
+    (7, 'distributed_trigger needs part < 4, got 7'),
+    (jnp.array(4), 'part < 4, got 4'),
+    (-1, 'part >= 0, got -1'),
+    (1.0, 'part to be an int or an array of integers, got 1.0'),
+  ],
+)
+def test_a_part_that_is_not_there_is_refused(part, message):
+  trigger = byzjax.distributed_trigger()
+  with pytest.raises(ValueError, match=message):
+    trigger.apply(jnp.zeros([28, 28, 1]), part)
+
+
 def test_blended_and_integer_pixels():
   pattern = np.random.default_rng(0).random([4, 5, 1], np.float32)
   images = np.random.default_rng(1).random([3, 4, 5, 1], np.float32)
