@@ -169,7 +169,7 @@ def picture(rows: Rows, widths, deep_widths) -> plt.Figure:
       label = f'{way}, {depth} hidden'
       middle.plot(places, means, style, color=colours[way], label=label)
   middle.set(yscale='log', xlabel='width', ylabel='rise of the loss on the way')
-  for axis, places in ((left, numbers), (middle, widths)):
+  for axis, places in ((left, measure.KEPT), (middle, widths)):
     axis.set_xscale('log')
     axis.set_xticks(places, map(str, places))
     axis.minorticks_off()

@@ -203,7 +203,7 @@ def draw(rows: Rows, settings: Settings, compared: dict[str, Compared]):
       axes.set(xscale='log', ylabel='test loss')
       axes.set_ylim(low - 0.03, low + 0.4)
       axes.tick_params(axis='x', which='minor', labelbottom=False)
-    above.set_xticks(settings.rates, settings.rates)
+    above.set_xticks(settings.rates, settings.rates, rotation=45)
   figure.legend(*panels[0, 0].get_legend_handles_labels(), loc='outside right')
   panels[1, 0].legend()
   return figure
