@@ -135,7 +135,7 @@ def all_lengths(settings: Settings) -> dict[str, np.ndarray]:
     **quadratic,
   }
   if not settings.is_attacked:
-    del found[f'constant {as_rare}'], found['post-local']
+    del found['post-local']
   return found
 
 
