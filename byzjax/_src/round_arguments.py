@@ -21,17 +21,19 @@ def make_round(
 ) -> base.Round:
   """The `Round` of `init(params)` and `step(state, batch, key)`.
 
-  Parameters are checked, and copied: the state may be donated, but the caller's
-  parameters must not. Copies have a fixed dtype, because a weak dtype would
-  change in the first step.
+  Parameters are checked, and get a fixed dtype, because a weak dtype would
+  change in the first step. All of the state is copied, so that it may be
+  donated: the caller's parameters must not be, and no buffer may be there
+  twice, as where two parts of a state start as the same zeros.
   """
 
   def checked_init(params, key=None):
     del key  # No round draws its first state.
     parameters.check_parameters(name, params)
-    return init(
-      jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
+    state = init(
+      jax.tree.map(lambda p: jnp.asarray(p, jnp.result_type(p)), params)
     )
+    return jax.tree.map(jnp.copy, state)
 
   return base.Round(checked_init, step)
 

@@ -271,3 +271,19 @@ def test_batches_have_a_row_for_every_shard():
     training.step(training.init(PARAMS), BATCH[:3], KEY)
   with pytest.raises(ValueError, match='batch leaves'):
     training.step(training.init(PARAMS), jnp.zeros(4), KEY)
+
+
+@pytest.mark.parametrize(
+  'optimizer',
+  [
+    byzjax.ordered_momentum(0.1, num_workers=K),
+    byzjax.delayed_nesterov(0.1, num_buffered=2),
+  ],
+)
+def test_states_with_the_same_zeros_twice_can_be_donated(optimizer):
+  training = build(optimizer=optimizer)
+  step = jax.jit(training.step, donate_argnums=0)
+  state = training.init(PARAMS)
+  for _ in range(2):
+    state, _ = step(state, BATCH, KEY)
+  assert int(state.step) == 2

@@ -84,3 +84,12 @@ def test_what_a_plain_function_costs_is_not_known():
   rounds = make('robust', lambda params, batch, key: (jnp.zeros([]), params))
   _, info = smooth_problem.run(rounds, jnp.zeros(3), [jnp.zeros([2, 2])])[0]
   assert info.num_gradients is None
+
+
+def test_a_state_of_the_same_numbers_twice_can_be_donated():
+  # STORM starts where the parameters and the previous ones are the same.
+  rounds = make('robust', byzjax.storm(smooth_problem.loss_fn, decay=0.9))
+  step, state = jax.jit(rounds.step, donate_argnums=0), rounds.init(jnp.ones(3))
+  for _ in range(2):
+    state, _ = step(state, smooth_problem.batches(2), smooth_problem.KEY)
+  assert int(state.step) == 2
