@@ -76,6 +76,8 @@ class Update:
     of_rows: the rule on a matrix of which not all rows are written, or None:
       see `calls.from_rows`.
     by_coordinate: whether it treats each coordinate apart.
+    keeps_rows: whether its state has a row for each worker, by its place among
+      the messages.
   """
 
   function: InspectFn | Callable[..., tuple[Aggregate, State]]
@@ -87,6 +89,7 @@ class Update:
   takes_norms: bool = False
   of_rows: Callable[..., Any] | None = None
   by_coordinate: bool = False
+  keeps_rows: bool = False
 
   def inspect(self, messages, state, params=None, **extra):
     """`update` with an `AggregationInfo` as third result."""

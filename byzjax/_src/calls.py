@@ -67,6 +67,7 @@ def from_messages(
   inspect_words: Callable | None = None,
   of_rows: OfRows | None = None,
   by_coordinate: bool = False,
+  keeps_rows: bool = False,
 ) -> base.Aggregator:
   """A rule from `(messages, state, call) -> (aggregate, state, info)`.
 
@@ -80,7 +81,7 @@ def from_messages(
       written into the messages before.
     takes_norms: whether it may use `call.squared_norms`.
     inspect_words: see `base.Aggregator`.
-    of_rows, by_coordinate: see `base.Update`.
+    of_rows, by_coordinate, keeps_rows: see `base.Update`.
   """
 
   def inspect(
@@ -113,6 +114,7 @@ def from_messages(
     takes_norms=takes_norms,
     of_rows=of_rows,
     by_coordinate=by_coordinate,
+    keeps_rows=keeps_rows,
   )
   return base.Aggregator(init, update)
 

@@ -21,6 +21,27 @@ def zeros(params: base.Params, num_workers: int) -> base.Messages:
   return jax.tree.map(of_leaf, params)
 
 
+def keeps_rows(made: Any) -> bool:
+  """Whether a rule or an attack, or one inside it, has a row for each worker.
+
+  Such a state is by the place of a message, so the same workers must be in the
+  same places in every round.
+  """
+  if getattr(getattr(made, 'update', None), 'keeps_rows', False):
+    return True
+  config = getattr(made, 'config', None)
+  if not isinstance(config, dict):
+    return False
+  # Only states need n in advance. `replay` has rows only of own messages.
+  has_rows = config.get('num_workers') is not None and config.get('own', True)
+  return bool(has_rows) or any(
+    keeps_rows(part)
+    for value in config.values()
+    for part in (value if isinstance(value, tuple | list) else (value,))
+    if isinstance(part, base.Aggregator | base.Attack)
+  )
+
+
 def rule_on_kept_rows(
   name: str,
   rule: base.Aggregator,
@@ -87,7 +108,11 @@ def rule_on_kept_rows(
     return y, make_state(kept, rule_state), info
 
   return calls.from_messages(
-    f'{name}({rule.name})', aggregate, init=init, weighted=True
+    f'{name}({rule.name})',
+    aggregate,
+    init=init,
+    weighted=True,
+    keeps_rows=True,
   )
 
 

@@ -39,6 +39,7 @@ def assemble(
   the state and the batch of every step, and raises what is wrong with them.
   """
   draws = _cohort.participation_of(name, num_workers, participation)
+  _cohort.check_places(name, draws, num_workers, (aggregator, message_attack))
   cohort_size = draws.num_participants if draws else num_workers
   schedule = round_arguments.byzantine_schedule(name, num_workers, byzantine)
   weights_at = round_arguments.weight_schedule(
@@ -79,6 +80,8 @@ def assemble(
   )
 
   def init(params):
+    beside = (rule for _, rule in work.auxiliary(params))
+    _cohort.check_places(name, draws, num_workers, beside)
     drawn = draws.init(num_workers) if draws else ()
     return engine.init(params)._replace(participation=drawn)
 

@@ -1,12 +1,12 @@
 """The workers of one round, drawn from all: only they compute."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, local, round_arguments
+from byzjax._src import base, checks, kept_rows, local, round_arguments
 from byzjax.rounds._work import Cohort
 
 
@@ -35,6 +35,29 @@ def participation_of(
     return jax.random.permutation(key, first), state
 
   return local.Participation(lambda n: (), None, draw, count)
+
+
+def check_places(
+  name: str,
+  participation: local.Participation | None,
+  num_workers: int,
+  parts: Iterable[base.Aggregator | base.Attack | None],
+) -> None:
+  """Raises ValueError for rows by worker where a place is another's each round.
+
+  `parts` are the rules and attacks that get only the messages of the cohort.
+  """
+  if participation is None or participation.num_participants == num_workers:
+    return
+  count = participation.num_participants
+  for part in parts:
+    if kept_rows.keeps_rows(part):
+      raise ValueError(
+        f'{name} needs participation to be None with {part!r}, which keeps a'
+        ' row for each worker, got a participation of'
+        f' {count} of {num_workers} workers: use'
+        f' worker_weights=random_participation({num_workers}, {count}, key)'
+      )
 
 
 def everybody(

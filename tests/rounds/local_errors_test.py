@@ -116,3 +116,67 @@ def test_what_does_not_fit_is_refused_while_tracing(arguments, batch, message):
   state = rounds.init(problem.params())
   with pytest.raises(ValueError, match=f'(?m)^{message}'):
     jax.eval_shape(rounds.step, state, batch, KEY)
+
+
+EF21 = byzjax.byz_ef21(
+  codec=byzjax.top_k_codec(num_kept=2), rule=byzjax.mean(), num_workers=4
+)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'name'),
+  [
+    (EF21._asdict(), 'rule byz_ef21'),
+    (
+      dict(
+        aggregator=byzjax.delayed_momentum(
+          byzjax.mean(), num_workers=4, decay=0.5, participation=0.25
+        )
+      ),
+      'byzjax.delayed_momentum',
+    ),
+    (
+      dict(
+        aggregator=byzjax.pre_aggregate(
+          byzjax.adaptive_clipping(num_byzantine=1),
+          byzjax.fools_gold(num_workers=4),
+        )
+      ),
+      'byzjax.pre_aggregate',
+    ),
+    (
+      dict(attack=byzjax.replay(delay=1, own=True, num_workers=4), byzantine=1),
+      'byzjax.replay|<byzjax attack',
+    ),
+  ],
+)
+def test_rows_by_place_are_refused_where_places_change(arguments, name):
+  with pytest.raises(
+    ValueError,
+    match=f'^local_round needs participation to be None with .*({name}).*, got'
+    f' a participation of 4 of {N} workers: use'
+    rf' worker_weights=random_participation\({N}, 4, key\)$',
+  ):
+    local(participation=4, **arguments)
+  # With all of them a place is that of one worker.
+  local(participation=N, **arguments)
+
+
+def test_an_auxiliary_rule_with_rows_by_place_is_refused():
+  rounds = local(
+    participation=4,
+    local_optimizer=optax.adam(0.1),
+    local_state='average',
+    side_aggregator=byzjax.fools_gold(num_workers=4),
+  )
+  with pytest.raises(ValueError, match='local_round needs participation to be'):
+    rounds.init(problem.params())
+
+
+def test_rules_and_attacks_without_rows_by_place_take_any_cohort():
+  local(
+    participation=4,
+    aggregator=byzjax.centered_clipping(radius=1.0),
+    attack=byzjax.replay(delay=1, num_workers=4),
+    byzantine=1,
+  )
