@@ -40,14 +40,15 @@ def scaffold(
     c \leftarrow c + \frac{m}{n} \, \mathrm{rule}_i(c_i^+ - c_i)
 
   with aggregation over the m workers of the round. Each worker keeps its
-  control variate c_i and the server keeps c; all start at zero. With S = 1 and
-  full participation it is SGD.
+  control variate c_i and the server keeps c; all start at zero. In a round with
+  eta = 0 nobody moves, and every c_i stays. With S = 1 and full participation
+  it is SGD.
 
   Args:
     loss_fn: `(params, batch) -> float[]`, or `(params, batch, key)` with
       `needs_key`.
     learning_rate: eta of the local steps, a positive number or a schedule of
-      the round.
+      the round, which may be 0 in some, as in a warm-up.
     num_workers: n, a Python int.
     aggregator: the aggregation rule for both the messages and the control
       variates; None for `mean()`.
@@ -113,7 +114,10 @@ def _run(
 
   moved = jax.vmap(of_worker)(batch, own, keys)
   num_steps = jax.tree.leaves(batch)[0].shape[1]
-  new = own - common[None] + moved.delta / (num_steps * rate)
+  # Nobody has moved with a rate of 0, and 0 / 0 would stay in all rows.
+  moves = jnp.asarray(rate) != 0
+  gradients = moved.delta / (num_steps * jnp.where(moves, rate, 1))
+  new = jnp.where(moves, own - common[None] + gradients, own)
   change, auxiliary = exchange(0, new - own, context.auxiliary[0])
   cohort = context.cohort
   taking_part = cohort.ids.size

@@ -113,7 +113,8 @@ METHODS = {
 
 def _make(name, **options):
   make, _, given = METHODS[name]
-  return make(_loss, learning_rate=RATE, num_workers=N, **given, **options)
+  options = {'learning_rate': RATE} | given | options
+  return make(_loss, num_workers=N, **options)
 
 
 @pytest.mark.parametrize('participation', [None, 3])
@@ -218,6 +219,13 @@ def test_who_is_absent_keeps_its_variate():
   state, _ = _train(_make('scaffold', worker_weights=weights), 2)
   assert not state.workers[6:].any() and state.workers[:6].any()
   w, b = _numpy_scaffold([range(6)] * 2)
+  np.testing.assert_allclose(state.params['w'], w, rtol=2e-5, atol=2e-6)
+
+
+def test_variates_stay_in_a_round_without_a_learning_rate():
+  still = _make('scaffold', learning_rate=lambda t: RATE * (t != 1))
+  state, _ = _train(still, 3)
+  w, b = _numpy_scaffold([range(N)] * 2)
   np.testing.assert_allclose(state.params['w'], w, rtol=2e-5, atol=2e-6)
 
 
