@@ -18,6 +18,12 @@ class Moved(NamedTuple):
   num_steps: int
 
 
+def zeros(params: base.Params, *lead: int) -> jax.Array:
+  """`[*lead, d]`, in the dtype of the parameters as one vector."""
+  vector = ravel_pytree(params)[0]
+  return jnp.zeros((*lead, vector.size), vector.dtype)
+
+
 def corrected_steps(
   loss_fn: Callable[..., jax.Array],
   needs_key: bool,
@@ -35,14 +41,16 @@ def corrected_steps(
   start, unravel = ravel_pytree(params)
   num_steps = jax.tree.leaves(batches)[0].shape[0]
 
-  def step(y, known):
+  def one_step(y, known):
     batch, step_key = known
     more = (step_key,) if needs_key else ()
     loss, gradient = jax.value_and_grad(
       lambda y: loss_fn(unravel(y), batch, *more)
     )(y)
-    return y - learning_rate * (gradient + correction(start - y)), loss
+    step = learning_rate * (gradient + correction(start - y))
+    # A rate from a schedule is no weak number, and may have more digits.
+    return (y - step).astype(y.dtype), loss
 
   keys = jax.random.split(key, num_steps)
-  end, losses = jax.lax.scan(step, start, (batches, keys))
+  end, losses = jax.lax.scan(one_step, start, (batches, keys))
   return Moved(start - end, jnp.mean(losses), num_steps)

@@ -7,12 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 
 from byzjax._src import base, checks, local, round_arguments
 from byzjax.aggregators import mean
 from byzjax.rounds._cohort import participation_of
-from byzjax.rounds._corrected_steps import corrected_steps
+from byzjax.rounds._corrected_steps import corrected_steps, zeros
 from byzjax.rounds._from_work import from_work
 from byzjax.rounds._rates import ScalarOrSchedule, rate_at
 from byzjax.rounds._work import Work, WorkerOutput
@@ -88,7 +87,7 @@ def fed_dyn(
   draws = participation_of(_NAME, num_workers, participation)
   share = draws.num_participants / num_workers if draws else 1.0
   work = Work(
-    init=lambda params, n: jnp.zeros((n, *ravel_pytree(params)[0].shape)),
+    init=lambda params, n: zeros(params, n),
     run=functools.partial(_run, loss_fn, needs_key, learning_rate, alpha),
   )
   return from_work(
@@ -107,7 +106,9 @@ def _server(alpha: float, share: float) -> optax.GradientTransformation:
 
   def update(aggregate, h, params=None):
     del params
-    h = jax.tree.map(lambda h, x: h + alpha * share * x, h, aggregate)
+    h = jax.tree.map(
+      lambda h, x: (h + alpha * share * x).astype(h.dtype), h, aggregate
+    )
     return jax.tree.map(lambda h, x: -(x + h / alpha), h, aggregate), h
 
   return optax.GradientTransformation(optax.tree.zeros_like, update)
@@ -137,7 +138,7 @@ def _run(
   return WorkerOutput(
     moved.loss,
     moved.delta,
-    own + alpha * moved.delta,
+    (own + alpha * moved.delta).astype(own.dtype),
     context.shared,
     context.auxiliary,
     num_local_steps=jnp.int32(num_steps),

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from byzjax._src import base, checks, round_arguments
 from byzjax.aggregators import mean
-from byzjax.rounds._corrected_steps import corrected_steps
+from byzjax.rounds._corrected_steps import corrected_steps, zeros
 from byzjax.rounds._from_work import from_work
 from byzjax.rounds._rates import ScalarOrSchedule, rate_at
 from byzjax.rounds._work import Work, WorkerOutput
@@ -85,9 +85,9 @@ def scaffold(
   checks.check_flag(_NAME, 'needs_key', needs_key)
   rule = mean() if aggregator is None else aggregator
   work = Work(
-    init=lambda params, n: jnp.zeros((n, *ravel_pytree(params)[0].shape)),
+    init=lambda params, n: zeros(params, n),
     run=functools.partial(_run, loss_fn, needs_key, learning_rate, num_workers),
-    init_shared=lambda params: jnp.zeros_like(ravel_pytree(params)[0]),
+    init_shared=zeros,
     auxiliary=lambda params: ((ravel_pytree(params)[0].size, rule),),
   )
   return from_work(
@@ -117,7 +117,7 @@ def _run(
   # Nobody has moved with a rate of 0, and 0 / 0 would stay in all rows.
   moves = jnp.asarray(rate) != 0
   gradients = moved.delta / (num_steps * jnp.where(moves, rate, 1))
-  new = jnp.where(moves, own - common[None] + gradients, own)
+  new = jnp.where(moves, own - common[None] + gradients, own).astype(own.dtype)
   change, auxiliary = exchange(0, new - own, context.auxiliary[0])
   cohort = context.cohort
   taking_part = cohort.ids.size
@@ -127,7 +127,7 @@ def _run(
     moved.loss,
     moved.delta,
     new,
-    common + taking_part / num_workers * change,
+    (common + taking_part / num_workers * change).astype(common.dtype),
     (auxiliary,),
     num_local_steps=jnp.int32(num_steps),
     num_gradients=jnp.float32(num_steps),

@@ -229,6 +229,23 @@ def test_variates_stay_in_a_round_without_a_learning_rate():
   np.testing.assert_allclose(state.params['w'], w, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize('name', METHODS)
+def test_states_keep_the_dtype_of_the_parameters(name, dtype):
+  # In float64, as a schedule is for who has switched that on.
+  with jax.enable_x64(True):
+    options = {'alpha': np.float64(ALPHA)} if name == 'fed_dyn' else {}
+    training = _make(name, learning_rate=lambda t: jnp.float64(RATE), **options)
+    state = training.init(jax.tree.map(lambda p: p.astype(dtype), PARAMS))
+    batch = jax.tree.map(lambda x: x.astype(dtype), _data())
+    new, _ = jax.eval_shape(training.step, state, batch, KEY)
+
+  def types(state):
+    return jax.tree.map(lambda x: x.dtype, state)
+
+  assert types(new) == types(state) and new.workers.dtype == dtype
+
+
 @pytest.mark.parametrize(
   'make, message',
   [
