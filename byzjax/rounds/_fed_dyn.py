@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from byzjax._src import base, checks, local, round_arguments
@@ -27,6 +28,7 @@ def fed_dyn(
   num_workers: int,
   participation: int | local.Participation | None = None,
   aggregator: base.Aggregator | None = None,
+  worker_weights: jax.Array | None = None,
   needs_key: bool = False,
   **arguments: Any,
 ) -> base.Round:
@@ -53,6 +55,9 @@ def fed_dyn(
     num_workers: n, a Python int.
     participation: m workers in every round, or a `Participation`; None for all.
     aggregator: the aggregation rule; None for `mean()`.
+    worker_weights: float[n], all positive, such as the numbers of examples;
+      None for equal weights. No schedule, and no zeros: the server's step needs
+      m, so who is absent is up to `participation`.
     needs_key: whether the loss takes a key; every step gets its own.
     **arguments: further arguments of `from_work`: attack, codec, mesh, ...
 
@@ -61,8 +66,8 @@ def fed_dyn(
     each of its S slices.
 
   Raises:
-    ValueError: if the learning rate or alpha is not positive, or as for
-      `from_work`.
+    ValueError: if the learning rate, alpha or a weight is not positive, the
+      weights are a schedule, or as for `from_work`.
 
   References:
     Acar, Zhao, Matas Navarro, Mattina, Whatmough, Saligrama, 2021,
@@ -84,6 +89,7 @@ def fed_dyn(
   checks.check_range(_NAME, 'alpha', alpha, 0, exclusive=True)
   checks.check_function(_NAME, 'loss_fn', loss_fn)
   checks.check_flag(_NAME, 'needs_key', needs_key)
+  _check_weights(num_workers, worker_weights)
   draws = participation_of(_NAME, num_workers, participation)
   share = draws.num_participants / num_workers if draws else 1.0
   work = Work(
@@ -95,10 +101,34 @@ def fed_dyn(
     num_workers=num_workers,
     participation=participation,
     aggregator=mean() if aggregator is None else aggregator,
+    worker_weights=worker_weights,
     optimizer=_server(alpha, share),
     name=_NAME,
     **arguments,
   )
+
+
+def _check_weights(num_workers: int, weights: Any) -> None:
+  """Raises ValueError for weights with which a worker may be absent.
+
+  The values of traced weights are not checked.
+  """
+  if weights is None:
+    return
+  if callable(weights):
+    raise ValueError(
+      f'{_NAME} needs worker_weights to be float[{num_workers}] or None, got'
+      f' the schedule {weights!r}: its server must know how many take part, so'
+      ' use participation'
+    )
+  checks.check_worker_weights(_NAME, weights, num_workers)
+  if isinstance(weights, jax.core.Tracer):
+    return
+  if not np.all(np.asarray(weights) > 0):
+    raise ValueError(
+      f'{_NAME} needs worker_weights > 0, got {np.asarray(weights)}: its server'
+      ' must know how many take part, so use participation'
+    )
 
 
 def _server(alpha: float, share: float) -> optax.GradientTransformation:

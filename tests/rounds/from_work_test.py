@@ -264,6 +264,14 @@ def test_states_keep_the_dtype_of_the_parameters(name, dtype):
       lambda: byzjax.scaffold(_loss, learning_rate=0, num_workers=2),
       'scaffold needs learning_rate > 0, got 0',
     ),
+    (
+      lambda: _make('fed_dyn', worker_weights=jnp.arange(N)),
+      r'fed_dyn needs worker_weights > 0, got \[0 1 .*use participation',
+    ),
+    (
+      lambda: _make('fed_dyn', worker_weights=lambda step: jnp.ones(N)),
+      r'fed_dyn needs worker_weights to be float\[8\] or None, got the sched',
+    ),
   ],
 )
 def test_wrong_arguments_are_refused(make, message):
