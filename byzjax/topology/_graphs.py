@@ -3,7 +3,12 @@
 import numpy as np
 
 from byzjax._src import checks
-from byzjax.topology._topology import Topology, from_adjacency, is_connected
+from byzjax.topology._topology import (
+  Topology,
+  from_adjacency,
+  grid_edges,
+  is_connected,
+)
 
 
 def ring(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
@@ -28,7 +33,7 @@ def ring(num_nodes: int, *, weights: str = 'metropolis') -> Topology:
   """
   checks.check_count('ring', 'num_nodes', num_nodes, 1)
   return from_adjacency(
-    _grid_edges(num_nodes, 1), weights=weights, grid=(num_nodes, 1)
+    grid_edges(num_nodes, 1), weights=weights, grid=(num_nodes, 1)
   )
 
 
@@ -58,7 +63,7 @@ def torus(rows: int, columns: int, *, weights: str = 'metropolis') -> Topology:
   checks.check_count('torus', 'rows', rows, 1)
   checks.check_count('torus', 'columns', columns, 1)
   return from_adjacency(
-    _grid_edges(rows, columns), weights=weights, grid=(rows, columns)
+    grid_edges(rows, columns), weights=weights, grid=(rows, columns)
   )
 
 
@@ -257,18 +262,3 @@ def erdos_renyi(
     f'{name} needs a probability that makes {num_nodes} nodes connected, got'
     f' {probability}'
   )
-
-
-def _grid_edges(rows, columns):
-  row, column = np.divmod(np.arange(rows * columns), columns)
-
-  def next_to(x, length):
-    """Which pairs are one apart around a circle."""
-    difference = (x[:, None] - x) % length
-    return (difference == 1 % length) | (difference == (length - 1) % length)
-
-  same_row, same_column = row[:, None] == row, column[:, None] == column
-  edges = (same_row & next_to(column, columns)) | (
-    same_column & next_to(row, rows)
-  )
-  return edges & ~np.eye(rows * columns, dtype=bool)

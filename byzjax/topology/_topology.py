@@ -64,7 +64,8 @@ def from_adjacency(
     A `Topology`.
 
   Raises:
-    ValueError: if an argument does not have that form.
+    ValueError: if an argument does not have that form, or the graph is not
+      that of the grid.
 
   Example:
     >>> from byzjax import topology
@@ -90,6 +91,16 @@ def from_adjacency(
     raise ValueError(
       'topology needs adjacency to be symmetric, without self-loops'
     )
+  if grid is not None:
+    # On a mesh only the neighbours in the grid are heard.
+    rows, columns = grid
+    fits = rows * columns == len(edges)
+    if not fits or (edges != grid_edges(rows, columns)).any():
+      raise ValueError(
+        'topology needs adjacency to have exactly the edges of the grid, with'
+        f' periodic boundaries, got grid={tuple(grid)} for another graph of'
+        f' {len(edges)} nodes'
+      )
   degrees = edges.sum(axis=1)
   larger = np.maximum(degrees[:, None], degrees[None])
   share = larger if weights == 'metropolis' else degrees[:, None]
@@ -227,3 +238,19 @@ def is_connected(adjacency: np.ndarray) -> bool:
 
 def _with_diagonal(mixing):
   return mixing + np.diag(1 - mixing.sum(axis=1))
+
+
+def grid_edges(rows: int, columns: int) -> np.ndarray:
+  """The adjacency of a grid with periodic boundaries: bool[n, n]."""
+  row, column = np.divmod(np.arange(rows * columns), columns)
+
+  def next_to(x, length):
+    """Which pairs are one apart around a circle."""
+    difference = (x[:, None] - x) % length
+    return (difference == 1 % length) | (difference == (length - 1) % length)
+
+  same_row, same_column = row[:, None] == row, column[:, None] == column
+  edges = (same_row & next_to(column, columns)) | (
+    same_column & next_to(row, rows)
+  )
+  return edges & ~np.eye(rows * columns, dtype=bool)

@@ -152,6 +152,8 @@ def test_the_grid_of_a_torus_says_who_the_neighbours_are():
   np.testing.assert_array_equal(neighbours, [1, 3, 4, 8])
   assert topology.ring(5).grid == (5, 1)
   assert topology.chain(5).grid is None
+  given = topology.from_adjacency(topology.torus(3, 4).adjacency, grid=(3, 4))
+  assert given.grid == (3, 4)
 
 
 def test_a_dumbbell_has_one_bridge():
@@ -184,6 +186,14 @@ def test_erdos_renyi_is_drawn_from_its_seed_until_it_is_connected():
     (lambda: topology.from_adjacency([[1]]), 'self-loops'),
     (lambda: topology.from_adjacency([[0, 2], [2, 0]]), 'zeros and ones'),
     (lambda: topology.from_adjacency(np.zeros((2, 3))), 'square'),
+    (
+      lambda: topology.from_adjacency(topology.chain(4).adjacency, grid=(4, 1)),
+      r'edges of the grid.* got grid=\(4, 1\) for another graph of 4 nodes',
+    ),
+    (
+      lambda: topology.from_adjacency(topology.ring(6).adjacency, grid=(3, 1)),
+      r'edges of the grid.* got grid=\(3, 1\) for another graph of 6 nodes',
+    ),
     (
       lambda: topology.erdos_renyi(20, probability=0.01, seed=0),
       'connected',
