@@ -92,7 +92,9 @@ def _aggregated(rule, topology, sent, usable, center, y, edges, key):
   results, order = [], []
   for degree in np.unique(topology.degrees):
     nodes = np.flatnonzero(topology.degrees == degree)
-    others = np.nonzero(topology.adjacency[nodes])[1].reshape(-1, degree)
+    others = np.nonzero(topology.adjacency[nodes])[1].reshape(
+      len(nodes), degree
+    )
     aggregate = aggregator_of(rule, int(degree) + 1, sent.x[0])
 
     def of_node(node, others, aggregate=aggregate):

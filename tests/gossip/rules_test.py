@@ -178,6 +178,17 @@ def test_nna_is_monna_at_every_node():
   )
 
 
+@pytest.mark.parametrize(
+  'rule',
+  [gossip.trimmed(num_byzantine=1), gossip.aggregate(lambda m: byzjax.mean())],
+)
+def test_a_node_without_neighbours_stays(rule):
+  pair_and_one = topology.from_adjacency([[0, 1, 0], [1, 0, 0], [0, 0, 0]])
+  x = jnp.array([[0.0, 4.0], [2.0, 0.0], [9.0, 7.0]])
+  mixed = gossip.mix(rule, pair_and_one, x)
+  np.testing.assert_allclose(mixed, [[1, 2], [1, 2], [9, 7]], 1e-6)
+
+
 def test_ties_go_to_the_lowest_index():
   graph, x = topology.star(4), jnp.array([0.0, 1.0, -1.0, 3.0])
   rule = gossip.nearest_neighbor_averaging(num_byzantine=2)
