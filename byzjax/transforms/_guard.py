@@ -141,4 +141,5 @@ def _suspects(
   distances = jnp.where(jnp.isfinite(squared), jnp.sqrt(squared), jnp.inf)
   # The lower median, for half of them may be lost.
   middle = jnp.sort(distances)[(distances.shape[0] - 1) // 2]
-  return is_finite, distances > factor * middle
+  # The median itself is infinite if most of them are not finite.
+  return is_finite, ~is_finite | (distances > factor * middle)

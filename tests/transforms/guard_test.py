@@ -80,6 +80,15 @@ def test_a_far_message_is_suspect_by_the_factor():
     assert state.num_suspect.tolist() == [0, count, 0, 0]
 
 
+def test_most_messages_may_be_lost_and_are_counted():
+  lost = jax.tree.map(lambda x: np.array(x), _gradients())
+  lost['w'][1:] = np.nan
+  tx = _guard(byzjax.mean())
+  _, state = tx.update(lost, tx.init(PARAMS), PARAMS)
+  assert state.num_suspect.tolist() == [0, 1, 1, 1]
+  assert state.num_skipped == 0
+
+
 def test_nothing_finite_moves_nothing():
   tx = _guard(optimizer=optax.adam(0.1))
   _, before = tx.update(_gradients(), tx.init(PARAMS), PARAMS)
@@ -88,6 +97,7 @@ def test_nothing_finite_moves_nothing():
   assert not any(np.any(x) for x in jax.tree.leaves(updates))
   jax.tree.map(np.testing.assert_array_equal, before.optimizer, after.optimizer)
   assert after.num_skipped == 1
+  assert after.num_suspect.tolist() == [1, 1, 1, 1]
 
 
 def test_another_number_of_rows_is_refused():
