@@ -9,7 +9,7 @@ import optax
 from jax import lax
 
 from byzjax._src import base, checks, local
-from byzjax.objectives import _projection
+from byzjax.objectives import _projection, _wasserstein
 
 
 def fedbr(
@@ -67,12 +67,13 @@ def fedbr(
       0 leaves the pseudo-inputs unchanged.
 
   Returns:
-    An `Objective` for batches `(inputs [B, ...], labels int[B])`, with value J.
+    An `Objective` for batches `(inputs float[B, ...], labels int[B])`, with
+    value J.
 
   Raises:
     ValueError: if an argument is out of its range; at trace time, if the
-      parameters do not have these two parts, or pseudo-inputs and inputs differ
-      in shape.
+      parameters do not have these two parts, pseudo-inputs and inputs differ in
+      shape, or inputs are not floats.
 
   References:
     Guo, Tang, Lin, 2023, arXiv:2205.13462.
@@ -114,6 +115,7 @@ def fedbr(
     model, head = _parts(params)
     inputs, labels = batch
     _check_shapes(pseudo_inputs, inputs)
+    _wasserstein.check_floats('fedbr', inputs, 'averages')
     shared, chosen = _mix(pseudo_inputs, inputs, num_mixed, context.key)
     z, z_p = features(model, inputs), features(model, shared)
     anchor = lax.stop_gradient(context.anchor['model'])

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax._src import base, checks, flat, local
+from byzjax.objectives import _wasserstein
 
 
 def mixup(
@@ -22,7 +23,7 @@ def mixup(
 
   Args:
     loss_fn: `(params, (inputs, labels)) -> scalar`, or an `Objective`, such as
-      `fedbr`, of such batches.
+      `fedbr`, of such batches, whose inputs are floats.
     alpha: parameter of the Beta distribution, alpha > 0; near 0 it is almost
       the plain loss. May be traced.
     needs_key: whether the loss takes a key, `loss_fn(params, batch_i, key)`,
@@ -34,7 +35,8 @@ def mixup(
     An `Objective` that uses the key of its context.
 
   Raises:
-    ValueError: if alpha is not positive, or the loss does not fit the flags.
+    ValueError: if alpha is not positive, or the loss does not fit the flags; at
+      trace time, if the inputs are not floats.
 
   References:
     Zhang, Cisse, Dauphin, Lopez-Paz, 2018, arXiv:1710.09412.
@@ -55,6 +57,7 @@ def mixup(
 
   def loss(params, batch, context):
     inputs, labels = batch
+    _wasserstein.check_floats('mixup', inputs, 'blends')
     share_key, order_key, inner_key = jax.random.split(context.key, 3)
     share = jax.random.beta(share_key, alpha, alpha)
     order = jax.random.permutation(order_key, inputs.shape[0])

@@ -174,12 +174,20 @@ def input_gradients(name, loss_fn, params, labels):
 def float_inputs(name: str, inputs: jax.Array) -> jax.Array:
   """The inputs as a constant; ValueError if they cannot be moved."""
   inputs = jnp.asarray(inputs)
-  if not jnp.issubdtype(inputs.dtype, jnp.floating):
-    raise ValueError(
-      f'{name} needs inputs to be floats, because it moves them, got'
-      f' {inputs.dtype}'
-    )
+  check_floats(name, inputs, 'moves')
   return lax.stop_gradient(inputs)
+
+
+def check_floats(name: str, inputs: jax.Array, does: str) -> None:
+  """Raises ValueError unless the inputs are floats, and says what they are for.
+
+  What is made of inputs has their dtype, and whole numbers wrap around in it.
+  """
+  dtype = jnp.result_type(inputs)
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(
+      f'{name} needs inputs to be floats, because it {does} them, got {dtype}'
+    )
 
 
 def check_plain(name: str, loss_fn: Any) -> None:

@@ -397,3 +397,6 @@ def test_refusals_of_what_does_not_fit():
     _objective().loss(params['model'], reference.data(), context(params))
   with pytest.raises(ValueError, match=r"got \['model', 'more', 'projection'"):
     _gradient(params | {'more': 0.0})
+  inputs, labels = reference.data()
+  with pytest.raises(ValueError, match='fedbr needs inputs .* got uint8'):
+    _gradient(params, batch=(inputs.astype(jnp.uint8), labels))

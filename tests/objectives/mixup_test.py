@@ -75,3 +75,6 @@ def test_shares_follow_the_beta_distribution():
 def test_refusals():
   with pytest.raises(ValueError, match='mixup needs alpha > 0, got 0'):
     mixup(_logits_loss, alpha=0)
+  batch = jnp.array([[10], [200]], jnp.uint8), jnp.arange(2)
+  with pytest.raises(ValueError, match='mixup needs inputs .* got uint8'):
+    mixup(_logits_loss).loss(jnp.ones((1, 2)), batch, context(None))
