@@ -94,6 +94,6 @@ def assemble(
     )
     if draws is None:
       return engine.step(state, batch, key, everybody)
-    return _cohort.step(engine.step, draws, everybody, state, batch, key)
+    return _cohort.step(name, engine.step, draws, everybody, state, batch, key)
 
   return round_arguments.make_round(name, init, step)

@@ -75,6 +75,7 @@ def everybody(
 
 
 def step(
+  name: str,
   engine_step: Any,
   participation: local.Participation,
   workers: Cohort,
@@ -91,6 +92,13 @@ def step(
   weights, drawn = participation.draw(
     state.participation, scores, state.step, draw_key
   )
+  # Indices beyond the workers would be clipped to the last one.
+  num_workers = workers.ids.size
+  if jnp.shape(weights) != (num_workers,):
+    raise ValueError(
+      f'{name} needs participation.draw to return weights'
+      f' float[{num_workers}], got the shape {list(jnp.shape(weights))}'
+    )
   ids = jnp.argsort(weights <= 0, stable=True)[: participation.num_participants]
 
   def of_them(tree):

@@ -47,6 +47,7 @@ def step(
     return cohort_step(parts, state, batch, key, everybody)
   # A score is that of a path, so each is handed out with its data.
   return _cohort.step(
+    NAME,
     lambda state, pairs, *rest: cohort_step(parts, state, pairs[1], *rest),
     _of_paths(parts.participation),
     everybody,

@@ -109,6 +109,19 @@ def test_arguments_are_refused_by_name(arguments, message):
       slices(3),
       r'krum needs num_workers >= 2 \* num_byzantine \+ 3, got 4 and 3',
     ),
+    (
+      dict(
+        participation=byzjax.Participation(
+          lambda n: (),
+          None,
+          lambda state, scores, step, key: (jnp.ones(N + 2), state),
+          4,
+        )
+      ),
+      slices(3),
+      rf'local_round needs participation.draw to return weights float\[{N}\],'
+      rf' got the shape \[{N + 2}\]',
+    ),
   ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_while_tracing(arguments, batch, message):
