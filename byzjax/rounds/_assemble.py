@@ -48,7 +48,11 @@ def assemble(
   root_at = round_arguments.root_schedule(root_batch)
   round_arguments.check_mesh(name, mesh, axis_name, num_workers)
   mesh, num_shards = round_arguments.check_mesh(
-    name, mesh, axis_name, cohort_size
+    name,
+    mesh,
+    axis_name,
+    cohort_size,
+    'participation' if draws else 'num_workers',
   )
   computes = None
   if skips_attackers and draws is None:

@@ -62,8 +62,8 @@ from tests.rounds.local_problem import KEY, N, local, slices
     ),
     (
       dict(participation=6, mesh=problem.mesh(8)),
-      'local_round needs num_workers to be a multiple of the 8 devices of mesh'
-      " axis 'workers', got 6",
+      'local_round needs participation to be a multiple of the 8 devices of'
+      " mesh axis 'workers', got 6",
     ),
   ],
 )
