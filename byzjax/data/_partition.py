@@ -282,7 +282,8 @@ def restrict(partition: Partition, kept: np.ndarray) -> Partition:
     S_i' = \{\mathrm{kept}_j : j \in S_i\}
 
   Args:
-    partition: a `Partition` of the `N'` selected examples.
+    partition: a `Partition` of the `N'` selected examples. It need not have all
+      of them: some partitions leave a few out.
     kept: indices of the selected examples, integers `[N']`, as from
       `long_tail`.
 
@@ -290,8 +291,8 @@ def restrict(partition: Partition, kept: np.ndarray) -> Partition:
     A `Partition` of the same shapes, whose entries are entries of `kept`.
 
   Raises:
-    ValueError: if kept is not a vector, or the partition does not have exactly
-      `N'` examples.
+    ValueError: if kept is not a vector with an entry for each index of the
+      partition.
 
   Example:
     >>> import numpy as np
@@ -301,11 +302,11 @@ def restrict(partition: Partition, kept: np.ndarray) -> Partition:
     array([[10, 20], [30, 40]], dtype=int32)
   """
   kept = np.asarray(kept, np.int32)
-  num_examples = int(partition.indices.max()) + 1
-  if kept.shape != (num_examples,):
+  largest = int(partition.indices.max())
+  if kept.ndim != 1 or largest >= kept.size:
     raise ValueError(
-      'restrict: kept must have one entry for each example of the partition, '
-      f'got kept.shape={kept.shape} for {num_examples} examples.'
+      'restrict: kept must be a vector with an entry for each index of the '
+      f'partition, got kept.shape={kept.shape} for indices up to {largest}.'
     )
   return Partition(kept[partition.indices], partition.sizes)
 

@@ -219,8 +219,17 @@ def test_refuses_a_wrong_ratio(ratio):
     data.long_tail(LABELS, ratio=ratio)
 
 
-def test_restrict_refuses_another_number_of_examples():
+def test_restrict_refuses_too_few_examples():
   with pytest.raises(
-    ValueError, match=r'restrict: kept must .*\(7,\) for 500 examples'
+    ValueError, match=r'restrict: kept must .*\(7,\) for indices up to 499'
   ):
     data.restrict(data.iid(LABELS, 5), np.arange(7))
+  with pytest.raises(ValueError, match=r'kept must be a vector .*\(500, 1\)'):
+    data.restrict(data.iid(LABELS, 5), np.arange(500)[:, None])
+
+
+def test_restrict_takes_parts_without_the_last_example():
+  part = data.Partition(np.array([[0, 2], [1, 1]], np.int32), np.array([2, 1]))
+  np.testing.assert_array_equal(
+    data.restrict(part, np.array([5, 6, 7, 8])).indices, [[5, 7], [6, 6]]
+  )
