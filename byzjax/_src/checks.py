@@ -195,6 +195,16 @@ def check_range(
     )
 
 
+def check_momentum(rule: str, name: str, value: Any) -> None:
+  """Raises ValueError unless `value` is in [0, 1): with 1 nothing is forgotten.
+
+  Of a traced value only type and shape are checked.
+  """
+  check_range(rule, name, value, 0, 1)
+  if not isinstance(value, jax.core.Tracer) and value == 1:
+    raise ValueError(f'{rule} needs {name} < 1, got {value}')
+
+
 def check_worker_weights(
   rule: str, weights: Any, n: int, *, may_be_zero: bool = False
 ) -> None:

@@ -109,7 +109,7 @@ def ordered_momentum(
   name = 'ordered_momentum'
   checks.check_rate(name, 'learning_rate', learning_rate)
   checks.check_count(name, 'num_workers', num_workers, 1)
-  checks.check_range(name, 'momentum', momentum, 0, 1)
+  checks.check_momentum(name, 'momentum', momentum)
   checks.check_choice(name, 'bucket', bucket, get_args(Bucket))
   checks.check_flag(name, 'delay_adaptive', delay_adaptive)
   checks.check_flag(name, 'catch_up', catch_up)

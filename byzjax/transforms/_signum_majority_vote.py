@@ -53,7 +53,7 @@ def signum_majority_vote(
     Array([-0.5,  0.5], dtype=float32)
   """
   checks.check_rate('signum_majority_vote', 'learning_rate', learning_rate)
-  checks.check_range('signum_majority_vote', 'momentum', momentum, 0, 1)
+  checks.check_momentum('signum_majority_vote', 'momentum', momentum)
   checks.check_range('signum_majority_vote', 'weight_decay', weight_decay, 0)
   return optax.chain(
     per_worker(optax.ema(momentum, debias=False), num_workers),

@@ -191,6 +191,8 @@ def test_errors():
     make(0.1, num_workers=0)
   with pytest.raises(ValueError, match='momentum'):
     make(0.1, num_workers=2, momentum=-0.1)
+  with pytest.raises(ValueError, match='momentum < 1, got 1'):
+    make(0.1, num_workers=2, momentum=1)
   with pytest.raises(ValueError, match='bucket'):
     make(0.1, num_workers=2, bucket='round')
   tx = make(0.1, num_workers=2)

@@ -99,5 +99,7 @@ def test_it_is_the_same_over_the_wire():
 def test_refusals():
   with pytest.raises(ValueError, match='momentum'):
     byzjax.signum_majority_vote(0.1, num_workers=3, momentum=1.5)
+  with pytest.raises(ValueError, match='momentum < 1, got 1'):
+    byzjax.signum_majority_vote(0.1, num_workers=3, momentum=1.0)
   with pytest.raises(ValueError, match='weight_decay >= 0'):
     byzjax.signum_majority_vote(0.1, num_workers=3, weight_decay=-0.1)
