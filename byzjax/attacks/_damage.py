@@ -177,12 +177,8 @@ def check_search(
       f' {type(aggregator).__name__}'
     )
   checks.check_count(name, 'num_rounds', num_rounds, 1)
-  checks.check_range(name, 'momentum', momentum, 0)
   # At 1 all factors of the rounds ahead are zero, and so is their sum.
-  if not isinstance(momentum, jax.core.Tracer) and not momentum < 1:
-    raise ValueError(
-      f'{name} needs momentum >= 0 and momentum < 1, got {momentum}'
-    )
+  checks.check_momentum(name, 'momentum', momentum)
 
 
 def is_one_round(scene: Scene, num_rounds: int) -> bool:
