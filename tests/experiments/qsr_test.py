@@ -30,7 +30,7 @@ def test_all_learn_the_same_few_images_in_as_many_steps():
   )
   cells = qsr.define(WIDE)
   assert [cell.labels['lengths'] for cell in cells] == [
-    *('parallel', 'constant 4', 'linear', 'qsr 2.12')
+    *('parallel', 'constant 4', 'constant 11', 'linear', 'qsr 2.12')
   ]
   steps = qsr.all_lengths(WIDE)
   assert {sum(of) for of in steps.values()} == {WIDE.total_steps}
