@@ -342,8 +342,7 @@ def check_of_kept(table: tables.Cells) -> Check:
     '1 hidden, 50 kept: least over largest change of all widths (%)',
     100 * min(at_50) / max(at_50),
     50,
-    why='of 100 units dropping half is half of all; from width 200 on the'
-    ' changes are within a third of each other',
+    why='at width 100, 50 units are half of all, drawn without replacement',
   )
 
 
