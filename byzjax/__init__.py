@@ -26,6 +26,7 @@ from byzjax._src.base import (
   RoundState,
 )
 from byzjax._src.data_attacks import JointAttack
+from byzjax._src.grams import squared_distances
 from byzjax._src.layouts import WorkerShardedState
 from byzjax._src.local import (
   GradientEstimator,
@@ -37,7 +38,7 @@ from byzjax._src.local import (
 )
 from byzjax._src.nonfinite import sanitize
 from byzjax._src.robust_reduce import robust_reduce
-from byzjax._src.rules import from_column, from_weights, squared_distances
+from byzjax._src.rules import from_column, from_weights
 from byzjax._src.stack import stack
 from byzjax._src.worker_sharded import worker_sharded
 from byzjax.aggregators import (

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import byzjax
-from byzjax._src import rules
+from byzjax._src import grams
 from byzjax.aggregators import _sequential_centered_clipping as scc
 from tests import conformance_cases as stored
 from tests import reference_trust
@@ -94,7 +94,7 @@ def _later_buckets(x, v):
 
 
 def _clip(x, v, bucket_of, clip_means):
-  gram, center = rules.gram_of(jnp.asarray(x), jnp.asarray(v))
+  gram, center = grams.gram_of(jnp.asarray(x), jnp.asarray(v))
   count = bucket_of.max() + 1
   a, _ = scc.clip_in_turn(gram, jnp.asarray(bucket_of), count, 1.0, clip_means)
   return np.asarray(center + a @ (x - center[None]))

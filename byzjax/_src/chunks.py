@@ -13,11 +13,11 @@ from byzjax._src import (
   base,
   calls,
   flat,
+  grams,
   layouts,
   nonfinite,
   ownership,
   reductions,
-  rules,
 )
 
 Split = ownership.Split
@@ -52,7 +52,8 @@ def chunked(
 
   A device never holds its part `[n, m]` of the messages at once, only `[n, m /
   num_chunks]`. A rule with distances needs three passes over the chunks: for
-  norms, for inner products and for the sum.
+  norms, for inner products and for the sum; and of one more if an attacker's
+  message was the first centre (see `from_weights`).
   """
 
   def inspect(
@@ -98,17 +99,20 @@ def _by_weights(rule, over, weights, key, axes):
   norms, _ = over(lambda x: (reductions.squared_norms(x), None))
   norms = lax.psum(norms, axes)
   mask = nonfinite.usable_norms(norms)
-  known = rules.counted(mask, weights)
-  center = rules.median_norm_index(norms, known)
+  known = grams.counted(mask, weights)
 
-  def center_of(x):
-    return jnp.where(jnp.any(known), x[center], 0)
+  def gram_about(index):
+    def of_chunk(x):
+      center = grams.center_row(x, index, known)
+      return reductions.centered_gram(x, center, mask), None
 
-  inner, _ = over(
-    lambda x: (reductions.centered_gram(x, center_of(x), mask), None)
+    return lax.psum(over(of_chunk)[0], axes)
+
+  center, inner = grams.gram_about_message(
+    gram_about, grams.median_norm_index(norms, known), known
   )
-  gram = base.Gram(lax.psum(inner, axes), jnp.where(mask, norms, 0), mask)
-  gram = rules.weighted_gram(gram, weights)
+  gram = base.Gram(inner, jnp.where(mask, norms, 0), mask)
+  gram = grams.weighted_gram(gram, weights)
   info, _ = gram_rule.weights(gram, gram_rule.init(jnp.zeros(1)), key=key)
   weights = jnp.where(mask, info.weights, 0).astype(norms.dtype)
 
@@ -117,7 +121,8 @@ def _by_weights(rule, over, weights, key, axes):
       return None, reductions.select(weights, x)
     about = None
     if not gram_rule.selects:
-      about = jnp.where(jnp.any(weights != 0), center_of(x), 0)
+      row = grams.center_row(x, center, known)
+      about = jnp.where(jnp.any(weights != 0), row, 0)
     return None, reductions.combine(weights, x, about)
 
   _, vector = over(combined)

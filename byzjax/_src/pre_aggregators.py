@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, calls, flat, nonfinite, reductions, rules
+from byzjax._src import base, calls, flat, grams, nonfinite, reductions
 from byzjax._src.message_rows import Rows
 
 
@@ -26,7 +26,7 @@ def from_matrix(
     given = calls.relative_weights(
       name, worker_weights, len(x), supported=weighted
     )
-    gram, center = rules.gram_of(x, weights=given, axis_name=axis_name)
+    gram, center = grams.gram_of(x, weights=given, axis_name=axis_name)
     mixed = reductions.mix(matrix_fn(gram, key), x, center, gram.mask)
     return layout.unravel_rows(mixed), state
 

@@ -17,12 +17,12 @@ from byzjax._src import (
   calls,
   checks,
   flat,
-  nonfinite,
+  grams,
   recipes,
   reductions,
   sorting,
 )
-from byzjax._src.message_rows import Rows, as_rows
+from byzjax._src.message_rows import Rows
 
 
 @recipes.factory
@@ -99,12 +99,11 @@ def from_weights(
   """A rule from a function of the Gram matrix to weights.
 
   `aggregate = c + sum_i w_i (x_i - c)` with `w = weights_fn(gram)`, where c is
-  the finite message of median norm. Distances are as exact as float32 keeps
-  them around c: where an attacker's message happens to have that norm, to about
-  1e-3 of its length. Messages whose squared norm is not finite
-  (or would overflow sums of distances) are masked: their rows of the Gram
-  matrix are zero and `weights_fn` must give them weight 0. If every message is
-  masked the aggregate is zero.
+  the finite message of median norm, or one nearer to a majority where that one
+  is far from it: distances then keep their digits, whatever a minority sends.
+  Messages whose squared norm is not finite (or would overflow sums of
+  distances) are masked: their rows of the Gram matrix are zero and `weights_fn`
+  must give them weight 0. If every message is masked the aggregate is zero.
 
   Args:
     weights_fn: `Gram -> float[n]`, weights that sum to one; or an
@@ -169,7 +168,7 @@ def from_gram_rule(rule: base.GramRule, name: str) -> base.Aggregator:
 
   def aggregate(rows, state, call):
     center = rule.center and flat_vector(name, rule.center(state), rows)
-    gram, center = gram_of(
+    gram, center = grams.gram_of(
       rows, center, weights=call.worker_weights, axis_name=call.axis_name
     )
     info, state = rule.weights(gram, state, key=call.key)
@@ -210,91 +209,6 @@ def flat_vector(
   return layout.ravel(tree).astype(rows.dtype)
 
 
-def weighted_gram(gram: base.Gram, weights: jax.Array | None) -> base.Gram:
-  """The Gram matrix with the workers' weights, if there are any."""
-  if weights is None:
-    return gram
-  weights = jnp.where(gram.mask, weights, 0).astype(gram.inner.dtype)
-  return gram._replace(worker_weights=weights)
-
-
-def gram_of(
-  x: jax.Array | Rows,
-  center: jax.Array | None = None,
-  *,
-  weights: jax.Array | None = None,
-  axis_name: base.AxisName = None,
-) -> tuple[base.Gram, jax.Array]:
-  """The Gram matrix of the rows of `[n, d]`, and the centre [d] it is about.
-
-  `weights` float[n] are those of the workers; one without weight is never the
-  centre.
-  """
-  norms = reductions.squared_norms(x, axis_name=axis_name)
-  mask = nonfinite.usable_norms(norms)
-  if center is None:
-    center = median_norm_row(x, norms, counted(mask, weights))
-  inner = reductions.centered_gram(x, center, mask, axis_name=axis_name)
-  gram = base.Gram(inner, jnp.where(mask, norms, 0), mask)
-  return weighted_gram(gram, weights), center
-
-
-def counted(mask: jax.Array, weights: jax.Array | None) -> jax.Array:
-  """The usable messages of workers that have a weight: bool[n]."""
-  return mask if weights is None else mask & (weights > 0)
-
-
-def median_norm_row(
-  x: jax.Array | Rows, squared_norms: jax.Array, mask: jax.Array
-) -> jax.Array:
-  """The usable row of (lower) median norm.
-
-  A minority cannot choose its length. It can choose its direction, by a message
-  of just that length; distances then lose digits to rounding, by about 1e-7 of
-  the squared length.
-  """
-  row = as_rows(x).row(median_norm_index(squared_norms, mask))
-  return jnp.where(jnp.any(mask), row, 0)
-
-
-def median_norm_index(squared_norms: jax.Array, mask: jax.Array) -> jax.Array:
-  """The index of that row: int32[]."""
-  order = jnp.argsort(jnp.where(mask, squared_norms, jnp.inf))
-  return order[jnp.maximum(mask.sum() - 1, 0) // 2]
-
-
-def squared_distances(gram: base.Gram) -> jax.Array:
-  """The squared distances between messages, from their Gram matrix.
-
-  `D_ij = |x_i - x_j|^2 = K_ii + K_jj - 2 K_ij`, at least zero, and exactly zero
-  on the diagonal. The distance to a masked message is a finite number larger
-  than any sum of others, with room for a sum over n: so the scores of messages
-  with too few usable neighbours can still be compared.
-
-  Args:
-    gram: of n messages, as passed to the function of `from_weights`.
-
-  Returns:
-    float[n, n].
-
-  Example:
-    >>> import byzjax, jax.numpy as jnp
-    >>> def nearest_to_first(gram):
-    ...   distances = byzjax.squared_distances(gram)[0]
-    ...   return jnp.zeros(3).at[jnp.argmin(distances[1:]) + 1].set(1)
-    >>> rule = byzjax.from_weights(nearest_to_first, selects=True)
-    >>> rule(jnp.array([[0.], [5.], [2.]]))
-    Array([2.], dtype=float32)
-  """
-  n = gram.mask.shape[0]
-  norms = jnp.diagonal(gram.inner)
-  squared = jnp.maximum(norms[:, None] + norms[None] - 2 * gram.inner, 0)
-  usable = gram.mask[:, None] & gram.mask[None]
-  far = jnp.finfo(squared.dtype).max / (2 * n)
-  squared = jnp.where(usable, squared, far)
-  return jnp.where(jnp.eye(n, dtype=bool), 0, squared)
-
-
 def nearest(
   distances: jax.Array, weights: jax.Array, mass: jax.Array
 ) -> jax.Array:
@@ -324,24 +238,3 @@ def nearest(
 def largest_share(weights: jax.Array, count: int) -> jax.Array:
   """The total weight of the `count` heaviest workers: float[]."""
   return jnp.sort(weights)[::-1][:count].sum()
-
-
-def mix_gram(gram: base.Gram, matrix: jax.Array) -> base.Gram:
-  """The Gram matrix of `M x` around the same centre: `M K M^T`.
-
-  Args:
-    gram: of n messages.
-    matrix: float[m, n], rows that sum to one, or to zero for messages that do
-      not exist; masked columns are zero.
-
-  Returns:
-    The Gram matrix of the m mixed messages.
-  """
-  inner = reductions.matmul(reductions.matmul(matrix, gram.inner), matrix.T)
-  # |c + M y|^2 from |c + y|^2: only the parts linear in M y and c mix.
-  norms = reductions.matmul(
-    matrix, gram.squared_norms - jnp.diagonal(gram.inner)
-  ) + jnp.diagonal(inner)
-  mask = jnp.any(matrix != 0, axis=1)
-  norms = jnp.where(mask, jnp.maximum(norms, 0), 0)
-  return base.Gram(inner, norms, mask, gram.worker_weights)

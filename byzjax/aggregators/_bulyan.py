@@ -10,9 +10,9 @@ from byzjax._src import (
   base,
   calls,
   checks,
+  grams,
   recipes,
   reductions,
-  rules,
   sorting,
 )
 from byzjax.aggregators import _mean_around_median, _trimmed_mean
@@ -125,7 +125,7 @@ def bulyan(
     n = rows.shape[0]
     theta, beta, neighbors = counts(n)
     # Whom it picks is constant almost everywhere: no derivative.
-    gram, center = rules.gram_of(
+    gram, center = grams.gram_of(
       lax.stop_gradient(rows), axis_name=call.axis_name
     )
     picks = _picks(
@@ -192,7 +192,7 @@ def _picks(
   best messages; each that follows by one less of both, but at least one.
   """
   n = gram.mask.shape[0]
-  distances = rules.squared_distances(gram)
+  distances = grams.squared_distances(gram)
   # Inner products may differ in the last bit from their transpose, but two
   # messages that are each other's nearest must tie.
   distances = jnp.minimum(distances, distances.T)

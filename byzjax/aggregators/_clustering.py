@@ -10,10 +10,10 @@ from byzjax._src import (
   calls,
   checks,
   flat,
+  grams,
   nonfinite,
   recipes,
   reductions,
-  rules,
 )
 
 _LINKAGES = ('average', 'complete', 'single')
@@ -31,7 +31,7 @@ def cosine_distances(gram: base.Gram) -> jax.Array:
   product = norms[:, None] * norms[None]
   has_direction = product > 0
   # Not from x_i . x_j, whose difference to the product of norms cancels.
-  apart = rules.squared_distances(gram) - jnp.square(
+  apart = grams.squared_distances(gram) - jnp.square(
     norms[:, None] - norms[None]
   )
   distances = apart / (2 * jnp.where(has_direction, product, 1))
@@ -96,9 +96,15 @@ def gram_of_directions(rows, squared_norms, mask, axis_name):
   scales = jnp.where(known, 1 / jnp.where(known, norms, 1), 0)
   directions = rows.scaled(scales, mask)
   unit_norms = known.astype(rows.dtype)
-  center = rules.median_norm_row(directions, squared_norms, known)
-  inner = reductions.centered_gram(
-    directions, center, mask, axis_name=axis_name
+  _, inner = grams.gram_about_message(
+    lambda i: reductions.centered_gram(
+      directions,
+      grams.center_row(directions, i, known),
+      mask,
+      axis_name=axis_name,
+    ),
+    grams.median_norm_index(squared_norms, known),
+    known,
   )
   return base.Gram(inner, unit_norms, mask)
 

@@ -10,10 +10,10 @@ from byzjax._src import (
   base,
   calls,
   checks,
+  grams,
   nonfinite,
   recipes,
   reductions,
-  rules,
   spectral,
 )
 from byzjax.aggregators import _covariance_filter
@@ -117,26 +117,28 @@ def divide_and_conquer(
     constant = jax.lax.stop_gradient(rows)
     norms = reductions.squared_norms(constant, axis_name=axis_name)
     mask = nonfinite.usable_norms(norms)
-    center = rules.median_norm_row(constant, norms, mask)
+    first = grams.median_norm_index(norms, mask)
     size = call.extra.get('num_coordinates')
     size = size or _num_coordinates(rows, axis_name)
 
     def iterate(key):
-      sample, middle = constant, center
+      sample = constant
       if key is not None:
         coordinates = call.extra.get('coordinates')
         place, mine = _own_places(
           sample_coordinates(key, size, sample_size),
-          center.shape[0],
+          rows.shape[1],
           axis_name,
           coordinates,
         )
-        sample, middle = constant.take(place), center[place]
         # What is not here is zero for all.
-        sample = jnp.where(mine[None], sample.written(), 0)
-        middle = jnp.where(mine, middle, 0)
-      inner = reductions.centered_gram(
-        sample, middle, mask, axis_name=axis_name
+        sample = jnp.where(mine[None], constant.take(place).written(), 0)
+      _, inner = grams.gram_about_message(
+        lambda i: reductions.centered_gram(
+          sample, grams.center_row(sample, i, mask), mask, axis_name=axis_name
+        ),
+        first,
+        mask,
       )
       return kept_and_scores(inner, mask)
 

@@ -12,12 +12,12 @@ from byzjax._src import (
   calls,
   checks,
   draws,
+  grams,
   injected,
   layouts,
   nonfinite,
   recipes,
   reductions,
-  rules,
 )
 from byzjax._src.message_rows import Rows
 
@@ -161,8 +161,8 @@ def gas(
     norms = reductions.squared_norms(constant, axis_name=axes)
     mask = nonfinite.usable_norms(norms)
     cut, key = pieces(rows, call)
-    center = rules.median_norm_index(norms, mask)
-    squared = _squared_distances(rule, constant, mask, center, cut, key, axes)
+    first = grams.median_norm_index(norms, mask)
+    squared = _squared_distances(rule, constant, mask, first, cut, key, axes)
     scores = jnp.where(mask, reductions.sqrt(squared).sum(axis=0), jnp.inf)
     order = jnp.argsort(scores, stable=True)[: n - num_byzantine]
     kept = jnp.zeros(n, bool).at[order].set(True) & mask
@@ -173,7 +173,7 @@ def gas(
   return calls.from_rows('gas', aggregate, takes_norms=True)
 
 
-def _squared_distances(rule, rows, mask, center, cut, key, axis_name):
+def _squared_distances(rule, rows, mask, first, cut, key, axis_name):
   """`|x_i^q - a^q|^2`: float[p, n]."""
   numbers = jnp.arange(cut.starts.shape[0] - 1)
   keys = None if key is None else jax.random.split(key, len(numbers))
@@ -196,12 +196,23 @@ def _squared_distances(rule, rows, mask, center, cut, key, axis_name):
 
     return lax.map(to_rule, (numbers, keys))
 
-  def gram_of_piece(q):
+  def gram_of_piece(q_and_center):
+    q, center = q_and_center
     x = cut.columns(rows, mask, q)
     y = jnp.where(mask[:, None], x - x[center][None], 0)
     return reductions.matmul(y, y.T), jnp.sum(jnp.square(x), axis=1)
 
-  inner, norms = reductions.psum(lax.map(gram_of_piece, numbers), axis_name)
+  def grams_about(centers):
+    pieces = lax.map(gram_of_piece, (numbers, centers))
+    return reductions.psum(pieces, axis_name)
+
+  first_grams = grams_about(jnp.full_like(numbers, first))
+  nearer = jax.vmap(grams.nearer_index, (0, None, None))(
+    first_grams[0], first, mask
+  )
+  inner, norms = lax.cond(
+    jnp.any(nearer != first), lambda: grams_about(nearer), lambda: first_grams
+  )
 
   def of_piece(inner, norms, key):
     info, _ = rule.gram_rule.weights(

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, recipes, reductions, rules
+from byzjax._src import base, checks, grams, recipes, reductions, rules
 
 
 @recipes.factory
@@ -130,7 +130,7 @@ def _medoid(gram: base.Gram) -> jax.Array:
   The one with the least sum of distances to the nearest half of the workers:
   what a minority sends, however far away, is in no honest message's sum.
   """
-  distances = reductions.sqrt(rules.squared_distances(gram))
+  distances = reductions.sqrt(grams.squared_distances(gram))
   weights = _worker_weights(gram)
   taken = rules.nearest(distances, weights, weights.sum() / 2)
   totals = (taken * distances).sum(axis=1)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, recipes, rules
+from byzjax._src import base, checks, grams, recipes, rules
 
 
 def krum_scores(
@@ -15,7 +15,7 @@ def krum_scores(
   every other message less.
   """
   n = gram.mask.shape[0]
-  distances = rules.squared_distances(gram)
+  distances = grams.squared_distances(gram)
   others = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, distances)
   nearest = jnp.sort(others, axis=1)[:, :num_neighbors]
   if distance_power != 2:

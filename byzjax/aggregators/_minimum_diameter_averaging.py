@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, checks, recipes, rules
+from byzjax._src import base, checks, grams, recipes, rules
 
 
 def num_cover_nodes(budget: int) -> int:
@@ -185,7 +185,7 @@ def minimum_diameter_averaging(
     n = gram.mask.shape[0]
     checks.check_majority(name, n, num_byzantine)
     _check_nodes(name, n, num_byzantine, max_nodes)
-    distances = jax.lax.stop_gradient(rules.squared_distances(gram))
+    distances = jax.lax.stop_gradient(grams.squared_distances(gram))
     # A product of matrices need not be symmetric to the last digit.
     distances = jnp.maximum(distances, distances.T)
     chosen = least_diameter_subset(distances, gram.mask, n - num_byzantine)

@@ -8,6 +8,7 @@ from byzjax._src import (
   base,
   calls,
   checks,
+  grams,
   nonfinite,
   recipes,
   reductions,
@@ -111,7 +112,7 @@ def monna(
     del key
     n = gram.mask.shape[0]
     check(n)
-    distances = jax.lax.stop_gradient(rules.squared_distances(gram))
+    distances = jax.lax.stop_gradient(grams.squared_distances(gram))
     row = distances[jnp.clip(reference_worker, 0, n - 1)]
     return nearest(row, gram.mask), state
 

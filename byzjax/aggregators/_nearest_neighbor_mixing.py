@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from byzjax._src import base, checks, pre_aggregators, recipes, rules
+from byzjax._src import base, checks, grams, pre_aggregators, recipes, rules
 
 
 @recipes.factory
@@ -47,7 +47,7 @@ def nearest_neighbor_mixing(*, num_byzantine: int) -> base.PreAggregator:
     del key
     n = gram.mask.shape[0]
     checks.check_majority('nearest_neighbor_mixing', n, num_byzantine)
-    distances = rules.squared_distances(gram)
+    distances = grams.squared_distances(gram)
     # Rounding may put a duplicate nearer than the message is to itself.
     distances = jnp.where(jnp.eye(n, dtype=bool), -1, distances)
     weights = gram.worker_weights

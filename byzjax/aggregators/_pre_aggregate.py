@@ -9,6 +9,7 @@ from byzjax._src import (
   base,
   calls,
   flat,
+  grams,
   message_rows,
   pre_aggregators,
   recipes,
@@ -86,7 +87,7 @@ def _in_gram_space(mixers, aggregator):
     product, new_states = jnp.eye(gram.mask.shape[0]), []
     for mixer, mixer_state, mixer_key in zip(mixers, mixer_states, keys):
       matrix, mixer_state = mixer.matrix(gram, mixer_state, key=mixer_key)
-      gram = rules.mix_gram(gram, matrix)
+      gram = grams.mix_gram(gram, matrix)
       product = reductions.matmul(matrix, product)
       new_states.append(mixer_state)
     info, rule_state = rule.weights(gram, rule_state, key=keys[-1])
@@ -211,16 +212,10 @@ def _after(mixer, view, state, call):
   if mixer.matrix:
     rows = message_rows.as_rows(view.rows)
     weights = call.worker_weights
-    gram, _ = rules.gram_of(rows, weights=weights, axis_name=axes)
+    gram, index = grams.indexed_gram(rows, weights=weights, axis_name=axes)
     matrix, state = mixer.matrix(gram, state, key=call.key)
     mixed = reductions.Mixture(
-      matrix,
-      rows,
-      rules.median_norm_index(
-        gram.squared_norms, rules.counted(gram.mask, weights)
-      ),
-      gram.mask,
-      jnp.any(matrix != 0, axis=1),
+      matrix, rows, index, gram.mask, jnp.any(matrix != 0, axis=1)
     )
     return _View(None, mixed, view.layout, None), state
   options = {'key': call.key, 'axis_name': axes}

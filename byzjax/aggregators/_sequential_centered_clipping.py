@@ -10,6 +10,7 @@ from byzjax._src import (
   checks,
   draws,
   flat,
+  grams,
   parameters,
   recipes,
   reductions,
@@ -147,7 +148,7 @@ def sequential_centered_clipping(
       )
     key = draws.require_key(_NAME, call.key)
     center = rules.flat_vector(_NAME, state.center, rows)
-    gram, center = rules.gram_of(rows, center, axis_name=axes)
+    gram, center = grams.gram_of(rows, center, axis_name=axes)
     first, by_rank = draw_buckets(key, n, bucket_size)
     # The length of v, which all cosines are divided by, does not matter.
     norms = reductions.sqrt(gram.squared_norms)

@@ -12,6 +12,7 @@ from byzjax._src import (
   calls,
   checks,
   flat,
+  grams,
   layouts,
   nonfinite,
   parameters,
@@ -237,8 +238,8 @@ def _similarity(feature, rows, squared, mask, previous, step, call):
     # A clamp whose upper end is below zero gives that end.
     clamped = jnp.minimum(jnp.maximum(s, 0), middle)
     return clamped / (5 * middle + _EPSILON)
-  gram, _ = rules.gram_of(rows, axis_name=axis_name)
-  distances = reductions.sqrt(rules.squared_distances(gram))
+  gram, _ = grams.gram_of(rows, axis_name=axis_name)
+  distances = reductions.sqrt(grams.squared_distances(gram))
   apart = jnp.sort(jnp.where(mask[None], distances, jnp.inf), axis=1)
   count = mask.sum() // 2
   nearest = jnp.where(jnp.arange(len(mask)) < count, apart, 0).sum(axis=1)

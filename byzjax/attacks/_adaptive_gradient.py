@@ -196,7 +196,7 @@ def _slope_in_gram_space(
 
   def slope(matrix):
     value, (of_inner, of_norms) = jax.value_and_grad(objective, (0, 1))(
-      *_damage_in_gram_space.grams(gram, matrix)
+      *_damage_in_gram_space.products(gram, matrix)
     )
     symmetric = (of_inner + of_inner.T)[:n]
     direction = reductions.matmul(symmetric, jnp.concatenate([matrix, mean]))

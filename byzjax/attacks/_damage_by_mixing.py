@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, reductions, rules, sorting
+from byzjax._src import base, grams, reductions, sorting
 from byzjax.attacks import _damage, _damage_in_gram_space
 
 # Rules that look at one column at a time.
@@ -66,7 +66,7 @@ def trials(stages: Stages, scene: _damage.Scene) -> _damage.Trials:
   def mixture(strength, noise):
     """`(float[m, n + 3], bool[m])`: mixed messages, and which there are."""
     matrix = _damage_in_gram_space.matrix_of(gram, scene, strength)
-    inner, norms = _damage_in_gram_space.grams(gram, matrix)
+    inner, norms = _damage_in_gram_space.products(gram, matrix)
     seen = _damage_in_gram_space.as_gram(gram, inner, norms)
     if smooth:
       seen = _perturbed(seen, noise)
@@ -74,7 +74,7 @@ def trials(stages: Stages, scene: _damage.Scene) -> _damage.Trials:
     for mixer, state, key in zip(stages.mixers, scene.state, mixer_keys):
       assert mixer.matrix is not None
       mixing, _ = mixer.matrix(seen, state, key=key)
-      seen = rules.mix_gram(seen, mixing)
+      seen = grams.mix_gram(seen, mixing)
       product = reductions.matmul(mixing.astype(product.dtype), product)
     return product, seen.mask
 

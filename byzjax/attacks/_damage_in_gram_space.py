@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, nonfinite, reductions, rules
+from byzjax._src import base, grams, nonfinite, reductions
 from byzjax.attacks import _damage
 
 
@@ -56,7 +56,7 @@ def of_rows(scene: _damage.Scene, center: jax.Array) -> GramScene:
   """The scene of rows that differ, and the z that it stands on."""
   rows = scene.draft
   vectors = vectors_of(scene)
-  gram, _ = rules.gram_of(vectors, center, axis_name=scene.axis_name)
+  gram, _ = grams.gram_of(vectors, center, axis_name=scene.axis_name)
   n = rows.shape[0]
   mask = gram.mask[:n]
   identity = jnp.where(mask[:, None], jnp.eye(n, n + 2, dtype=rows.dtype), 0)
@@ -112,7 +112,7 @@ def matrix_of(
   return jnp.where(moves, moved, gram.identity)
 
 
-def grams(gram: GramScene, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+def products(gram: GramScene, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
   """The inner products of messages and mean, and the norms of the messages."""
   n, m = matrix.shape
   mean = jnp.zeros((1, m), matrix.dtype).at[0, n].set(1)
@@ -123,7 +123,7 @@ def grams(gram: GramScene, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def as_gram(gram: GramScene, inner: jax.Array, norms: jax.Array) -> base.Gram:
-  """What the rule sees of messages: the arguments are those of `grams`."""
+  """What the rule sees of messages: the arguments are those of `products`."""
   n = gram.mask.shape[0]
   usable = gram.mask & nonfinite.usable_norms(norms)
   both = usable[:, None] & usable[None]
@@ -163,7 +163,7 @@ def trials(
   damage = objective(aggregator, scene, gram)
 
   def trial(strength):
-    return damage(*grams(gram, matrix_of(gram, scene, strength)))
+    return damage(*products(gram, matrix_of(gram, scene, strength)))
 
   return _damage.one_by_one(trial, aggregator, batch_size)
 

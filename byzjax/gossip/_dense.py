@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, nonfinite, reductions, rules
+from byzjax._src import base, grams, nonfinite, reductions
 from byzjax.gossip._sending import Sent
 from byzjax.gossip._types import AggregateRule, GossipRule, Rule
 from byzjax.topology import Topology
@@ -29,7 +29,8 @@ def displacement(
     is_honest = usable & ~sent.is_byzantine
   # Of an honest row, for honest rows must keep their digits: they may be much
   # nearer to each other than to zero, and attackers may be the majority.
-  center = rules.median_norm_row(sent.x, norms, is_honest)
+  index = grams.median_norm_index(norms, is_honest)
+  center = grams.center_row(sent.x, index, is_honest)
   y = jnp.where(usable[:, None], sent.x - center[None], 0)
   edges = None
   if sent.edges is not None:
@@ -60,7 +61,7 @@ def _weights(rule, inner, usable, edges, mixing, adjacency, sent):
   """
   is_byzantine = sent.is_byzantine
   gram = base.Gram(inner, jnp.diagonal(inner), usable)
-  squared = rules.squared_distances(gram)
+  squared = grams.squared_distances(gram)
   if edges is not None:
     # z_i - x_i is a combination of the rows, too.
     step = edges - jnp.eye(len(usable), dtype=edges.dtype)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import byzjax
-from byzjax._src import rules
+from byzjax._src import grams
 from tests import reference, tables
 
 N, SIZE = tables.NUM_WORKERS, tables.SIZE
@@ -25,9 +25,9 @@ def test_honest_distances_survive_an_offset_and_an_outlier(offset, outlier):
   if outlier is not None:
     x[3] = outlier
   x = np.float32(x)
-  gram, _ = jax.jit(rules.gram_of)(jnp.asarray(x))
+  gram, _ = jax.jit(grams.gram_of)(jnp.asarray(x))
   honest = np.delete(np.arange(20), 3)[:, None]
-  result = np.float64(rules.squared_distances(gram))[honest, honest.T]
+  result = np.float64(grams.squared_distances(gram))[honest, honest.T]
   expected = _squared_distances(x)[honest, honest.T]
   off_diagonal = ~np.eye(19, dtype=bool)
   error = np.abs(result - expected)[off_diagonal] / expected[off_diagonal]
@@ -267,3 +267,57 @@ def test_the_smoothing_of_the_geometric_median_is_an_absolute_distance():
   # All distances below it: the mean, attackers and all.
   np.testing.assert_allclose(median_of(1e-9), x.mean(axis=0), 1e-4, 1e-4)
   np.testing.assert_allclose(median_of(1e-8, 1e-15), expected, 1e-4, 1e-5)
+
+
+def _with_the_first_centre_of_an_attacker(rank):
+  """Models far from zero and close together; one message is `-x_i` of one."""
+  random = np.random.default_rng(1)
+  mean = random.normal(size=3000)
+  mean *= 1e5 / np.linalg.norm(mean)
+  x = np.float32(mean + 1e-2 * random.normal(size=(11, 3000)))
+  nearest = np.argsort(np.linalg.norm(np.float64(x[3:]), axis=1))
+  x[0] = -x[3 + nearest[rank]]
+  x[1:3] += np.float32(random.normal(size=(2, 3000)))
+  return x
+
+
+_gram_of = jax.jit(grams.gram_of)
+
+
+@pytest.mark.parametrize('rank', range(8))
+def test_distances_survive_a_message_of_the_median_norm(rank):
+  x = _with_the_first_centre_of_an_attacker(rank)
+  gram, _ = _gram_of(jnp.asarray(x))
+  result = np.float64(grams.squared_distances(gram))[3:, 3:]
+  np.testing.assert_allclose(result, _squared_distances(x[3:]), 1e-5)
+
+
+@pytest.mark.parametrize(
+  'rule',
+  [
+    byzjax.krum(num_byzantine=3),
+    byzjax.minimum_diameter_averaging(num_byzantine=3),
+    byzjax.geometric_median(),
+    byzjax.bulyan(num_byzantine=2),
+    byzjax.gas(byzjax.krum(num_byzantine=3), num_byzantine=3, num_pieces=3),
+    byzjax.pre_aggregate(
+      byzjax.nearest_neighbor_mixing(num_byzantine=3),
+      byzjax.trimmed_mean(num_byzantine=3),
+    ),
+    byzjax.pre_aggregate(
+      byzjax.nearest_neighbor_mixing(num_byzantine=3),
+      byzjax.geometric_median(),
+    ),
+  ],
+  ids=lambda rule: rule.name,
+)
+def test_rules_survive_a_message_of_the_median_norm(rule):
+  aggregate = jax.jit(
+    lambda x: rule.update(x, rule.init(x[0]), key=jax.random.key(0))[0]
+  )
+  for rank in range(8):
+    x = _with_the_first_centre_of_an_attacker(rank)
+    honest = np.float64(x[3:])
+    error = np.linalg.norm(aggregate(jnp.asarray(x)) - honest.mean(axis=0))
+    spread = np.linalg.norm(honest - honest.mean(axis=0), axis=1).max()
+    assert error < 2 * spread

@@ -14,7 +14,7 @@ import pytest
 from jax import test_util
 
 import byzjax
-from byzjax._src import rules
+from byzjax._src import grams
 from tests import filter_rows, reference, reference_rules, tables
 from tests.aggregators import running
 from tests.rounds import problem
@@ -87,11 +87,11 @@ def _with_a_large_common_part():
 
 def test_a_common_part_takes_no_digits_from_distances():
   x = _with_a_large_common_part()
-  gram, _ = jax.jit(rules.gram_of)(x)
+  gram, _ = jax.jit(grams.gram_of)(x)
   exact = np.float64(x)
   differences = exact[:, None] - exact[None]
   expected = np.einsum('ijk,ijk->ij', differences, differences)
-  np.testing.assert_allclose(rules.squared_distances(gram), expected, 1e-4)
+  np.testing.assert_allclose(grams.squared_distances(gram), expected, 1e-4)
 
 
 @pytest.mark.parametrize('num_neighbors', [None, 1])

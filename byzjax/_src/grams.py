@@ -1,0 +1,184 @@
+"""The Gram matrix of messages, and the message that it is taken about.
+
+Inner products of uncentred rows cancel. So a message is subtracted first, one
+that no minority can choose, and distances keep their digits.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from byzjax._src import base, nonfinite, reductions
+from byzjax._src.message_rows import Rows, as_rows
+
+# A centre this much farther, squared, from the middle of the messages than they
+# are from each other is replaced: it takes 1e-5 of squared distances.
+_FAR = 100.0
+
+
+def gram_of(
+  x: jax.Array | Rows,
+  center: jax.Array | None = None,
+  *,
+  weights: jax.Array | None = None,
+  axis_name: base.AxisName = None,
+) -> tuple[base.Gram, jax.Array]:
+  """The Gram matrix of the rows of `[n, d]`, and the centre [d] it is about.
+
+  `weights` float[n] are those of the workers; one without weight is never the
+  centre.
+  """
+  if center is None:
+    gram, index = indexed_gram(x, weights=weights, axis_name=axis_name)
+    return gram, center_row(x, index, counted(gram.mask, weights))
+  norms = reductions.squared_norms(x, axis_name=axis_name)
+  mask = nonfinite.usable_norms(norms)
+  inner = reductions.centered_gram(x, center, mask, axis_name=axis_name)
+  gram = base.Gram(inner, jnp.where(mask, norms, 0), mask)
+  return weighted_gram(gram, weights), center
+
+
+def indexed_gram(
+  x: jax.Array | Rows,
+  *,
+  weights: jax.Array | None = None,
+  axis_name: base.AxisName = None,
+) -> tuple[base.Gram, jax.Array]:
+  """The Gram matrix about one of the rows, and the index of this row."""
+  norms = reductions.squared_norms(x, axis_name=axis_name)
+  mask = nonfinite.usable_norms(norms)
+  known = counted(mask, weights)
+  index, inner = gram_about_message(
+    lambda i: reductions.centered_gram(
+      x, center_row(x, i, known), mask, axis_name=axis_name
+    ),
+    median_norm_index(norms, known),
+    known,
+  )
+  gram = base.Gram(inner, jnp.where(mask, norms, 0), mask)
+  return weighted_gram(gram, weights), index
+
+
+def gram_about_message(
+  gram_about: Callable[[jax.Array], jax.Array],
+  index: jax.Array,
+  mask: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """A Gram matrix around a message that a minority cannot choose.
+
+  A minority can send a message of just the median norm, in another direction.
+  Around it squared distances lose about 1e-7 of its squared length. They are
+  still good enough to find a message near a majority, and the matrix is taken
+  again around that one: only where it is needed, but always under `vmap`.
+
+  Args:
+    gram_about: `int[] -> float[n, n]`, the matrix around message i.
+    index: int[], the message to try first, see `median_norm_index`.
+    mask: bool[n], the messages that may be a centre.
+
+  Returns:
+    The index of the message, int[], and the matrix around it.
+  """
+  inner = gram_about(index)
+  better = nearer_index(inner, index, mask)
+  inner = lax.cond(
+    jnp.any(better != index), lambda: gram_about(better), lambda: inner
+  )
+  return better, inner
+
+
+def nearer_index(
+  inner: jax.Array, index: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """The message of least median distance, if `index` is far from it: int[]."""
+  inner = lax.stop_gradient(inner)
+  squared = squared_distances(base.Gram(inner, mask, mask))
+  among = jnp.sort(jnp.where(mask[None], squared, jnp.inf), axis=1)
+  middle = among[:, jnp.maximum(mask.sum() - 1, 0) // 2]
+  nearest = jnp.argmin(jnp.where(mask, middle, jnp.inf))
+  far = inner[nearest, nearest] > _FAR * middle[nearest]
+  return jnp.where(far & jnp.any(mask), nearest, index)
+
+
+def median_norm_index(squared_norms: jax.Array, mask: jax.Array) -> jax.Array:
+  """The index of the usable row of (lower) median norm: int32[].
+
+  A minority cannot choose its length, but it can choose its direction.
+  """
+  order = jnp.argsort(jnp.where(mask, squared_norms, jnp.inf))
+  return order[jnp.maximum(mask.sum() - 1, 0) // 2]
+
+
+def center_row(
+  x: jax.Array | Rows, index: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """The message at that index, or zero if the mask is empty: float[d]."""
+  return jnp.where(jnp.any(mask), as_rows(x).row(index), 0)
+
+
+def counted(mask: jax.Array, weights: jax.Array | None) -> jax.Array:
+  """The usable messages of workers that have a weight: bool[n]."""
+  return mask if weights is None else mask & (weights > 0)
+
+
+def weighted_gram(gram: base.Gram, weights: jax.Array | None) -> base.Gram:
+  """The Gram matrix with the workers' weights, if there are any."""
+  if weights is None:
+    return gram
+  weights = jnp.where(gram.mask, weights, 0).astype(gram.inner.dtype)
+  return gram._replace(worker_weights=weights)
+
+
+def squared_distances(gram: base.Gram) -> jax.Array:
+  """The squared distances between messages, from their Gram matrix.
+
+  `D_ij = |x_i - x_j|^2 = K_ii + K_jj - 2 K_ij`, at least zero, and exactly zero
+  on the diagonal. The distance to a masked message is a finite number larger
+  than any sum of others, with room for a sum over n: so the scores of messages
+  with too few usable neighbours can still be compared.
+
+  Args:
+    gram: of n messages, as passed to the function of `from_weights`.
+
+  Returns:
+    float[n, n].
+
+  Example:
+    >>> import byzjax, jax.numpy as jnp
+    >>> def nearest_to_first(gram):
+    ...   distances = byzjax.squared_distances(gram)[0]
+    ...   return jnp.zeros(3).at[jnp.argmin(distances[1:]) + 1].set(1)
+    >>> rule = byzjax.from_weights(nearest_to_first, selects=True)
+    >>> rule(jnp.array([[0.], [5.], [2.]]))
+    Array([2.], dtype=float32)
+  """
+  n = gram.mask.shape[0]
+  norms = jnp.diagonal(gram.inner)
+  squared = jnp.maximum(norms[:, None] + norms[None] - 2 * gram.inner, 0)
+  usable = gram.mask[:, None] & gram.mask[None]
+  far = jnp.finfo(squared.dtype).max / (2 * n)
+  squared = jnp.where(usable, squared, far)
+  return jnp.where(jnp.eye(n, dtype=bool), 0, squared)
+
+
+def mix_gram(gram: base.Gram, matrix: jax.Array) -> base.Gram:
+  """The Gram matrix of `M x` around the same centre: `M K M^T`.
+
+  Args:
+    gram: of n messages.
+    matrix: float[m, n], rows that sum to one, or to zero for messages that do
+      not exist; masked columns are zero.
+
+  Returns:
+    The Gram matrix of the m mixed messages.
+  """
+  inner = reductions.matmul(reductions.matmul(matrix, gram.inner), matrix.T)
+  # |c + M y|^2 from |c + y|^2: only the parts linear in M y and c mix.
+  norms = reductions.matmul(
+    matrix, gram.squared_norms - jnp.diagonal(gram.inner)
+  ) + jnp.diagonal(inner)
+  mask = jnp.any(matrix != 0, axis=1)
+  norms = jnp.where(mask, jnp.maximum(norms, 0), 0)
+  return base.Gram(inner, norms, mask, gram.worker_weights)
