@@ -180,7 +180,7 @@ def weighted_sum(
   """`sum_i w_i of(x_i)`: `[n], [n, d] -> [d]`; rows of weight 0 are not read.
 
   A row of weight zero may hold NaN or inf: it is left out by `where`, never by
-  multiplication.
+  multiplication, from the sum and from its derivatives.
   """
   rows, n = as_rows(x), x.shape[0]
   if rows.common is not None:
@@ -190,7 +190,7 @@ def weighted_sum(
     rows = rows._replace(common=rows.common._replace(mask=mask))
 
   def term(i):
-    return jnp.where(weights[i] != 0, weights[i] * of(rows.row(i)), 0)
+    return weights[i] * jnp.where(weights[i] != 0, of(rows.row(i)), 0)
 
   def chunk(start, stop):
     total = term(start)

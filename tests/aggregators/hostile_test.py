@@ -1,5 +1,7 @@
 """A small draw of what `hostile.py` draws thousands of."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,3 +36,17 @@ def test_the_draws_are_hostile():
     for i in bad
   ]
   assert any(copies)
+
+
+@pytest.mark.parametrize('name', ['sequential_centered_clipping', 'fl_trust'])
+def test_a_bad_message_spoils_no_derivative_of_others(name):
+  aggregator = running.make(tables.RULE[name])
+  x = jnp.asarray(tables.random_messages(9), jnp.float32)
+  state = aggregator.init(x[0])
+
+  def loss(x):
+    aggregate, _ = aggregator.update(x, state, key=running.KEY)
+    return jnp.sum(aggregate**2)
+
+  slopes = jax.jit(jax.grad(loss))(x.at[2].set(jnp.nan))
+  assert np.isfinite(np.delete(slopes, 2, axis=0)).all()
