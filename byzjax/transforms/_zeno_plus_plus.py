@@ -53,7 +53,7 @@ def zeno_plus_plus(
   differ: both penalise the length *before* rescaling; that for text only ever
   shortens messages, and adds epsilon without the learning rate.
 
-  A message whose norm is zero or not finite, and every message while that of g
+  A message that is zero or not finite, and every message while the norm of g
   is, is rejected: parameters and the state of `inner` stay.
   `update(updates, state, params)`; further arguments are handed to `inner`.
 
@@ -115,10 +115,15 @@ def zeno_plus_plus(
     )
     # Norms in the dtype of g: bfloat16 is too coarse to add squares up.
     message = jax.tree.map(lambda x, r: x.astype(r.dtype), updates, root)
-    length, own = optax.tree.norm(message), optax.tree.norm(root)
-    known = (length > 0) & jnp.isfinite(length) & (own > 0) & jnp.isfinite(own)
-    factor = own / jnp.where(known, length, 1)
-    message = jax.tree.map(lambda x: jnp.where(known, x * factor, 0), message)
+    largest, own = optax.tree.norm(message, ord=jnp.inf), optax.tree.norm(root)
+    known = (largest > 0) & (largest < jnp.inf) & (own > 0) & jnp.isfinite(own)
+    # Squares of small numbers are lost: the norm of a message that is made of
+    # them is too short, and the message would become longer than g.
+    message = jax.tree.map(
+      lambda x: jnp.where(known, x / jnp.where(known, largest, 1), 0), message
+    )
+    factor = own / jnp.where(known, optax.tree.norm(message), 1)
+    message = jax.tree.map(lambda x: x * factor, message)
     gain = optax.tree.vdot(root, message)
     accepted = known & (gain - penalty * own**2 + tolerance >= 0)
     message = jax.tree.map(lambda m, x: m.astype(x.dtype), message, updates)

@@ -80,6 +80,20 @@ def test_all_but_one_may_be_byzantine():
   assert state.num_rejected == 120
 
 
+@pytest.mark.parametrize('scale', [1e-19, 1e19, 1e37])
+def test_no_message_becomes_longer_than_the_root_gradient(scale):
+  # Squares of most numbers are zero in float32, or their sum is inf.
+  size = 10_000
+  tx = byzjax.zeno_plus_plus(
+    optax.sgd(1.0), root_gradient=lambda w, refresh: jnp.full(size, 0.01)
+  )
+  w = jnp.zeros(size)
+  message = jnp.full(size, scale).at[0].mul(2)
+  update, state = tx.update(message, tx.init(w), w)
+  assert state.num_rejected == 0
+  np.testing.assert_allclose(jnp.linalg.norm(update), 1, rtol=1e-5)
+
+
 @pytest.mark.parametrize('root', [0.0, jnp.nan, jnp.inf])
 def test_without_a_gradient_of_its_own_it_takes_nothing(root):
   tx = byzjax.zeno_plus_plus(
