@@ -197,18 +197,19 @@ def lazy(topology: Topology) -> Topology:
 
 
 def spectral_gap(topology: Topology | np.ndarray) -> float:
-  """One minus the second largest eigenvalue modulus of W.
+  """One minus the largest eigenvalue modulus of W, except for one eigenvalue 1.
 
   With symmetric weights a step of plain gossip multiplies the distance to the
   mean by at most `1 - gap`. Because of the modulus, an eigenvalue near -1 makes
-  convergence as slow as one near 1.
+  convergence as slow as one near 1, and with one below -1 gossip diverges.
 
   Args:
     topology: a `Topology`, or W itself, [n, n].
 
   Returns:
     The gap, in `[0, 1]` for stochastic weights: 0 for a disconnected graph, 1
-    for a single node.
+    for a single node. Negative where gossip diverges, as with too large a beta
+    in `laplacian_weights`.
 
   Example:
     >>> from byzjax import topology
@@ -223,7 +224,9 @@ def spectral_gap(topology: Topology | np.ndarray) -> float:
   values = (
     np.linalg.eigvalsh(mixing) if symmetric else np.linalg.eigvals(mixing)
   )
-  return float(1 - np.sort(np.abs(values))[-2])
+  # That of the mean need not be the largest.
+  others = np.delete(values, np.argmin(np.abs(values - 1)))
+  return float(1 - np.abs(others).max())
 
 
 def is_connected(adjacency: np.ndarray) -> bool:

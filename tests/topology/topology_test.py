@@ -95,6 +95,15 @@ def test_the_gap_uses_the_modulus():
   )
 
 
+def test_the_gap_is_negative_where_gossip_diverges():
+  # The eigenvalues of the Laplacian are 0, 2, 2 and 4.
+  for beta in (0.6, 1.0):
+    graph = topology.laplacian_weights(topology.ring(4), beta=beta)
+    np.testing.assert_allclose(
+      topology.spectral_gap(graph), 2 - 4 * beta, atol=1e-9
+    )
+
+
 def test_lazy_weights_have_no_negative_eigenvalue():
   graph = topology.laplacian_weights(topology.ring(6), beta=0.45)
   assert np.linalg.eigvalsh(graph.mixing)[0] < -0.5
