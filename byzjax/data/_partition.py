@@ -291,8 +291,8 @@ def restrict(partition: Partition, kept: np.ndarray) -> Partition:
     A `Partition` of the same shapes, whose entries are entries of `kept`.
 
   Raises:
-    ValueError: if kept is not a vector with an entry for each index of the
-      partition.
+    ValueError: if kept is not a vector of integers with an entry for each index
+      of the partition.
 
   Example:
     >>> import numpy as np
@@ -301,7 +301,13 @@ def restrict(partition: Partition, kept: np.ndarray) -> Partition:
     >>> data.restrict(data.label_sorted(np.zeros(4, int), 2), kept).indices
     array([[10, 20], [30, 40]], dtype=int32)
   """
-  kept = np.asarray(kept, np.int32)
+  kept = np.asarray(kept)
+  if not np.issubdtype(kept.dtype, np.integer):
+    raise ValueError(
+      'restrict: kept must be indices, such as np.flatnonzero(mask) for a mask,'
+      f' got {kept.dtype}.'
+    )
+  kept = kept.astype(np.int32)
   largest = int(partition.indices.max())
   if kept.ndim != 1 or largest >= kept.size:
     raise ValueError(

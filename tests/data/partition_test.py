@@ -228,6 +228,12 @@ def test_restrict_refuses_too_few_examples():
     data.restrict(data.iid(LABELS, 5), np.arange(500)[:, None])
 
 
+@pytest.mark.parametrize('kept', [LABELS > 0, LABELS / 2])
+def test_restrict_refuses_a_mask(kept):
+  with pytest.raises(ValueError, match=f'kept must be indices.*{kept.dtype}'):
+    data.restrict(data.label_sorted(LABELS, 5), kept)
+
+
 def test_restrict_takes_parts_without_the_last_example():
   part = data.Partition(np.array([[0, 2], [1, 1]], np.int32), np.array([2, 1]))
   np.testing.assert_array_equal(
