@@ -7,11 +7,16 @@ from byzjax._src import checks
 
 
 def check(function: str, images: jax.Array, labels: jax.Array) -> None:
-  """Raises ValueError unless there is one label for each image."""
+  """Raises ValueError unless there is one whole label for each image."""
   if images.shape[0] != labels.shape[0]:
     raise ValueError(
       f'{function}: images and labels must hold the same number of examples, '
       f'got images.shape={images.shape} and labels.shape={labels.shape}.'
+    )
+  # They become int32, which would cut the targets of a regression.
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ValueError(
+      f'{function}: labels must be integers, got {labels.dtype}.'
     )
 
 

@@ -113,6 +113,11 @@ def test_refuses_images_without_labels():
     data.sample_batch(IMAGES, LABELS[1:], UNEVEN, KEY, 4)
 
 
+def test_refuses_labels_that_would_be_cut():
+  with pytest.raises(ValueError, match='labels must be integers, got float64'):
+    data.sample_batch(IMAGES, LABELS / 2, UNEVEN, KEY, 4)
+
+
 def numbers_of_steps(partition, steps, batch_size, **options):
   """What every worker is given, by its place: int [steps, n, B]."""
 
