@@ -154,7 +154,8 @@ def simulate(
     slow_probability,
     slow_factor,
     loss_probability,
-    absences,
+    # In order, as an absence may begin before the one that it follows ends.
+    sorted(absences, key=lambda absence: absence[1]),
     shards,
     sizes,
     [np.random.default_rng([seed, k]) for k in range(num_workers)],

@@ -121,6 +121,12 @@ def test_stragglers_lost_messages_and_absences():
   before = np.sum(still.time <= 20)
   assert abs(int(still.issued_at[again]) - int(before)) <= 1
 
+  # A worker is away from 2 to 11 seconds, in whatever order it is said.
+  overlapping = [(0, 2, 9), (0, 8, 11)]
+  for absences in (overlapping, overlapping[::-1]):
+    away = asynchrony.simulate([6.0, 3.0], num_events=8, absences=absences)
+    np.testing.assert_array_equal(away.time[away.worker == 0], [17])
+
   lossy = asynchrony.simulate(
     np.ones(4), max_time=2000.0, loss_probability=0.25, variation=0.1
   )
