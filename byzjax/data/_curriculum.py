@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, checks
+from byzjax._src import base, checks, flat
 from byzjax._src.local import LocalSampler
 from byzjax.data import _examples, _pacing, _sweep, _worker_loss
 
@@ -206,6 +206,7 @@ def rank_of(
   Scores that are not finite count as the largest, ties go to the lowest index,
   and `reverse` turns the order of what is valid around.
   """
+  scores = scores.astype(flat.compute_dtype(scores))
   largest = jnp.finfo(scores.dtype).max
   finite = jnp.where(jnp.isfinite(scores), scores, largest)
   order = jnp.argsort(jnp.where(valid, finite, jnp.inf), stable=True)

@@ -92,6 +92,13 @@ def test_scores_that_are_not_finite_come_last(order):
   assert np.all(np.delete(weights.sum(axis=0), broken) >= 1)
 
 
+def test_scores_may_be_counts():
+  clients = make(pacing='step', initial_share=0.4)
+  np.testing.assert_array_equal(
+    run(clients, 2, np.arange(N)[::-1]), run(clients, 2, -np.arange(1.0, N + 1))
+  )
+
+
 def test_all_scores_broken_leaves_the_first_clients():
   weights = run(make(pacing='step', initial_share=0.4), 2, np.full(N, np.nan))
   np.testing.assert_array_equal(weights.sum(axis=0), np.arange(N) < 8)
