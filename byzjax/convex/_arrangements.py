@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, checks, reductions
+from byzjax._src import base, checks, flat, reductions
 from byzjax.convex import _problem
 
 Hyperplanes = Literal['gaussian', 'centred', 'pairs']
@@ -119,6 +119,8 @@ def sample_arrangements(
   if hyperplanes != 'gaussian':
     _check_bias(name, hyperplanes, np.asarray(x))
 
+  # Differences of whole numbers may wrap around, and perturbations be zero.
+  x = jnp.asarray(x, flat.compute_dtype(jnp.result_type(x)))
   sides = _problem.sizes(epsilon, x)
   drawn = _draw(x, key, sides, num_samples, num_perturbations, hyperplanes)
   patterns = np.asarray(drawn).reshape(-1, x.shape[0])

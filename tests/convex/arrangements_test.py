@@ -104,6 +104,17 @@ def test_perturbed_patterns_are_of_the_same_hyperplane():
   assert apart.max() <= 3
 
 
+@pytest.mark.parametrize('kind', ['gaussian', 'centred', 'pairs'])
+def test_whole_numbers_are_floats(kind):
+  x = np.array([[0, 9, 1], [7, 3, 1], [2, 0, 1], [5, 5, 1]], np.uint8)
+  options = dict(hyperplanes=kind, epsilon=0.9, num_perturbations=1)
+  found, expected = (
+    convex.sample_arrangements(x.astype(dtype), 8, KEY, **options)
+    for dtype in (np.uint8, np.float32)
+  )
+  np.testing.assert_array_equal(found, expected)
+
+
 def test_refuses_hyperplanes():
   x = jnp.array(examples())
   with pytest.raises(
