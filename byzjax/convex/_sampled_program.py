@@ -46,10 +46,11 @@ def sampled_program(
   """Trains the output layer of a network with random hidden units (ADMM).
 
   `min_alpha l(sum_i (X h_i)_+ alpha_i, y) + beta |alpha|_1`, where the h_i are
-  scaled to norm one. For the N with which a further sample seldom lowers the
-  optimum see `byzjax.theory.sampled_program_size`. Solved by ADMM as in `admm`,
-  without constraints: a copy of alpha is soft-thresholded, and the outputs have
-  a proximal step if the loss is not squared.
+  scaled to norm one; the weight of a zero vector is zero. For the N with which
+  a further sample seldom lowers the optimum see
+  `byzjax.theory.sampled_program_size`. Solved by ADMM as in `admm`, without
+  constraints: a copy of alpha is soft-thresholded, and the outputs have a
+  proximal step if the loss is not squared.
 
   `sampled_network` makes a network of the weights, whose `network_objective` is
   this objective.
@@ -137,7 +138,8 @@ def sampled_network(weights: jax.Array, vectors: jax.Array) -> Network:
 
 
 def _units(vectors):
-  return vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
+  norms = jnp.linalg.norm(vectors, axis=1, keepdims=True)
+  return vectors / jnp.where(norms > 0, norms, 1)
 
 
 def _features(x, vectors):

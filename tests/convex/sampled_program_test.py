@@ -71,6 +71,19 @@ def test_the_bound_is_the_smaller_of_the_two():
     size(9, improvement=0.1, failure=0.0)
 
 
+def test_a_zero_vector_is_a_unit_that_does_nothing():
+  x, y = jnp.array([[1.0, 2.0], [-1.0, 1.0], [3.0, 0.5]]), jnp.ones(3)
+  vectors = jnp.array([[1.0, 1.0], [0.0, 0.0], [-1.0, 2.0]])
+  with_it, without = (
+    convex.sampled_program(x, y, h, beta=0.1, rho=1.0, num_iterations=20)[0]
+    for h in (vectors, vectors[::2])
+  )
+  assert with_it.weights[1] == 0
+  np.testing.assert_allclose(with_it.weights[::2], without.weights, rtol=1e-5)
+  network = convex.sampled_network(with_it.weights, vectors)
+  np.testing.assert_array_equal(network.hidden[:, 1], 0)
+
+
 def test_it_refuses_vectors_of_another_length():
   with pytest.raises(ValueError, match=r'sampled_program needs x \[n, d\]'):
     convex.sampled_program(
