@@ -158,7 +158,9 @@ def least_key(
 
   def find_bit(i, found):
     # Counted from the lowest key on: the first bit is the sign.
-    bit = lax.shift_left(jnp.ones((), key.dtype), bits - 1 - i)
+    # With x64 the number of an iteration is wider than a key of float32.
+    place = jnp.asarray(bits - 1 - i, key.dtype)
+    bit = lax.shift_left(jnp.ones((), key.dtype), place)
     candidate = found ^ bit
     return jnp.where(holds(candidate - 1), found, candidate)
 

@@ -141,6 +141,15 @@ def test_half_precision_keeps_its_dtype_and_extremes_their_order():
   )
 
 
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32, jnp.float64])
+def test_with_x64_every_dtype_is_clipped(dtype):
+  with jax.enable_x64(True):
+    updates = jnp.array([-9.0, 2.0, 0.5, -3.0], dtype)
+    clipped = _clip(updates, fraction=0.25)
+    assert clipped.dtype == dtype
+    np.testing.assert_array_equal(clipped, [-3, 2, 0.5, -3])
+
+
 def test_bad_coordinates_are_the_largest_and_harm_no_other():
   x = jnp.array([jnp.inf, -5.0, 4.0, jnp.nan, -jnp.inf, 3.0, 2.0, 1.0])
   # Three are clipped, and the fourth largest is 5.
