@@ -32,8 +32,8 @@ def scale_by_clipped_adam(
 
   Args:
     fraction: p in [0, 1], the share of coordinates that are clipped.
-    b1: decay of the first moment, in [0, 1].
-    b2: decay of the second moment, in [0, 1].
+    b1: decay of the first moment, in [0, 1).
+    b2: decay of the second moment, in [0, 1).
     eps: added to the root, >= 0.
 
   Returns:
@@ -55,8 +55,8 @@ def scale_by_clipped_adam(
   """
   name = 'scale_by_clipped_adam'
   checks.check_range(name, 'fraction', fraction, 0, 1)
-  checks.check_range(name, 'b1', b1, 0, 1)
-  checks.check_range(name, 'b2', b2, 0, 1)
+  checks.check_momentum(name, 'b1', b1)
+  checks.check_momentum(name, 'b2', b2)
   checks.check_range(name, 'eps', eps, 0)
   clip = clip_coordinates(fraction=fraction)
 

@@ -313,3 +313,6 @@ def test_adam_refuses_arguments_out_of_range():
   for name, bad in (('fraction', -0.1), ('b1', 1.1), ('b2', -1.0), ('eps', -1)):
     with pytest.raises(ValueError, match=f'scale_by_clipped_adam.*{name} >= 0'):
       byzjax.scale_by_clipped_adam(**{name: bad})
+  for name in ('b1', 'b2'):  # The corrected moment would be 0 / 0.
+    with pytest.raises(ValueError, match=f'scale_by_clipped_adam.*{name} < 1'):
+      byzjax.scale_by_clipped_adam(**{name: 1.0})
