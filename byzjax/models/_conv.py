@@ -12,6 +12,9 @@ Implementation = Literal['im2col', 'lax']
 Padding = Literal['SAME', 'VALID']
 _IMPLEMENTATIONS = ('im2col', 'lax')
 _PADDINGS = ('SAME', 'VALID')
+# As of nnx.Linear, float32 with x64 too.
+_KERNEL_INIT = nnx.initializers.lecun_normal(dtype=jnp.float32)
+_BIAS_INIT = nnx.initializers.constant(0.0, jnp.float32)
 
 
 def _pair(argument: str, value: int | Sequence[int]) -> tuple[int, int]:
@@ -132,8 +135,8 @@ class Conv(nnx.Module):
     padding: Padding = 'SAME',
     use_bias: bool = True,
     implementation: Implementation | None = None,
-    kernel_init: nnx.Initializer = nnx.initializers.lecun_normal(),
-    bias_init: nnx.Initializer = nnx.initializers.zeros,
+    kernel_init: nnx.Initializer = _KERNEL_INIT,
+    bias_init: nnx.Initializer = _BIAS_INIT,
     rngs: nnx.Rngs,
   ):
     for argument, value in [
@@ -206,8 +209,13 @@ class Conv(nnx.Module):
     kernel = self.kernel[...]
     if self.implementation == 'lax':
       layout = ('CHWN', 'HWIO', 'CHWN')
+      dtype = jnp.result_type(x, kernel)  # A product promotes, this does not.
       return lax.conv_general_dilated(
-        x, kernel, self.strides, self.padding, dimension_numbers=layout
+        x.astype(dtype),
+        kernel.astype(dtype),
+        self.strides,
+        self.padding,
+        dimension_numbers=layout,
       )
     kernel = _batched_like(kernel, x)
     kh, kw, _, out_features = kernel.shape

@@ -29,12 +29,12 @@ class RecurrentLayer(nnx.Module):
   """
 
   def __init__(self, in_features: int, features: int, *, rngs: nnx.Rngs):
-    normal = nnx.initializers.lecun_normal()
-    orthogonal = nnx.initializers.orthogonal()
+    normal = nnx.initializers.lecun_normal(dtype=jnp.float32)
+    orthogonal = nnx.initializers.orthogonal(dtype=jnp.float32)
     shape, square = (in_features, features), (features, features)
     self.kernel = nnx.Param(normal(rngs.params(), shape))
     self.recurrent_kernel = nnx.Param(orthogonal(rngs.params(), square))
-    self.bias = nnx.Param(jnp.zeros(features))
+    self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
 
   def __call__(self, x: jax.Array, h: jax.Array) -> jax.Array:
     """One step: from x_t `[B, ...]` or int `[B]`, and h_{t-1}, to h_t."""
@@ -43,7 +43,9 @@ class RecurrentLayer(nnx.Module):
       # A product in place of a look-up, whose gradient would be a scatter.
       x = jax.nn.one_hot(x, kernel.shape[0], dtype=kernel.dtype)
     z = x.reshape(x.shape[0], -1) @ kernel + h @ self.recurrent_kernel[...]
-    return jnp.tanh(z + jnp.broadcast_to(self.bias[...], z.shape))
+    z = z + jnp.broadcast_to(self.bias[...], z.shape)
+    # A scan needs one dtype, whatever that of the inputs.
+    return jnp.tanh(z).astype(h.dtype)
 
   def start(self, batch_size: int) -> jax.Array:
     """h_0: zeros `[B, features]`."""

@@ -105,7 +105,7 @@ class Transformer(nnx.Module):
         f'{_NAME} needs width to be a multiple of num_heads, got {width} and'
         f' {num_heads}'
       )
-    normal = nnx.initializers.normal(0.02)
+    normal = nnx.initializers.normal(0.02, jnp.float32)
     self.embedding = nnx.Param(normal(rngs.params(), (vocabulary_size, width)))
     self.positions = nnx.Param(normal(rngs.params(), (length, width)))
     self.blocks = nnx.List(

@@ -125,6 +125,14 @@ def test_implementation_follows_the_backend(monkeypatch):
   assert models.Conv(1, 1, 3, rngs=nnx.Rngs(0)).implementation == 'lax'
 
 
+@pytest.mark.parametrize('implementation', ['im2col', 'lax'])
+@pytest.mark.parametrize('dtype', ['bfloat16', 'uint8'])
+def test_inputs_of_another_dtype_are_promoted(implementation, dtype):
+  conv = models.Conv(2, 3, 3, implementation=implementation, rngs=nnx.Rngs(0))
+  y = jax.eval_shape(conv, jnp.ones((1, 4, 4, 2), dtype))
+  assert (y.shape, y.dtype) == ((1, 4, 4, 3), jnp.float32)
+
+
 def test_without_bias():
   conv = models.Conv(2, 3, 3, use_bias=False, rngs=nnx.Rngs(0))
   assert conv.bias is None

@@ -22,6 +22,25 @@ def abstract(name, image_shape, num_classes=10):
   )
 
 
+@pytest.mark.parametrize(
+  'make',
+  [
+    lambda: models.make('cnn', (8, 8, 1), 10, seed=0),
+    lambda: models.make('dropout_cnn', (8, 8, 1), 10, seed=0),
+    lambda: models.make('mlp', (8, 8, 1), 10, seed=0),
+    lambda: models.make('resnet20', (8, 8, 1), 10, seed=0),
+    lambda: models.RNN((8, 4, 10), rngs=nnx.Rngs(0)),
+    lambda: models.Transformer(
+      9, num_layers=1, width=4, num_heads=1, length=5, rngs=nnx.Rngs(0)
+    ),
+  ],
+)
+def test_weights_are_float32_with_x64_too(make):
+  with jax.enable_x64(True):
+    params = models.split(nnx.eval_shape(make))[1]
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {'float32'}
+
+
 @pytest.mark.parametrize('name', ['cnn', 'dropout_cnn', 'mlp', 'resnet20'])
 @pytest.mark.parametrize('image_shape', SHAPES)
 def test_maps_images_to_logits(name, image_shape):

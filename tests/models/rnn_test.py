@@ -50,6 +50,14 @@ def test_images_are_sequences_of_rows():
   np.testing.assert_array_equal(run(x), run(x.reshape(2, 5, 8)))
 
 
+def test_states_have_the_dtype_of_the_weights():
+  graphdef, params = rnn(3, 4, 2)
+  params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
+  x = np.ones((2, 6, 3), np.float32)
+  logits = jax.eval_shape(lambda p, x: nnx.merge(graphdef, p)(x), params, x)
+  assert (logits.shape, logits.dtype) == ((2, 2), jnp.bfloat16)
+
+
 def test_tokens_are_rows_of_the_identity():
   graphdef, params = rnn(7, 4, 3)
   model = nnx.merge(graphdef, params)
