@@ -7,7 +7,7 @@ import jax
 import optax
 from flax import nnx
 
-from byzjax._src import checks
+from byzjax._src import checks, flat
 
 
 def document_losses(
@@ -55,6 +55,8 @@ def document_losses(
         f'{num_prefix}, got the shape {list(tokens.shape)}'
       )
     logits = nnx.merge(graphdef, params)(tokens[:, :-1])
+    # The loss of logits in half precision has two digits in it.
+    logits = logits.astype(flat.compute_dtype(logits))
     return optax.softmax_cross_entropy_with_integer_labels(
       logits[:, num_prefix:], tokens[:, num_prefix + 1 :]
     ).mean(axis=1)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from byzjax._src import flat
+
 
 class Metrics(NamedTuple):
   """Loss and accuracies of a model on a data set; float32 scalars."""
@@ -96,6 +98,7 @@ def evaluate(
   def one_batch(batch):
     images, labels, is_real = batch
     logits = nnx.merge(graphdef, params)(images.astype(jnp.float32) / scale)
+    logits = logits.astype(flat.compute_dtype(logits))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     is_right = jnp.argmax(logits, axis=-1) == labels
     one_hot = jax.nn.one_hot(labels, num_classes, dtype=bool)

@@ -7,7 +7,7 @@ import jax
 import optax
 from flax import nnx
 
-from byzjax._src import checks, parameters
+from byzjax._src import checks, flat, parameters
 
 Params = Any
 Batch = tuple[jax.Array, jax.Array]
@@ -94,6 +94,8 @@ def cross_entropy_loss(
 
 
 def _mean_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  # The loss of logits in half precision has two digits in it.
+  logits = logits.astype(flat.compute_dtype(logits))
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
   return losses.mean()
 

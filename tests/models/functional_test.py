@@ -97,6 +97,18 @@ def test_evaluate_equals_numpy(batch_size):
     assert value.shape == () and value.dtype == jnp.float32
 
 
+def test_losses_of_half_precision_are_float32():
+  graphdef, params = models.split(models.make('mlp', (2, 2, 1), 3, seed=0))
+  half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
+  images, labels = jnp.ones((2, 2, 2, 1), jnp.bfloat16), jnp.arange(2)
+  logits = nnx.merge(graphdef, half)(images)
+  assert logits.dtype == jnp.bfloat16
+  loss = models.cross_entropy_loss(graphdef)(half, (images, labels))
+  log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+  assert loss.dtype == jnp.float32
+  np.testing.assert_allclose(loss, -log_p[[0, 1], [0, 1]].mean(), rtol=1e-6)
+
+
 def test_evaluate_maps_over_seeds():
   graphdef, _ = models.split(models.make('mlp', (2, 2, 1), 3, seed=0))
   images = jnp.asarray(RNG.normal(size=(10, 2, 2, 1)), jnp.float32)

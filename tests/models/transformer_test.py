@@ -96,6 +96,13 @@ def test_the_loss_of_uniform_logits_is_log_v():
     np.testing.assert_allclose(loss(params, tokens), np.log(V), rtol=1e-6)
 
 
+def test_the_loss_of_half_precision_is_float32():
+  half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
+  assert jax.eval_shape(logits_of, half, TOKENS).dtype == jnp.bfloat16
+  loss = jax.eval_shape(models.next_token_loss(GRAPHDEF), half, TOKENS)
+  assert loss.dtype == jnp.float32
+
+
 def test_the_loss_by_hand_and_without_its_prefix():
   tokens = jnp.concatenate([TOKENS, TOKENS[:, :1]], axis=1)
   log_p = jax.nn.log_softmax(logits_of(PARAMS, TOKENS))
