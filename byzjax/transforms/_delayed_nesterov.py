@@ -108,7 +108,8 @@ def delayed_nesterov(
     )
     step = jnp.zeros([], jnp.int32)
     if aggregator is None:
-      return DelayedNesterovState(step, zeros, zeros, ())
+      # Not the same buffers twice: a state may be donated.
+      return DelayedNesterovState(step, zeros, optax.tree.zeros_like(zeros), ())
     rows = parameters.zeros_like(params, (n,))
     return DelayedNesterovState(step, zeros, rows, aggregator.init(params))
 

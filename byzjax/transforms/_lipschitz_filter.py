@@ -133,7 +133,8 @@ def lipschitz_filter(
     return LipschitzFilterState(
       inner=inner.init(params),
       messages=rows,
-      points=rows,
+      # Not the same buffers twice: a state may be donated.
+      points=optax.tree.zeros_like(rows),
       has_message=jnp.zeros(num_rows, bool),
       coefficients=jnp.full(k, jnp.inf, jnp.float32),
       recent_senders=jnp.full(2 * f if limit_frequency else 0, -1, jnp.int32),

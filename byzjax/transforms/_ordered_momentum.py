@@ -122,7 +122,8 @@ def ordered_momentum(
       lambda p: jnp.zeros_like(p, dtype=flat.compute_dtype(p)), params
     )
     step = jnp.zeros([], jnp.int32)
-    return OrderedMomentumState(step, step, zeros)
+    # Not the same buffer twice: a state may be donated.
+    return OrderedMomentumState(step, jnp.zeros_like(step), zeros)
 
   def update_fn(
     updates,

@@ -102,7 +102,7 @@ def scale_by_delta_sgd(
     dtype = flat.compute_dtype(*jax.tree.leaves(params))
     return ScaleByDeltaSgdState(
       jnp.zeros([], jnp.int32),
-      _strongly_typed(params),
+      _copied(params),
       jnp.asarray(initial_step_size, dtype),
       jnp.asarray(initial_ratio, dtype),
     )
@@ -144,7 +144,7 @@ def scale_by_delta_sgd(
     )
     return updates, ScaleByDeltaSgdState(
       optax.safe_increment(state.step),
-      _strongly_typed(params),
+      _copied(params),
       new_eta,
       ratio,
     )
@@ -152,8 +152,9 @@ def scale_by_delta_sgd(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _strongly_typed(params: base.Params) -> base.Params:
-  return jax.tree.map(lambda p: jnp.asarray(p, jnp.result_type(p)), params)
+def _copied(params: base.Params) -> base.Params:
+  # Not the parameters' own buffers: a state may be donated. And no weak types.
+  return jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
 
 
 def _distance(x: base.Params, y: base.Params, dtype: jnp.dtype) -> jax.Array:

@@ -104,7 +104,9 @@ def smega2(
     zeros = jax.tree.map(
       lambda p: jnp.zeros_like(p, dtype=flat.compute_dtype(p)), params
     )
-    return Smega2State(jnp.zeros([], jnp.int32), zeros, zeros)
+    step = jnp.zeros([], jnp.int32)
+    # Not the same buffers twice: a state may be donated.
+    return Smega2State(step, zeros, optax.tree.zeros_like(zeros))
 
   def update_fn(updates, state, params=None, **extra):
     del params, extra

@@ -100,7 +100,10 @@ def zeno_plus_plus(
     root = jax.tree.map(
       lambda p: jnp.zeros(jnp.shape(p), flat.compute_dtype(p)), params
     )
-    return ZenoPlusPlusState(inner.init(params), root, zero, zero)
+    # Not the same buffer twice: a state may be donated.
+    return ZenoPlusPlusState(
+      inner.init(params), root, zero, jnp.zeros_like(zero)
+    )
 
   def update_fn(updates, state, params=None, **extra):
     _arrivals.require(_NAME, params=params)

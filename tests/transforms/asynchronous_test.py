@@ -281,6 +281,21 @@ def test_types_are_kept_in_a_scan_under_vmap(name):
     np.testing.assert_allclose(np.float32(x[1]), np.float32(y), 1e-2, 1e-3)
 
 
+@pytest.mark.parametrize(
+  'tx',
+  [
+    *(make() for make in SERVERS.values()),
+    byzjax.delayed_nesterov(0.1, num_buffered=3),
+    byzjax.scale_by_delta_sgd(),
+  ],
+)
+def test_no_buffer_is_in_a_first_state_twice(tx):
+  params = {'a': jnp.zeros(3), 'b': jnp.ones(2)}
+  leaves = jax.tree.leaves((params, tx.init(params)))
+  buffers = [x.unsafe_buffer_pointer() for x in leaves if x.size]
+  assert len(set(buffers)) == len(buffers)
+
+
 @pytest.mark.parametrize('name', NEEDS)
 def test_what_is_missing_is_named(name):
   tx, w = SERVERS[name](), jnp.ones(2)
