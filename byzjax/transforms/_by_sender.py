@@ -66,13 +66,12 @@ def by_sender(
       lambda rows: lax.dynamic_index_in_dim(rows, worker, keepdims=False), state
     )
     updates, own = tx.update(updates, own, params, worker=worker, **extra)
-    state = jax.tree.map(
-      lambda rows, row: lax.dynamic_update_index_in_dim(
-        rows, row.astype(rows.dtype), worker, 0
-      ),
-      state,
-      own,
-    )
-    return updates, state
+
+    def with_row(rows, row):
+      if row.dtype != rows.dtype:  # Keys have no `astype`.
+        row = row.astype(rows.dtype)
+      return lax.dynamic_update_index_in_dim(rows, row, worker, 0)
+
+    return updates, jax.tree.map(with_row, state, own)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

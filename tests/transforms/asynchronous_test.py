@@ -118,6 +118,10 @@ def test_states_of_senders_of_any_kind():
     np.testing.assert_allclose(found[-1, 0], expected[-1], 1e-5, 1e-7)
 
   jax.tree.map(compare, rows, own)
+  # Outside of jit a key is no tracer.
+  noise, w = byzjax.by_sender(optax.add_noise(0.1, 0.0, key), 3), jnp.zeros(3)
+  _, state = noise.update(w, noise.init(w), w, worker=1)
+  assert state.count.tolist() == [0, 1, 0]
 
 
 def test_buffered_sgd_is_optax():
