@@ -8,7 +8,8 @@ from jax import lax
 from byzjax._src import base, checks
 
 LOSSES = ('squared', 'hinge', 'logistic')
-_NEWTON_STEPS = 12
+# Newton's method moves by one a step where a weight is large, to about its log.
+_NEWTON_STEPS = 24
 
 
 def check_loss(name: str, loss: str, y: jax.Array) -> None:

@@ -180,7 +180,7 @@ def test_the_linear_system_is_the_one_of_the_paper(shape, slope_terms):
 
 
 @pytest.mark.parametrize('loss', SETTINGS)
-@pytest.mark.parametrize('weight', [0.01, 1.0, 300.0])
+@pytest.mark.parametrize('weight', [0.01, 1.0, 300.0, 1e8])
 def test_proximal_maps_are_least_among_their_neighbours(loss, weight):
   with jax.enable_x64(True):
     a = jnp.concatenate([jnp.linspace(-500, 500, 41), jnp.linspace(-3, 3, 41)])
