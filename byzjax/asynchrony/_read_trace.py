@@ -46,8 +46,8 @@ def read_trace(
 
   Raises:
     ValueError: if path is not a path; if a column is missing, unknown or has a
-      non-numeric entry, naming the line; or if the lines are not a possible
-      run.
+      non-numeric entry, or a line has more entries than there are columns,
+      naming the line; or if the lines are not a possible run.
     OSError: if the file cannot be read.
 
   Example:
@@ -73,6 +73,11 @@ def read_trace(
       )
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for line in reader:
+      if None in line:  # As with commas for decimal points.
+        raise ValueError(
+          f'{_NAME} needs an entry for each of {", ".join(names)}, got'
+          f' {len(line[None])} more in line {reader.line_num} of {path}'
+        )
       for name in names:
         kind = _COLUMNS[name][1]
         try:

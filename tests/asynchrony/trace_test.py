@@ -288,6 +288,10 @@ def test_the_file_that_comes_along_is_a_run():
     ('worker,time,mood\n0,1.0,good\n', 'got worker, time, mood'),
     ('worker,time\n0,1.0\nx,2.0\n', "worker to be int, got 'x' in line 3"),
     ('worker,time\n0,1.0\n1\n', 'time to be float, got None in line 3'),
+    (
+      'worker,time\n0,1.0\n1,2,5\n',
+      'each of worker, time, got 1 more in line 3',
+    ),
     ('worker,time\n0,2.0\n0,1.0\n', r'times\[1\] to be at least'),
   ],
 )
