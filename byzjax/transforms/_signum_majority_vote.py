@@ -1,8 +1,10 @@
 """Signum with majority vote: the named optimizer for stacked gradients."""
 
+import jax
+import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, checks
+from byzjax._src import base, checks, flat
 from byzjax.aggregators import majority_vote
 from byzjax.transforms._per_worker import per_worker
 
@@ -56,8 +58,29 @@ def signum_majority_vote(
   checks.check_momentum('signum_majority_vote', 'momentum', momentum)
   checks.check_range('signum_majority_vote', 'weight_decay', weight_decay, 0)
   return optax.chain(
-    per_worker(optax.ema(momentum, debias=False), num_workers),
+    per_worker(_momentum(momentum), num_workers),
     majority_vote(),
     optax.add_decayed_weights(weight_decay),
     optax.scale_by_learning_rate(learning_rate),
   )
+
+
+def _momentum(decay: base.Scalar) -> optax.GradientTransformation:
+  """`optax.ema` without debiasing, kept in float32 at least."""
+  ema = optax.ema(decay, debias=False)
+
+  def init_fn(params):
+    # Half precision would round the decay itself: 0.999 is 1 in bfloat16.
+    return ema.init(
+      jax.tree.map(
+        lambda p: jnp.zeros(jnp.shape(p), flat.compute_dtype(p)), params
+      )
+    )
+
+  def update_fn(updates, state, params=None):
+    del params
+    wide = optax.tree.cast_like(updates, state.ema)
+    momentum, state = ema.update(wide, state)
+    return optax.tree.cast_like(momentum, updates), state
+
+  return optax.GradientTransformation(init_fn, update_fn)

@@ -37,6 +37,29 @@ def test_votes_on_momenta_that_start_at_zero():
   np.testing.assert_array_equal(np.abs(np.diff(path, axis=0)), 0.25)
 
 
+def test_momenta_of_half_precision_forget():
+  signum = byzjax.signum_majority_vote(1.0, num_workers=1, momentum=0.999)
+
+  def step(state, gradient):
+    gradient = jnp.full((1, 1), gradient)
+    updates, state = signum.update(gradient, state, jnp.zeros_like(gradient[0]))
+    return state, updates[0]
+
+  @jax.jit
+  def steps_to_turn(gradients):
+    start = signum.init(jnp.zeros(1, gradients.dtype))
+    votes = jax.lax.scan(step, start, gradients)[1][1000:]
+    return jnp.argmax(votes > 0), votes
+
+  gradients = jnp.repeat(jnp.array([1.0, -1.0]), 1000)
+  (turn, _), (half, votes) = (
+    steps_to_turn(gradients.astype(dtype))
+    for dtype in (jnp.float32, jnp.bfloat16)
+  )
+  assert votes.dtype == jnp.bfloat16
+  assert half == turn > 0
+
+
 def test_one_worker_without_momentum_is_sign_sgd_and_adam():
   signum = byzjax.signum_majority_vote(0.5, num_workers=1, momentum=0.0)
   path = _run(signum, m=1)
