@@ -16,6 +16,8 @@ from byzjax._src import (
 )
 
 _NAME = 'fl_trust'
+# So many coordinates may each lose a square as large as the smallest number.
+_ROOM = 2.0**40
 
 
 @recipes.factory
@@ -41,7 +43,9 @@ def fl_trust() -> base.Aggregator:
   `root_batch` reject this rule.
 
   The weight is zero for a message of zeros and for one that is not finite. The
-  aggregate is zero if every t_i is, or if g is zero or not finite.
+  aggregate is zero if every t_i is, or if g is zero or not finite. A norm below
+  1.1e-13, in float32, counts as zero: squares are lost there, and what is left
+  is too short a norm to divide by.
 
   Implementations differ in how they treat zeros. The official code adds 1e-9 to
   every norm and to the sum of the t_i. FL-Byzantine-Library adds nothing: one
@@ -75,8 +79,11 @@ def fl_trust() -> base.Aggregator:
     squared = reductions.squared_norms(rows, axis_name=axes)
     own_squared = reductions.squared_norms(own[None], axis_name=axes)[0]
     mask = nonfinite.usable_norms(squared)
+    least = jnp.finfo(squared.dtype).tiny * _ROOM
     norms, own_norm = (
-      reductions.sqrt(jnp.where(nonfinite.usable_norms(x), x, 0))
+      reductions.sqrt(
+        jnp.where(nonfinite.usable_norms(x) & (x >= least), x, 0)
+      )
       for x in (squared, own_squared)
     )
     products = norms * own_norm

@@ -48,6 +48,14 @@ def test_lengths_do_not_matter():
   assert aggregate @ trusted >= 0
 
 
+def test_no_message_becomes_longer_than_the_trusted_gradient():
+  # Of the squares of the small numbers nothing is left in float32.
+  x = np.full((7, 10_000), 1e-19)
+  x[:, 0] = 2e-19
+  aggregate, _ = _answer(x, np.ones(10_000))
+  assert np.linalg.norm(aggregate) <= 100 * (1 + 1e-6)
+
+
 def test_all_liars_but_one():
   x = np.full((7, 2), -1e6)
   x[3] = [0.0, 2]
