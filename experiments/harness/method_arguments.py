@@ -19,6 +19,7 @@ class Arguments(NamedTuple):
     task: the loss and the examples.
     num_workers, num_byzantine: n and f.
     rounds: of the run.
+    planned: rounds of its schedules.
     steps: local steps of a round, at least 1.
     local_rate: of local steps.
     batch_size: examples per worker and step.
@@ -38,6 +39,7 @@ class Arguments(NamedTuple):
   num_workers: int
   num_byzantine: int
   rounds: int
+  planned: int
   steps: int
   local_rate: float
   batch_size: int

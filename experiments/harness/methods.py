@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -96,21 +97,29 @@ def diloco(
 
 def qsr(of: Arguments, growth=0.2) -> byzjax.Round:
   """Rounds grow as (growth / rate)^2, with the schedule on local rates."""
-  steps = of.rounds * of.steps
+  steps = of.planned * of.steps
   rate = optax.cosine_decay_schedule(of.local_rate, steps)
   with jax.ensure_compile_time_eval():
     lengths = byzjax.quadratic_synchronization(
       rate, total_steps=steps, base_steps=of.steps, growth=growth
     )
   # Fewer, longer rounds: what is left of the run has nothing to do.
-  lengths = np.pad(lengths, (0, of.rounds - len(lengths)))
-  return byzjax.local_round(
+  lengths = np.pad(lengths, (0, max(of.rounds - len(lengths), 0)))
+  training = byzjax.local_round(
     of.task.loss_fn,
     local_optimizer=optax.sgd(rate),
     optimizer=optax.sgd(1.0),
     # A momentum of messages would move the model on when all steps are taken.
     **local(of) | {'num_local_steps': lengths, 'worker': None},
   )
+
+  def step(state, batch, key):
+    state, info = training.step(state, batch, key)
+    # Zero would be the loss of a perfect model.
+    is_idle = jnp.sum(info.num_local_steps) == 0
+    return state, info._replace(loss=jnp.where(is_idle, jnp.nan, info.loss))
+
+  return training._replace(step=step)
 
 
 def delta_sgd(of: Arguments, gamma=2.0, damping=0.1) -> byzjax.Round:
@@ -194,9 +203,14 @@ def delayed_nesterov(of: Arguments, activation=0.0) -> byzjax.Round:
 def fedbuff(of: Arguments, num_rows=0) -> byzjax.Round:
   """The rule sees the next messages; as many as there are workers."""
   rows = num_rows or of.num_workers
+
+  def rate(step):
+    # The optimizer counts buffers, and the schedule of the run messages.
+    return of.rate((step + 1) * rows - 1)
+
   return asynchronous(
     of,
-    optax.sgd(of.rate),
+    optax.sgd(rate if callable(of.rate) else of.rate),
     buffer=asynchrony.by_arrival(events(of), num_rows=rows),
     aggregator=of.aggregator,
   )

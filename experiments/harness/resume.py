@@ -71,15 +71,17 @@ def check(configs: Mapping[pathlib.Path, dict[str, Any]]) -> None:
   """Raises ValueError unless the runs in the folders can go on with the flags.
 
   With more rounds the learning rate goes on as the last of its schedule, which
-  is zero for a cosine.
+  is zero for a cosine, and for the local steps of qsr.
   """
   for folder, config in configs.items():
     if not (folder / 'config.json').exists():
       continue  # A rule that was not begun.
     output.check_same(folder, config, 'rounds')
     rounds, planned = config['rounds'], config['schedule_rounds']
-    if rounds > planned and config['schedule'].startswith('cosine'):
-      raise ValueError(
-        f'--rounds={rounds}: the learning rate of the run in {folder}, with'
-        f' --schedule={config["schedule"]}, is zero from round {planned} on'
-      )
+    for flag, ends in (('schedule', 'cosine'), ('method', 'qsr')):
+      text = config.get(flag, '')
+      if rounds > planned and text.startswith(ends):
+        raise ValueError(
+          f'--rounds={rounds}: the learning rate of the run in {folder}, with'
+          f' --{flag}={text}, is zero from round {planned} on'
+        )

@@ -87,6 +87,7 @@ def make(config: Any, task, key, mesh) -> Arguments:
     num_workers=config.num_workers,
     num_byzantine=config.num_byzantine,
     rounds=config.rounds,
+    planned=planned,
     steps=max(config.num_local_steps, 1),
     local_rate=local_rate(config),
     batch_size=config.batch_size,

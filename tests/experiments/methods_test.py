@@ -61,6 +61,38 @@ def test_every_method_trains_digits(name):
   assert jnp.all(after['loss'] < before['loss'])
 
 
+def test_the_schedule_of_fedbuff_counts_messages():
+  buffered = {'attack': 'none', 'rounds': 20, 'num_workers': 2}
+
+  def loss(rounds, **schedule):
+    program = _program('fedbuff', **buffered, **schedule)
+    return program.stretch(program.start(), 0, rounds)[1]['loss'].tolist()
+
+  # A rate of zero from message 10 on, in the middle of the run.
+  falls = {'schedule': 'step(factor=0.0, at=0.5)'}
+  assert loss(10, **falls) == loss(20, **falls)
+  assert loss(10, **falls) == loss(10, schedule='constant')
+
+
+def test_qsr_has_the_steps_of_its_schedule():
+  def loss(**rounds):
+    program = _program('qsr', num_local_steps=2, **rounds)
+    return program.stretch(program.start(), 0, 2)[1]['loss'].tolist()
+
+  short = loss(rounds=4)
+  assert short == loss(rounds=6, schedule_rounds=4)
+  assert short == loss(rounds=2, schedule_rounds=4)
+  assert short != loss(rounds=6)
+
+
+def test_a_round_of_qsr_without_steps_has_no_loss():
+  program = _program('qsr', num_local_steps=2, rounds=8)
+  state, first = program.stretch(program.start(), 0, 1)
+  _, rest = program.stretch(state, 1, 7)
+  assert jnp.isfinite(first['train_loss']).all()
+  assert jnp.isnan(rest['train_loss']).all()
+
+
 def test_codecs_and_a_robust_neighbourhood():
   sent = _program('fed_avg', codec='qsgd(norm="l2")', server_codec='sign')
   assert sent.trace()

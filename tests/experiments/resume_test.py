@@ -164,8 +164,9 @@ def test_two_that_begin_at_once_do_not_mix(tmp_path, monkeypatch):
   assert (tmp_path / 'config.json').read_text() == '{}'
 
 
-def test_a_cosine_that_has_ended_is_not_extended(tmp_path):
-  config = {'rounds': 100, 'schedule_rounds': 100, 'schedule': 'cosine'}
+@pytest.mark.parametrize('ends', [{'schedule': 'cosine'}, {'method': 'qsr'}])
+def test_a_cosine_that_has_ended_is_not_extended(ends, tmp_path):
+  config = {'rounds': 100, 'schedule_rounds': 100, **ends}
   output.open_folder(tmp_path, config)
   resume.check({tmp_path: config})
   with pytest.raises(ValueError, match='--rounds=200: .* zero from round 100'):
