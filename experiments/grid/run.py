@@ -181,10 +181,11 @@ def read_grid() -> tuple[Grid, pathlib.Path]:
   """The grid of the flags and of what they name, and its folder."""
   if FLAGS.quick:
     settings.adopt_quick()
-  if FLAGS.suite:
-    settings.adopt_suite(FLAGS.suite)
+  # What sets a flag first wins.
   if FLAGS.config:
     settings.adopt_file(pathlib.Path(FLAGS.config))
+  if FLAGS.suite:
+    settings.adopt_suite(FLAGS.suite)
   suffix = f'-{FLAGS.suite}' if FLAGS.suite else ''
   folder = pathlib.Path(FLAGS.output_dir or f'runs/grid{suffix}')
   if FLAGS.resume:

@@ -90,7 +90,10 @@ def define_flags() -> None:
     'suite', None, sorted(SUITES), 'A grid that is ready, to compare with.'
   )
   flags.DEFINE_string(
-    'config', None, 'A TOML file whose keys are flags; those given here win.'
+    'config',
+    None,
+    'A TOML file whose keys are flags; those given here win, and it wins over'
+    ' --suite.',
   )
   flags.DEFINE_bool(
     'quick', False, 'A few cells of the suite, on digits, in seconds.'

@@ -275,6 +275,7 @@ def said(tmp_path_factory):
   calls = {
     'flags': [*FLAGS, '--dry_run'],
     'file': [config, '--num_workers=7', '--dry_run'],
+    'suite': [config, '--suite=small', '--num_workers=7', '--dry_run'],
     'typo': [f'--config={folder}/typo.toml'],
     'broken': [f'--config={folder}/broken.toml'],
     'kind': [f'--config={folder}/kind.toml'],
@@ -313,6 +314,8 @@ def test_a_file_is_flags(said):
   assert lines[0].startswith('9 programs, 156 runs of 200 rounds')
   assert len(lines) == 1 + 9
   assert lines[2].split(': ')[1] == 'krum, alie(z=[0.5, 1.5]), 1'
+  # It has more to say than a suite that is named as well.
+  assert said['suite'].startswith('9 programs, ')
 
 
 @pytest.mark.parametrize(
