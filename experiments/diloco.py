@@ -3,7 +3,7 @@ r"""DiLoCo on a mesh of replicas and shards, with a robust outer step.
   python -m experiments.diloco                                 # sonnets, a mean
   python -m experiments.diloco --dataset=tiny_shakespeare --data_dir=FOLDER \
       --faults=none,crash,lag,flip,nan,lie --output_dir=runs/chaos
-  python -m experiments.diloco --num_fragments=4 --apply_delay=2 --alpha=0.5
+  python -m experiments.diloco --num_fragments=3 --apply_delay=2 --alpha=0.5
 
 Replicas train a transformer with AdamW for some steps, each on its own
 documents. Then what they moved by, a *delta*, is reduced to one step of an
@@ -21,6 +21,7 @@ with --output_dir=FOLDER --resume. Several processes: as experiments.train.
 
 import dataclasses
 import functools
+import math
 import pathlib
 import sys
 import time
@@ -45,7 +46,7 @@ from .harness import (
 )
 from .harness.cells import Program, Rows, even_stops
 from .harness.settings import option
-from .sharded_language import Task, Tree, part_of, task_of
+from .sharded_language import Task, Tree, check, part_of, task_of
 
 FLAGS = flags.FLAGS
 REDUCE_MEAN = 'reduce_mean'
@@ -85,9 +86,13 @@ class Settings:
   reset_masked: bool = option(
     True, 'Replicas that sent NaN or inf start from the outer parameters.'
   )
-  num_fragments: int = option(1, 'F; one is synchronised in a round.', low=1)
+  num_fragments: int = option(
+    1, 'F, at most --num_layers + 1; one is synchronised in a round.', low=1
+  )
   apply_delay: int = option(0, 'Steps until replicas take it.', low=0)
-  alpha: float = option(0.0, 'What replicas keep of their own then.', low=0)
+  alpha: float = option(
+    0.0, 'The share that replicas keep of their own then, in [0, 1].', low=0
+  )
   num_evals: int = option(10, 'Evaluations of the held-out loss.', low=1)
   seed: int = option(0, 'Of parameters and batches.', low=0)
 
@@ -268,9 +273,9 @@ def one_round(config, task, rule, outer, fault, state: State, done):
   late = config.apply_delay
   first = train(state.replicas, state.moments, keys[:late])
   state = state._replace(replicas=first[0], moments=first[1])
-  state = state._replace(
-    replicas=take(config, task, state, (done - 1) % config.num_fragments)
-  )
+  # In the first round nothing was synchronised that they could take.
+  last = jnp.where(done > 0, (done - 1) % config.num_fragments, -1)
+  state = state._replace(replicas=take(config, task, state, last))
   second = train(state.replicas, state.moments, keys[late:])
   state = state._replace(replicas=second[0], moments=second[1])
   state, is_finite = jax.lax.switch(
@@ -334,10 +339,7 @@ def runs_of(config: Settings) -> dict[str, Program]:
   Raises:
     ValueError: if the settings do not fit each other.
   """
-  if config.num_replicas % config.mesh[0]:
-    raise ValueError('--num_replicas must be a multiple of the first of --mesh')
-  if config.apply_delay > config.num_local_steps:
-    raise ValueError('--apply_delay must be at most --num_local_steps')
+  check(config)
   made = {}
   for fault in config.faults:
     for rule in config.rules:
@@ -360,7 +362,7 @@ def main(argv):
     if FLAGS.resume:
       resume.adopt(root, 'diloco', names)
     config = settings.read(Settings)
-    distributed.split_cpu(config.mesh[0] * config.mesh[1])
+    distributed.split_cpu(math.prod(config.mesh))
     programs = runs_of(config)
     values = {'program': 'diloco', **dataclasses.asdict(config)}
     distributed.process_0_first(output.open_folder, root, values)

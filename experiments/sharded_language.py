@@ -1,5 +1,6 @@
 """A transformer and a text for it, on a mesh of replicas and their shards."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +24,30 @@ class Task(NamedTuple):
   mesh: jax.sharding.Mesh
   specs: dict[str, PartitionSpec]
   fragment: dict[str, int]  # of every leaf
+
+
+def check(config: Any) -> None:
+  """Raises ValueError if the settings of the trainer do not fit each other."""
+  n, mesh = config.num_replicas, config.mesh
+  if len(mesh) != 2:
+    raise ValueError(
+      f'--mesh must be two numbers, replicas and fsdp, got {mesh}'
+    )
+  if n % mesh[0]:
+    raise ValueError(
+      f'--num_replicas must be a multiple of the first of --mesh, got {n} and'
+      f' {mesh[0]}'
+    )
+  for flag, limit, most in (
+    ('quorum', '--num_replicas', n),
+    ('alpha', '1', 1),
+    ('apply_delay', '--num_local_steps', config.num_local_steps),
+    ('num_fragments', '--num_layers + 1', config.num_layers + 1),
+  ):
+    if (value := getattr(config, flag)) > most:
+      raise ValueError(
+        f'--{flag} must be at most {limit}, got {value} and {most}'
+      )
 
 
 def task_of(config: Any) -> Task:
@@ -69,10 +94,10 @@ def split_largest(shape: tuple[int, ...], num_shards: int) -> PartitionSpec:
 
 def fragment_of(name: str, num_fragments: int) -> int:
   """Embedding and head are fragment 0; blocks take turns in the others."""
-  if num_fragments == 1 or 'blocks' not in name:
+  block = re.match(r'blocks(\d+)', name)
+  if num_fragments == 1 or block is None:
     return 0
-  block = int(next(part for part in name.split('.') if part.isdigit()))
-  return 1 + block % (num_fragments - 1)
+  return 1 + int(block[1]) % (num_fragments - 1)
 
 
 def part_of(task: Task, fragment: int, tree: Tree) -> Tree:

@@ -84,6 +84,46 @@ def test_the_state_lies_on_the_mesh_as_it_should():
     assert 8 * mine.addressable_shards[0].data.size == mine.size
 
 
+def test_fragments_are_synchronised_in_turn_and_late(tmp_path):
+  program = diloco.program_of(
+    dataclasses.replace(SMALL, num_fragments=3, apply_delay=1, alpha=0.5),
+    'coordinate_median',
+    'none',
+  )
+  before = {k: np.asarray(x) for k, x in program.start().params.items()}
+  state, _ = program.stretch(program.start(), 0, 1)
+  moved = {k for k, x in state.params.items() if np.any(x != before[k])}
+  # Blocks have fragments of their own.
+  assert moved == {k for k in before if not k.startswith('blocks')}
+  state, _ = program.stretch(state, 1, 1)
+  moved = {k for k, x in state.params.items() if np.any(x != before[k])}
+  assert moved == {k for k in before if not k.startswith('blocks1')}
+
+
+def test_the_first_steps_are_not_undone():
+  config = dataclasses.replace(SMALL, apply_delay=SMALL.num_local_steps)
+  program = diloco.program_of(config, 'coordinate_median', 'none')
+  before = {k: np.asarray(x) for k, x in program.start().params.items()}
+  state, _ = program.stretch(program.start(), 0, 1)
+  assert any(np.any(x != before[k]) for k, x in state.params.items())
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'mesh': (4,)}, r'--mesh must be two numbers, .* got \(4,\)'),
+    ({'num_replicas': 6}, '--num_replicas must be .*, got 6 and 4'),
+    ({'num_replicas': 4}, '--quorum must be .* --num_replicas, got 5 and 4'),
+    ({'alpha': 2.0}, '--alpha must be at most 1, got 2.0'),
+    ({'apply_delay': 4}, '--apply_delay must be at most .*, got 4 and 3'),
+    ({'num_fragments': 4}, '--num_fragments must be .*, got 4 and 3'),
+  ],
+)
+def test_settings_that_do_not_fit_are_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    diloco.runs_of(dataclasses.replace(SMALL, **options))
+
+
 @pytest.mark.slow
 def test_too_few_finite_replicas_change_nothing(tmp_path):
   rows = _rows(tmp_path, quorum=9)
