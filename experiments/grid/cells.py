@@ -292,7 +292,7 @@ def _chains(
 
 
 def _stages(flag: str, text: str, known: Known) -> list[Stage]:
-  name, given = specs.parse(text)
+  name, given = specs.parse(text, flag)
   factory = specs.factory_of(flag, name, known)
   lists: dict[str, Sequence[float]] = {}
   queued = {}

@@ -35,7 +35,9 @@ def told(text: str, assumed: Sequence[int]) -> list[str]:
   Raises:
     ValueError: if a name is unknown.
   """
-  calls = [specs.parse(part) for part in specs.split_top(text, ',')]
+  calls = [
+    specs.parse(part, 'aggregators') for part in specs.split_top(text, ',')
+  ]
 
   def asks(flag, name, given, known):
     factory = specs.factory_of(flag, name, known)

@@ -19,7 +19,7 @@ def line(config: Any, dataset: data.Dataset) -> str:
     ValueError: if an example belongs to several workers, who would each send
       something of it, or if delta is no probability.
   """
-  name, given = specs.parse(config.method)
+  name, given = specs.parse(config.method, 'method')
   if name != METHOD:
     return ''
   if config.validation:

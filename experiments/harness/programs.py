@@ -333,6 +333,7 @@ def _networks(cell: Cell, dataset: data.Dataset, options: Options, starts):
   def network(seed):
     if cell.make_model is not None:
       return models.split(cell.make_model(shape, count, seed))
+    specs.check_name('model', options.model, specs.MODELS)
     return models.split(models.make(options.model, shape, count, seed=seed))
 
   networks = {seed: network(seed) for seed in options.seeds}

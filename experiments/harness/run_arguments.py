@@ -33,7 +33,7 @@ _FLAGS = (
 
 def check(config: Any) -> str:
   """The name of the method, if all flags are for it."""
-  name, _ = specs.parse(config.method)
+  name, _ = specs.parse(config.method, 'method')
 
   def says(flag):
     return (

@@ -222,7 +222,7 @@ def describe(known: Mapping[str, Callable]) -> str:
   return ', '.join(calls)
 
 
-def parse(text: str) -> tuple[str, dict[str, Any]]:
+def parse(text: str, flag: str = '') -> tuple[str, dict[str, Any]]:
   """`'krum(num_neighbors=3)'` -> `('krum', {'num_neighbors': 3})`.
 
   Values are Python literals, `inf` and `nan`. A name may be `module:function`.
@@ -230,8 +230,9 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
   Raises:
     ValueError: if the text is no name, with or without keyword arguments.
   """
+  given = f'--{flag}={text}: ' if flag else ''
   problem = (
-    f"expected name or name(key=value, ...), as in 'krum' or"
+    f"{given}expected name or name(key=value, ...), as in 'krum' or"
     f" 'centered_clipping(radius=1.0)', got {text!r}"
   )
   rest = text.strip()
@@ -288,7 +289,7 @@ def build(
   Raises:
     ValueError: if the name is unknown, or the factory refuses its arguments.
   """
-  name, given = parse(text)
+  name, given = parse(text, flag)
   factory = factory_of(flag, name, known)
   parameters = inspect.signature(factory).parameters
   keywords = {
@@ -371,7 +372,7 @@ def partition(
   text: str, labels: Any, num_workers: int, seed: int
 ) -> data.Partition:
   """The shards of the workers; `long_tail=r` thins the classes first."""
-  name, given = parse(text)
+  name, given = parse(text, 'partition')
   ratio = given.pop('long_tail', 1.0)
   if not isinstance(ratio, float | int):
     raise ValueError(f'--partition={text}: long_tail must be a number')

@@ -67,6 +67,13 @@ def test_wrong_arguments_name_the_flag():
     specs.aggregator('krum(radius=1)', '', 2)
 
 
+def test_what_is_no_call_names_the_flag():
+  with pytest.raises(ValueError, match=r'^--aggregator=krum\(2\): expected'):
+    specs.aggregator('krum(2)', '', 2)
+  with pytest.raises(ValueError, match=r'^--partition=iid\(3\): expected'):
+    specs.partition('iid(3)', np.zeros(8, int), 2, 0)
+
+
 def test_split_top_ignores_separators_in_parentheses():
   assert specs.split_top('a; b(c=1;d=2) ;;', ';') == ['a', 'b(c=1;d=2)']
 

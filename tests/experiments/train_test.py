@@ -270,7 +270,14 @@ REFUSED = {
     {'dataset': 'mnist', 'data_dir': 'nowhere'},
     'nowhere',
   ),
-  'a network that nobody knows': ({'model': 'mlpp'}, 'mlpp'),
+  'a network that nobody knows': (
+    {'model': 'mlpp'},
+    "--model: unknown name 'mlpp', did you mean 'mlp'",
+  ),
+  'a method that is no call': (
+    {'method': 'fed_prox(0.1)'},
+    r'--method=fed_prox\(0.1\): expected name',
+  ),
   'crops of what workers draw': (
     {'augment': True, 'num_local_steps': 2, 'method': 'fed_opt'},
     '--augment is not for --method=fed_opt',
