@@ -55,9 +55,17 @@ def name_of(study: ModuleType) -> str:
   return folder_of(study).name
 
 
-def quick(study: ModuleType, config: Any) -> tuple[Any, list[Cell | OwnCell]]:
-  """Settings and cells of a run of seconds: nothing can be learned from it."""
-  config = dataclasses.replace(config, **{'num_seeds': 1, **study.QUICK})
+def quick(
+  study: ModuleType, config: Any, given: Sequence[str] = ()
+) -> tuple[Any, list[Cell | OwnCell]]:
+  """Settings and cells of a run of seconds: nothing can be learned from it.
+
+  Settings that are given stay as they are.
+  """
+  small = {'num_seeds': 1, **study.QUICK}
+  config = dataclasses.replace(
+    config, **{k: v for k, v in small.items() if k not in given}
+  )
   return config, [
     cell
     for cell in study.define(config)

@@ -29,7 +29,11 @@ from ..harness import (
 from ..reporting import summary, tables
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('output_dir', None, 'Where results go; runs/STUDY if none.')
+flags.DEFINE_string(
+  'output_dir',
+  None,
+  'Where results go; runs/STUDY if none, runs/STUDY-quick with --quick.',
+)
 flags.DEFINE_string(
   'only', '', 'Only the cell of this name, or those whose names contain this.'
 )
@@ -59,7 +63,8 @@ flags.DEFINE_bool(
 def main(of: ModuleType, names: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)  # Checkpointing is talkative.
   name = study.name_of(of)
-  folder = pathlib.Path(FLAGS.output_dir or f'runs/{name}')
+  suffix = '-quick' if FLAGS.quick else ''
+  folder = pathlib.Path(FLAGS.output_dir or f'runs/{name}{suffix}')
   try:
     _fill(of, names)
     if FLAGS.resume:
@@ -71,8 +76,12 @@ def main(of: ModuleType, names: list[str]) -> None:
       if FLAGS.committed and FLAGS.only:
         raise ValueError('--committed is about all cells: leave out --only')
       study.check_whole(of, config, FLAGS.variant, only=FLAGS.only)
+    if FLAGS.check and FLAGS.only:
+      raise ValueError('--check is about all cells: leave out --only')
     if FLAGS.quick:
-      config, cells = study.quick(of, config)
+      usual = study.variant(of, FLAGS.variant)
+      given = [n for n in names if getattr(config, n) != getattr(usual, n)]
+      config, cells = study.quick(of, config, given)
     else:
       cells = of.define(config)
     if FLAGS.committed:
@@ -120,8 +129,11 @@ def _run(of: ModuleType, config: Any, cells, folder, names: list[str]):
   # To the end of the program, for tables and pictures come last.
   lock.take(folder, share=distributed.share(), resume=goes_on)
   values = {name: FLAGS[name].value for name in sorted(names)}
-  program = study.name_of(of)
-  output.open_folder(folder, {'program': program, **values})
+  values['program'] = study.name_of(of)
+  if FLAGS.quick:
+    # Its cells have the names of those that a run without it would train.
+    values['quick'] = True
+  output.open_folder(folder, values)
   jobs = study.jobs(cells, config, FLAGS.checkpoint_seconds)
   rows = queue.work(jobs, folder, 'rounds')
   print(f'CPU time of this call: {time.process_time() / 60:.1f} minutes\n')

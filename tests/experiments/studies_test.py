@@ -151,6 +151,21 @@ def test_a_quick_run_gets_to_its_picture(name, tmp_path):
   assert rows and len(cells) >= 1
   pictures = [*folder.glob('*.png')]
   assert pictures and all(picture.stat().st_size for picture in pictures)
+  # Its rows would pass for those of the whole study.
+  whole = run(name, '--resume', f'--output_dir={folder}')
+  assert whole.returncode != 0
+  assert '--quick is True there and None here' in whole.stderr
+
+
+def test_what_is_given_is_not_made_quick():
+  of = types.SimpleNamespace(
+    QUICK={'num_workers': 3}, QUICK_CELLS=('',), define=lambda config: []
+  )
+  whole = study.load('sign_majority').Settings
+  config = whole(num_seeds=7, num_workers=9)
+  assert study.quick(of, config)[0].num_seeds == 1
+  config, _ = study.quick(of, config, ['num_seeds'])
+  assert (config.num_seeds, config.num_workers) == (7, 3)
 
 
 @pytest.mark.slow
@@ -222,6 +237,7 @@ def test_a_killed_cell_goes_on_to_the_same_bits(tmp_path):
     ('batch_size', ('--num_gradients=10',), 'no multiple of 1 x 8'),
     ('learning_from_history', ('--parts=nothing',), 'nothing is none of'),
     ('sign_majority', ('--only=nobody',), 'matches no cell'),
+    ('sign_majority', ('--check', '--only=x'), '--check is about all cells'),
     ('sign_majority', ('--publish', '--quick'), 'is neither published'),
     ('sign_majority', ('--committed', '--only=x'), 'leave out --only'),
     ('sign_majority', ('--publish', '--rounds=3'), 'got --rounds=3'),
