@@ -73,14 +73,14 @@ def main(argv):
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
   try:
     meshes = [(int(n), int(s)) for n in FLAGS.replicas for s in FLAGS.shards]
-  except ValueError as error:
+    rows = [
+      row(rule, replicas, shards, dtype)
+      for replicas, shards in meshes
+      for dtype in FLAGS.dtypes
+      for rule in FLAGS.rules
+    ]
+  except (TypeError, ValueError) as error:
     sys.exit(f'wire.py: {error}')
-  rows = [
-    row(rule, replicas, shards, dtype)
-    for replicas, shards in meshes
-    for dtype in FLAGS.dtypes
-    for rule in FLAGS.rules
-  ]
   print(tables.plain(rows))
   print(f'\nUp to {max(math.prod(mesh) for mesh in meshes)} devices.')
 
