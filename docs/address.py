@@ -14,9 +14,13 @@ import sys
 from collections.abc import Callable
 
 ROOT = pathlib.Path(__file__).parents[1]
-# What is cloned, in the README and in the guide of several hosts.
+# What is cloned, in the README and in two guides.
 CLONED = re.compile(r'git clone (<this repository>|https://\S+)')
-PAGES = ('README.md', 'docs/guides/several_hosts.md')
+PAGES = (
+  'README.md',
+  'docs/guides/install.md',
+  'docs/guides/several_hosts.md',
+)
 BADGE = 'https://colab.research.google.com/assets/colab-badge.svg'
 # In the cell of a notebook that installs byzjax where there is no clone.
 SOURCE = re.compile(r"(if is_clone else) 'byzjax\[experiments\].*'")
