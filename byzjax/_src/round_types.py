@@ -45,7 +45,8 @@ class RoundInfo(NamedTuple):
   """Diagnostics of one round; not part of the state.
 
   Attributes:
-    loss: float[], mean loss of the honest workers before the update.
+    loss: float[], mean loss of the honest workers that take part, before the
+      update.
     aggregation_error: float[], distance from the aggregate to the mean of the
       finite honest messages, both as decoded by the server.
     bits_up: float[], total bits that the participating workers sent to the

@@ -135,13 +135,17 @@ def round_info(
   """
   is_byzantine, weights = context.cohort.is_byzantine, context.cohort.weights
   num_receivers: int | jax.Array = parts.cohort_size
-  if weights is not None:
+  counted, counted_here = ~is_byzantine, ~context.is_byzantine
+  if weights is not None and context.takes_part is not None:
     num_receivers = jnp.sum(weights > 0)
-  loss = jnp.sum(jnp.where(context.is_byzantine, 0, output.losses))
-  num_honest = jnp.maximum(jnp.sum(~is_byzantine), 1)
+    # Who is absent may have no examples, and then no loss.
+    counted &= weights > 0
+    counted_here &= context.takes_part
+  loss = jnp.sum(jnp.where(counted_here, output.losses, 0))
+  num_counted = jnp.maximum(jnp.sum(counted), 1)
   assert info.mask is not None and info.error is not None
   return base.RoundInfo(
-    loss=reductions.psum(loss, parts.axes) / num_honest,
+    loss=reductions.psum(loss, parts.axes) / num_counted,
     aggregation_error=info.error,
     bits_up=reductions.psum(jnp.sum(bits_up), parts.axes),
     bits_down=bits_down * num_receivers,

@@ -158,7 +158,8 @@ def test_broadcast_and_server_step():
 def test_the_info_counts_honest_losses_and_those_who_send():
   parts = _parts()
   state, context = _start(parts, ABSENT)
-  output = WorkerOutput(jnp.array([5.0, 1.0, 2.0]), BATCH, (), (), ())
+  # One who is absent may have no examples, and then no loss.
+  output = WorkerOutput(jnp.array([5.0, jnp.nan, 2.0]), BATCH, (), (), ())
   mask, error = jnp.array([True, True, False]), jnp.float32(2.0)
   info = _engine.round_info(
     parts,
@@ -168,7 +169,7 @@ def test_the_info_counts_honest_losses_and_those_who_send():
     jnp.array([64.0, 0.0, 64.0]),
     jnp.float32(64.0),
   )
-  assert (info.loss, info.bits_up, info.bits_down) == (1.5, 128, 128)
+  assert (info.loss, info.bits_up, info.bits_down) == (2, 128, 128)
   np.testing.assert_array_equal(info.masked, [False, False, True])
   assert info.num_nonfinite == 1 and info.aggregation_error == 2
 
