@@ -6,7 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, calls, checks, flat, reductions
+from byzjax._src import base, calls, checks, flat, recipes, reductions
+
+_KINDS = (base.Aggregator, base.PreAggregator, base.Attack)
 
 
 def zeros(params: base.Params, num_workers: int) -> base.Messages:
@@ -21,25 +23,45 @@ def zeros(params: base.Params, num_workers: int) -> base.Messages:
   return jax.tree.map(of_leaf, params)
 
 
+# These know a worker by its place without a state: one that is trusted or
+# copied, or groups of workers with the same data.
+_BY_PLACE = ('detox', 'group_vote', 'mimic', 'monna')
+
+
 def keeps_rows(made: Any) -> bool:
   """Whether a rule or an attack, or one inside it, has a row for each worker.
 
   Such a state is by the place of a message, so the same workers must be in the
   same places in every round.
   """
-  if getattr(getattr(made, 'update', None), 'keeps_rows', False):
+  return any(map(_has_rows, _with_parts(made)))
+
+
+def knows_places(made: Any) -> bool:
+  """Whether a place must be that of the same worker in every round."""
+  names = map(recipes.factory_name, _with_parts(made))
+  return keeps_rows(made) or any(name in _BY_PLACE for name in names)
+
+
+def _has_rows(made: Any) -> bool:
+  if getattr(made[1], 'keeps_rows', False):
     return True
-  config = getattr(made, 'config', None)
-  if not isinstance(config, dict):
-    return False
   # Only states need n in advance. `replay` has rows only of own messages.
-  has_rows = config.get('num_workers') is not None and config.get('own', True)
-  return bool(has_rows) or any(
-    keeps_rows(part)
-    for value in config.values()
-    for part in (value if isinstance(value, tuple | list) else (value,))
-    if isinstance(part, base.Aggregator | base.Attack)
-  )
+  config = made.config or {}
+  return config.get('num_workers') is not None and config.get('own', True)
+
+
+def _with_parts(made: Any) -> list[Any]:
+  """The rule, stage or attack, and all that it is made of; none for others."""
+  if not isinstance(made, _KINDS):
+    return []
+  parts = [made]
+  for value in (made.config or {}).values():
+    # Rules are tuples, too.
+    several = isinstance(value, tuple | list) and not isinstance(value, _KINDS)
+    for part in value if several else (value,):
+      parts += _with_parts(part)
+  return parts
 
 
 def rule_on_kept_rows(

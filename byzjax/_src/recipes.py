@@ -103,6 +103,12 @@ def recipe_of(made: tuple) -> Recipe | None:
   return recipe if same else None
 
 
+def factory_name(made: tuple) -> str | None:
+  """Of the factory that made the tuple as it is; None if that is not known."""
+  recipe = recipe_of(made)
+  return None if recipe is None else recipe.factory.__name__
+
+
 def show(made: tuple, name: str) -> str:
   """The call that makes the tuple, or a name if the call is not known."""
   return show_recipe(recipe_of(made), f'<byzjax {name}>')

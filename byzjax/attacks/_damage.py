@@ -68,17 +68,11 @@ _CONTINUOUS = (
 )
 
 
-def factory_name(rule: base.Aggregator) -> str | None:
-  """Of the factory that made the rule as it is; None if that is not known."""
-  recipe = recipes.recipe_of(rule)
-  return None if recipe is None else recipe.factory.__name__
-
-
 def is_continuous(rule: base.Aggregator) -> bool:
   """Whether a little change of the messages changes the aggregate a little."""
   # The medoid is one of the messages, and another one after a little change.
   starts_anywhere = (rule.config or {}).get('start') != 'medoid'
-  return factory_name(rule) in _CONTINUOUS and starts_anywhere
+  return recipes.factory_name(rule) in _CONTINUOUS and starts_anywhere
 
 
 def draft_scene(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax._src import base, grams, reductions, sorting
+from byzjax._src import base, grams, recipes, reductions, sorting
 from byzjax.attacks import _damage, _damage_in_gram_space
 
 # Rules that look at one column at a time.
@@ -45,10 +45,10 @@ def stages_of(
   is_one_row = scene.draft.shape[0] == 1
   if not is_one_row or len(scene.rows) > sorting.MAX_NETWORK:
     return None
-  if _damage.factory_name(aggregator) != 'pre_aggregate':
+  if recipes.factory_name(aggregator) != 'pre_aggregate':
     return None
   *mixers, rule = (aggregator.config or {})['stages']
-  if _damage.factory_name(rule) not in _BY_COLUMN or not mixers:
+  if recipes.factory_name(rule) not in _BY_COLUMN or not mixers:
     return None
   if not all(mixer.matrix for mixer in mixers):
     return None

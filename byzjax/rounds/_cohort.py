@@ -43,7 +43,7 @@ def check_places(
   num_workers: int,
   parts: Iterable[base.Aggregator | base.Attack | None],
 ) -> None:
-  """Raises ValueError for rows by worker where a place is another's each round.
+  """Raises ValueError for what knows workers by places, which others then have.
 
   `parts` are the rules and attacks that get only the messages of the cohort.
   """
@@ -51,13 +51,17 @@ def check_places(
     return
   count = participation.num_participants
   for part in parts:
-    if kept_rows.keeps_rows(part):
-      raise ValueError(
-        f'{name} needs participation to be None with {part!r}, which keeps a'
-        ' row for each worker, got a participation of'
-        f' {count} of {num_workers} workers: use'
-        f' worker_weights=random_participation({num_workers}, {count}, key)'
-      )
+    if not kept_rows.knows_places(part):
+      continue
+    hint = ''
+    if isinstance(part, base.Attack) or kept_rows.keeps_rows(part):
+      schedule = f'random_participation({num_workers}, {count}, key)'
+      hint = f': use worker_weights={schedule}'
+    raise ValueError(
+      f'{name} needs participation to be None with {part!r}, which knows'
+      ' workers by their places among the messages, got a participation of'
+      f' {count} of {num_workers} workers{hint}'
+    )
 
 
 def everybody(

@@ -161,6 +161,16 @@ EF21 = byzjax.byz_ef21(
       dict(attack=byzjax.replay(delay=1, own=True, num_workers=4), byzantine=1),
       'byzjax.replay|<byzjax attack',
     ),
+    (dict(attack=byzjax.mimic(worker=2), byzantine=1), 'byzjax.mimic'),
+    (
+      dict(
+        attack=byzjax.adaptive(
+          byzjax.replay(delay=1, own=True, num_workers=4), byzjax.mean()
+        ),
+        byzantine=1,
+      ),
+      'byzjax.adaptive',
+    ),
   ],
 )
 def test_rows_by_place_are_refused_where_places_change(arguments, name):
@@ -173,6 +183,21 @@ def test_rows_by_place_are_refused_where_places_change(arguments, name):
     local(participation=4, **arguments)
   # With all of them a place is that of one worker.
   local(participation=N, **arguments)
+
+
+@pytest.mark.parametrize(
+  'rule',
+  [
+    byzjax.monna(num_byzantine=1, reference_worker=0),
+    byzjax.detox(group_size=1, rule=byzjax.mean()),
+    byzjax.pre_aggregate(byzjax.group_vote(group_size=1), byzjax.mean()),
+  ],
+)
+def test_rules_that_mean_certain_workers_are_refused_likewise(rule):
+  message = f'knows workers by their places .* 4 of {N} workers$'
+  with pytest.raises(ValueError, match=message):
+    local(participation=4, aggregator=rule)
+  local(participation=N, aggregator=rule)
 
 
 def test_an_auxiliary_rule_with_rows_by_place_is_refused():
