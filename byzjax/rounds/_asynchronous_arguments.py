@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from byzjax._src import base, checks, round_arguments
+import jax
+import numpy as np
+
+from byzjax._src import base, checks, kept_rows, round_arguments
 from byzjax.aggregators import mean
 from byzjax.asynchrony import Schedule
 from byzjax.asynchrony._schedule import make_schedule
@@ -47,8 +50,36 @@ def check(
       f'{name} needs a local_optimizer for events with several local steps,'
       f' got None and up to {most}'
     )
+  _check_places(name, messages, rule, codec)
   has_rule = aggregator is not None or messages.num_rows is not None
   return rule if has_rule else None
+
+
+def _check_places(
+  name: str, messages: Schedule, rule: base.Aggregator, codec: Any
+) -> None:
+  """Raises ValueError where a place is not of one worker, and must be.
+
+  A traced schedule is not checked.
+  """
+  plan = messages.plan
+  known = (plan.worker, plan.row, plan.num_averaged)
+  if any(isinstance(x, jax.core.Tracer) for x in known):
+    return
+  worker, row, averaged = (np.asarray(x).tolist() for x in known)
+  is_own = len(set(zip(worker, row))) == len(set(worker)) == len(set(row))
+  if kept_rows.knows_places(rule) and not is_own:
+    raise ValueError(
+      f'{name} needs a buffer in which every worker has one row of its own with'
+      f' {rule!r}, which knows workers by their places, got another: use'
+      f' asynchrony.by_worker(events, num_rows={messages.num_workers})'
+    )
+  # The sum of differences is what both sides keep, not their mean.
+  if getattr(codec, 'name', '').startswith('byz_ef21') and max(averaged) > 1:
+    raise ValueError(
+      f'{name} needs a buffer that averages no messages with {codec!r}, got one'
+      f' with up to {max(averaged)} in a row'
+    )
 
 
 def byzantine_schedule(

@@ -12,6 +12,7 @@ import byzjax
 from byzjax import asynchrony
 from tests.rounds.asynchronous_problem import (
   BATCH,
+  EVENTS,
   GRADIENT,
   KEY,
   PARAMS,
@@ -263,6 +264,23 @@ def test_one_executable_vmaps_and_ends():
 def test_errors_name_the_argument(arguments, message):
   with pytest.raises(ValueError, match=message):
     build(**arguments)
+
+
+def test_a_rule_that_keeps_rows_needs_one_of_its_own_for_every_worker():
+  rule = byzjax.delayed_momentum(byzjax.mean(), num_workers=K, decay=0.5)
+  codec = byzjax.top_k_codec(num_kept=1)
+  ef21 = byzjax.byz_ef21(codec=codec, rule=byzjax.mean(), num_workers=K)
+  own = asynchrony.by_worker(EVENTS, num_rows=K)
+  build(buffer=own, aggregator=rule)
+  shared = asynchrony.by_arrival(EVENTS, num_rows=K)
+  message = f'one row of its own .*delayed_momentum.*num_rows={K}'
+  for buffer in (shared, None):
+    with pytest.raises(ValueError, match=message):
+      build(buffer=buffer, aggregator=rule)
+  with pytest.raises(ValueError, match='averages no messages with .*ef21'):
+    build(buffer=own, **ef21._asdict())
+  alike = asynchrony.by_worker(TOGETHER, num_rows=K)
+  build(TOGETHER, buffer=alike, **ef21._asdict())
 
 
 def test_batches_have_a_row_for_every_shard():
