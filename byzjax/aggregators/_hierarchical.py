@@ -3,7 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax._src import base, calls, checks, flat, recipes, reductions
+from byzjax._src import (
+  base,
+  calls,
+  checks,
+  flat,
+  kept_rows,
+  recipes,
+  reductions,
+)
 
 
 @recipes.factory
@@ -26,7 +34,7 @@ def hierarchical(
   official code of DETOX calls k `bucket_size`.
 
   Args:
-    rule: A_1, an `Aggregator`. It may have state.
+    rule: A_1, an `Aggregator`. It may have state, but no row for each worker.
     bucket_rule: A_0, an `Aggregator` without state, because a bucket has
       different workers in every call (with k = 1 state is allowed).
     num_buckets: k, a Python int with `1 <= k <= m`.
@@ -58,6 +66,11 @@ def hierarchical(
   checks.check_count('hierarchical', 'num_buckets', num_buckets, 1)
   if num_buckets == 1:
     return bucket_rule
+  if kept_rows.keeps_rows(rule):
+    raise ValueError(
+      'hierarchical needs a rule without a row for each worker, because buckets'
+      f' are drawn in every call, got {rule!r}'
+    )
 
   def init(params):
     if jax.tree.leaves(bucket_rule.init(params)):

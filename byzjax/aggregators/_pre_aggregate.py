@@ -10,12 +10,16 @@ from byzjax._src import (
   calls,
   flat,
   grams,
+  kept_rows,
   message_rows,
   pre_aggregators,
   recipes,
   reductions,
   rules,
 )
+
+# Of these a message is made of other workers' in every call.
+_DRAWN = ('bucketing', 'resampling')
 
 
 @recipes.factory
@@ -41,7 +45,8 @@ def pre_aggregate(
 
   Raises:
     ValueError: if the stages are not pre-aggregators followed by one
-      aggregator.
+      aggregator, or if this keeps a row for each worker, such as
+      `delayed_momentum`, behind groups that are drawn.
 
   Example:
     >>> import byzjax, jax.numpy as jnp
@@ -59,6 +64,13 @@ def pre_aggregate(
     raise ValueError(
       'pre_aggregate needs PreAggregators followed by one Aggregator, got'
       f' {[type(stage).__name__ for stage in stages]}'
+    )
+  drawn = [mixer for mixer in mixers if mixer.name in _DRAWN]
+  if drawn and kept_rows.keeps_rows(aggregator):
+    raise ValueError(
+      'pre_aggregate needs a rule without a row for each worker behind'
+      f' {drawn[0]!r}, which draws other groups in every call, got'
+      f' {aggregator!r}'
     )
   # What stays in Gram space: the linear stages that stand next to the rule.
   first = len(mixers)

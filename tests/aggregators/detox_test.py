@@ -343,6 +343,14 @@ def _hierarchical(**kwargs):
       'hierarchical needs bucket_rule to be an Aggregator, got PreAggregator',
     ),
     (
+      lambda: byzjax.hierarchical(
+        byzjax.fools_gold(num_workers=3),
+        bucket_rule=byzjax.mean(),
+        num_buckets=3,
+      ),
+      'hierarchical needs a rule without a row for each worker, .* got byz',
+    ),
+    (
       lambda: _hierarchical(num_buckets=0),
       'hierarchical needs num_buckets to be .* at least 1, got 0',
     ),

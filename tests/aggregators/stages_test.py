@@ -211,6 +211,12 @@ def test_the_linear_end_of_a_chain_stays_in_gram_space():
       lambda: _applied(byzjax.resampling(num_samples=2), np.ones((6, 2))),
       'resampling needs a key',
     ),
+    (
+      lambda: byzjax.pre_aggregate(
+        byzjax.bucketing(bucket_size=2), byzjax.fools_gold(num_workers=3)
+      ),
+      'a rule without a row for each worker behind byzjax.bucketing.* got byz',
+    ),
   ],
 )
 def test_bad_arguments_are_refused_by_name(build, message):
