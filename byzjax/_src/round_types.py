@@ -46,7 +46,7 @@ class RoundInfo(NamedTuple):
 
   Attributes:
     loss: float[], mean loss of the honest workers that take part, before the
-      update.
+      update; those that take no local step have none.
     aggregation_error: float[], distance from the aggregate to the mean of the
       finite honest messages, both as decoded by the server.
     bits_up: float[], total bits that the participating workers sent to the

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from byzjax._src import base, flat, layouts, reductions
-from byzjax.rounds import _stages, _wire
-from byzjax.rounds._sharded_step import place, sharded_step
+from byzjax.rounds import _local_steps, _stages, _wire
+from byzjax.rounds._sharded_step import place, rows_here, sharded_step
 from byzjax.rounds._work import Cohort, Parts, WorkContext, WorkerOutput
 
 
@@ -135,12 +135,12 @@ def round_info(
   """
   is_byzantine, weights = context.cohort.is_byzantine, context.cohort.weights
   num_receivers: int | jax.Array = parts.cohort_size
-  counted, counted_here = ~is_byzantine, ~context.is_byzantine
-  if weights is not None and context.takes_part is not None:
+  counted = _local_steps.with_loss(~is_byzantine, output.num_local_steps)
+  if weights is not None:
     num_receivers = jnp.sum(weights > 0)
     # Who is absent may have no examples, and then no loss.
     counted &= weights > 0
-    counted_here &= context.takes_part
+  counted_here = rows_here(counted, context.ids.size, parts.axes)
   loss = jnp.sum(jnp.where(counted_here, output.losses, 0))
   num_counted = jnp.maximum(jnp.sum(counted), 1)
   assert info.mask is not None and info.error is not None

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from byzjax._src import base, draws, flat, reductions
 from byzjax.gossip import _dense, _neighbors, _sending
-from byzjax.rounds import _gossip_codec, _gossip_work
+from byzjax.rounds import _gossip_codec, _gossip_work, _local_steps
 from byzjax.rounds._gossip_work import Parts
 from byzjax.rounds._sharded_step import place
 
@@ -86,12 +86,13 @@ def node_step(
     attack=_sending.observe(parts.attack, mixed.attack, mean),
     codec=mixed.codec,
   )
-  honest = jnp.maximum((~is_byzantine).sum(), 1)
-  loss = jnp.sum(jnp.where(mine, 0, work.loss))
+  counted = _local_steps.with_loss(~is_byzantine, work.num_steps)
+  loss = jnp.sum(jnp.where(counted[ids], work.loss, 0))
+  num_counted = jnp.maximum(counted.sum(), 1)
   num_masked = jnp.sum(~mixed.usable, dtype=jnp.int32)
   num_steps = 1 if work.num_steps is None else work.num_steps
   return new_state, base.RoundInfo(
-    loss=reductions.psum(loss, parts.axis_name) / honest,
+    loss=reductions.psum(loss, parts.axis_name) / num_counted,
     aggregation_error=distance,
     bits_up=mixed.bits,
     bits_down=jnp.zeros([]),

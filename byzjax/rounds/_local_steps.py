@@ -164,6 +164,18 @@ def local_update(
   return LocalUpdate(end.params, end.optimizer, end.loss / count, aux, end.plan)
 
 
+def with_loss(
+  workers: jax.Array, num_steps: jax.Array | int | None
+) -> jax.Array:
+  """Of these workers, bool[n], those that took a step, and so have a loss.
+
+  `num_steps` is int32[n] where they differ.
+  """
+  if num_steps is None or not jnp.ndim(num_steps):
+    return workers
+  return workers & (num_steps > 0)
+
+
 def sampler_state(
   sampler: local.LocalSampler, state: base.State, end: LocalUpdate
 ) -> base.State:

@@ -18,6 +18,7 @@ from byzjax._src import (
 from byzjax._src import paths as path_tools
 from byzjax.rounds import (
   _cohort,
+  _local_steps,
   _modular_server,
   _modular_wire,
   _modular_work,
@@ -128,14 +129,14 @@ def device_step(
   down = _modular_wire.down(parts, sent, state, keys[4], paths, present)
   new_state, masked = _modular_server.server_step(parts, state, down.sent)
   workers = _stages.where_rows(here(present), output.rows, state.workers)
-  honest = present & ~is_byzantine
-  loss = jnp.sum(jnp.where(here(honest), output.loss, 0))
+  counted = _local_steps.with_loss(present & ~is_byzantine, num_steps)
+  loss = jnp.sum(jnp.where(here(counted), output.loss, 0))
   squares = sum(jnp.sum(jnp.square(level.errors)) for level in sent)
   masked = masked[ids]
   return new_state._replace(
     workers=workers, codec=up.state, server_codec=down.state
   ), base.RoundInfo(
-    loss=reductions.psum(loss, parts.axes) / jnp.maximum(jnp.sum(honest), 1),
+    loss=reductions.psum(loss, parts.axes) / jnp.maximum(jnp.sum(counted), 1),
     aggregation_error=jnp.sqrt(squares),
     bits_up=up.bits,
     bits_down=down.bits,

@@ -16,6 +16,7 @@ from tests.rounds.local_problem import (
   close,
   local,
   local_update,
+  one,
   run,
   slices,
 )
@@ -137,6 +138,14 @@ def test_workers_of_different_speeds():
   ]
   close(state.params, average(ends), 2e-6)
   np.testing.assert_array_equal(info[0].num_local_steps, steps)
+  # Who takes no step has no loss.
+  some = steps == 1
+  _, info = run(local(num_local_steps=lambda step: jnp.int32(some)), [batch])
+  losses = [
+    problem.loss_fn(problem.params(), one(batch, i, 0))
+    for i in np.flatnonzero(some)
+  ]
+  np.testing.assert_allclose(info[0].loss, np.mean(losses), 1e-6)
 
 
 def test_slices_are_taken_in_turn():
