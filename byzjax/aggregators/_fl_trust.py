@@ -81,9 +81,7 @@ def fl_trust() -> base.Aggregator:
     mask = nonfinite.usable_norms(squared)
     least = jnp.finfo(squared.dtype).tiny * _ROOM
     norms, own_norm = (
-      reductions.sqrt(
-        jnp.where(nonfinite.usable_norms(x) & (x >= least), x, 0)
-      )
+      reductions.sqrt(jnp.where(nonfinite.usable_norms(x) & (x >= least), x, 0))
       for x in (squared, own_squared)
     )
     products = norms * own_norm
