@@ -190,7 +190,10 @@ def weighted_sum(
     rows = rows._replace(common=rows.common._replace(mask=mask))
 
   def term(i):
-    return weights[i] * jnp.where(weights[i] != 0, of(rows.row(i)), 0)
+    counts = weights[i] != 0
+    # Twice: derivatives must not meet a NaN, and the product stays rounded.
+    row = jnp.where(counts, of(rows.row(i)), 0)
+    return jnp.where(counts, weights[i] * row, 0)
 
   def chunk(start, stop):
     total = term(start)
