@@ -99,17 +99,17 @@ def _by_weights(rule, over, weights, key, axes):
   norms, _ = over(lambda x: (reductions.squared_norms(x), None))
   norms = lax.psum(norms, axes)
   mask = nonfinite.usable_norms(norms)
-  known = grams.counted(mask, weights)
+  mass = grams.mass_of(mask, weights)
 
   def gram_about(index):
     def of_chunk(x):
-      center = grams.center_row(x, index, known)
+      center = grams.center_row(x, index, mass)
       return reductions.centered_gram(x, center, mask), None
 
     return lax.psum(over(of_chunk)[0], axes)
 
   center, inner = grams.gram_about_message(
-    gram_about, grams.median_norm_index(norms, known), known
+    gram_about, grams.lower_median_index(norms, mass), mass
   )
   gram = base.Gram(inner, jnp.where(mask, norms, 0), mask)
   gram = grams.weighted_gram(gram, weights)
@@ -121,7 +121,7 @@ def _by_weights(rule, over, weights, key, axes):
       return None, reductions.select(weights, x)
     about = None
     if not gram_rule.selects:
-      row = grams.center_row(x, center, known)
+      row = grams.center_row(x, center, mass)
       about = jnp.where(jnp.any(weights != 0), row, 0)
     return None, reductions.combine(weights, x, about)
 

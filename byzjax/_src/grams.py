@@ -27,12 +27,12 @@ def gram_of(
 ) -> tuple[base.Gram, jax.Array]:
   """The Gram matrix of the rows of `[n, d]`, and the centre [d] it is about.
 
-  `weights` float[n] are those of the workers; one without weight is never the
-  centre.
+  `weights` float[n] are those of the workers, a majority of which decides the
+  centre; a worker without weight is never it.
   """
   if center is None:
     gram, index = indexed_gram(x, weights=weights, axis_name=axis_name)
-    return gram, center_row(x, index, counted(gram.mask, weights))
+    return gram, center_row(x, index, mass_of(gram.mask, weights))
   norms = reductions.squared_norms(x, axis_name=axis_name)
   mask = nonfinite.usable_norms(norms)
   inner = reductions.centered_gram(x, center, mask, axis_name=axis_name)
@@ -49,13 +49,13 @@ def indexed_gram(
   """The Gram matrix about one of the rows, and the index of this row."""
   norms = reductions.squared_norms(x, axis_name=axis_name)
   mask = nonfinite.usable_norms(norms)
-  known = counted(mask, weights)
+  mass = mass_of(mask, weights)
   index, inner = gram_about_message(
     lambda i: reductions.centered_gram(
-      x, center_row(x, i, known), mask, axis_name=axis_name
+      x, center_row(x, i, mass), mask, axis_name=axis_name
     ),
-    median_norm_index(norms, known),
-    known,
+    lower_median_index(norms, mass),
+    mass,
   )
   gram = base.Gram(inner, jnp.where(mask, norms, 0), mask)
   return weighted_gram(gram, weights), index
@@ -64,7 +64,7 @@ def indexed_gram(
 def gram_about_message(
   gram_about: Callable[[jax.Array], jax.Array],
   index: jax.Array,
-  mask: jax.Array,
+  mass: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """A Gram matrix around a message that a minority cannot choose.
 
@@ -75,52 +75,53 @@ def gram_about_message(
 
   Args:
     gram_about: `int[] -> float[n, n]`, the matrix around message i.
-    index: int[], the message to try first, see `median_norm_index`.
-    mask: bool[n], the messages that may be a centre.
+    index: int[], the message to try first: that of median norm.
+    mass: bool[n] or float[n], the votes of the workers; whoever has none is no
+      centre.
 
   Returns:
     The index of the message, int[], and the matrix around it.
   """
   inner = gram_about(index)
-  better = nearer_index(inner, index, mask)
-  inner = lax.cond(
-    jnp.any(better != index), lambda: gram_about(better), lambda: inner
-  )
+  better = nearer_index(inner, index, mass)
+  inner = lax.cond(better != index, lambda: gram_about(better), lambda: inner)
   return better, inner
 
 
 def nearer_index(
-  inner: jax.Array, index: jax.Array, mask: jax.Array
+  inner: jax.Array, index: jax.Array, mass: jax.Array
 ) -> jax.Array:
   """The message of least median distance, if `index` is far from it: int[]."""
   inner = lax.stop_gradient(inner)
-  squared = squared_distances(base.Gram(inner, mask, mask))
-  among = jnp.sort(jnp.where(mask[None], squared, jnp.inf), axis=1)
-  middle = among[:, jnp.maximum(mask.sum() - 1, 0) // 2]
-  nearest = jnp.argmin(jnp.where(mask, middle, jnp.inf))
+  usable = mass > 0
+  squared = squared_distances(base.Gram(inner, usable, usable))
+  middle = jax.vmap(lambda row: row[lower_median_index(row, mass)])(squared)
+  nearest = jnp.argmin(jnp.where(usable, middle, jnp.inf))
   far = inner[nearest, nearest] > _FAR * middle[nearest]
-  return jnp.where(far & jnp.any(mask), nearest, index)
+  return jnp.where(far, nearest, index)
 
 
-def median_norm_index(squared_norms: jax.Array, mask: jax.Array) -> jax.Array:
-  """The index of the usable row of (lower) median norm: int32[].
+def lower_median_index(values: jax.Array, mass: jax.Array) -> jax.Array:
+  """Where the (lower) median of those with a mass is: `[n], [n] -> int32[]`.
 
-  A minority cannot choose its length, but it can choose its direction.
+  The first, in order, up to which half of the mass lies. Of norms, a minority
+  cannot choose its length, but it can choose its direction.
   """
-  order = jnp.argsort(jnp.where(mask, squared_norms, jnp.inf))
-  return order[jnp.maximum(mask.sum() - 1, 0) // 2]
+  order = jnp.argsort(jnp.where(mass > 0, values, jnp.inf))
+  up_to = jnp.cumsum(mass[order].astype(values.dtype))
+  return order[jnp.argmax(up_to >= up_to[-1] / 2)]
 
 
 def center_row(
-  x: jax.Array | Rows, index: jax.Array, mask: jax.Array
+  x: jax.Array | Rows, index: jax.Array, mass: jax.Array
 ) -> jax.Array:
-  """The message at that index, or zero if the mask is empty: float[d]."""
-  return jnp.where(jnp.any(mask), as_rows(x).row(index), 0)
+  """The message at that index, or zero if nobody has a mass: float[d]."""
+  return jnp.where(jnp.any(mass > 0), as_rows(x).row(index), 0)
 
 
-def counted(mask: jax.Array, weights: jax.Array | None) -> jax.Array:
-  """The usable messages of workers that have a weight: bool[n]."""
-  return mask if weights is None else mask & (weights > 0)
+def mass_of(mask: jax.Array, weights: jax.Array | None) -> jax.Array:
+  """The weights of the usable messages, or the mask if all are equal: [n]."""
+  return mask if weights is None else jnp.where(mask, weights, 0)
 
 
 def weighted_gram(gram: base.Gram, weights: jax.Array | None) -> base.Gram:

@@ -103,7 +103,7 @@ def gram_of_directions(rows, squared_norms, mask, axis_name):
       mask,
       axis_name=axis_name,
     ),
-    grams.median_norm_index(squared_norms, known),
+    grams.lower_median_index(squared_norms, known),
     known,
   )
   return base.Gram(inner, unit_norms, mask)

@@ -117,7 +117,7 @@ def divide_and_conquer(
     constant = jax.lax.stop_gradient(rows)
     norms = reductions.squared_norms(constant, axis_name=axis_name)
     mask = nonfinite.usable_norms(norms)
-    first = grams.median_norm_index(norms, mask)
+    first = grams.lower_median_index(norms, mask)
     size = call.extra.get('num_coordinates')
     size = size or _num_coordinates(rows, axis_name)
 

@@ -161,7 +161,7 @@ def gas(
     norms = reductions.squared_norms(constant, axis_name=axes)
     mask = nonfinite.usable_norms(norms)
     cut, key = pieces(rows, call)
-    first = grams.median_norm_index(norms, mask)
+    first = grams.lower_median_index(norms, mask)
     squared = _squared_distances(rule, constant, mask, first, cut, key, axes)
     scores = jnp.where(mask, reductions.sqrt(squared).sum(axis=0), jnp.inf)
     order = jnp.argsort(scores, stable=True)[: n - num_byzantine]

@@ -107,7 +107,7 @@ def lasa(
     squared = reductions.squared_norms(jax.lax.stop_gradient(rows))
     mask = nonfinite.usable_norms(squared)
     norms = reductions.sqrt(jnp.where(mask, squared, 0))
-    median = norms[grams.median_norm_index(squared, mask)]
+    median = norms[grams.lower_median_index(squared, mask)]
     factors = jnp.where(norms > median, median / norms, 1)
     clipped = jnp.where(mask[:, None], rows.written(), 0) * factors[:, None]
     leaves, treedef = jax.tree.flatten(leaves_of.unravel_rows(clipped))

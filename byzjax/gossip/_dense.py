@@ -29,7 +29,7 @@ def displacement(
     is_honest = usable & ~sent.is_byzantine
   # Of an honest row, for honest rows must keep their digits: they may be much
   # nearer to each other than to zero, and attackers may be the majority.
-  index = grams.median_norm_index(norms, is_honest)
+  index = grams.lower_median_index(norms, is_honest)
   center = grams.center_row(sent.x, index, is_honest)
   y = jnp.where(usable[:, None], sent.x - center[None], 0)
   edges = None

@@ -321,3 +321,16 @@ def test_rules_survive_a_message_of_the_median_norm(rule):
     error = np.linalg.norm(aggregate(jnp.asarray(x)) - honest.mean(axis=0))
     spread = np.linalg.norm(honest - honest.mean(axis=0), axis=1).max()
     assert error < 2 * spread
+
+
+@pytest.mark.parametrize('size', [1e5, 1e12])
+def test_many_liars_of_little_weight_do_not_choose_the_centre(size):
+  random = np.random.default_rng(2)
+  x = np.float32(random.normal(size=(9, 50)))
+  x[:6] = size * random.normal(size=(6, 50))
+  weights = jnp.array([0.05] * 6 + [1.0] * 3)  # A tenth of all together.
+  rule = byzjax.geometric_median()
+  result = jax.jit(rule.__call__)(jnp.asarray(x), worker_weights=weights)
+  honest = x[6:]
+  spread = np.linalg.norm(honest - honest.mean(axis=0), axis=1).max()
+  assert np.linalg.norm(result - honest.mean(axis=0)) < spread
