@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from byzjax._src import base, calls, checks, flat, recipes, reductions
 
 _KINDS = (base.Aggregator, base.PreAggregator, base.Attack)
+# These know a worker by its place without a state: one that is trusted or
+# copied, or groups of workers with the same data.
+_BY_PLACE = ('detox', 'group_vote', 'mimic', 'monna')
 
 
 def zeros(params: base.Params, num_workers: int) -> base.Messages:
@@ -21,11 +24,6 @@ def zeros(params: base.Params, num_workers: int) -> base.Messages:
     return jnp.full_like(p, 0, shape=shape, dtype=dtype)
 
   return jax.tree.map(of_leaf, params)
-
-
-# These know a worker by its place without a state: one that is trusted or
-# copied, or groups of workers with the same data.
-_BY_PLACE = ('detox', 'group_vote', 'mimic', 'monna')
 
 
 def keeps_rows(made: Any) -> bool:
@@ -44,11 +42,11 @@ def knows_places(made: Any) -> bool:
 
 
 def _has_rows(made: Any) -> bool:
-  if getattr(made[1], 'keeps_rows', False):
+  if getattr(getattr(made, 'update', None), 'keeps_rows', False):
     return True
   # Only states need n in advance. `replay` has rows only of own messages.
   config = made.config or {}
-  return config.get('num_workers') is not None and config.get('own', True)
+  return config.get('num_workers') is not None and bool(config.get('own', True))
 
 
 def _with_parts(made: Any) -> list[Any]:
