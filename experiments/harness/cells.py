@@ -94,7 +94,7 @@ class Cell:
     make_images: `(images, partition or None, seed) -> images`, made once on the
       host of the training images, and (without a partition) of the others.
     make_model: `(image_shape, num_classes, seed) -> module`, in place of the
-      model of the options.
+      model of the options; the shape is that of the images that are made.
     make_params: `(params, key) -> params`, what is trained beside the model.
     model_of: `params -> params`, the model in what is trained.
     metrics: `(state, info) -> {name: scalar}` after every round; rows have

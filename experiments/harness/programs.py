@@ -112,7 +112,10 @@ def of_images(
   stops = list(stops or even_stops(cell.rounds, cell.num_evals))
   starts = [(p, seed) for p in cell.partitions for seed in options.seeds]
   arrays = _arrays(cell, dataset, options, starts)
-  graphdef, params = _networks(cell, dataset, options, starts)
+  shape = arrays.images.shape[-3:]
+  graphdef, params = _networks(
+    cell, shape, dataset.num_classes, options, starts
+  )
   setup = _Setup(
     cell, options.augment, graphdef, dataset.scale, dataset.num_classes
   )
@@ -326,9 +329,8 @@ def _arrays(cell: Cell, dataset: data.Dataset, options: Options, starts):
   return distributed.replicate(arrays, options.mesh)
 
 
-def _networks(cell: Cell, dataset: data.Dataset, options: Options, starts):
+def _networks(cell: Cell, shape, count: int, options: Options, starts):
   """The graph of the network, and parameters of every start, stacked."""
-  shape, count = dataset.train_images.shape[1:], dataset.num_classes
 
   def network(seed):
     if cell.make_model is not None:

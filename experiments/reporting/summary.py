@@ -63,6 +63,8 @@ class Check(NamedTuple):
       needed = f'at least {self.at_least:g}'
     else:
       needed = f'at most {self.at_most:g}'
+    if self.why == NOT_RUN:
+      return f'{self.prediction}: {NOT_RUN}, predicted {needed}'
     verdict = 'holds' if self.holds else '**FELL SHORT**'
     why = f' ({self.why})' if self.why and not self.holds else ''
     value = (

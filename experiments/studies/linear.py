@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from . import pooling
-
 
 class Linear(nnx.Module):
   """Scores of classes, linear in the pixels; from zero."""
@@ -21,7 +19,6 @@ class Linear(nnx.Module):
     return x.reshape(len(x), -1) @ self.weights[...] + self.bias[...][None]
 
 
-def network(k: int, shape, num_classes: int, seed: int) -> nnx.Module:
-  """The layer for images that are pooled by k."""
+def network(shape, num_classes: int, seed: int) -> Linear:
   del seed
-  return Linear(pooling.shape_of(shape, k), num_classes)
+  return Linear(shape, num_classes)

@@ -18,7 +18,7 @@ ABOUT = {'method': 'Noisy Softmax', 'paper': ''}
 
 def network(norm):
   cell = normalised.cell(CONFIG, norm)
-  return cell.make_model((8, 8, 1), 10, 0)
+  return cell.make_model((4, 4, 1), 10, 0)
 
 
 def test_normalised_features_have_one_length():

@@ -144,6 +144,7 @@ def test_a_quick_run_gets_to_its_picture(name, tmp_path):
   folder = tmp_path / 'out'
   found = run(name, '--quick', f'--output_dir={folder}')
   assert found.returncode == 0, found.stderr
+  assert ': nan, predicted' not in found.stdout
   of = study.load(name)
   config, cells = study.quick(of, of.Settings())
   rows = results(folder)

@@ -94,6 +94,7 @@ def test_of_cells_that_were_not_run_nothing_is_said():
     [claim, claim._replace(checks=[other, other])]
   )
   assert half.checks[0] == ran and half.checks[1].why == summary.NOT_RUN
+  assert str(half.checks[1]) == 'points: not run yet, predicted at least 2'
   assert half.verdict == summary.PARTLY
   assert nothing.verdict == summary.NOT_TESTED
 

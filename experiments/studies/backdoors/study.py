@@ -12,7 +12,6 @@ learning rate of a rule is the one that is best without attackers.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -21,7 +20,7 @@ import numpy as np
 import optax
 
 import byzjax
-from byzjax import data, models
+from byzjax import data
 
 from ...harness import backdoors
 from ...harness.cells import Cell, Rows
@@ -205,13 +204,8 @@ def cell(settings: Settings, kind: str, attack: str, rule: str) -> Cell:
     is_local=kind == 'local',
     num_evals=3,
     make_images=lambda images, *_: pooling.pooled(images, settings.pooling),
-    make_model=functools.partial(_network, settings.pooling),
     measure=successes,
   )
-
-
-def _network(k: int, shape, num_classes: int, seed: int):
-  return models.make('mlp', pooling.shape_of(shape, k), num_classes, seed=seed)
 
 
 def keep(rows: Rows, settings: Settings) -> Rows:

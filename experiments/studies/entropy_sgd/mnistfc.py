@@ -57,8 +57,7 @@ class DropoutMLP(nnx.Module):
 
 
 def network(settings: Any, shape, num_classes: int, seed: int) -> DropoutMLP:
-  width = math.prod(pooling.shape_of(shape, settings.pooling))
-  sizes = (width, *settings.hidden, num_classes)
+  sizes = (math.prod(shape), *settings.hidden, num_classes)
   return DropoutMLP(sizes, rngs=nnx.Rngs(seed))
 
 

@@ -28,6 +28,7 @@ from ...harness.cells import Cell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import pictures, tables
 from ...reporting.summary import Summary, pivots
+from .. import pooling
 from . import attacks, claims
 from .claims import AUTOMATIC, RULES
 
@@ -49,7 +50,7 @@ TABLE = {
   'rules': (*RULES, AUTOMATIC),
   'learning_rate': 0.1,
 }
-SMALL = {'model': 'cnn', 'batch_size': 8}
+SMALL = {'model': 'cnn', 'batch_size': 8, 'pooling': 2}
 # Without attackers, on the data of the paper's figure; and its attacks.
 VARIANTS = {
   'fashion_mnist': {
@@ -91,6 +92,7 @@ class Settings(ImageSettings):
   )
   attacks: tuple[str, ...] = option(tuple(attacks.ATTACKS), 'In part attacks.')
   rules: tuple[str, ...] = option(RULES, 'In part attacks.')
+  pooling: int = option(1, 'Images of means of k x k pixels.', low=1)
   tail: float = option(0.6, 'In failure, class k keeps tail^k of its images.')
   sum_momentum: bool = option(False, 'Momenta sum, as in official code.')
 
@@ -177,6 +179,7 @@ def cell(
     rounds=rounds,
     batch_size=settings.batch_size,
     partition=shards,
+    make_images=lambda images, *_: pooling.pooled(images, settings.pooling),
     # To evaluate a CNN takes as long as many rounds.
     num_evals=20 if settings.model == 'mlp' else 10,
   )

@@ -130,9 +130,8 @@ def cell(settings: Any, norm: str) -> Cell:
     return {**probability, 'length': jnp.linalg.norm(z, axis=1).mean()}
 
   def network(shape, num_classes: int, seed: int) -> Network:
-    pixels = math.prod(pooling.shape_of(shape, settings.pooling))
     return Network(
-      pixels, settings.width, num_classes, norm, rngs=nnx.Rngs(seed)
+      math.prod(shape), settings.width, num_classes, norm, rngs=nnx.Rngs(seed)
     )
 
   return Cell(

@@ -141,7 +141,7 @@ def cell(
     is_local=True,
     num_evals=settings.num_evals,
     make_images=lambda images, *_: pooling.pooled(images, settings.pooling),
-    make_model=functools.partial(linear.network, settings.pooling),
+    make_model=linear.network,
     probe=sampling_rate,
   )
 

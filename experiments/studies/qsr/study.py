@@ -197,8 +197,7 @@ def cell(settings: Settings, lengths: str, attack='none', rule='mean') -> Cell:
     return {'fit_loss': metrics.loss}
 
   def make_model(image_shape, num_classes, seed):
-    shape = pooling.shape_of(image_shape, settings.pooling)
-    sizes = (math.prod(shape), settings.width, num_classes)
+    sizes = (math.prod(image_shape), settings.width, num_classes)
     return models.MLP(sizes, rngs=nnx.Rngs(seed))
 
   def first(labels, num_workers, seed):

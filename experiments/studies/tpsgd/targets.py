@@ -116,16 +116,10 @@ def cell(settings: Any, name: str, method: str, place: str) -> Cell:
     num_workers=1,
     rounds=settings.rounds,
     batch_size=settings.batch_size,
-    make_model=functools.partial(network, settings, name),
+    make_model=functools.partial(parts.network, settings.width, name),
     make_images=lambda images, *_: pooling.pooled(images, settings.pooling),
     num_evals=1,
   )
-
-
-def network(settings: Any, name: str, shape, num_classes: int, seed: int):
-  """Of images that are pooled."""
-  small = pooling.shape_of(shape, settings.pooling)
-  return parts.network(settings.width, name, small, num_classes, seed)
 
 
 def cost(settings: Any, name: str, method: str, place: str) -> OwnCell:
@@ -165,11 +159,11 @@ def cost(settings: Any, name: str, method: str, place: str) -> OwnCell:
 def example(settings: Any, name: str):
   """A task and its parameters, and a batch."""
   images = data.load(settings.dataset, settings.data_dir)
-  model = network(
-    settings, name, images.train_images.shape[1:], images.num_classes, 0
+  few = pooling.pooled(images.train_images[:COST_BATCH], settings.pooling)
+  model = parts.network(
+    settings.width, name, few.shape[1:], images.num_classes, 0
   )
   graphdef, params = models.split(model)
-  few = pooling.pooled(images.train_images[:COST_BATCH], settings.pooling)
   labels = images.train_labels[:COST_BATCH]
   task = parts.Task(
     graphdef,

@@ -145,7 +145,7 @@ def cell(settings: Settings, attack: str, rule: str, method: str) -> Cell:
     is_local=True,
     num_evals=settings.num_evals,
     make_images=functools.partial(centred, settings.pooling),
-    make_model=functools.partial(linear.network, settings.pooling),
+    make_model=linear.network,
     probe=loss,
   )
 
