@@ -198,12 +198,29 @@ def path_of(model: str, what: str = '') -> pathlib.Path:
 
 def merged(old: Rows, new: Rows) -> Rows:
   """The rows, with those of the defences that were run again in their place."""
+  again = {_entry(row) for row in new}
+  return [row for row in old if _entry(row) not in again] + list(new)
 
-  def key(row):
-    return str(row['defence']), int(row.get('num_byzantine', 0)) > 0
 
-  again = {key(row) for row in new}
-  return [row for row in old if key(row) not in again] + list(new)
+def _entry(row) -> tuple[str, bool]:
+  """The defence, and whether it was attacked."""
+  return str(row['defence']), int(row.get('num_byzantine', 0)) > 0
+
+
+def check_keeps(old: Rows, new: Rows) -> None:
+  """Raises ValueError if a defence would lose cells that it has.
+
+  A setting is chosen by its worst attack, so one of fewer is not comparable.
+  """
+  again = {_entry(row) for row in new}
+  given = {(_entry(row), row['attack'], row['partition']) for row in new}
+  for row in old:
+    place = row['attack'], row['partition']
+    if _entry(row) in again and (_entry(row), *place) not in given:
+      raise ValueError(
+        f'{row["defence"]} is on the board under {", ".join(place)}, which was'
+        ' not run now: run it with all attacks and partitions'
+      )
 
 
 def read(path: pathlib.Path, num_classes: int) -> Board:

@@ -55,7 +55,12 @@ def publish(
     times: of its defences, or none.
     grid: what was run.
     refused: defences that cannot run.
+
+  Raises:
+    ValueError: if a defence would lose attacks that the board has of it.
   """
+  if (path := board.path_of(grid.model)).exists():
+    board.check_keeps(output.read_rows(path), board.chosen(rows, NUM_CLASSES))
   board.FOLDER.mkdir(exist_ok=True)
   for what, new in (
     ('', board.chosen(rows, NUM_CLASSES)),
@@ -82,7 +87,8 @@ def publish_folder(folder: pathlib.Path) -> None:
   """Puts the rows that a grid has so far on the board; it may go on.
 
   Raises:
-    ValueError: if there are none, or they are not of the board.
+    ValueError: if there are none, they are not of the board, or lack attacks
+      that are on it.
   """
   config = output.read_config(folder)
   output.check_program(folder, config, 'grid')

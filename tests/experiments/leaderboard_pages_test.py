@@ -112,6 +112,23 @@ def test_rows_that_are_run_again_take_the_place_of_the_old():
   assert board.merged(old, new) == [old[2], *new]
 
 
+def test_a_defence_does_not_lose_attacks_that_are_on_the_board():
+  old = [
+    {
+      'defence': 'mean',
+      'num_byzantine': '4',
+      'attack': attack,
+      'partition': 'iid',
+    }
+    for attack in ('none', 'alie')
+  ]
+  new = [row | {'num_byzantine': 4} for row in old]
+  board.check_keeps(old, [*new, new[0] | {'defence': 'krum'}])
+  with pytest.raises(ValueError, match='under alie, iid, which was not run'):
+    board.check_keeps(old, new[:1])
+  board.check_keeps(old, [row | {'num_byzantine': 0} for row in new[:1]])
+
+
 def test_quick_and_onto_a_board(tmp_path, monkeypatch):
   quick = dataclasses.replace(
     SUITE,
