@@ -169,7 +169,10 @@ def cell_of(config: Settings, mesh: jax.sharding.Mesh | None = None) -> Cell:
   """
   name = run_arguments.check(config)
   steps = max(config.num_local_steps, 1)
-  model_of = functools.partial(methods.model_of, name)
+  attack, _ = specs.parse(config.attack)
+  is_fixed = attack != 'none' and not config.redraw_byzantine
+  num_liars = config.num_byzantine if is_fixed else 0
+  model_of = functools.partial(methods.model_of, name, num_liars)
 
   def make_round(task, key):
     arguments = run_arguments.make(config, task, key, mesh)

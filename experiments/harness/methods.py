@@ -282,16 +282,17 @@ def build(text: str, of: Arguments) -> byzjax.Round:
   return specs.build('method', text, METHODS, of)
 
 
-def model_of(name: str, params: Any) -> Any:
-  """The model in what is trained: the mean of all nodes under gossip.
+def model_of(name: str, num_liars: int, params: Any) -> Any:
+  """The model in what is trained: under gossip the mean of the honest nodes.
 
-  Of paths it is the first; each example is measured on its own.
+  Of paths it is the first; each example is measured on its own. The first
+  `num_liars` nodes attack in every round.
   """
   if name == 'dipaco':
     return dipaco.first_path(params)
   if name != 'gossip':
     return params
-  return jax.tree.map(lambda x: x.mean(axis=0), params)
+  return jax.tree.map(lambda x: x[num_liars:].mean(axis=0), params)
 
 
 def speeds_of(text: str, num_workers: int) -> np.ndarray:

@@ -100,6 +100,13 @@ def test_codecs_and_a_robust_neighbourhood():
   assert _program('gossip', **among).trace()
 
 
+def test_under_gossip_the_honest_nodes_are_the_model():
+  params = {'w': jnp.array([[1e30], [1.0], [3.0]])}
+  honest = methods.model_of('gossip', 1, params)
+  assert honest['w'].tolist() == [2.0]
+  assert methods.model_of('robust', 1, params) is params
+
+
 def test_a_backdoor_adds_its_success_rate():
   attack = "backdoor(trigger='patch(size=2, margin=0)', target=7, fraction=0.5)"
   for name in ('robust', 'fed_avg'):
