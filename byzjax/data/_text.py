@@ -10,12 +10,12 @@ import numpy as np
 from byzjax._src import checks
 from byzjax.data import _sources
 
-_SONNETS = 'sonnets'
-_NUM_TEST_SONNETS = 2
+# By name, how many of the last sonnets or chapters are for testing.
+_INCLUDED = {'sonnets': 2, 'genesis': 5}
 _ASKED = (
   'load_text',
-  f'{_SONNETS} (needs no folder), tiny_shakespeare and other sets of TFDS with '
-  'the feature text',
+  f'{", ".join(_INCLUDED)} (need no folder), tiny_shakespeare and other sets '
+  'of TFDS with the feature text',
 )
 
 
@@ -42,14 +42,17 @@ def load_text(
   """Loads a text by name, one token per character.
 
   `'sonnets'` is fourteen sonnets by William Shakespeare in modern spelling,
-  included in the library; the last two are for testing. Every other name is a
-  TFDS data set prepared on disk as for `load`, with the feature `text` and the
-  splits `train` and `test`, such as `'tiny_shakespeare'`; the texts of a split
-  are concatenated in order. The vocabulary is that of both splits.
+  included in the library; the last two are for testing. `'genesis'` is the
+  first book of the King James Bible in the spelling of 1769, a line for each
+  verse, included as well; the last five of its fifty chapters are for testing.
+  Both are in the public domain. Every other name is a TFDS data set prepared on
+  disk as for `load`, with the feature `text` and the splits `train` and `test`,
+  such as `'tiny_shakespeare'`; the texts of a split are concatenated in order.
+  The vocabulary is that of both splits.
 
   Args:
-    name: `'sonnets'`, or a TFDS name, optionally with a configuration and a
-      version.
+    name: `'sonnets'`, `'genesis'`, or a TFDS name, optionally with a
+      configuration and a version.
     data_dir: the folder of TFDS data sets, as for `load`.
 
   Returns:
@@ -65,14 +68,12 @@ def load_text(
     >>> ''.join(text.vocabulary[i] for i in text.train[:23])
     'From fairest creatures '
   """
-  if name == _SONNETS:
+  if name in _INCLUDED:
     package = importlib.resources.files('byzjax.data')
-    whole = package.joinpath('sonnets.txt').read_text(encoding='utf-8')
-    sonnets = whole.split('\n\n')
+    whole = package.joinpath(f'{name}.txt').read_text(encoding='utf-8')
+    parts, count = whole.split('\n\n'), _INCLUDED[name]
     return _encoded(
-      name,
-      '\n\n'.join(sonnets[:-_NUM_TEST_SONNETS]),
-      '\n\n'.join(sonnets[-_NUM_TEST_SONNETS:]),
+      name, '\n\n'.join(parts[:-count]), '\n\n'.join(parts[-count:])
     )
   return _encoded(name, *_read_splits(name, data_dir))
 

@@ -61,16 +61,25 @@ def quick(
   """Settings and cells of a run of seconds: nothing can be learned from it.
 
   Settings that are given stay as they are.
+
+  Raises:
+    ValueError: if these settings have none of its cells.
   """
   small = {'num_seeds': 1, **study.QUICK}
   config = dataclasses.replace(
     config, **{k: v for k, v in small.items() if k not in given}
   )
-  return config, [
+  cells = [
     cell
     for cell in study.define(config)
     if any(part in cell.name for part in study.QUICK_CELLS)
   ]
+  if not cells:
+    raise ValueError(
+      '--quick: no cell of these settings is one of the quick ones,'
+      f' {"; ".join(study.QUICK_CELLS)}; name one by --only, without --quick'
+    )
+  return config, cells
 
 
 def variant(study: ModuleType, name: str) -> Any:

@@ -69,6 +69,19 @@ def test_sonnets():
   assert [len(p.strip().split('\n')) for p in poems] == [14] * 14
 
 
+def test_genesis():
+  text = data.load_text('genesis')
+  train, test = words(text, text.train), words(text, text.test)
+  assert train.startswith('In the beginning God created the heaven and the ')
+  assert test.endswith('and he was put in a coffin in Egypt.\n')
+  chapters = [*train.split('\n\n'), *test.split('\n\n')]
+  verses = [len(chapter.strip().split('\n')) for chapter in chapters]
+  # As in every edition.
+  assert len(verses) == 50 and sum(verses) == 1533
+  assert verses[:3] == [31, 25, 24] and verses[-1] == 26
+  assert text.vocabulary.isascii() and not set('#[]') & set(text.vocabulary)
+
+
 def test_reads_a_prepared_text(folder, monkeypatch):
   text = data.load_text('poems', folder)
   assert text.vocabulary == '!abcdefzé'.replace('e', '')
@@ -95,7 +108,7 @@ def test_a_missing_text_says_what_to_do(monkeypatch, tmp_path, folder):
     data.load_text('tiny_shakespeare')
   assert str(error.value).startswith(
     f"load_text: name='tiny_shakespeare' is not in the folder '{looked_in}', "
-    'which holds nothing. Known names are sonnets (needs no folder), '
+    'which holds nothing. Known names are sonnets, genesis (need no folder), '
     'tiny_shakespeare and other sets of TFDS'
   )
   with pytest.raises(ValueError, match="load_text: name='poems:2.0.0' is not"):

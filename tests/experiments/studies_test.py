@@ -240,6 +240,7 @@ def test_a_killed_cell_goes_on_to_the_same_bits(tmp_path):
     ('sign_majority', ('--only=nobody',), 'matches no cell'),
     ('sign_majority', ('--check', '--only=x'), '--check is about all cells'),
     ('sign_majority', ('--publish', '--quick'), 'is neither published'),
+    ('dipaco', ('--quick', '--variant=text'), 'is one of the quick ones'),
     ('sign_majority', ('--committed', '--only=x'), 'leave out --only'),
     ('sign_majority', ('--publish', '--rounds=3'), 'got --rounds=3'),
     ('sign_majority', ('--committed', '--num_seeds=1'), 'got --num_seeds=1'),

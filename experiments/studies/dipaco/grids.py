@@ -76,6 +76,7 @@ def summarise(rows: Rows, settings: Any, final, less) -> Summary:
     else:
       rule, liars = method.removeprefix(f'{LARGE}, ').split(', ')
       attacks[rule, liars] = final(of, 'loss')
+  name = f'texts_{len(settings.text.split("+"))}.png'
   return Summary(
     claims=claims_of(grids, attacks, settings, less),
     tables=pivots(
@@ -85,12 +86,13 @@ def summarise(rows: Rows, settings: Any, final, less) -> Summary:
          attacks, 2),
       ]
     ),
-    figures={'text.png': lambda: draw(grids, attacks)},
+    figures={name: lambda: draw(grids, attacks)},
   )  # fmt: skip
 
 
 def claims_of(grids, attacks, settings, less) -> list[Claim]:
   claim = claims_about('DiPaCo', SOURCE, settings.text)
+  why = _SHORT if settings.rounds == 20 else ''
 
   def below(one, other):
     ends = grids[one, 'perplexity'], grids[other, 'perplexity']
@@ -107,13 +109,13 @@ def claims_of(grids, attacks, settings, less) -> list[Claim]:
         'DiLoCo of 4 below dense (%)',
         below('dense', 'DiLoCo, 4'),
         0,
-        why=_SHORT,
+        why=why,
       ),
       Check(
         '2 x 2 paths below DiLoCo of 4 (%)',
         below('DiLoCo, 4', 'DiPaCo, 2 x 2'),
         1,
-        why=_SHORT,
+        why=why,
       ),
       published='perplexity: dense 16.23, DiLoCo 15.02, 2 x 4 paths 14.86',
       evidence='P',
@@ -125,7 +127,7 @@ def claims_of(grids, attacks, settings, less) -> list[Claim]:
         '4 x 4 paths below DiLoCo of 16 (%)',
         below('DiLoCo, 16', LARGE),
         1,
-        why=_SHORT,
+        why=why,
       ),
       published='perplexity: 2 x 4 paths 14.86, 8 x 8 paths 13.37',
       evidence='P',

@@ -12,7 +12,8 @@ router that has learned which path does best; at the end a document is read by
 the one path it is routed to. `data` changes how many documents there are, and
 `attacks` has three workers on each path; on two paths one of them lies.
 
-The variant text reads plays and a manual, and has grids of 2 x 2 and 4 x 4.
+The variants text (plays and a manual) and three_texts (plays, sonnets and
+scripture) have grids of 2 x 2 and 4 x 4.
 """
 
 import dataclasses
@@ -72,6 +73,13 @@ VARIANTS = {
     'learning_rates': (0.001, 0.01, 0.003),
   },
 }
+# More rounds for the server's momentum, and smaller rates.
+VARIANTS['three_texts'] = {
+  **VARIANTS['text'],
+  'text': 'tiny_shakespeare+sonnets+genesis',
+  'rounds': 50,
+  'learning_rates': (0.0003, 0.003, 0.001),
+}
 QUICK_CELLS = ('paths, dense, 64', 'paths, DiPaCo, k-means, 64')
 
 
@@ -82,8 +90,8 @@ class Settings(Shared):
   )
   text: str = option(
     'languages',
-    'languages; or texts with + between: sonnets, python_manual, those of'
-    ' --data_dir.',
+    'languages; or texts with + between: sonnets, genesis, python_manual,'
+    ' those of --data_dir.',
   )
   data_dir: str | None = option(None, 'Folder with texts.')
   num_documents: int = option(8192, 'For training.', low=16)
