@@ -54,6 +54,7 @@ def figure(
       )
     place.set_title(name)
   axes[0, 0].legend()
+  axes[0, 0].xaxis.get_major_locator().set_params(integer=True)
   for number in range(len(of_cells), axes.size):
     axes.flat[number].set_visible(False)
     axes.flat[number - columns].tick_params(labelbottom=True)
