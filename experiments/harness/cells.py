@@ -52,6 +52,12 @@ class Task(NamedTuple):
   scale: float
   num_classes: int
 
+  def sampler(self, batch_size: int) -> byzjax.LocalSampler:
+    """Batches of the examples of a worker, for rounds that draw their own."""
+    return data.local_sampler(
+      self.images, self.labels, batch_size=batch_size, scale=self.scale
+    )
+
 
 def basic_metrics(state, info: byzjax.RoundInfo) -> dict[str, jax.Array]:
   """Loss of the round, error of the aggregate, bits on the wire."""

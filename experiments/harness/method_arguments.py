@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 import byzjax
-from byzjax import asynchrony, data, topology
+from byzjax import asynchrony, topology
 
 from .cells import Task
 
@@ -74,7 +74,7 @@ def local(of: Arguments) -> dict[str, Any]:
     'num_local_steps': of.steps,
     'participation': of.num_participants,
     'worker': byzjax.worker_momentum(of.momentum),
-    'sampler': sampler(of),
+    'sampler': of.task.sampler(of.batch_size),
   }
 
 
@@ -85,16 +85,6 @@ def corrected(of: Arguments) -> dict[str, Any]:
     'participation': of.num_participants,
     'mesh': of.devices['mesh'],
   }
-
-
-def sampler(of: Arguments) -> byzjax.LocalSampler:
-  """Batches of the examples of a worker."""
-  return data.local_sampler(
-    of.task.images,
-    of.task.labels,
-    batch_size=of.batch_size,
-    scale=of.task.scale,
-  )
 
 
 def in_slices(of: Arguments, training: byzjax.Round) -> byzjax.Round:
@@ -121,7 +111,7 @@ def asynchronous(of: Arguments, optimizer, **options) -> byzjax.Round:
     of.task.loss_fn,
     events=events(of),
     optimizer=optimizer,
-    sampler=sampler(of),
+    sampler=of.task.sampler(of.batch_size),
     needs_key=of.task.needs_key,
     codec=of.codecs['codec'],
     mesh=of.devices['mesh'],

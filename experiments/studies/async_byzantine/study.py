@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 import byzjax
-from byzjax import asynchrony, data
+from byzjax import asynchrony
 
 from ...harness.cells import Cell, Rows
 from ...harness.settings import ImageSettings, option
@@ -135,12 +135,7 @@ def cell(settings: Settings, speeds: str, attack: str, name: str) -> Cell:
       aggregator=server.rule() if server.rule else None,
       attack=ATTACKS[attack](),
       byzantine=settings.num_byzantine,
-      sampler=data.local_sampler(
-        task.images,
-        task.labels,
-        batch_size=settings.batch_size,
-        scale=task.scale,
-      ),
+      sampler=task.sampler(settings.batch_size),
     )
 
   return Cell(

@@ -20,7 +20,6 @@ import numpy as np
 import optax
 
 import byzjax
-from byzjax import data
 
 from ...harness import backdoors
 from ...harness.cells import Cell, Rows
@@ -184,12 +183,7 @@ def cell(settings: Settings, kind: str, attack: str, rule: str) -> Cell:
       task.loss_fn,
       learning_rate=learning_rate,
       num_local_steps=settings.local_steps,
-      sampler=data.local_sampler(
-        task.images,
-        task.labels,
-        batch_size=settings.batch_size,
-        scale=task.scale,
-      ),
+      sampler=task.sampler(settings.batch_size),
       **shared,
     )
 

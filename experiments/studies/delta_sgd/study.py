@@ -20,7 +20,6 @@ import numpy as np
 import optax
 
 import byzjax
-from byzjax import data
 
 from ...harness.cells import Cell, OwnCell, Rows
 from ...harness.settings import ImageSettings, option
@@ -184,12 +183,7 @@ def cell(
       optimizer=optax.sgd(1.0),
       attack=ATTACKS[attack]() if attacked else None,
       byzantine=settings.num_byzantine if attacked else 0,
-      sampler=data.local_sampler(
-        task.images,
-        task.labels,
-        batch_size=settings.batch_size,
-        scale=task.scale,
-      ),
+      sampler=task.sampler(settings.batch_size),
     )
 
   def scaled(pixels, partition, seed):

@@ -175,9 +175,7 @@ def cell(settings: Settings, method: str, attack='none', rule='mean') -> Cell:
         **shared,
       )
     shared['num_local_steps'] = num_steps
-    shared['sampler'] = data.local_sampler(
-      task.images, task.labels, batch_size=size, scale=task.scale
-    )
+    shared['sampler'] = task.sampler(size)
     if method == 'easgd':
       return byzjax.elastic_averaging(
         task.loss_fn, local_optimizer=nesterov, **shared

@@ -21,7 +21,7 @@ import functools
 import numpy as np
 
 import byzjax
-from byzjax import data, objectives
+from byzjax import objectives
 
 from ...harness.cells import Cell, Rows, basic_metrics
 from ...harness.settings import ImageSettings, option
@@ -128,9 +128,7 @@ def cell(
       aggregator=opponents.RULES[rule](settings.num_byzantine),
       attack=measure.measured(opponents.ATTACKS[attack](), own_sizes()[0]),
       byzantine=f,
-      sampler=data.local_sampler(
-        task.images, task.labels, batch_size=size, scale=task.scale
-      ),
+      sampler=task.sampler(size),
     )
 
   def make_params(params, key):

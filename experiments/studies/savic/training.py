@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 import byzjax
-from byzjax import data
 
 from ...harness.cells import Task
 
@@ -41,10 +40,5 @@ def training(
     side_aggregator=side,
     attack=byzjax.sign_flip(scale=multiple),
     byzantine=lambda step: jnp.arange(n) < jnp.where(multiple > 0, f, 0),
-    sampler=data.local_sampler(
-      task.images,
-      task.labels,
-      batch_size=settings.batch_size,
-      scale=task.scale,
-    ),
+    sampler=task.sampler(settings.batch_size),
   )

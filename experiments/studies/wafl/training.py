@@ -124,12 +124,7 @@ def cell(settings: Any, part, method, attack, rule, gammas) -> Cell:
       worker_weights=task.partition.sizes if weighted else None,
       # Almost twice as fast where a model is as small as this one.
       worker_map='map' if settings.linear else 'vmap',
-      sampler=data.local_sampler(
-        task.images,
-        task.labels,
-        batch_size=settings.batch_size,
-        scale=task.scale,
-      ),
+      sampler=task.sampler(settings.batch_size),
     )
 
   rates = settings.learning_rates
