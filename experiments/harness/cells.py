@@ -85,6 +85,7 @@ class Cell:
     make_round: `(task, key, **values) -> Round`; the values are one number of
       every entry of `grid`.
     grid: the numbers to run for, all combinations in one program.
+    load: `() -> dataset`, in place of the one of the settings.
     num_workers: n, rows of a batch before `make_batch`.
     rounds: rounds of training.
     batch_size: examples per worker and round.
@@ -120,6 +121,7 @@ class Cell:
   rounds: int
   batch_size: int
   grid: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+  load: Callable[[], data.Dataset] | None = None
   partition: str | Callable[..., data.Partition] | Sequence[str] = 'iid'
   batches_per_pass: int | None = None
   num_evals: int = 20

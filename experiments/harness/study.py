@@ -111,6 +111,7 @@ def program_of(
   """The program of a cell; None if it only makes rows."""
   if isinstance(cell, OwnCell):
     return cell.make_program and cell.make_program(config.seeds)
+  dataset = cell.load() if cell.load else dataset
   assert dataset is not None
   options = programs.Options(
     config.model, config.seeds, config.augment, config.validation
@@ -119,8 +120,8 @@ def program_of(
 
 
 def dataset_of(cells: Sequence[Cell | OwnCell], config: Any):
-  """The images of the cells, if one is on images."""
-  if any(isinstance(cell, Cell) for cell in cells):
+  """The images of the cells, if one is on those of the settings."""
+  if any(isinstance(cell, Cell) and not cell.load for cell in cells):
     return data.load(config.dataset, config.data_dir)
   return None
 

@@ -6,6 +6,7 @@ import pytest
 
 from byzjax import data
 from experiments.harness import study
+from experiments.studies import pooling
 from experiments.studies.delta_sgd import images
 from experiments.studies.delta_sgd import study as delta_sgd
 
@@ -64,7 +65,7 @@ def test_a_rate_falls_by_rounds_whatever_a_client_did():
 
 def test_colours_are_at_half_the_size():
   pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-  found = images.halved(pixels)
+  found = pooling.pooled(pixels, 2)
   assert found.shape == (2, 2, 2, 3) and found.dtype == np.uint8
   expected = np.round(pixels[1, 2:, :2, 1].mean())
   assert found[1, 1, 0, 1] == expected

@@ -21,8 +21,7 @@ from flax import nnx
 import byzjax
 from byzjax import data, models
 
-from ...harness import programs
-from ...harness.cells import Cell, OwnCell, Rows
+from ...harness.cells import Cell, Rows
 from ...reporting import pictures, tables
 from ...reporting.summary import OURS, Check, Claim, Summary, pivots
 from .. import pooling
@@ -112,7 +111,7 @@ def cell(
   rule: str,
   rates: Sequence[float],
   **grid: Sequence[float],
-) -> OwnCell:
+) -> Cell:
   n, size = settings.num_workers, settings.batch_size
 
   def make_round(task, key, learning_rate, sign, initial_share, attack):
@@ -150,10 +149,13 @@ def cell(
     order = name_of(values['sign'], values['initial_share'])
     return {'order': order, **values}
 
-  inner = Cell(
+  return Cell(
     labels=dict(zip(LABELS, (part, ranks, rule))),
     make_round=make_round,
     grid={'learning_rate': rates, **grid},
+    load=functools.partial(
+      load, settings.dataset, settings.data_dir, settings.pooling
+    ),
     num_workers=n,
     rounds=settings.rounds if part == PART else settings.attacked_rounds,
     batch_size=size,
@@ -164,18 +166,8 @@ def cell(
     describe=describe,
   )
 
-  def make_program(seeds):
-    options = programs.Options(settings.model, seeds)
-    images = load(settings.dataset, settings.data_dir, settings.pooling)
-    return programs.of_images(inner, images, options)
 
-  runs = len(inner.values) * settings.num_seeds
-  return OwnCell(
-    labels=inner.labels, rounds=inner.rounds * runs, make_program=make_program
-  )
-
-
-def define(settings, loss_per_example_of: Callable) -> list[OwnCell]:
+def define(settings, loss_per_example_of: Callable) -> list[Cell]:
   made = functools.partial(cell, settings, loss_per_example_of)
   rates = settings.learning_rates
   return [

@@ -36,7 +36,7 @@ from flax import nnx
 import byzjax
 from byzjax import data
 
-from ...harness.cells import Cell, OwnCell, Rows, Task
+from ...harness.cells import Cell, Rows, Task
 from ...harness.settings import ImageSettings, option
 from ...reporting import tables
 from ...reporting.summary import Summary
@@ -238,7 +238,7 @@ def participation(
   return of_clients.claiming(drawn, liars) if claims else drawn
 
 
-def define(settings: Settings) -> list[Cell] | list[OwnCell]:
+def define(settings: Settings) -> list[Cell]:
   if settings.parts == (notebook.PART,):
     return notebook.define(settings, loss_per_example_of)
   if unknown := set(settings.parts) - set(PARTS):

@@ -1,14 +1,11 @@
 """The tasks that are data sets: one is tuned on, all are trained on."""
 
 import functools
-from typing import Any
-
-import numpy as np
 
 from byzjax import data
 
-from ...harness import programs
-from ...harness.cells import Cell, OwnCell, Rows
+from ...harness.cells import Rows
+from .. import pooling
 
 PARTITION = 'dirichlet_by_worker(alpha={})'
 
@@ -20,29 +17,8 @@ def load(name: str, data_dir: str | None) -> data.Dataset:
   if dataset.train_images.shape[-1] == 1:
     return dataset
   return dataset._replace(
-    train_images=halved(dataset.train_images),
-    test_images=halved(dataset.test_images),
-  )
-
-
-def halved(images: np.ndarray) -> np.ndarray:
-  """Means of 2 x 2 pixels, rounded."""
-  count, height, width, channels = images.shape
-  windows = images.reshape(count, height // 2, 2, width // 2, 2, channels)
-  return np.round(windows.mean((2, 4))).astype(images.dtype)
-
-
-def on(dataset: str, settings: Any, cell: Cell) -> OwnCell:
-  """The cell on a data set that is not the one of the settings."""
-
-  def make_program(seeds):
-    options = programs.Options(settings.model, seeds)
-    images = load(dataset, settings.data_dir)
-    return programs.of_images(cell, images, options)
-
-  runs = len(cell.partitions) * len(cell.values) * settings.num_seeds
-  return OwnCell(
-    labels=cell.labels, rounds=cell.rounds * runs, make_program=make_program
+    train_images=pooling.pooled(dataset.train_images, 2),
+    test_images=pooling.pooled(dataset.test_images, 2),
   )
 
 

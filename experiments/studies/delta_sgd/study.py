@@ -12,6 +12,7 @@ of the clients attack.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ import optax
 
 import byzjax
 
-from ...harness.cells import Cell, OwnCell, Rows
+from ...harness.cells import Cell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import palette, pictures, tables
 from ...reporting.summary import Check, Claim, Summary, pivots
@@ -199,6 +200,9 @@ def cell(
     labels={'method': method, 'task': task, 'attack': attack, 'rule': rule},
     make_round=make_round,
     grid={'learning_rate': learning_rates},
+    load=functools.partial(images.load, task, settings.data_dir)
+    if settings.datasets
+    else None,
     num_workers=settings.num_workers,
     rounds=settings.rounds,
     batch_size=settings.batch_size,
@@ -209,9 +213,9 @@ def cell(
   )
 
 
-def define(settings: Settings) -> list[Cell | OwnCell]:
+def define(settings: Settings) -> list[Cell]:
   known = settings.datasets or tuple(TASKS)
-  cells = [
+  return [
     *(cell(settings, m, task) for task in known for m in methods(settings)),
     *(
       cell(settings, method, known[0], attack, rule)
@@ -220,9 +224,6 @@ def define(settings: Settings) -> list[Cell | OwnCell]:
       for rule in settings.rules
     ),
   ]
-  if not settings.datasets:
-    return [*cells]
-  return [images.on(x.labels['task'], settings, x) for x in cells]
 
 
 def rate_of(rows: Rows, method: str, first: str) -> float:

@@ -12,8 +12,7 @@ import numpy as np
 import byzjax
 from byzjax import data
 
-from ...harness import programs
-from ...harness.cells import Cell, OwnCell, Rows
+from ...harness.cells import Cell, Rows
 from ...reporting import palette, pictures, tables
 from ...reporting.summary import OURS, Check, Claim, Summary, pivots
 from .. import pooling
@@ -59,7 +58,7 @@ def label(method: str, scope: str) -> str:
   return method if scope == '-' else f'{method}, {scope}'
 
 
-def cell(settings, method, scope: str, rule='mean') -> OwnCell:
+def cell(settings, method, scope: str, rule='mean') -> Cell:
   n, f = settings.num_workers, settings.num_byzantine
 
   def make_round(task, key, learning_rate, multiple):
@@ -79,10 +78,13 @@ def cell(settings, method, scope: str, rule='mean') -> OwnCell:
   # Of the attack the mean of all rows is zero.
   multiples = [0.0, (n - f) / f] if (method, scope) == ATTACKED else [0.0]
   shares = settings.shares if rule == 'mean' else settings.shares[:1]
-  inner = Cell(
+  return Cell(
     labels=dict(zip(LABELS, (method, scope, rule))),
     make_round=make_round,
     grid={'learning_rate': RATES[method], 'multiple': multiples},
+    load=functools.partial(
+      load, settings.dataset, settings.data_dir, settings.pooling
+    ),
     num_workers=n,
     rounds=settings.rounds,
     batch_size=settings.batch_size,
@@ -91,18 +93,8 @@ def cell(settings, method, scope: str, rule='mean') -> OwnCell:
     num_evals=5,
   )
 
-  def make_program(seeds):
-    options = programs.Options('cnn', seeds)
-    images = load(settings.dataset, settings.data_dir, settings.pooling)
-    return programs.of_images(inner, images, options)
 
-  runs = len(inner.partitions) * len(inner.values) * settings.num_seeds
-  return OwnCell(
-    labels=inner.labels, rounds=inner.rounds * runs, make_program=make_program
-  )
-
-
-def define(settings) -> list[OwnCell]:
+def define(settings) -> list[Cell]:
   return [
     *(cell(settings, *method) for method in METHODS),
     cell(settings, *ATTACKED, 'median'),

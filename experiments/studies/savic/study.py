@@ -26,7 +26,7 @@ import numpy as np
 
 import byzjax
 
-from ...harness.cells import Cell, OwnCell, Rows
+from ...harness.cells import Cell, Rows
 from ...harness.settings import ImageSettings, option
 from ...reporting import pictures, tables
 from ...reporting.summary import Check, Claim, Summary, claims_about, pivots
@@ -143,7 +143,7 @@ def cell(settings: Settings, problem, method, scope, guarded='none') -> Cell:
   )
 
 
-def define(settings: Settings) -> list[Cell] | list[OwnCell]:
+def define(settings: Settings) -> list[Cell]:
   if settings.shares:
     return classes.define(settings)
   return [
