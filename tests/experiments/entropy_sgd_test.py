@@ -99,9 +99,6 @@ def rows_of(of_method):
   ]
 
 
-ABOUT = {'method': 'Entropy-SGD', 'paper': ''}
-
-
 def test_what_is_flatter_and_lower_is_said_to_be():
   def of_method(method, seed):
     scale = 1.0 if method == 'sgd' else 0.1
@@ -114,7 +111,7 @@ def test_what_is_flatter_and_lower_is_said_to_be():
   runs = sum(len(mnistfc.cell(CONFIG, m).values) for m in mnistfc.STEPS)
   # A last row of every run, and the one before it of the best rates.
   assert len(kept) == 3 * runs + 3 * len(mnistfc.STEPS)
-  said = mnistfc.summarise(kept, CONFIG, ABOUT)
+  said = mnistfc.summarise(kept, CONFIG)
   assert all(check.holds for check in said.checks), said.checks
   # One decade lower, at least 0 were predicted.
   assert [round(c.value, 6) for c in said.checks] == [0, 1, 1, 1]
@@ -126,7 +123,7 @@ def test_what_is_sharper_is_not_reproduced():
     sharp = {'accuracy': 0.9, 'full_loss': 2.0, 'sharpness': 9.0}
     return {} if method == 'sgd' else sharp | {mnistfc.FLAT[-1]: 3.0}
 
-  said = mnistfc.summarise(rows_of(of_method), CONFIG, ABOUT)
+  said = mnistfc.summarise(rows_of(of_method), CONFIG)
   assert [c.verdict for c in said.claims] == ['not reproduced'] * 3
 
 

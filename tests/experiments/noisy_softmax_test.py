@@ -13,7 +13,6 @@ from experiments.studies.noisy_softmax import study as noisy_softmax
 CONFIG = dataclasses.replace(
   study.variant(noisy_softmax, 'mnist'), dataset='digits', num_seeds=1, width=6
 )
-ABOUT = {'method': 'Noisy Softmax', 'paper': ''}
 
 
 def network(norm):
@@ -104,7 +103,7 @@ def test_every_amount_is_judged_at_its_own_rate():
       return -50.0 * (square >= 1)
     return {0.0: 0, 0.5: 1, 1.0: -0.5}.get(square, 0.5)
 
-  said = normalised.summarise(rows_of(gain_of), CONFIG, ABOUT)
+  said = normalised.summarise(rows_of(gain_of), CONFIG)
   assert len(said.checks) == 7
   assert all(check.holds for check in said.checks), said.checks
   assert said.checks[0].value == pytest.approx(1)
@@ -113,7 +112,7 @@ def test_every_amount_is_judged_at_its_own_rate():
 
 def test_noise_that_gains_nothing_is_not_reproduced():
   rows = rows_of(lambda norm, square: -0.5 * (square > 0))
-  said = normalised.summarise(rows, CONFIG, ABOUT)
+  said = normalised.summarise(rows, CONFIG)
   verdicts = [claim.verdict for claim in said.claims]
   # Nothing collapses without normalisation either.
   assert verdicts == ['not reproduced', 'reproduced', 'partly']

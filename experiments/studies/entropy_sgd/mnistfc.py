@@ -24,6 +24,7 @@ from ...harness.cells import Cell, Rows
 from ...reporting import pictures, tables
 from ...reporting.summary import Check, Claim, Summary, Table
 from .. import pooling
+from . import claims as said
 
 STEPS = {'sgd': 1, 'entropy 20': 20}
 WALKS = [*STEPS][1:]
@@ -113,6 +114,17 @@ def largest_eigenvalue(loss, params, key) -> jax.Array:
   return jax.lax.scan(step, start, length=POWER_STEPS)[1][-1]
 
 
+def slices(num_steps: int):
+  """Leaves `[n, L B, ...] -> [n, L, B, ...]`."""
+
+  def make_batch(batch):
+    return jax.tree.map(
+      lambda x: x.reshape(x.shape[0], num_steps, -1, *x.shape[2:]), batch
+    )
+
+  return make_batch
+
+
 def cell(settings: Any, method: str) -> Cell:
   num_steps = STEPS[method]
   rounds = settings.gradients // num_steps
@@ -147,11 +159,6 @@ def cell(settings: Any, method: str) -> Cell:
       optimizer=optax.sgd(rate, momentum=0.9, nesterov=True),
     )
 
-  def slices(batch):
-    return jax.tree.map(
-      lambda x: x.reshape(1, num_steps, -1, *x.shape[2:]), batch
-    )
-
   def probe(task, params, key):
     full = models.evaluate(
       task.graphdef,
@@ -170,7 +177,7 @@ def cell(settings: Any, method: str) -> Cell:
     num_workers=1,
     rounds=rounds,
     batch_size=settings.batch_size * num_steps,
-    make_batch=slices if method in WALKS else lambda batch: batch,
+    make_batch=slices(num_steps) if method in WALKS else lambda batch: batch,
     make_model=functools.partial(network, settings),
     make_images=lambda images, *_: pooling.pooled(images, settings.pooling),
     num_evals=settings.num_evals,
@@ -223,28 +230,27 @@ def best_of(rows: Rows) -> dict[str, Rows]:
   return found
 
 
-def summarise(rows: Rows, settings: Any, about: dict[str, str]) -> Summary:
-  """Claims and tables; `about` has the method and the paper of the claims."""
+def summarise(rows: Rows, settings: Any) -> Summary:
   best = best_of(rows)
   chosen, every = {}, tables.Cells()
   for method in best:
     for key in GRID:
-      chosen[method, key] = _final(best, method, key)[:1]
-    accuracy = _final(best, method, 'accuracy')
+      chosen[method, key] = said.of(best, method, key)[:1]
+    accuracy = said.of(best, method, 'accuracy')
     chosen[method, 'error (%)'] = 100 - 100 * accuracy
-    chosen[method, 'points over sgd'] = _points(best, method)
+    chosen[method, 'points over sgd'] = said.less_sgd(best, method)
     for name, column in (('train', 'full_loss'), ('test', 'loss')):
-      loss = _final(best, method, column)
+      loss = said.of(best, method, column)
       chosen[method, f'-lg {name} loss'] = -np.log10(loss)
     for column in FLAT:
-      chosen[method, column] = _final(best, method, column)
+      chosen[method, column] = said.of(best, method, column)
   for (method, *numbers), part in tables.split_by(rows, 'method', *GRID):
     rate, inner, averaging = numbers
     line = f'{method}, {rate:g}'
     column = f'{inner:g}, {averaging:g}' if inner else 'sgd'
     every[line, column] = 100 - tables.percent(part)
   return Summary(
-    claims=claims(best, {**about, 'data': settings.dataset}),
+    claims=claims(best, settings.dataset),
     tables=[
       Table(
         f'{settings.gradients} gradients, at the best rates',
@@ -259,24 +265,16 @@ def summarise(rows: Rows, settings: Any, about: dict[str, str]) -> Summary:
   )
 
 
-def _final(best: dict[str, Rows], method: str, column: str) -> np.ndarray:
-  """By seed, at the end."""
-  return tables.final(best.get(method, []), column)
+def claims(best: dict[str, Rows], data: str) -> list[Claim]:
+  about = {'method': 'Entropy-SGD', 'paper': said.PAPER, 'data': data}
 
-
-def _points(best: dict[str, Rows], method: str) -> np.ndarray:
-  accuracy, of_sgd = (_final(best, m, 'accuracy') for m in (method, 'sgd'))
-  return 100 * (accuracy - of_sgd)
-
-
-def claims(best: dict[str, Rows], about: dict[str, str]) -> list[Claim]:
   def checks(prediction, low, column):
     """By how many decades a column is below that of SGD; medians."""
-    of_sgd = _final(best, 'sgd', column)
+    of_sgd = said.of(best, 'sgd', column)
     return [
       Check(
         f'{m}: {prediction}',
-        float(np.median(np.log10(of_sgd / _final(best, m, column)))),
+        float(np.median(np.log10(of_sgd / said.of(best, m, column)))),
         at_least=low,
         why='one epoch, and one outer rate',
       )
@@ -291,7 +289,7 @@ def claims(best: dict[str, Rows], about: dict[str, str]) -> list[Claim]:
       checks=[
         Check(
           f'{m}: points over SGD',
-          float(_points(best, m).mean()),
+          float(said.less_sgd(best, m).mean()),
           -0.3,
           why='one epoch, and one outer rate',
         )

@@ -30,7 +30,7 @@ from ...reporting import tables
 from ...reporting.summary import Summary, pivots
 from .. import opponents
 from . import claims, mnistfc
-from .claims import ENTROPIES, PAPER, ROBUST
+from .claims import ENTROPIES, ROBUST
 
 # Steps between two messages.
 STEPS = {'sgd': 1, 'entropy 5': 5, 'entropy 20': 20, 'easgd': 5, 'parle': 20}
@@ -92,17 +92,6 @@ def entropy(settings: Settings, loss_fn, num_steps: int):
   )
 
 
-def slices(num_steps: int):
-  """Leaves `[n, L B, ...] -> [n, L, B, ...]`."""
-
-  def make_batch(batch):
-    return jax.tree.map(
-      lambda x: x.reshape(x.shape[0], num_steps, -1, *x.shape[2:]), batch
-    )
-
-  return make_batch
-
-
 def agreement(messages, n: int) -> jax.Array:
   """The cosine of the angle between two messages, mean over all pairs."""
   rows = jnp.concatenate(
@@ -130,7 +119,7 @@ def probe_of(settings: Settings, method: str):
     gradients = jax.vmap(jax.grad(task.loss_fn), (None, 0))
     walk = entropy(settings, task.loss_fn, num_steps)
     _, walks = jax.vmap(lambda *one: walk(*one), (None, 0, 0))(
-      params, slices(num_steps)(batch), keys[1:]
+      params, mnistfc.slices(num_steps)(batch), keys[1:]
     )
     messages = gradients(params, first), walks, gradients(params, batch)
     return {k: agreement(m, n) for k, m in zip(COSINES, messages)}
@@ -195,7 +184,7 @@ def cell(settings: Settings, method: str, attack='none', rule='mean') -> Cell:
     num_workers=n,
     rounds=settings.gradients // num_steps,
     batch_size=size * (1 if is_local else num_steps),
-    make_batch=slices(num_steps) if is_entropy else lambda batch: batch,
+    make_batch=mnistfc.slices(num_steps) if is_entropy else lambda batch: batch,
     is_local=is_local,
     probe=probe_of(settings, method) if is_calm else None,
   )
@@ -257,8 +246,7 @@ def keep(rows: Rows, settings: Settings) -> Rows:
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
   if settings.parts == ('mnistfc',):
-    about = {'method': 'Entropy-SGD', 'paper': PAPER}
-    return mnistfc.summarise(rows, settings, about)
+    return mnistfc.summarise(rows, settings)
   calm = tables.select(rows, attack='none', rule='mean')
   methods, accuracy = tables.split(calm, 'method'), accuracies(rows)
   cosines = {

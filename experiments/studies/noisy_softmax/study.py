@@ -29,7 +29,7 @@ from ...reporting import palette, pictures, tables
 from ...reporting.summary import Summary, pivots
 from .. import opponents
 from . import claims, normalised
-from .claims import KEPT, KINDS, PAPER, ROBUST
+from .claims import KEPT, KINDS, ROBUST
 
 PARTS = ('methods', 'normalised')
 VARIANTS = {
@@ -178,8 +178,7 @@ def keep(rows: Rows, settings: Settings) -> Rows:
 
 def summarise(rows: Rows, settings: Settings) -> Summary:
   if settings.parts == ('normalised',):
-    about = {'method': 'Noisy Softmax', 'paper': PAPER}
-    return normalised.summarise(rows, settings, about)
+    return normalised.summarise(rows, settings)
   found = claims.measured(rows, settings)
   amounts, kinds = amounts_of(found, settings), kinds_of(found, settings)
   f, n = settings.num_byzantine, settings.num_workers
