@@ -152,6 +152,11 @@ def tuned(
   return choices[max(choices, key=score)]
 
 
+def reached(cells: Pivot) -> dict[tuple[str, str], np.ndarray]:
+  """The table less what not all seeds reached."""
+  return {key: x for key, x in cells.items() if np.isfinite(x).all()}
+
+
 def pivot(cells: Pivot, digits: int = 1) -> str:
   """A table of mean and standard deviation over seeds, by (row, column)."""
   rows, columns = axes(cells)

@@ -153,11 +153,6 @@ def seconds_until(run: Rows, loss: float) -> float:
   return min((r['time'] for r in run if r['loss'] <= loss), default=math.inf)
 
 
-def reached(seconds: tables.Pivot) -> dict[tuple[str, str], np.ndarray]:
-  """A table less what not all seeds reached."""
-  return {key: x for key, x in seconds.items() if np.isfinite(x).all()}
-
-
 def with_clock(rows: Rows, events: asynchrony.Events) -> Rows:
   """The rows with what `keep` left out."""
   steps = np.cumsum(events.num_local_steps)

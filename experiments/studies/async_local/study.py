@@ -335,7 +335,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
       (
         f'{task}: simulated seconds of a run, and until the loss is at most'
         f' {NEAR[task]} above the last one of synchronous',
-        arrivals.reached(clock),
+        tables.reached(clock),
         0,
       ),
     ]

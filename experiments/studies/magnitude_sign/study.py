@@ -28,7 +28,7 @@ from ...harness.settings import ImageSettings, option
 from ...reporting import palette, pictures, tables
 from ...reporting.summary import Check, Summary, claims_about, pivots
 from . import target
-from .target import PAPER
+from .target import PAPER, abstain
 
 PARTS = ('end', 'target')
 QUICK = {'num_workers': 10, 'rounds': 4, 'factors': (1.0,)}
@@ -84,9 +84,6 @@ def methods(settings: Settings) -> dict[str, Method]:
   # A budget with which every sign is sent, but of zeros.
   all_signs = byzjax.sparsign_codec(budget=1e30)
   vote, server = byzjax.majority_vote, byzjax.error_feedback(scaled)
-
-  def abstain():
-    return byzjax.majority_vote(zeros='abstain')
 
   return {
     'uncompressed': Method(0.3, None),

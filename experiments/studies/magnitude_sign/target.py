@@ -6,7 +6,7 @@ local steps one of local rates, too.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ class Method(NamedTuple):
   local_rates: tuple[float, ...] = (0.0,)
 
 
-def _abstain() -> byzjax.Aggregator:
+def abstain() -> byzjax.Aggregator:
   return byzjax.majority_vote(zeros='abstain')
 
 
@@ -57,13 +57,13 @@ def methods(settings) -> dict[str, Method]:
   return {
     'uncompressed': Method((0.1, 0.2, 0.4), None),
     'sign': Method(plus, sign, vote, sign),
-    'sign, zeros abstain': Method(votes, sign_abstains, _abstain),
+    'sign, zeros abstain': Method(votes, sign_abstains, abstain),
     'noisy sign': Method(votes, noisy, vote, sign),
     SCALED[0]: Method(means, scaled),
     SCALED[1]: Method(means, scaled_abstains),
     'qsgd, 1 bit': Method((0.03, 0.1, 0.3), qsgd),
-    'sparsign 1': Method(votes, one, _abstain),
-    'sparsign 10': Method(votes, ten, _abstain),
+    'sparsign 1': Method(votes, one, abstain),
+    'sparsign 10': Method(votes, ten, abstain),
     FEEDBACK: Method(fed, ten, server_codec=feedback(scaled)),
     f'{FEEDBACK}, zeros abstain': Method(
       fed, ten, server_codec=feedback(scaled_abstains)
@@ -212,11 +212,6 @@ def find(rows: Rows) -> Found:
   return found
 
 
-def reached(table: tables.Cells) -> dict[Any, np.ndarray]:
-  """The table less what not all seeds reached."""
-  return {key: x for key, x in table.items() if np.isfinite(x).all()}
-
-
 def over(a: float, b: float) -> float:
   """a / b; inf if the target is reached in neither."""
   return np.inf if np.isinf(a) else a / b
@@ -233,11 +228,11 @@ def summarise(rows: Rows, settings) -> Summary:
         ('Test accuracy (%) by participation', found.accuracy),
         (
           f'Rounds to {goal}, where all seeds reach it',
-          reached(found.rounds),
+          tables.reached(found.rounds),
         ),
         (
           f'Megabits that a worker sends until {goal}, mean over all workers',
-          reached(found.megabits),
+          tables.reached(found.megabits),
           2,
         ),
         ('Bits per coordinate of a message', found.bits, 3),

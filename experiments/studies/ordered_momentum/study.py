@@ -217,7 +217,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
     data = f'{data}, {LONG} messages'
   shown: list[tuple] = []
   for x, found in compared.items():
-    clock = arrivals.reached(found.clock)
+    clock = tables.reached(found.clock)
     shown += [
       (f'{x}: test loss; same rate: {found.rate:g}', found.losses, 4),
       (f'{x}: test loss by rate', found.by_rate, 3),
