@@ -41,9 +41,9 @@ def gain_at_best(mean, settings, case: published.Case) -> float:
   return max(nm.values()) - max(m.values())
 
 
-def doublings(mean, settings, case, other, method: str = 'm') -> float:
-  """From the best batch of the other case to that of this one."""
-  sizes = [by_size(mean, settings, x, method) for x in (case, other)]
+def doublings(mean, settings, case, other) -> float:
+  """From the best batch of m in the other case to that in this one."""
+  sizes = [by_size(mean, settings, x, 'm') for x in (case, other)]
   return math.log2(published.best(sizes[0]) / published.best(sizes[1]))
 
 

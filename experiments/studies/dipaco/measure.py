@@ -204,7 +204,7 @@ def shards_of(settings, kind: Kind, runs: Runs, routes) -> data.Partition:
       chosen = np.column_stack([chosen, np.tile(idle, (chosen.size, 1))])
       shards = data.routed_shards(chosen, workers)
     partitions.append(paths.padded(shards, settings.num_documents))
-  return jax.tree.map(lambda *x: jnp.stack(x), *partitions)
+  return byzjax.stack(partitions)
 
 
 def perplexity(losses: np.ndarray, chosen: np.ndarray) -> float:

@@ -217,8 +217,7 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
   if 'grids' in settings.parts:
     return grids.summarise(rows, settings, final, less)
   ends, shown = ends_of(rows), shown_of(rows, settings)
-  source = 'Douillard et al. 2024, arXiv:2403.10616'
-  claim = claims_about('DiPaCo', source, settings.text)
+  claim = claims_about('DiPaCo', grids.SOURCE, settings.text)
   return Summary(
     claims=[
       *claims_of_paths(claim, ends, settings.num_documents),

@@ -30,6 +30,7 @@ from ...reporting.summary import (
 )
 from . import measure, words
 from .measure import METHODS, Settings, cuts
+from .words import path, ratio
 
 __all__ = ['QUICK', 'QUICK_CELLS', 'Settings', 'define', 'keep', 'summarise']
 
@@ -123,20 +124,6 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
       'sharpness.png': lambda: picture(settings, paths, by_rate),
     },
   )
-
-
-def along_path(paths: tables.Cells, base, column: str) -> np.ndarray:
-  """[seeds, steps]; not a number if it was not measured."""
-  if base not in paths or column not in paths[base][0]:
-    return np.full([1, 1], np.nan)
-  seeds = tables.split(paths[base], 'seed').values()
-  return np.stack([tables.column(part, column) for part in seeds])
-
-
-def ratio(paths: tables.Cells, base, name: str, to: str = 'sgd') -> np.ndarray:
-  """Of sharpness to the size of that of another direction."""
-  other = np.abs(along_path(paths, base, f'sharpness {to}'))
-  return along_path(paths, base, f'sharpness {name}') / other
 
 
 def times_less(
@@ -255,13 +242,13 @@ def sharpness_tables(settings: Settings, paths: tables.Cells) -> list[Table]:
 
   def size(base, name):
     del name
-    return np.abs(along_path(paths, base, 'sharpness sgd'))
+    return np.abs(path(paths, base, 'sharpness sgd'))
 
   def gain(base, name):
-    return 1000 * along_path(paths, base, f'gain {name}')
+    return 1000 * path(paths, base, f'gain {name}')
 
   def held(base, name):
-    return 100 * along_path(paths, base, f'held {name}')
+    return 100 * path(paths, base, f'held {name}')
 
   over_sgd = by_base(METHODS, functools.partial(ratio, paths))
   over_whole = functools.partial(ratio, paths, to=WHOLE)

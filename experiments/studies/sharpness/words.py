@@ -101,7 +101,7 @@ def summarise(rows: Rows, settings: Any) -> Summary:
             'Sharpness of the next step over that of SGD, median over steps',
             by_base(
               [*METHODS, *points[1:]],
-              lambda base, name: ratio(along, base, name, 'sgd'),
+              lambda base, name: ratio(along, base, name),
             )
             | by_base(
               ['sgd itself'],
@@ -143,13 +143,13 @@ def summarise(rows: Rows, settings: Any) -> Summary:
 
 def path(along: tables.Cells, base, column: str) -> np.ndarray:
   """[seeds, steps]; not a number if it was not measured."""
-  if base not in along:
+  if base not in along or column not in along[base][0]:
     return np.full([1, 1], np.nan)
   seeds = tables.split(along[base], 'seed').values()
   return np.stack([tables.column(part, column) for part in seeds])
 
 
-def ratio(along: tables.Cells, base, name: str, to: str) -> np.ndarray:
+def ratio(along: tables.Cells, base, name: str, to: str = 'sgd') -> np.ndarray:
   """Of sharpness to the size of that of another direction."""
   sharpness = path(along, base, f'sharpness {name}')
   return sharpness / np.abs(path(along, base, f'sharpness {to}'))
@@ -243,7 +243,7 @@ def picture(settings: Any, along: tables.Cells, by_rate):
   """Sharpness by step, what coordinates carry, and losses by rate."""
   figure, ((left, middle, right),) = pictures.panels(1, 3, figsize=(14, 4))
   for name, colour in palette.colours([*METHODS]).items():
-    found = np.median(ratio(along, (SMALL, 'sgd'), name, 'sgd'), axis=0)
+    found = np.median(ratio(along, (SMALL, 'sgd'), name), axis=0)
     left.plot(settings.steps[: len(found)], found, '.-', color=colour)
     left.lines[-1].set_label(name)
   percent = [100 * p for p in settings.fractions[1:]]
