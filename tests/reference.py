@@ -12,19 +12,19 @@ import statistics
 import numpy as np
 
 
-def _rows(x):
+def rows_of(x):
   x = np.asarray(x, np.float64)
   if x.ndim != 2:
     raise ValueError(f'expected [n, d], got the shape {x.shape}')
   return x
 
 
-def _norm(vector):
+def norm(vector):
   # math.hypot neither under- nor overflows on the way.
   return math.hypot(*vector)
 
 
-def _smallest(values, count):
+def smallest(values, count):
   """Indices of the `count` smallest values; ties go to the lowest index."""
   return sorted(range(len(values)), key=lambda i: (values[i], i))[:count]
 
@@ -34,13 +34,13 @@ def _smallest(values, count):
 
 def mean(x):
   """`(1/n) sum_i x_i`."""
-  x = _rows(x)
+  x = rows_of(x)
   return sum(x) / len(x)
 
 
 def coordinate_median(x):
   """The median of each coordinate; for even n the mean of the two middles."""
-  return np.array([statistics.median(column) for column in _rows(x).T])
+  return np.array([statistics.median(column) for column in rows_of(x).T])
 
 
 def trimmed_mean(x, f):
@@ -48,7 +48,7 @@ def trimmed_mean(x, f):
 
   Yin, Chen, Ramchandran, Bartlett, 2018, arXiv:1803.01498.
   """
-  x = _rows(x)
+  x = rows_of(x)
   n = len(x)
   return np.array([math.fsum(sorted(c)[f : n - f]) / (n - 2 * f) for c in x.T])
 
@@ -58,32 +58,32 @@ def krum_scores(x, f, num_neighbors=None, power=2):
 
   Blanchard, El Mhamdi, Guerraoui, Stainer, 2017, arXiv:1703.02757.
   """
-  x = _rows(x)
+  x = rows_of(x)
   n = len(x)
   k = n - f - 2 if num_neighbors is None else num_neighbors
   scores = []
   for i in range(n):
-    others = sorted(_norm(x[i] - x[j]) ** power for j in range(n) if j != i)
+    others = sorted(norm(x[i] - x[j]) ** power for j in range(n) if j != i)
     scores.append(math.fsum(others[:k]))
   return np.array(scores)
 
 
 def krum(x, f, num_neighbors=None, power=2):
   """The row with the least Krum score."""
-  best = _smallest(krum_scores(x, f, num_neighbors, power), 1)
-  return _rows(x)[best[0]]
+  best = smallest(krum_scores(x, f, num_neighbors, power), 1)
+  return rows_of(x)[best[0]]
 
 
 def multi_krum(x, f, num_selected=None, num_neighbors=None, power=2):
   """The mean of the m rows with the least Krum scores, m = n - f."""
-  x = _rows(x)
+  x = rows_of(x)
   m = len(x) - f if num_selected is None else num_selected
-  return mean(x[_smallest(krum_scores(x, f, num_neighbors, power), m)])
+  return mean(x[smallest(krum_scores(x, f, num_neighbors, power), m)])
 
 
 def sum_of_distances(x, z):
   """`sum_i |z - x_i|`, which the geometric median minimises."""
-  return math.fsum(_norm(z - row) for row in _rows(x))
+  return math.fsum(norm(z - row) for row in rows_of(x))
 
 
 def geometric_median(x, tolerance=1e-14, max_iterations=100_000):
@@ -94,23 +94,23 @@ def geometric_median(x, tolerance=1e-14, max_iterations=100_000):
   Otherwise the steps of Vardi and Zhang (2000, PNAS 97:1423) run from the mean,
   which are Weiszfeld's but do not stop at a row that is not the median.
   """
-  x = _rows(x)
+  x = rows_of(x)
   for row in x:
     pull, multiplicity = _pull(x, row)
-    if _norm(pull) <= multiplicity * (1 + 1e-14):
+    if norm(pull) <= multiplicity * (1 + 1e-14):
       return row
   z = mean(x)
   for _ in range(max_iterations):
     pull, multiplicity = _pull(x, z)
-    away = [row for row in x if _norm(row - z) > 0]
-    inverses = [1 / _norm(row - z) for row in away]
+    away = [row for row in x if norm(row - z) > 0]
+    inverses = [1 / norm(row - z) for row in away]
     target = sum(w * row for w, row in zip(inverses, away)) / sum(inverses)
-    stay = min(1, multiplicity / _norm(pull)) if multiplicity else 0
+    stay = min(1, multiplicity / norm(pull)) if multiplicity else 0
     step = (1 - stay) * (target - z)
     z = z + step
     # The middle distance is a scale that no outlier sets.
-    scale = _norm(z) + statistics.median(_norm(row - z) for row in x)
-    if _norm(step) <= tolerance * scale:
+    scale = norm(z) + statistics.median(norm(row - z) for row in x)
+    if norm(step) <= tolerance * scale:
       return z
   raise RuntimeError(f'no convergence in {max_iterations} steps')
 
@@ -119,7 +119,7 @@ def _pull(x, z):
   """The sum of the unit vectors from z to the other rows; the rows at z."""
   pull, multiplicity = np.zeros_like(z), 0
   for row in x:
-    distance = _norm(row - z)
+    distance = norm(row - z)
     if distance == 0:
       multiplicity += 1
     else:
@@ -132,10 +132,10 @@ def smoothed_weiszfeld(x, start, num_iterations, smoothing):
 
   Pillutla, Kakade, Harchaoui, 2019, arXiv:1912.13445.
   """
-  x = _rows(x)
+  x = rows_of(x)
   z = np.asarray(start, np.float64)
   for _ in range(num_iterations):
-    weights = [1 / max(_norm(row - z), smoothing) for row in x]
+    weights = [1 / max(norm(row - z), smoothing) for row in x]
     z = sum(w * row for w, row in zip(weights, x)) / math.fsum(weights)
   return z
 
@@ -145,12 +145,12 @@ def centered_clipping(x, v0, radius, num_iterations):
 
   Karimireddy, He, Jaggi, 2021, arXiv:2012.10333.
   """
-  x = _rows(x)
+  x = rows_of(x)
   v = np.asarray(v0, np.float64)
   for _ in range(num_iterations):
     step = np.zeros_like(v)
     for row in x:
-      distance = _norm(row - v)
+      distance = norm(row - v)
       factor = 1.0 if distance <= radius else radius / distance
       step = step + factor * (row - v)
     v = v + step / len(x)
@@ -159,10 +159,10 @@ def centered_clipping(x, v0, radius, num_iterations):
 
 def quantile_clipping(x, v0, radius, quantile, num_iterations):
   """`centered_clipping` with tau = radius times the ceil(q n)-th distance."""
-  x = _rows(x)
+  x = rows_of(x)
   v = np.asarray(v0, np.float64)
   for _ in range(num_iterations):
-    distances = sorted(_norm(row - v) for row in x)
+    distances = sorted(norm(row - v) for row in x)
     unit = distances[max(math.ceil(quantile * len(x)), 1) - 1]
     v = centered_clipping(x, v, radius * unit, 1)
   return v
@@ -177,12 +177,12 @@ def nearest_neighbor_mixing(x, f):
   Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, 2023,
   arXiv:2302.01772.
   """
-  x = _rows(x)
+  x = rows_of(x)
   mixed = []
   for i, row in enumerate(x):
     others = [j for j in range(len(x)) if j != i]
-    distances = [_norm(row - x[j]) for j in others]
-    near = [others[k] for k in _smallest(distances, len(x) - f - 1)]
+    distances = [norm(row - x[j]) for j in others]
+    near = [others[k] for k in smallest(distances, len(x) - f - 1)]
     mixed.append(mean(x[[i, *near]]))
   return np.array(mixed)
 
@@ -192,7 +192,7 @@ def bucketing(x, permutation, s):
 
   The last group may be smaller. Karimireddy, He, Jaggi, 2022, arXiv:2006.09365.
   """
-  rows = _rows(x)[np.asarray(permutation)]
+  rows = rows_of(x)[np.asarray(permutation)]
   return np.array([mean(rows[i : i + s]) for i in range(0, len(rows), s)])
 
 
@@ -210,7 +210,7 @@ def alie_factor(n, f):
 
 def standard_deviation(x, ddof):
   """`sqrt(sum_i (x_i - mean)^2 / (n - ddof))` per coordinate."""
-  x = _rows(x)
+  x = rows_of(x)
   center = mean(x)
   return np.sqrt(sum((row - center) ** 2 for row in x) / (len(x) - ddof))
 
@@ -259,10 +259,10 @@ def normalized_step(params, direction, learning_rate):
 
   Yang, Shi, Li, 2023, arXiv:2305.13856.
   """
-  norm = _norm(np.asarray(direction))
-  if norm == 0:
+  length = norm(np.asarray(direction))
+  if length == 0:
     return np.asarray(params)
-  return np.asarray(params) - learning_rate * np.asarray(direction) / norm
+  return np.asarray(params) - learning_rate * np.asarray(direction) / length
 
 
 # Answers up to ties.

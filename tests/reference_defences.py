@@ -11,19 +11,16 @@ import warnings
 import numpy as np
 
 from tests import reference
+from tests.reference import norm
 
 _GATE = {'mean': lambda a, n: sum(a), 'mean_of_all': lambda a, n: n}
 
 
-def _norm(vector):
-  return math.hypot(*vector)
-
-
 def cosine(a, b):
   """The cosine; 0 where a vector is zero."""
-  if not _norm(a) or not _norm(b):
+  if not norm(a) or not norm(b):
     return 0.0
-  return float((a / _norm(a)) @ (b / _norm(b)))
+  return float((a / norm(a)) @ (b / norm(b)))
 
 
 # FoolsGold.
@@ -104,15 +101,13 @@ def flame_cluster(x):
 
 def clipped(x, limit):
   """`x_i min(1, limit / |x_i|)`."""
-  return np.array(
-    [r if _norm(r) <= limit else r * (limit / _norm(r)) for r in x]
-  )
+  return np.array([r if norm(r) <= limit else r * (limit / norm(r)) for r in x])
 
 
 def flame(x, middle=statistics.median):
   """Without noise. Nguyen, Rieger, et al., 2022, arXiv:2101.02281."""
   x = np.asarray(x, np.float64)
-  limit = middle([_norm(row) for row in x])
+  limit = middle([norm(row) for row in x])
   return reference.mean(clipped(x, limit)[flame_cluster(x)])
 
 
@@ -122,7 +117,7 @@ def flame(x, middle=statistics.median):
 def dbscan(points, radius, min_samples):
   """The largest cluster of DBSCAN, or nothing."""
   n = len(points)
-  near = [[_norm(p - q) <= radius for q in points] for p in points]
+  near = [[norm(p - q) <= radius for q in points] for p in points]
   core = [i for i in range(n) if sum(near[i]) >= min_samples]
   linked = [
     [near[i][j] and i in core and j in core for j in range(n)] for i in range(n)
@@ -175,16 +170,16 @@ def fourth_feature(x, feature, previous=None):
       s = [cosine(row, previous) for row in x]
     return [min(max(si, 0), low(s)) / (5 * low(s) + 1e-8) for si in s]
   if previous is None:
-    s = [sum(sorted(_norm(a - b) for b in x)[: n // 2]) for a in x]
+    s = [sum(sorted(norm(a - b) for b in x)[: n // 2]) for a in x]
   else:
-    s = [_norm(row - previous) for row in x]
+    s = [norm(row - previous) for row in x]
   return [0.2 if si >= 1.1 * low(s) else 0.0 for si in s]
 
 
 def sign_guard(x, method='mean_shift', feature='signs', previous=None, **given):
   """With all coordinates. Xu, Huang, Song, Lan, 2022, arXiv:2109.05872."""
   x = np.asarray(x, np.float64)
-  norms = [_norm(row) for row in x]
+  norms = [norm(row) for row in x]
   middle = statistics.median(norms)
   usual = [i for i, r in enumerate(norms) if 0.1 * middle < r < 3 * middle]
   points = sign_features(x)

@@ -12,47 +12,14 @@ import statistics
 import numpy as np
 
 from tests import reference
-
-# Rules with worker weights have a file of their own.
-from tests.reference_weighted import cap_weights as cap_weights
-from tests.reference_weighted import (
-  weighted_centered_clipping as weighted_centered_clipping,
-)
-from tests.reference_weighted import (
-  weighted_geometric_median as weighted_geometric_median,
-)
-from tests.reference_weighted import weighted_mean as weighted_mean
-from tests.reference_weighted import weighted_median as weighted_median
-from tests.reference_weighted import (
-  weighted_nearest_neighbor_mixing as weighted_nearest_neighbor_mixing,
-)
-from tests.reference_weighted import (
-  weighted_trimmed_mean as weighted_trimmed_mean,
-)
-
-
-def _rows(x):
-  x = np.asarray(x, np.float64)
-  if x.ndim != 2:
-    raise ValueError(f'expected [n, d], got the shape {x.shape}')
-  return x
-
-
-def _norm(vector):
-  return math.hypot(*vector)
-
-
-def _smallest(values, count):
-  """Indices of the `count` smallest values; ties go to the lowest index."""
-  return sorted(range(len(values)), key=lambda i: (values[i], i))[:count]
-
+from tests.reference import norm, rows_of, smallest
 
 _MEDIANS = {'mean': statistics.median, 'lower': statistics.median_low}
 
 
 def coordinate_median(x, middle='mean'):
   """Per coordinate; of two middles their mean, or the lower."""
-  return np.array([_MEDIANS[middle](column) for column in _rows(x).T])
+  return np.array([_MEDIANS[middle](column) for column in rows_of(x).T])
 
 
 def _mean_around(x, centers, count):
@@ -72,7 +39,7 @@ def mean_around_median(x, f, num_kept=None, middle='mean'):
 
   Xie, Koyejo, Gupta, 2018, arXiv:1802.10116.
   """
-  x = _rows(x)
+  x = rows_of(x)
   count = len(x) - f if num_kept is None else num_kept
   return _mean_around(x, coordinate_median(x, middle), count)
 
@@ -82,7 +49,7 @@ def phocas(x, f):
 
   Xie, Koyejo, Gupta, 2018, arXiv:1805.09682.
   """
-  x = _rows(x)
+  x = rows_of(x)
   return _mean_around(x, reference.trimmed_mean(x, f), len(x) - f)
 
 
@@ -99,7 +66,7 @@ def majority_vote(x, zeros='plus'):
       return {'plus': 1, 'abstain': 0}[zeros]
     return 1 if value > 0 else -1
 
-  return np.array([float(sign(sum(map(sign, c)))) for c in _rows(x).T])
+  return np.array([float(sign(sum(map(sign, c)))) for c in rows_of(x).T])
 
 
 # Rules of distances and norms.
@@ -112,7 +79,7 @@ def bulyan_selection(x, f, num_selected=None, num_neighbors=None, power=2):
   m - f - 2 nearest others (to k, k - 1, ... where k = `num_neighbors` is
   given), but never to fewer than one.
   """
-  x = _rows(x)
+  x = rows_of(x)
   n = len(x)
   theta = n - 2 * f if num_selected is None else num_selected
   k = n - f - 2 if num_neighbors is None else num_neighbors
@@ -120,7 +87,7 @@ def bulyan_selection(x, f, num_selected=None, num_neighbors=None, power=2):
   for step in range(theta):
     neighbors = max(k - step, 1)
     scores = reference.krum_scores(x[remaining], f, neighbors, power)
-    picked.append(remaining.pop(_smallest(scores, 1)[0]))
+    picked.append(remaining.pop(smallest(scores, 1)[0]))
   return picked
 
 
@@ -132,7 +99,7 @@ def bulyan(
   beta = theta - 2 f of the theta that Krum selects. El Mhamdi, Guerraoui,
   Rouault, 2018, arXiv:1802.07927.
   """
-  x = _rows(x)
+  x = rows_of(x)
   chosen = x[bulyan_selection(x, f, num_selected, num_neighbors, power)]
   beta = len(chosen) - 2 * f if num_averaged is None else num_averaged
   return _mean_around(chosen, coordinate_median(chosen), beta)
@@ -140,9 +107,9 @@ def bulyan(
 
 def aksel_distances(x, middle='mean'):
   """`|x_i - med|`, med the coordinate-wise median."""
-  x = _rows(x)
+  x = rows_of(x)
   center = coordinate_median(x, middle)
-  return [_norm(row - center) for row in x]
+  return [norm(row - center) for row in x]
 
 
 def aksel(x, f, num_selected=None, middle='mean'):
@@ -150,9 +117,9 @@ def aksel(x, f, num_selected=None, middle='mean'):
 
   Boussetta, El-Mhamdi, Guerraoui, Maurer, Rouault, 2020, OPODIS.
   """
-  x = _rows(x)
+  x = rows_of(x)
   count = len(x) - f if num_selected is None else num_selected
-  return reference.mean(x[_smallest(aksel_distances(x, middle), count)])
+  return reference.mean(x[smallest(aksel_distances(x, middle), count)])
 
 
 def monna(x, f, reference_worker, num_selected=None):
@@ -161,11 +128,11 @@ def monna(x, f, reference_worker, num_selected=None):
   Its own is the first of them. Farhadkhani, Guerraoui, Gupta, Hoang, Pinot,
   Stephan, 2023, arXiv:2209.10931.
   """
-  x = _rows(x)
+  x = rows_of(x)
   own = x[reference_worker]
   count = len(x) - f if num_selected is None else num_selected
   others = [i for i in range(len(x)) if i != reference_worker]
-  near = _smallest([_norm(x[i] - own) for i in others], count - 1)
+  near = smallest([norm(x[i] - own) for i in others], count - 1)
   return reference.mean(x[[reference_worker, *(others[k] for k in near)]])
 
 
@@ -174,8 +141,8 @@ def comparative_gradient_elimination(x, f, reduce='mean'):
 
   Gupta, Liu, Vaidya, 2020, arXiv:2008.04699.
   """
-  x = _rows(x)
-  kept = x[_smallest([_norm(row) for row in x], len(x) - f)]
+  x = rows_of(x)
+  kept = x[smallest([norm(row) for row in x], len(x) - f)]
   return {'mean': reference.mean, 'sum': sum}[reduce](kept)
 
 
@@ -190,7 +157,7 @@ def _best_subset(n, size, cost):
 def diameter(x, subset):
   """`max |x_i - x_j|` over i, j in the subset."""
   pairs = itertools.combinations(subset, 2)
-  return max((_norm(x[i] - x[j]) for i, j in pairs), default=0.0)
+  return max((norm(x[i] - x[j]) for i, j in pairs), default=0.0)
 
 
 def minimum_diameter_averaging(x, f):
@@ -198,10 +165,10 @@ def minimum_diameter_averaging(x, f):
 
   El Mhamdi, Guerraoui, Guirguis, Hoang, Rouault, 2020, arXiv:1905.03853.
   """
-  x = _rows(x)
+  x = rows_of(x)
   n = len(x)
   distances = {
-    (i, j): _norm(x[i] - x[j]) for i, j in itertools.combinations(range(n), 2)
+    (i, j): norm(x[i] - x[j]) for i, j in itertools.combinations(range(n), 2)
   }
 
   def cost(subset):
@@ -213,7 +180,7 @@ def minimum_diameter_averaging(x, f):
 
 def max_eigenvalue(x, subset):
   """The largest eigenvalue of the covariance of the rows of the subset."""
-  rows = _rows(x)[list(subset)]
+  rows = rows_of(x)[list(subset)]
   centered = rows - reference.mean(rows)
   if centered.shape[1] > len(rows):
     centered = centered.T  # the same eigenvalues but for zeros
@@ -226,7 +193,7 @@ def smallest_max_eigenvalue_averaging(x, f):
   Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, 2023,
   arXiv:2302.01772.
   """
-  x = _rows(x)
+  x = rows_of(x)
   n = len(x)
   best = _best_subset(n, n - f, lambda subset: max_eigenvalue(x, subset))
   return reference.mean(x[list(best)])
@@ -244,7 +211,7 @@ def covariance_filter(x, f):
   zero. The answer is the mu of the least lambda. Allouah, Guerraoui, Stephan,
   2025, arXiv:2505.01874.
   """
-  x = _rows(x)
+  x = rows_of(x)
   n = len(x)
   c, best, least = np.ones(n), reference.mean(x), math.inf
   while math.fsum(c) > n - 2 * f:
@@ -265,7 +232,7 @@ def covariance_filter(x, f):
 
 def divide_and_conquer_scores(x):
   """`((x_i - mean) v)^2`, v the top right singular vector of `x - mean`."""
-  x = _rows(x)
+  x = rows_of(x)
   centered = x - reference.mean(x)
   v = np.linalg.svd(centered, full_matrices=False)[2][0]
   return [float(row @ v) ** 2 for row in centered]
@@ -277,11 +244,11 @@ def divide_and_conquer(x, f, num_iterations=1, filter_fraction=1.0):
   Each keeps the `n - floor(c f)` lowest; with all coordinates in every
   iteration, all iterations agree. Shejwalkar, Houmansadr, 2021, NDSS.
   """
-  x = _rows(x)
+  x = rows_of(x)
   count = len(x) - math.floor(filter_fraction * f)
   good = set(range(len(x)))
   for _ in range(num_iterations):
-    good &= set(_smallest(divide_and_conquer_scores(x), count))
+    good &= set(smallest(divide_and_conquer_scores(x), count))
   return reference.mean(x[sorted(good)])
 
 
@@ -290,9 +257,9 @@ def divide_and_conquer(x, f, num_iterations=1, filter_fraction=1.0):
 
 def _cosine_distance(a, b):
   # A zero vector has no direction: it counts as orthogonal to all others.
-  if not _norm(a) or not _norm(b):
+  if not norm(a) or not norm(b):
     return 1.0
-  return 1 - float((a / _norm(a)) @ (b / _norm(b)))
+  return 1 - float((a / norm(a)) @ (b / norm(b)))
 
 
 _LINKAGES = {'complete': max, 'single': min, 'average': statistics.fmean}
@@ -304,7 +271,7 @@ def largest_cluster(x, linkage):
   Agglomerative: the two clusters at the least distance are merged until there
   are two; that distance is the largest, mean or least of their pairs.
   """
-  x = _rows(x)
+  x = rows_of(x)
   clusters = [[i] for i in range(len(x))]
 
   def distance(pair):
@@ -325,7 +292,7 @@ def clustering(x, linkage='complete'):
 
   Sattler, Mueller, Wiegand, Samek, 2020, arXiv:1910.01991.
   """
-  return reference.mean(_rows(x)[largest_cluster(x, linkage)])
+  return reference.mean(rows_of(x)[largest_cluster(x, linkage)])
 
 
 def clipped_clustering(x, past_norms=(), linkage='average'):
@@ -333,8 +300,8 @@ def clipped_clustering(x, past_norms=(), linkage='average'):
 
   Li, Ngai, Voigt, 2021, doi:10.36227/techrxiv.19560325.
   """
-  x = _rows(x)
-  norms = [*past_norms, *(_norm(row) for row in x)]
+  x = rows_of(x)
+  norms = [*past_norms, *(norm(row) for row in x)]
   return clustering(clip_messages(x, statistics.median(norms)), linkage)
 
 
@@ -345,8 +312,8 @@ def clip_messages(x, max_norm):
   """`x_i min(1, c / |x_i|)`."""
   return np.array(
     [
-      row if _norm(row) <= max_norm else row * (max_norm / _norm(row))
-      for row in _rows(x)
+      row if norm(row) <= max_norm else row * (max_norm / norm(row))
+      for row in rows_of(x)
     ]
   )
 
@@ -356,7 +323,7 @@ def adaptive_clipping(x, f):
 
   Allouah, Guerraoui, Gupta, Jellouli, Rizk, Stephan, 2025, arXiv:2405.14432.
   """
-  x = _rows(x)
+  x = rows_of(x)
   n = len(x)
   k = 2 * f * (n - f) // n
-  return clip_messages(x, sorted(_norm(row) for row in x)[n - 1 - k])
+  return clip_messages(x, sorted(norm(row) for row in x)[n - 1 - k])

@@ -8,6 +8,7 @@ import pytest
 from tests import conformance_cases as stored
 from tests import reference
 from tests import reference_rules as rules
+from tests import reference_weighted as weighted
 from tests.reference_test import LINE, PLANE
 
 SEVEN = np.array([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0], [100.0]])
@@ -130,21 +131,18 @@ def test_other_libraries_agree(peer, op):
 def _weighted_rules(f):
   v0 = np.full(3, 0.5)
   return {
-    'mean': (lambda x, w: rules.weighted_mean(x, w), reference.mean),
-    'median': (
-      lambda x, w: rules.weighted_median(x, w),
-      reference.coordinate_median,
-    ),
+    'mean': (weighted.weighted_mean, reference.mean),
+    'median': (weighted.weighted_median, reference.coordinate_median),
     'trimmed_mean': (
-      lambda x, w: rules.weighted_trimmed_mean(x, w, 1),
+      lambda x, w: weighted.weighted_trimmed_mean(x, w, 1),
       lambda x: reference.trimmed_mean(x, f),
     ),
     'geometric_median': (
-      rules.weighted_geometric_median,
+      weighted.weighted_geometric_median,
       reference.geometric_median,
     ),
     'centered_clipping': (
-      lambda x, w: rules.weighted_centered_clipping(x, w, v0, 1.2, 3),
+      lambda x, w: weighted.weighted_centered_clipping(x, w, v0, 1.2, 3),
       lambda x: reference.centered_clipping(x, v0, 1.2, 3),
     ),
   }
@@ -182,7 +180,7 @@ def test_weighted_mixing(weights):
   copies = np.repeat(x, weights, axis=0)
   np.testing.assert_allclose(
     np.repeat(
-      rules.weighted_nearest_neighbor_mixing(x, weights, 1), weights, axis=0
+      weighted.weighted_nearest_neighbor_mixing(x, weights, 1), weights, axis=0
     ),
     reference.nearest_neighbor_mixing(copies, max(weights)),
     rtol=1e-9,
@@ -194,30 +192,32 @@ def test_weighted_mixing(weights):
   [([1, 1, 2], 5.5), ([1, 1, 3], 10), ([3, 1, 1], 0), ([1, 0, 1], 5)],
 )
 def test_weighted_median_by_hand(weights, expected):
-  actual = rules.weighted_median([[0], [1], [10]], weights)
+  actual = weighted.weighted_median([[0], [1], [10]], weights)
   np.testing.assert_allclose(actual, [expected])
 
 
 def test_weighted_trimmed_mean_by_hand():
   # [1.5, 3] holds half of the interval of 1 and all of that of 2.
-  actual = rules.weighted_trimmed_mean([[0], [1], [2], [3]], [1, 1, 1, 1.5], 1)
+  actual = weighted.weighted_trimmed_mean(
+    [[0], [1], [2], [3]], [1, 1, 1, 1.5], 1
+  )
   np.testing.assert_allclose(actual, [5 / 3])
 
 
 def test_weighted_geometric_median_is_stationary():
   x, w = _messages(7), np.array([0.3, 1, 2, 0.5, 1.5, 1, 0.1])
-  z = rules.weighted_geometric_median(x, w)
+  z = weighted.weighted_geometric_median(x, w)
   units = [(row - z) / math.hypot(*(row - z)) for row in x]
   np.testing.assert_allclose(w @ np.array(units), np.zeros(3), atol=1e-9)
   # Half of the weight in one place decides.
   w[2] = 5
-  np.testing.assert_array_equal(rules.weighted_geometric_median(x, w), x[2])
+  np.testing.assert_array_equal(weighted.weighted_geometric_median(x, w), x[2])
 
 
 def test_capped_weights():
   np.testing.assert_allclose(
-    rules.cap_weights([1, 1, 2, 96], 0.4), [0.15, 0.15, 0.3, 0.4]
+    weighted.cap_weights([1, 1, 2, 96], 0.4), [0.15, 0.15, 0.3, 0.4]
   )
-  np.testing.assert_allclose(rules.cap_weights([1, 3], 1), [0.25, 0.75])
+  np.testing.assert_allclose(weighted.cap_weights([1, 3], 1), [0.25, 0.75])
   with pytest.raises(ValueError, match='cannot reach one'):
-    rules.cap_weights([1, 1, 0, 0], 0.4)
+    weighted.cap_weights([1, 1, 0, 0], 0.4)

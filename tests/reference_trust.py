@@ -4,15 +4,10 @@ In the manner of `reference.py`: NumPy float64, loops over workers, nothing from
 byzjax, each function its formula.
 """
 
-import math
-
 import numpy as np
 
 from tests import reference
-
-
-def _norm(vector):
-  return math.hypot(*vector)
+from tests.reference import norm
 
 
 def faba(x, f):
@@ -23,7 +18,7 @@ def faba(x, f):
   left = [np.asarray(row, np.float64) for row in x]
   for _ in range(f):
     mean = reference.mean(np.array(left))
-    distances = [_norm(row - mean) for row in left]
+    distances = [norm(row - mean) for row in left]
     left.pop(distances.index(max(distances)))
   return reference.mean(np.array(left))
 
@@ -35,13 +30,13 @@ def fl_trust(x, trusted, weights=None):
   """
   total, result = 0.0, np.zeros(len(trusted))
   for i, row in enumerate(np.asarray(x, np.float64)):
-    product = _norm(row) * _norm(trusted)
+    product = norm(row) * norm(trusted)
     if product == 0:
       continue
     trust = max(float(row @ trusted) / product, 0.0)
     trust *= 1.0 if weights is None else weights[i]
     total += trust
-    result = result + trust * _norm(trusted) / _norm(row) * row
+    result = result + trust * norm(trusted) / norm(row) * row
   return result / total if total > 0 else np.zeros(len(trusted))
 
 
@@ -53,8 +48,8 @@ def sequential_clipping(x, center, radius, buckets, clip_means=False):
   """
 
   def clip(vector):
-    norm = _norm(vector)
-    return vector if norm <= radius else radius / norm * vector
+    length = norm(vector)
+    return vector if length <= radius else radius / length * vector
 
   v = np.asarray(center, np.float64)
   for bucket in buckets:
@@ -77,5 +72,5 @@ def gas(x, f, pieces, rule):
   for piece in pieces:
     part = x[:, list(piece)]
     answer = rule(part)
-    scores += [_norm(row - answer) for row in part]
+    scores += [norm(row - answer) for row in part]
   return reference.mean(x[np.argsort(scores, kind='stable')[: len(x) - f]])

@@ -9,16 +9,14 @@ import math
 
 import numpy as np
 
+from tests.reference import norm
+
 
 def _rows(x, w):
   x, w = np.asarray(x, np.float64), np.asarray(w, np.float64)
   if x.ndim != 2 or w.shape != x.shape[:1]:
     raise ValueError(f'expected [n, d] and [n], got {x.shape} and {w.shape}')
   return x, w
-
-
-def _norm(vector):
-  return math.hypot(*vector)
 
 
 def _largest_mass(w, f):
@@ -89,23 +87,23 @@ def weighted_geometric_median(x, w, tolerance=1e-14, max_iterations=100_000):
   for row in x:
     pull, mass = np.zeros_like(row), 0.0
     for other, weight in zip(x, w):
-      distance = _norm(other - row)
+      distance = norm(other - row)
       if distance == 0:
         mass += weight
       else:
         pull = pull + weight * (other - row) / distance
-    if _norm(pull) <= mass * (1 + 1e-14):
+    if norm(pull) <= mass * (1 + 1e-14):
       return row
   z = weighted_mean(x, w)
   for _ in range(max_iterations):
-    distances = [_norm(row - z) for row in x]
+    distances = [norm(row - z) for row in x]
     if min(distances) == 0:
       # Not the median, as was checked: any way out of it will do.
       z = z + 1e-3 * (weighted_mean(x, w) + x[0] - 2 * z)
       continue
     previous = z
     z = weighted_mean(x, w / distances)
-    if _norm(z - previous) <= tolerance * (_norm(z) + min(distances)):
+    if norm(z - previous) <= tolerance * (norm(z) + min(distances)):
       return z
   raise RuntimeError(f'no convergence in {max_iterations} steps')
 
@@ -120,7 +118,7 @@ def weighted_centered_clipping(x, w, v0, radius, num_iterations):
   for _ in range(num_iterations):
     step = np.zeros_like(v)
     for row, share in zip(x, w / math.fsum(w)):
-      distance = _norm(row - v)
+      distance = norm(row - v)
       factor = 1.0 if distance <= radius else radius / distance
       step = step + share * factor * (row - v)
     v = v + step
@@ -132,7 +130,7 @@ def weighted_quantile_clipping(x, w, v0, radius, quantile, num_iterations):
   x, w = _rows(x, w)
   v = np.asarray(v0, np.float64)
   for _ in range(num_iterations):
-    distances = np.array([_norm(row - v) for row in x])
+    distances = np.array([norm(row - v) for row in x])
     unit = min(
       d for d in distances if w[distances <= d].sum() >= quantile * w.sum()
     )
@@ -151,7 +149,7 @@ def weighted_nearest_neighbor_mixing(x, w, f):
   target = math.fsum(w) - _largest_mass(w, f)
   mixed = []
   for i in range(n):
-    order = sorted(range(n), key=lambda j: (j != i, _norm(x[i] - x[j]), j))
+    order = sorted(range(n), key=lambda j: (j != i, norm(x[i] - x[j]), j))
     total, missing = np.zeros_like(x[i]), target
     for j in order:
       taken = min(w[j], missing)
