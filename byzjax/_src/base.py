@@ -39,6 +39,8 @@ Aggregate: TypeAlias = ArrayTree  # leaves [*param_shape]
 Batch: TypeAlias = ArrayTree  # leaves [n, ...], one slice per worker
 State: TypeAlias = ArrayTree
 Scalar: TypeAlias = float | jax.Array  # a real number, maybe traced
+# The alias of optax has no types to check.
+ScalarOrSchedule: TypeAlias = Scalar | Callable[[jax.Array], Scalar]
 AxisName = str | tuple[str, ...] | None
 ByzantineSchedule = Callable[[jax.Array], jax.Array]  # step -> bool[n]
 BatchSchedule = Callable[[jax.Array], ArrayTree]  # step -> batch

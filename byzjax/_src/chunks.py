@@ -1,7 +1,6 @@
 """A rule on sharded messages, in chunks of the coordinates of all leaves."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +63,7 @@ def chunked(
     split = ownership.split_of(rows, workers, others)
     layout = flat.row_layout(rows)
     blocks = _blocks(messages, split, num_chunks)
-    n = jax.tree.leaves(messages)[0].shape[0] * _size(workers)
+    n = jax.tree.leaves(messages)[0].shape[0] * ownership.num_devices(workers)
     gram_rule = rule.update.gram_rule
     weights = calls.relative_weights(
       rule.name,
@@ -132,7 +131,7 @@ def _by_weights(rule, over, weights, key, axes):
 def _blocks(messages, split: Split, num_chunks: int) -> list[jax.Array]:
   """For every group of leaves what is sent: `[num_chunks, k, p, width]`."""
   leaves = jax.tree.leaves(messages)
-  p, blocks = _size(split.workers), []
+  p, blocks = ownership.num_devices(split.workers), []
   for group in split.groups:
     rows = [leaves[i].reshape(leaves[i].shape[0], -1) for i in group.leaves]
     x = ownership.own_copies(jnp.concatenate(rows, axis=1), group, split)
@@ -171,7 +170,3 @@ def _over_chunks(
       part = jnp.concatenate([part[None], others]).reshape(-1)[: group.width]
       parts.append(part)
   return total, jnp.concatenate(parts) if parts else None
-
-
-def _size(axes) -> int:
-  return math.prod(lax.axis_size(axis) for axis in axes)

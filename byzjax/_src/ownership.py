@@ -5,11 +5,12 @@ of all workers' messages. Leaves that are copied over an axis are cut there, so
 that every coordinate counts once.
 """
 
+import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
@@ -83,12 +84,12 @@ def split_of(rows: base.Params, workers: Axes, cut: Axes) -> Split:
       )
     copied = tuple(axis for axis in cut if axis not in varying)
     kinds.append((copied, jnp.dtype(leaf.dtype).name))
-    num_coordinates += leaf.size * _size(set(cut) & varying)
+    num_coordinates += leaf.size * num_devices(set(cut) & varying)
   groups = []
   for copied, dtype in sorted(set(kinds)):
     leaves = tuple(i for i, k in enumerate(kinds) if k == (copied, dtype))
     size = sum(jax.tree.leaves(rows)[i].size for i in leaves)
-    owners = _size(workers) * _size(copied)
+    owners = num_devices(workers) * num_devices(copied)
     width = -(-size // owners)
     if not cut:
       width = layouts.padded_size(size, owners) // owners
@@ -168,12 +169,12 @@ def own_copies(
   x: jax.Array, group: Group, split: Split, fill: int = 0
 ) -> jax.Array:
   """Of copies `[k, size]` each device keeps a slice, padded for its workers."""
-  owners = _size(group.copied) * _size(split.workers)
+  owners = num_devices(group.copied) * num_devices(split.workers)
   padding = group.width * owners - group.size
   x = jnp.pad(x, ((0, 0), (0, padding)), constant_values=fill)
   if not group.copied:
     return x
-  width = group.width * _size(split.workers)
+  width = group.width * num_devices(split.workers)
   first = lax.axis_index(group.copied) * width
   return lax.dynamic_slice_in_dim(x, first, width, axis=1)
 
@@ -188,7 +189,7 @@ def _global_index(shape, dims):
     place = jnp.arange(size, dtype=jnp.int32)
     if axes:
       place += lax.axis_index(axes) * size
-    size *= _size(axes)
+    size *= num_devices(axes)
     place = place.reshape((-1,) + (1,) * (len(shape) - 1 - j))
     index = index * size + jnp.broadcast_to(place, shape)
     whole *= size
@@ -248,13 +249,14 @@ def is_padded(split: Split) -> bool:
   """Whether something is owned that is no coordinate."""
   owned = sum(
     group.width
-    * _size(split.workers)
-    * _size(group.copied)
-    * _size(set(split.coordinates).difference(group.copied))
+    * num_devices(split.workers)
+    * num_devices(group.copied)
+    * num_devices(set(split.coordinates).difference(group.copied))
     for group in split.groups
   )
   return owned > split.num_coordinates
 
 
-def _size(axes) -> int:
-  return int(np.prod([lax.axis_size(axis) for axis in axes], dtype=int))
+def num_devices(axes: Iterable[str]) -> int:
+  """How many devices there are along axes of the mesh, all together."""
+  return math.prod(lax.axis_size(axis) for axis in axes)

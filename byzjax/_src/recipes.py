@@ -51,9 +51,7 @@ class Recorded:
   @property
   def config(self) -> dict[str, Any] | None:
     """The hyper-parameters, by name."""
-    return (
-      None if self.recipe is None else dict(self.recipe.arguments.arguments)
-    )
+    return config_in(self.recipe)
 
   def __repr__(self) -> str:
     return show_recipe(self.recipe, f'<byzjax function {self.function!r}>')

@@ -11,8 +11,6 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from byzjax._src import base, checks, data_attacks, injected, parameters
 
-check_choice = checks.check_choice
-
 
 def make_round(
   name: str,
@@ -70,6 +68,11 @@ def check_slots(
         f'{name} needs {slot} to be a Codec or None, got {codec!r}'
       )
   return rule
+
+
+def value_at(value: base.ScalarOrSchedule, step: jax.Array) -> base.Scalar:
+  """The number, or that of a schedule at this step."""
+  return value(step) if callable(value) else value
 
 
 def check_transforms(name: str, transforms: dict[str, Any]) -> None:

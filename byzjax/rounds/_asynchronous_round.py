@@ -156,9 +156,7 @@ def asynchronous_round(
   aggregator = _asynchronous_arguments.check(
     _NAME, messages, local_optimizer, codec, attack, aggregator
   )
-  round_arguments.check_choice(
-    _NAME, 'local_state', local_state, ('keep', 'reset')
-  )
+  checks.check_choice(_NAME, 'local_state', local_state, ('keep', 'reset'))
   round_arguments.check_transform(_NAME, 'optimizer', optimizer)
   round_arguments.check_transforms(
     _NAME,

@@ -7,7 +7,6 @@ from jax.sharding import AbstractMesh, Mesh
 from byzjax._src import base, checks, local
 from byzjax.aggregators import mean
 from byzjax.rounds._local_round import NumLocalSteps, local_round
-from byzjax.rounds._rates import ScalarOrSchedule, check_rate
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
 
 _NAME = 'diloco'
@@ -16,7 +15,7 @@ _NAME = 'diloco'
 def diloco(
   loss_fn: LossFn,
   *,
-  learning_rate: ScalarOrSchedule,
+  learning_rate: base.ScalarOrSchedule,
   num_local_steps: NumLocalSteps,
   num_workers: int,
   weight_decay: base.Scalar = 0.1,
@@ -95,7 +94,7 @@ def diloco(
     >>> print(state.params.round(2))  # 0.7 (1 + 0.9) of four steps of 0.1
     [0.53]
   """
-  check_rate(_NAME, 'learning_rate', learning_rate)
+  checks.check_rate(_NAME, 'learning_rate', learning_rate)
   checks.check_range(_NAME, 'weight_decay', weight_decay, 0)
   checks.check_range(_NAME, 'outer_learning_rate', outer_learning_rate, 0)
   checks.check_range(_NAME, 'outer_momentum', outer_momentum, 0, 1)

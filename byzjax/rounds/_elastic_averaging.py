@@ -113,9 +113,7 @@ def elastic_averaging(
     checks.check_count(_NAME, 'num_workers', num_workers, 1)
     alpha = beta / num_workers
   checks.check_range(_NAME, 'alpha', alpha, 0, 1)
-  round_arguments.check_choice(
-    _NAME, 'local_state', local_state, ('keep', 'reset')
-  )
+  checks.check_choice(_NAME, 'local_state', local_state, ('keep', 'reset'))
   round_arguments.check_transform(_NAME, 'local_optimizer', local_optimizer)
   inner = optax.with_extra_args_support(local_optimizer)
   keeps = local_state == 'keep'

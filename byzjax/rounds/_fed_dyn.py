@@ -14,7 +14,6 @@ from byzjax.aggregators import mean
 from byzjax.rounds._cohort import participation_of
 from byzjax.rounds._corrected_steps import corrected_steps, zeros
 from byzjax.rounds._from_work import from_work
-from byzjax.rounds._rates import ScalarOrSchedule, rate_at
 from byzjax.rounds._work import Work, WorkerOutput
 
 _NAME = 'fed_dyn'
@@ -23,7 +22,7 @@ _NAME = 'fed_dyn'
 def fed_dyn(
   loss_fn: Callable[..., jax.Array],
   *,
-  learning_rate: ScalarOrSchedule,
+  learning_rate: base.ScalarOrSchedule,
   alpha: float,
   num_workers: int,
   participation: int | local.Participation | None = None,
@@ -150,7 +149,7 @@ def _run(
 ):  # fmt: skip
   del exchange
   round_arguments.check_slices(_NAME, batch, None)
-  rate = rate_at(learning_rate, context.step)
+  rate = round_arguments.value_at(learning_rate, context.step)
 
   def of_worker(batches, own, key):
     return corrected_steps(

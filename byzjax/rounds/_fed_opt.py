@@ -6,10 +6,9 @@ import jax
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, local
+from byzjax._src import base, checks, local
 from byzjax.aggregators import mean
 from byzjax.rounds._local_round import NumLocalSteps, local_round
-from byzjax.rounds._rates import ScalarOrSchedule, check_rate
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
 from byzjax.transforms import Preconditioner
 
@@ -19,7 +18,7 @@ _NAME = 'fed_opt'
 def fed_opt(
   loss_fn: LossFn,
   *,
-  learning_rate: ScalarOrSchedule,
+  learning_rate: base.ScalarOrSchedule,
   optimizer: optax.GradientTransformation,
   num_local_steps: NumLocalSteps,
   num_workers: int,
@@ -102,7 +101,7 @@ def fed_opt(
     >>> print(state.params)
     [2.]
   """
-  check_rate(_NAME, 'learning_rate', learning_rate)
+  checks.check_rate(_NAME, 'learning_rate', learning_rate)
   return local_round(
     loss_fn,
     local_optimizer=optax.sgd(learning_rate),

@@ -10,7 +10,6 @@ from byzjax._src import base, checks, local
 from byzjax.aggregators import mean
 from byzjax.objectives import proximal
 from byzjax.rounds._local_round import NumLocalSteps, local_round
-from byzjax.rounds._rates import ScalarOrSchedule, check_rate
 from byzjax.rounds._worker_gradients import LossFn
 from byzjax.transforms import Preconditioner
 
@@ -20,7 +19,7 @@ _NAME = 'fed_prox'
 def fed_prox(
   loss_fn: LossFn,
   *,
-  learning_rate: ScalarOrSchedule,
+  learning_rate: base.ScalarOrSchedule,
   mu: base.Scalar,
   num_local_steps: NumLocalSteps,
   num_workers: int,
@@ -97,7 +96,7 @@ def fed_prox(
     >>> print(state.params)
     [1.]
   """
-  check_rate(_NAME, 'learning_rate', learning_rate)
+  checks.check_rate(_NAME, 'learning_rate', learning_rate)
   checks.check_range(_NAME, 'mu', mu, 0)
   return local_round(
     proximal(loss_fn, mu=mu, needs_key=needs_key, has_aux=has_aux),

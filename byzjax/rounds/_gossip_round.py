@@ -188,7 +188,7 @@ def gossip_round(
   """
   _gossip_arguments.check_slots(_NAME, topology, rule, attack)
   _gossip_arguments.check_num_workers(_NAME, topology, num_workers)
-  round_arguments.check_choice(_NAME, 'order', order, _gossip_arguments.ORDERS)
+  checks.check_choice(_NAME, 'order', order, _gossip_arguments.ORDERS)
   round_arguments.check_transform(_NAME, 'optimizer', optimizer)
   round_arguments.check_attackers(_NAME, attack, byzantine)
   n = topology.num_nodes
@@ -196,9 +196,7 @@ def gossip_round(
     attack, _sending.Attack
   )
   _gossip_arguments.check_codec(_NAME, codec)
-  round_arguments.check_choice(
-    _NAME, 'local_state', local_state, ('keep', 'reset')
-  )
+  checks.check_choice(_NAME, 'local_state', local_state, ('keep', 'reset'))
   mesh, num_shards = round_arguments.check_mesh(_NAME, mesh, axis_name, n)
   if mesh is not None:
     _neighbors.check_grid(_NAME, topology, num_shards)

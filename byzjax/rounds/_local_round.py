@@ -176,10 +176,10 @@ def local_round(
   aggregator = round_arguments.check_slots(
     _NAME, aggregator, attack, {'codec': codec, 'server_codec': server_codec}
   )
-  round_arguments.check_choice(
+  checks.check_choice(
     _NAME, 'local_state', local_state, ('keep', 'reset', 'average')
   )
-  round_arguments.check_choice(
+  checks.check_choice(
     _NAME, 'preconditioner_scope', preconditioner_scope, ('global', 'local')
   )
   has_global = _check_preconditioner(

@@ -183,9 +183,7 @@ def modular_round(
     )
     for rule in _rules(aggregator, num_levels)
   ]
-  round_arguments.check_choice(
-    _NAME, 'local_state', local_state, ('keep', 'reset')
-  )
+  checks.check_choice(_NAME, 'local_state', local_state, ('keep', 'reset'))
   round_arguments.check_transform(_NAME, 'optimizer', optimizer)
   round_arguments.check_transform(_NAME, 'local_optimizer', local_optimizer)
   round_arguments.check_transforms(_NAME, {'worker': worker})

@@ -11,7 +11,6 @@ from jax.sharding import AbstractMesh, Mesh
 from byzjax._src import base, checks, flat, local, parameters, round_arguments
 from byzjax.aggregators import mean
 from byzjax.rounds import _replicas
-from byzjax.rounds._rates import ScalarOrSchedule, check_rate
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
 
 _NAME = 'parle'
@@ -20,11 +19,11 @@ _NAME = 'parle'
 def parle(
   loss_fn: LossFn,
   *,
-  learning_rate: ScalarOrSchedule,
+  learning_rate: base.ScalarOrSchedule,
   num_workers: int,
   num_local_steps: int = 25,
-  gamma: ScalarOrSchedule | None = None,
-  rho: ScalarOrSchedule | None = None,
+  gamma: base.ScalarOrSchedule | None = None,
+  rho: base.ScalarOrSchedule | None = None,
   batches_per_epoch: int | None = None,
   momentum: base.Scalar = 0.9,
   averaging: base.Scalar = 0.25,
@@ -139,18 +138,16 @@ def parle(
   gamma, rho = _springs(
     gamma, rho, batches_per_epoch, 0.01 * num_local_steps * num_workers
   )
-  check_rate(_NAME, 'learning_rate', learning_rate)
-  check_rate(_NAME, 'gamma', gamma)
-  check_rate(_NAME, 'rho', rho)
+  checks.check_rate(_NAME, 'learning_rate', learning_rate)
+  checks.check_rate(_NAME, 'gamma', gamma)
+  checks.check_rate(_NAME, 'rho', rho)
   checks.check_range(_NAME, 'momentum', momentum, 0, 1)
   checks.check_range(_NAME, 'averaging', averaging, 0, 1)
-  round_arguments.check_choice(_NAME, 'form', form, ('paper', 'released'))
+  checks.check_choice(_NAME, 'form', form, ('paper', 'released'))
   released = form == 'released'
   if local_state is None:
     local_state = 'keep' if released else 'reset'
-  round_arguments.check_choice(
-    _NAME, 'local_state', local_state, ('keep', 'reset')
-  )
+  checks.check_choice(_NAME, 'local_state', local_state, ('keep', 'reset'))
   parts = Parts(
     learning_rate,
     gamma,
@@ -190,9 +187,9 @@ def parle(
 class Parts(NamedTuple):
   """The arguments of `parle` that say what workers do."""
 
-  learning_rate: ScalarOrSchedule
-  gamma: ScalarOrSchedule
-  rho: ScalarOrSchedule
+  learning_rate: base.ScalarOrSchedule
+  gamma: base.ScalarOrSchedule
+  rho: base.ScalarOrSchedule
   momentum: base.Scalar
   averaging: base.Scalar
   released: bool  # else the paper's form
@@ -215,7 +212,7 @@ def worker_round(
 ):
   """The outer step of a worker, then its inner steps; see `Method`."""
   rate, strength, spring = (
-    value(round) if callable(value) else value
+    round_arguments.value_at(value, round)
     for value in (parts.learning_rate, parts.gamma, parts.rho)
   )
   w = layout.ravel(params)
@@ -270,11 +267,11 @@ def _inner_steps(
 
 
 def _springs(
-  gamma: ScalarOrSchedule | None,
-  rho: ScalarOrSchedule | None,
+  gamma: base.ScalarOrSchedule | None,
+  rho: base.ScalarOrSchedule | None,
   batches_per_epoch: int | None,
   first_rho: float,
-) -> tuple[ScalarOrSchedule, ScalarOrSchedule]:
+) -> tuple[base.ScalarOrSchedule, base.ScalarOrSchedule]:
   """gamma and rho, growing where they are None."""
   if gamma is not None and rho is not None:
     if batches_per_epoch is not None:

@@ -13,7 +13,6 @@ from byzjax._src import base, checks, round_arguments
 from byzjax.aggregators import mean
 from byzjax.rounds._corrected_steps import corrected_steps, zeros
 from byzjax.rounds._from_work import from_work
-from byzjax.rounds._rates import ScalarOrSchedule, rate_at
 from byzjax.rounds._work import Work, WorkerOutput
 
 _NAME = 'scaffold'
@@ -22,7 +21,7 @@ _NAME = 'scaffold'
 def scaffold(
   loss_fn: Callable[..., jax.Array],
   *,
-  learning_rate: ScalarOrSchedule,
+  learning_rate: base.ScalarOrSchedule,
   num_workers: int,
   aggregator: base.Aggregator | None = None,
   optimizer: optax.GradientTransformation | None = None,
@@ -105,7 +104,8 @@ def _run(
   context, exchange,
 ):  # fmt: skip
   round_arguments.check_slices(_NAME, batch, None)
-  rate, common = rate_at(learning_rate, context.step), context.shared
+  rate = round_arguments.value_at(learning_rate, context.step)
+  common = context.shared
 
   def of_worker(batches, own, key):
     return corrected_steps(

@@ -19,11 +19,6 @@ def require(name: str, **arguments: Any) -> None:
       )
 
 
-def value_at(learning_rate: optax.ScalarOrSchedule, count: jax.Array) -> Any:
-  """The learning rate after `count` arrivals."""
-  return learning_rate(count) if callable(learning_rate) else learning_rate
-
-
 def update_if(
   accepted: jax.Array,
   inner: optax.GradientTransformationExtraArgs,

@@ -12,8 +12,8 @@ from byzjax._src import (
   checks,
   flat,
   parameters,
+  round_arguments,
 )
-from byzjax.transforms import _arrivals
 
 
 class DelayedNesterovState(NamedTuple):
@@ -150,7 +150,7 @@ def delayed_nesterov(
     )
     # With N = 1 exactly one.
     share = jnp.where(hit, 1 - (n - 1) * activation, activation)
-    eps = _arrivals.value_at(learning_rate, state.step)
+    eps = round_arguments.value_at(learning_rate, state.step)
     updates = jax.tree.map(
       lambda g, m: (
         -eps * (share * (momentum * m) + g.astype(m.dtype) / n)

@@ -147,9 +147,7 @@ def lipschitz_filter(
     _arrivals.require(name, worker=worker, stale_params=stale_params)
     worker = jnp.asarray(worker, jnp.int32)
     row = worker if by_sender else jnp.zeros([], jnp.int32)
-    finite = jnp.all(
-      jnp.stack([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(updates)])
-    )
+    finite = reductions.finite_tree(updates)
     ratio, moved, differs = _coefficient(updates, stale_params, state, row)
     own = jnp.where(finite & moved, ratio, state.coefficients[worker])
     coefficients = state.coefficients.at[worker].set(own)
