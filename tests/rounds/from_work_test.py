@@ -47,7 +47,7 @@ def _numpy_gradient(w, b, x, y):
   return x.T @ error, error.sum(0)
 
 
-def _numpy_local(start, own, correction, i, rate=RATE):
+def _numpy_local(start, correction, i):
   """Local steps in float64; trees are pairs (w, b)."""
   x, y = (part.astype(np.float64) for part in _data())
   current = start
@@ -55,7 +55,7 @@ def _numpy_local(start, own, correction, i, rate=RATE):
     gradient = _numpy_gradient(*current, x[i, s], y[i, s])
     extra = correction(current)
     current = tuple(
-      v - rate * (g + e) for v, g, e in zip(current, gradient, extra)
+      v - RATE * (g + e) for v, g, e in zip(current, gradient, extra)
     )
   return current
 
@@ -68,7 +68,7 @@ def _numpy_scaffold(chosen_by_round):
     deltas, changes = [], []
     for i in chosen:
       offset = tuple(c - o for c, o in zip(common, own[i]))
-      end = _numpy_local(w, own[i], lambda _, offset=offset: offset, i)
+      end = _numpy_local(w, lambda _, offset=offset: offset, i)
       delta = tuple(a - b for a, b in zip(w, end))
       new = tuple(
         o - c + d / (S * RATE) for o, c, d in zip(own[i], common, delta)
@@ -94,7 +94,7 @@ def _numpy_fed_dyn(chosen_by_round):
       def correction(y, i=i, w=w):
         return tuple(-o + ALPHA * (a - b) for o, a, b in zip(own[i], y, w))
 
-      end = _numpy_local(w, own[i], correction, i)
+      end = _numpy_local(w, correction, i)
       delta = tuple(a - b for a, b in zip(w, end))
       own[i] = tuple(o + ALPHA * d for o, d in zip(own[i], delta))
       deltas.append(delta)

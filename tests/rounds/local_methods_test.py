@@ -33,10 +33,9 @@ def quadratic(curvature):
   return loss_fn
 
 
-def centers(num_steps, n=4, d=3):
-  random = np.random.default_rng(1)
-  values = random.normal(size=(n, 1, 1, d))
-  return jnp.asarray(np.broadcast_to(values, (n, num_steps, 2, d)), 'float32')
+def centers(num_steps):
+  values = np.random.default_rng(1).normal(size=(4, 1, 1, 3))
+  return jnp.asarray(np.broadcast_to(values, (4, num_steps, 2, 3)), 'float32')
 
 
 # SAVIC.

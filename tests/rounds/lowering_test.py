@@ -22,10 +22,11 @@ WIDTH = 32 * 256 * 64
 BITS = dict(f64=64, f32=32, bf16=16, i32=32, ui32=32, i8=8, i1=8)
 
 
-def _lowered(rule, num_workers, num_devices, attack=None):
-  def loss_fn(params, batch):
-    return jnp.mean((params - batch) ** 2)
+def loss_fn(params, batch):
+  return jnp.mean((params - batch) ** 2)
 
+
+def lowered(rule, num_workers, num_devices, attack=None, **options):
   rounds = byzjax.robust_round(
     loss_fn,
     aggregator=rule,
@@ -37,6 +38,7 @@ def _lowered(rule, num_workers, num_devices, attack=None):
     mesh=AbstractMesh(
       (num_devices,), ('workers',), axis_types=(AxisType.Auto,)
     ),
+    **options,
   )
   state = jax.eval_shape(
     rounds.init, jax.ShapeDtypeStruct((WIDTH,), jnp.float32)
@@ -89,7 +91,7 @@ def _assert_cheap(ops, num_workers, num_devices):
 def test_64_workers_on_64_devices(name):
   rule = tables.RULE[name]
   f = min(F, rule.num_byzantine)
-  ops = collectives(_lowered(rule.make(f, 1.0), 64, 64))
+  ops = collectives(lowered(rule.make(f, 1.0), 64, 64))
   _assert_cheap(ops, 64, 64)
 
 
@@ -98,7 +100,7 @@ def test_64_workers_on_64_devices(name):
 )
 @pytest.mark.parametrize('num_devices', [256, 1024])
 def test_1024_workers(name, num_devices):
-  ops = collectives(_lowered(tables.RULE[name].make(F, 1.0), 1024, num_devices))
+  ops = collectives(lowered(tables.RULE[name].make(F, 1.0), 1024, num_devices))
   _assert_cheap(ops, 1024, num_devices)
 
 
@@ -106,7 +108,7 @@ def test_1024_workers(name, num_devices):
 def test_an_attacker_that_searches_sends_no_more(search):
   rule = byzjax.krum(num_byzantine=F)
   attack = search(byzjax.alie(z=1.0), rule)
-  ops = collectives(_lowered(rule, 64, 64, attack))
+  ops = collectives(lowered(rule, 64, 64, attack))
   _assert_cheap(ops, 64, 64)
 
 

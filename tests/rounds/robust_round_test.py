@@ -15,11 +15,11 @@ from tests.rounds import problem
 N, KEY = problem.N, problem.KEY
 
 
-def _step(rounds, batch=None, state=None, params=None, key=KEY):
+def _step(rounds, batch=None, state=None, params=None):
   batch = problem.batch() if batch is None else batch
   params = problem.params() if params is None else params
   state = rounds.init(params) if state is None else state
-  return jax.jit(rounds.step)(state, batch, key)
+  return jax.jit(rounds.step)(state, batch, KEY)
 
 
 def _gradients(params, batch):

@@ -4,37 +4,16 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from jax.sharding import AbstractMesh, AxisType
 
 import byzjax
 from tests.rounds import problem
-from tests.rounds.lowering_test import WIDTH, collectives
+from tests.rounds.lowering_test import WIDTH, collectives, loss_fn, lowered
 
 
-def _bytes(num_devices, **kwargs):
-  def loss_fn(params, batch):
-    return jnp.mean((params - batch) ** 2)
-
-  rounds = byzjax.robust_round(
-    loss_fn,
-    aggregator=byzjax.majority_vote(),
-    optimizer=optax.sgd(0.1),
-    num_workers=num_devices,
-    attack=byzjax.sign_flip(scale=1.0),
-    byzantine=3,
-    mesh=AbstractMesh(
-      (num_devices,), ('workers',), axis_types=(AxisType.Auto,)
-    ),
-    **kwargs,
-  )
-  state = jax.eval_shape(
-    rounds.init, jax.ShapeDtypeStruct((WIDTH,), jnp.float32)
-  )
-  batch = jax.ShapeDtypeStruct((num_devices, WIDTH), jnp.float32)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  traced = jax.jit(rounds.step).trace(state, batch, key)
-  lowered = traced.lower(lowering_platforms=('tpu',))
-  ops = collectives(lowered.as_text())
+def _bytes(num_devices, **codecs):
+  attack = byzjax.sign_flip(scale=1.0)
+  rule = byzjax.majority_vote()
+  ops = collectives(lowered(rule, num_devices, num_devices, attack, **codecs))
   moved = [(name, size) for name, _, size in ops if name != 'all_reduce']
   summed = sum(size for name, _, size in ops if name == 'all_reduce')
   assert summed < 4 * 8 * num_devices
@@ -55,9 +34,6 @@ def test_signs_on_the_wire_are_one_thirty_second(num_devices):
 
 
 def test_the_compiled_program_moves_words():
-  def loss_fn(params, batch):
-    return jnp.mean((params - batch) ** 2)
-
   rounds = byzjax.robust_round(
     loss_fn,
     aggregator=byzjax.majority_vote(),
