@@ -133,11 +133,6 @@ def _by_place(rows: Rows) -> list[tuple[tuple, Rows]]:
   return tables.split_by(rows, *_SETTING, 'attack')
 
 
-def _chain(choice: Choice) -> str:
-  front = [choice.pre_aggregators] * (choice.pre_aggregators != NOBODY)
-  return ', '.join([*front, choice.aggregator])
-
-
 def _row(choice: Choice, attack: str, runs: Rows) -> dict[str, Any]:
   success = [r.get('attack_success_rate', math.nan) for r in runs]
   known = not any(map(math.isnan, success))
@@ -147,7 +142,7 @@ def _row(choice: Choice, attack: str, runs: Rows) -> dict[str, Any]:
     'attack': attack,
     'partition': choice.partition,
     'num_byzantine': choice.num_byzantine,
-    'rule': _chain(choice),
+    'rule': choice.chain,
     'momentum': choice.momentum,
     'learning_rate': choice.learning_rate,
     'accuracy': ' '.join(
@@ -180,7 +175,7 @@ def tuning(rows: Rows, num_classes: int) -> Rows:
         'defence': of.defence,
         'partition': of.partition,
         'num_byzantine': of.num_byzantine,
-        'rule': _chain(of),
+        'rule': of.chain,
         'momentum': of.momentum,
         'learning_rate': of.learning_rate,
         'worst_attack': worst,

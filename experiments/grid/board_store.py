@@ -125,11 +125,10 @@ def whole_command(model: str) -> str:
 
 def command(choice: Choice, attack: str, model: str) -> str:
   """The line that runs one cell of the board again, at what was chosen."""
-  front = [choice.pre_aggregators] * (choice.pre_aggregators != NOBODY)
   return summary.command(
     'grid', f'--suite={SUITE}', f'--model={model}',
     '--data_dir=FOLDER', '--output_dir=runs/cell',
-    f'--aggregators={", ".join([*front, choice.aggregator])}',
+    f'--aggregators={choice.chain}',
     f'--attacks={attack}', f'--partitions={choice.partition}',
     f'--learning_rates={choice.learning_rate:g}',
     f'--momenta={choice.momentum:g}',

@@ -29,11 +29,16 @@ class Choice(NamedTuple):
   accuracy: dict[str, np.ndarray]  # By attack: on the test set, [num_seeds].
 
   @property
+  def chain(self) -> str:
+    """The rule, behind its pre-aggregators."""
+    front = [self.pre_aggregators] * (self.pre_aggregators != NOBODY)
+    return ', '.join([*front, self.aggregator])
+
+  @property
   def setting(self) -> str:
     """Everything that is chosen."""
-    chain = [self.pre_aggregators] * (self.pre_aggregators != NOBODY)
     return (
-      f'{", ".join([*chain, self.aggregator])}; momentum {self.momentum:g},'
+      f'{self.chain}; momentum {self.momentum:g},'
       f' learning rate {self.learning_rate:g}'
     )
 
