@@ -71,9 +71,8 @@ def heatmap(
   cells: Pivot,
   title: str,
   notes: Mapping[tuple[str, str], str] | None = None,
-  label: str = 'test accuracy (%)',
 ) -> plt.Figure:
-  """The means of a table from 0 to 100, as colours; notes stand below them."""
+  """Mean accuracies (%) of a table, as colours; notes stand below them."""
   rows, columns = tables.axes(cells)
   # Inches: labels of rows lie, those of columns nearly lie.
   margin = max(2, 1.2 + 0.08 * max(map(len, rows)))
@@ -99,7 +98,7 @@ def heatmap(
       axes.text(j, i, f'{value:.0f}', va=place, **style)
       axes.text(j, i, note, va='top', fontsize=7, **style)
   figure.suptitle(_broken(title, int(10 * width)), fontsize='large')
-  figure.colorbar(image, label=label)
+  figure.colorbar(image, label='test accuracy (%)')
   return figure
 
 

@@ -152,6 +152,14 @@ def tuned(
   return choices[max(choices, key=score)]
 
 
+def tuned_each(
+  rows: Rows, cells: Sequence[str], *names: str, **options: Any
+) -> Rows:
+  """`tuned` in every cell, which all values of the columns `cells` are."""
+  parts = split_by(rows, *cells)
+  return [row for _, part in parts for row in tuned(part, *names, **options)]
+
+
 def reached(cells: Pivot) -> dict[tuple[str, str], np.ndarray]:
   """The table less what not all seeds reached."""
   return {key: x for key, x in cells.items() if np.isfinite(x).all()}

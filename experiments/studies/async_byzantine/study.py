@@ -153,8 +153,8 @@ def keep(rows: Rows, settings: Settings) -> Rows:
   """At the learning rates that are best on the validation split."""
   del settings
   ends = tables.keep(rows, metrics=('accuracy', 'validation_accuracy'))
-  cells = tables.split_by(ends, 'speeds', 'attack', 'server')
-  return [row for _, of in cells for row in tables.tuned(of, 'learning_rate')]
+  cells = 'speeds', 'attack', 'server'
+  return tables.tuned_each(ends, cells, 'learning_rate')
 
 
 def shares(settings: Settings) -> tables.Cells:

@@ -202,8 +202,7 @@ def keep(rows: Rows, settings: Settings) -> Rows:
   """The runs with the learning rate that is chosen for each cell."""
   del settings
   last = tables.keep(rows, metrics=('accuracy', 'validation_accuracy'))
-  cells = tables.split_by(last, *KEYS)
-  best = [row for _, of in cells for row in tables.tuned(of, 'learning_rate')]
+  best = tables.tuned_each(last, KEYS, 'learning_rate')
   return tables.keep(best, metrics=('accuracy',))
 
 

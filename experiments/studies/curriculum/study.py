@@ -290,11 +290,7 @@ def keep(rows: Rows, settings: Settings) -> Rows:
   if settings.parts == (notebook.PART,):
     return notebook.keep(rows)
   last = tables.keep(rows, metrics=('accuracy', 'validation_accuracy'))
-  return [
-    row
-    for _, runs in tables.split_by(last, *Kind._fields, *FIXED)
-    for row in tables.tuned(runs, 'learning_rate')
-  ]
+  return tables.tuned_each(last, (*Kind._fields, *FIXED), 'learning_rate')
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:

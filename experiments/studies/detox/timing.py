@@ -118,11 +118,7 @@ def gradient(
 def tuned(rows: Rows) -> Rows:
   """The rows of the best rate of every cell that trains."""
   training = [row for row in rows if row['attack'] not in ('count', 'time')]
-  return [
-    row
-    for _, runs in tables.split_by(training, *KEYS)
-    for row in tables.tuned(runs, 'learning_rate')
-  ]
+  return tables.tuned_each(training, KEYS, 'learning_rate')
 
 
 def measured(rows: Rows, what: str, name: str, column: str) -> float:

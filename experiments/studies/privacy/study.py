@@ -161,11 +161,7 @@ def keep(rows: Rows, settings: Settings) -> Rows:
   """The runs with the learning rates that were chosen, and their epsilon."""
   last = tables.keep(rows, metrics=METRICS)
   keys = (*define(settings)[0].labels, 'noise_multiplier')
-  best = [
-    row
-    for _, runs in tables.split_by(last, *keys)
-    for row in tables.tuned(runs, 'learning_rate')
-  ]
+  best = tables.tuned_each(last, keys, 'learning_rate')
   return tables.added(best, functools.partial(_private, settings))
 
 

@@ -144,11 +144,7 @@ def keep(rows: Rows, settings: Settings) -> Rows:
   if settings.parts == ('targets',):
     return targets.keep(rows, settings)
   finals = tables.keep(rows, metrics=('accuracy', 'validation_accuracy'))
-  return [
-    row
-    for _, part in tables.split_by(finals, *LABELS)
-    for row in tables.tuned(part, 'learning_rate', 'share')
-  ]
+  return tables.tuned_each(finals, LABELS, 'learning_rate', 'share')
 
 
 def summarise(rows: Rows, settings: Settings) -> Summary:

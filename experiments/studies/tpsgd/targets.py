@@ -187,11 +187,7 @@ def keep(rows: Rows, settings: Any) -> Rows:
     tail=1,
     metrics=('accuracy', 'validation_accuracy'),
   )
-  return [
-    row
-    for _, part in tables.split_by(finals, *KEYS)
-    for row in tables.tuned(part, *GRID)
-  ] + costs
+  return tables.tuned_each(finals, KEYS, *GRID) + costs
 
 
 def column_of(method: str, place: str) -> str:

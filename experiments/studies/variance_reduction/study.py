@@ -190,11 +190,10 @@ def centred(k: int, images: np.ndarray, *_) -> np.ndarray:
 def keep(rows: Rows, settings: Settings) -> Rows:
   """The runs with the best rates, at every evaluation."""
   del settings
-  best = [
-    row
-    for _, runs in tables.split_by(rows, 'attack', 'rule', 'method')
-    for row in tables.tuned(runs, 'learning_rate', by='objective', least=True)
-  ]
+  cells = 'attack', 'rule', 'method'
+  best = tables.tuned_each(
+    rows, cells, 'learning_rate', by='objective', least=True
+  )
   return tables.keep(
     best, tail=1, metrics=('objective',), curves=lambda row: row['seed'] == 0
   )
