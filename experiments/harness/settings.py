@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import typing
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from absl import flags
@@ -39,6 +40,15 @@ class ImageSettings(Settings):
   model: str = option('mlp', 'The network: cnn, dropout_cnn, mlp, resnet20.')
   augment: bool = option(False, 'Random crops and mirror images.')
   validation: bool = True  # Whether a tenth of the examples is kept apart.
+
+
+def check_known(
+  flag: str, given: Iterable[str], known: Collection[str]
+) -> None:
+  """Raises ValueError for a name that is not known."""
+  for name in given:
+    if name not in known:
+      raise ValueError(f'--{flag}: {name} is none of {", ".join(known)}')
 
 
 def define(kind: type, values: flags.FlagValues = flags.FLAGS) -> list[str]:

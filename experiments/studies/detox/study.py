@@ -29,7 +29,7 @@ from byzjax import data, models, theory
 
 from ...harness import specs
 from ...harness.cells import Cell, OwnCell, Rows
-from ...harness.settings import ImageSettings, option
+from ...harness.settings import ImageSettings, check_known, option
 from ...reporting import pictures, tables
 from ...reporting.summary import Check, Claim, Summary, Table, claims_about
 from . import checks, timing
@@ -135,14 +135,9 @@ def batch_size(settings: Settings, rule: str) -> int:
 
 
 def define(settings: Settings) -> list[Cell | OwnCell]:
-  for flag, given, known in (
-    ('attacks', settings.attacks, ATTACKS),
-    ('placements', settings.placements, PLACEMENTS),
-    ('rules', [r.partition(':')[0] for r in settings.rules], RULES),
-  ):
-    for name in given:
-      if name not in known:
-        raise ValueError(f'--{flag}: {name} is none of {", ".join(known)}')
+  check_known('attacks', settings.attacks, ATTACKS)
+  check_known('placements', settings.placements, PLACEMENTS)
+  check_known('rules', [r.partition(':')[0] for r in settings.rules], RULES)
   training = [
     cell(settings, attack, placement, rule, groups)
     for attack in settings.attacks

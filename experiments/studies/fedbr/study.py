@@ -24,7 +24,7 @@ import byzjax
 from byzjax import objectives
 
 from ...harness.cells import Cell, Rows, basic_metrics
-from ...harness.settings import ImageSettings, option
+from ...harness.settings import ImageSettings, check_known, option
 from ...reporting import tables
 from ...reporting.summary import Summary, Table
 from .. import opponents
@@ -172,15 +172,10 @@ def cell(
 
 
 def define(settings: Settings) -> list[Cell]:
-  for flag, known in (
-    ('parts', Settings().parts),
-    ('methods', METHODS),
-    ('attacks', opponents.ATTACKS),
-    ('rules', opponents.RULES),
-  ):
-    for name in getattr(settings, flag):
-      if name not in known:
-        raise ValueError(f'--{flag}: {name} is none of {", ".join(known)}')
+  check_known('parts', settings.parts, Settings().parts)
+  check_known('methods', settings.methods, METHODS)
+  check_known('attacks', settings.attacks, opponents.ATTACKS)
+  check_known('rules', settings.rules, opponents.RULES)
   cells_of = {
     'methods': of_methods,
     'attacks': of_attacks,

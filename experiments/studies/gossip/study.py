@@ -17,7 +17,7 @@ from collections.abc import Callable
 from matplotlib import pyplot as plt
 
 from ...harness.cells import Cell, OwnCell, Rows
-from ...harness.settings import ImageSettings, option
+from ...harness.settings import ImageSettings, check_known, option
 from ...reporting import palette, pictures, tables
 from ...reporting.summary import Summary, pivots
 from . import claims, liars, measure
@@ -91,10 +91,8 @@ def define(settings: Settings) -> list[Cell | OwnCell]:
       GRAPHS, settings.steps, settings.num_runs
     ),
   }
-  for flag, known in (('parts', cells_of), ('graphs', GRAPHS)):
-    for name in getattr(settings, flag):
-      if name not in known:
-        raise ValueError(f'--{flag}: {name} is none of {", ".join(known)}')
+  check_known('parts', settings.parts, cells_of)
+  check_known('graphs', settings.graphs, GRAPHS)
   return [x for part in settings.parts for x in cells_of[part](settings)]
 
 

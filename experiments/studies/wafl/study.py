@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from ...harness.cells import Cell, Rows
-from ...harness.settings import ImageSettings, option
+from ...harness.settings import ImageSettings, check_known, option
 from ...reporting import pictures, tables
 from ...reporting.summary import Check, Claim, Summary, claims_about, pivots
 from .. import opponents
@@ -97,10 +97,7 @@ class Settings(ImageSettings):
 
 
 def define(settings: Settings) -> list[Cell]:
-  for attack in settings.attacks:
-    if attack not in training.ATTACKS:
-      known = ', '.join(training.ATTACKS)
-      raise ValueError(f'--attacks: {attack} is none of {known}')
+  check_known('attacks', settings.attacks, training.ATTACKS)
   methods = [
     training.cell(settings, 'methods', method, 'none', 'mean', settings.gammas)
     for method in ('fedavg', 'fedpgd', 'wafl')
