@@ -63,6 +63,11 @@ class InspectFn(Protocol):
   ) -> tuple[Aggregate, State, AggregationInfo]: ...
 
 
+def value_at(value: ScalarOrSchedule, step: jax.Array) -> Scalar:
+  """The number, or that of a schedule at this step."""
+  return value(step) if callable(value) else value
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Update:
   """The `update` of an `Aggregator`, with the properties of the rule.

@@ -70,11 +70,6 @@ def check_slots(
   return rule
 
 
-def value_at(value: base.ScalarOrSchedule, step: jax.Array) -> base.Scalar:
-  """The number, or that of a schedule at this step."""
-  return value(step) if callable(value) else value
-
-
 def check_transforms(name: str, transforms: dict[str, Any]) -> None:
   """Raises unless all are optax transforms, or None, and none is a rule."""
   for slot, transform in transforms.items():

@@ -149,7 +149,7 @@ def _run(
 ):  # fmt: skip
   del exchange
   round_arguments.check_slices(_NAME, batch, None)
-  rate = round_arguments.value_at(learning_rate, context.step)
+  rate = base.value_at(learning_rate, context.step)
 
   def of_worker(batches, own, key):
     return corrected_steps(

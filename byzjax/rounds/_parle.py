@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from byzjax._src import base, checks, flat, local, parameters, round_arguments
+from byzjax._src import base, checks, flat, local, parameters
 from byzjax.aggregators import mean
 from byzjax.rounds import _replicas
 from byzjax.rounds._worker_gradients import LossFn, ValueAndGrad
@@ -212,7 +212,7 @@ def worker_round(
 ):
   """The outer step of a worker, then its inner steps; see `Method`."""
   rate, strength, spring = (
-    round_arguments.value_at(value, round)
+    base.value_at(value, round)
     for value in (parts.learning_rate, parts.gamma, parts.rho)
   )
   w = layout.ravel(params)

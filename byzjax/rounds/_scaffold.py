@@ -104,7 +104,7 @@ def _run(
   context, exchange,
 ):  # fmt: skip
   round_arguments.check_slices(_NAME, batch, None)
-  rate = round_arguments.value_at(learning_rate, context.step)
+  rate = base.value_at(learning_rate, context.step)
   common = context.shared
 
   def of_worker(batches, own, key):

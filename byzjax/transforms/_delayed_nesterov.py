@@ -12,7 +12,6 @@ from byzjax._src import (
   checks,
   flat,
   parameters,
-  round_arguments,
 )
 
 
@@ -150,7 +149,7 @@ def delayed_nesterov(
     )
     # With N = 1 exactly one.
     share = jnp.where(hit, 1 - (n - 1) * activation, activation)
-    eps = round_arguments.value_at(learning_rate, state.step)
+    eps = base.value_at(learning_rate, state.step)
     updates = jax.tree.map(
       lambda g, m: (
         -eps * (share * (momentum * m) + g.astype(m.dtype) / n)

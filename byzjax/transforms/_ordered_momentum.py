@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, checks, flat, round_arguments
+from byzjax._src import base, checks, flat
 from byzjax.transforms import _arrivals
 
 Bucket = Literal['ceil', 'floor']
@@ -145,7 +145,7 @@ def ordered_momentum(
     ticks = late & ~jnp.asarray(is_waiting, bool)
     num_ticks = state.num_ticks + ticks.astype(jnp.int32)
     j = jnp.maximum(num_ticks - bucket_of(issued_at), 0).astype(dtype)
-    rate = round_arguments.value_at(learning_rate, state.step)
+    rate = base.value_at(learning_rate, state.step)
     eta = jnp.asarray(rate, dtype)
     if delay_adaptive:
       eta = eta * _delay_factor(num_workers, staleness, dtype)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, checks, flat, round_arguments
+from byzjax._src import base, checks, flat
 
 
 class Smega2State(NamedTuple):
@@ -109,7 +109,7 @@ def smega2(
 
   def update_fn(updates, state, params=None, **extra):
     del params, extra
-    eta = round_arguments.value_at(learning_rate, state.step)
+    eta = base.value_at(learning_rate, state.step)
     ends = state.step % n == n - 1
     total = jax.tree.map(
       lambda s, g: s + g.astype(s.dtype), state.total, updates
@@ -129,7 +129,7 @@ def smega2(
     return updates, Smega2State(step, new_momentum, total)
 
   def estimate(params, state):
-    eta = round_arguments.value_at(learning_rate, state.step)
+    eta = base.value_at(learning_rate, state.step)
 
     def forecast(w, m, total):
       s = (state.step % n).astype(m.dtype)
