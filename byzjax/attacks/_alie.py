@@ -18,8 +18,9 @@ def alie_factor(
 
   Args:
     num_workers: n, an integer; may be traced, like f.
-    num_byzantine: f, an integer. From `n/2` on nobody has to support the
-      attack, and the probability above is `1 - 1 / (2n)`.
+    num_byzantine: f, an integer. Above `n/2` nobody has to support the attack,
+      and of two workers all have to: the probability above is kept between `1 /
+      (2n)` and `1 - 1 / (2n)`.
 
   Returns:
     z, a float scalar. With few Byzantine workers, such as (n, f) = (8, 1), z is
@@ -39,9 +40,8 @@ def alie_factor(
   checks.check_integer('alie_factor', 'num_byzantine', f)
   supporters = n // 2 + 1 - f
   share = (n - f - supporters) / jnp.maximum(jnp.asarray(n - f), 1)
-  return jax.scipy.special.ndtri(
-    jnp.minimum(share, 1 - 0.5 / jnp.maximum(n, 1))
-  )
+  least = 0.5 / jnp.maximum(n, 1)  # Of 0 and of 1 the factor is infinite.
+  return jax.scipy.special.ndtri(jnp.clip(share, least, 1 - least))
 
 
 @recipes.factory

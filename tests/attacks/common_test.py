@@ -236,6 +236,20 @@ def test_alie_of_a_majority_sends_numbers(f):
   assert np.isfinite(sent).all()
 
 
+@pytest.mark.parametrize(
+  'make', [byzjax.alie, byzjax.relocated_orthogonal_perturbation]
+)
+@pytest.mark.parametrize('bad', [[1, 0], [1, 0, 0], [1, 1], [1]])
+def test_with_few_workers_around_numbers_are_sent(make, bad):
+  # Of three workers the last is absent.
+  x = np.array([[7.0, 1.0], [1.0, 2.0], [np.nan, 3.0]], np.float32)[: len(bad)]
+  sent = make()(jnp.asarray(x), is_byzantine=jnp.array(bad, bool))
+  assert np.isfinite(sent[0]).all()
+  for n in (1, 2):
+    for f in range(n + 1):
+      assert np.isfinite(byzjax.alie_factor(n, f))
+
+
 def test_alie_ddof():
   with pytest.raises(ValueError, match='alie needs ddof to be 0 or 1, got 2'):
     byzjax.alie(ddof=2)
