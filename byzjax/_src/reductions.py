@@ -373,8 +373,9 @@ def hypot(x: jax.Array, y: jax.Array) -> jax.Array:
 def distance(
   x: jax.Array, y: jax.Array, *, axis_name: base.AxisName = None
 ) -> jax.Array:
-  """`|x - y|` of two vectors: `[d], [d] -> []`."""
-  return sqrt(psum(jnp.sum(jnp.square(x - y)), axis_name))
+  """`|x - y|` of two vectors, NaN where one has a NaN: `[d], [d] -> []`."""
+  squared = psum(jnp.sum(jnp.square(x - y)), axis_name)
+  return jnp.where(jnp.isnan(squared), squared, sqrt(squared))
 
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ class BreakdownPoint(NamedTuple):
     num_byzantine: the smallest number of messages that moved the aggregate
       arbitrarily far; None if not even all of them did.
     displacements: float[n], for f = 1 ... n the largest displacement of the
-      aggregate by f messages of the given magnitude.
+      aggregate by f messages of the given magnitude; inf if it is no number.
     exponents: float[n], the largest p for which this displacement grew as the
       p-th power of the magnitude: 0 is bounded, 1 is proportional, and more is
       a jump in between.
@@ -106,8 +106,10 @@ def breakdown_point(
       np.array([_STEP * magnitude, magnitude]),
     )
   )
-  spread = np.sqrt(num_coordinates)
-  growth = np.maximum(moved, spread) / np.maximum(near, spread)
+  spread, largest = np.sqrt(num_coordinates), np.finfo(moved.dtype).max
+  # No larger: a rule that gives no number for either is broken, too.
+  near = np.clip(near, spread, largest)
+  growth = np.maximum(moved, spread).astype(float) / near
   exponents = np.log(growth).max(axis=(0, 2)) / np.log(1 / _STEP)
   broken = np.flatnonzero(exponents > 0.5)
   point = int(broken[0]) + 1 if len(broken) else None
@@ -127,7 +129,8 @@ def _displacements(aggregator, honest, is_byzantine, far, keys, sizes):
 
   def displacement(honest, is_byzantine, far, key, size):
     rows = jnp.where(is_byzantine[:, None], size * far, honest)
-    return reductions.distance(aggregate(rows, key), aggregate(honest, key))
+    moved = reductions.distance(aggregate(rows, key), aggregate(honest, key))
+    return jnp.where(jnp.isnan(moved), jnp.inf, moved)
 
   per_placement = jax.vmap(displacement, (None, None, 0, None, None))
   per_count = jax.vmap(per_placement, (None, 0, 0, None, None))

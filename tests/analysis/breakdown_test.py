@@ -1,6 +1,7 @@
 """How many messages rules stand, found by search."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -85,6 +86,23 @@ def test_what_clipping_moves_is_within_its_bound():
   f = np.arange(1, N + 1)
   assert (found.displacements <= 2 * f * 0.5 / N * (1 + 1e-5)).all()
   assert found.displacements[0] > 0.5 * 0.5 / N
+
+
+@pytest.mark.parametrize('power', [1, 20])
+def test_a_rule_that_gives_no_number_is_broken(power):
+  def soft(messages, state, params=None, **extra):
+    del params, extra
+    weights = jnp.exp(power * jnp.linalg.norm(messages, axis=1))
+    return weights @ messages / weights.sum(), state
+
+  found = analysis.breakdown_point(
+    byzjax.Aggregator(lambda params: (), soft, name='soft'),
+    num_workers=5,
+    key=jax.random.key(0),
+  )
+  assert found.num_byzantine == 1
+  assert np.isinf(found.displacements).all()
+  assert (found.exponents > 1).all()
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,16 @@ def test_attack_and_aggregate():
   assert info.mask.all()
 
 
+def test_an_aggregate_that_is_no_number_has_no_error():
+  naive = byzjax.Aggregator(
+    lambda params: (), lambda x, state, params=None, **_: (x.mean(0), state)
+  )
+  parts = _parts(attack=byzjax.constant(value=jnp.nan), aggregator=naive)
+  state, _ = _start(parts)
+  *_, info = _stages.attack_and_aggregate(parts, BATCH, state, COHORT, KEY)
+  assert np.isnan(info.error)
+
+
 @pytest.mark.parametrize(
   'change, votes',
   [
