@@ -339,12 +339,15 @@ def rows_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
 def rows_std(
   x: jax.Array, mask: jax.Array, mean: jax.Array, *, ddof: int
 ) -> jax.Array:
-  """Standard deviation around `mean` of the rows where `mask`: `[d]`."""
+  """Standard deviation around `mean` of the rows where `mask`: `[d]`.
+
+  Its derivative is zero where all entries are equal.
+  """
   count = jnp.maximum(mask.sum() - ddof, 1).astype(x.dtype)
   squares = weighted_sum(
     mask.astype(x.dtype), x, lambda row: jnp.square(row - mean)
   )
-  return jnp.sqrt(squares / count)
+  return sqrt(squares / count)
 
 
 def materialized(y: Any, always: jax.Array) -> Any:

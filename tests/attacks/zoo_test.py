@@ -201,6 +201,22 @@ def test_equal_messages_and_zeros_give_no_nan(name):
     assert (sent >= lowest - 1e-5).all() and (sent <= value + 1e-5).all()
 
 
+@pytest.mark.parametrize(
+  'attack', [byzjax.alie(z=1.0), byzjax.min_max(), byzjax.min_sum()]
+)
+def test_where_messages_are_equal_there_are_derivatives(attack):
+  x = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
+  x[:, 1] = 0  # such as that of a unit that is never active
+
+  def sent(x):
+    return attack(x, is_byzantine=jnp.asarray(BAD))[np.argmax(BAD)]
+
+  jacobian = jax.jacobian(sent)(jnp.asarray(x))
+  assert np.isfinite(jacobian).all()
+  # All alike, the spread is at its minimum: what is sent is the mean.
+  np.testing.assert_allclose(jacobian[1, ~BAD, 1], 1 / (~BAD).sum(), 1e-5)
+
+
 # Rounds, on one device and on several.
 
 
