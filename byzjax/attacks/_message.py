@@ -48,11 +48,16 @@ def mean_of(view: View) -> jax.Array:
 def overwrite(
   messages: base.Messages, malicious: base.Messages, is_byzantine: jax.Array
 ) -> base.Messages:
-  """Honest rows as they are, Byzantine rows from `malicious` ([n or 1, ..])."""
+  """Honest rows as they are, Byzantine rows from `malicious` ([n or 1, ..]).
+
+  Whole numbers become float32, as they do where messages are made flat.
+  """
 
   def leaf(x, bad):
     mask = is_byzantine.reshape((-1,) + (1,) * (x.ndim - 1))
-    return jnp.where(mask, bad.astype(x.dtype), x)
+    is_float = jnp.issubdtype(x.dtype, jnp.floating)
+    dtype = x.dtype if is_float else jnp.float32
+    return jnp.where(mask, bad.astype(dtype), x.astype(dtype))
 
   return jax.tree.map(leaf, messages, malicious)
 

@@ -89,6 +89,24 @@ def test_the_state_of_another_model_is_refused(name):
     )
 
 
+@pytest.mark.parametrize(
+  'attack',
+  [
+    byzjax.sign_flip(scale=0.5, own=True),
+    byzjax.model_replacement(scale=0.5),
+    byzjax.adaptive(byzjax.alie(z=1.0), byzjax.trimmed_mean(num_byzantine=1)),
+    byzjax.inner_product_manipulation(epsilon=0.5),
+  ],
+  ids=['own', 'scaled', 'adaptive', 'mean'],
+)
+def test_whole_numbers_are_attacked_as_floats(attack):
+  x, bad = jnp.array([[9, 3], [0, 1], [1, 5], [2, 2]]), jnp.arange(4) < 1
+  sent = attack(x, is_byzantine=bad)
+  expected = attack(x.astype(jnp.float32), is_byzantine=bad)
+  np.testing.assert_array_equal(sent, expected)
+  assert sent.dtype == jnp.float32
+
+
 def test_numbers_of_workers_that_do_not_fit_are_refused():
   x = jnp.ones((N, 4))
   for attack, message in (
