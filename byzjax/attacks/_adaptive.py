@@ -59,7 +59,8 @@ def adaptive(
   Args:
     attack: the `Attack` to scale: `alie(z=1.0)` gives all `mu - s std`.
     aggregator: the rule under attack, including its pre-aggregators.
-    strengths: the grid, float[k]; None for 1/16 to 64 in half octaves.
+    strengths: the grid, float[k], in any order; None for 1/16 to 64 in half
+      octaves.
     num_refinements: how often the grid is refined, a Python int >= 0.
     num_rounds: how many rounds ahead the attacker simulates: the messages stay
       fixed, the state of the rule evolves, and the displacements add up. 1 is
@@ -95,6 +96,7 @@ def adaptive(
   checks.check_reals('adaptive', 'strengths', strengths)
   strengths = jnp.asarray(_STRENGTHS if strengths is None else strengths)
   checks.num_workers('adaptive: strengths', strengths)
+  strengths = jnp.sort(strengths)  # The best one has neighbours.
 
   def send(messages, state, *, is_byzantine, **knowledge):
     is_byzantine = _message.mask_of('adaptive', messages, is_byzantine)

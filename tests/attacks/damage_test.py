@@ -42,6 +42,23 @@ RULES = {
 ATTACK = byzjax.alie(z=-1.0)
 
 
+def test_a_grid_in_any_order_has_the_same_neighbours():
+  def below(messages, state, params=None, **extra):
+    del params, extra
+    counts = jnp.abs(messages).max(axis=1) < 3.3
+    return jnp.where(counts[:, None], messages, 0).sum(0) / counts.sum(), state
+
+  rule = byzjax.Aggregator(lambda params: (), below, name='below')
+  x = jnp.array([[9.0], [-1.0], [1.0], [0.0]])
+  for strengths in [(1.0, 2.0, 4.0), (1.0, 4.0, 2.0), (2.0, 4.0, 1.0)]:
+    attack = byzjax.adaptive(
+      byzjax.alie(z=1.0), rule, strengths=strengths, num_refinements=1
+    )
+    sent = attack(x, is_byzantine=jnp.arange(4) < 1)
+    # Of the points between 2 and 4: s = 1 is at -1.
+    np.testing.assert_allclose(sent[0], -3.25, 1e-6)
+
+
 def _messages(n):
   """By name: messages [n, SIZE] of which the last are honest."""
   random = np.random.default_rng(n)
