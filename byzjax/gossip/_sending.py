@@ -68,7 +68,6 @@ def byzantine_messages(
     state,
     is_byzantine=is_byzantine,
     key=key,
-    aggregator_state=(),
     num_coordinates=x.shape[1],
   )
   return Sent(x, sent, is_byzantine), state

@@ -125,6 +125,19 @@ def test_any_combination_can_be_sent():
   np.testing.assert_allclose(mixed[:10], honest[:10], 1e-5, 1e-6)
 
 
+def test_an_attacker_imagines_a_server_whose_rule_remembers():
+  x, bad = jnp.asarray(_vectors(), jnp.float32), jnp.asarray(BYZANTINE)
+  attack = byzjax.adaptive(
+    byzjax.alie(z=1.0), byzjax.centered_clipping(radius=1.0)
+  )
+  mixed = gossip.mix(PLAIN, GRAPH, x, attack=attack, is_byzantine=bad)
+  told = jnp.where(bad[:, None], attack(x, is_byzantine=bad), x)
+  # The ends of the bridge hear the attackers.
+  expected = jnp.asarray(GRAPH.mixing, jnp.float32) @ told
+  ends = np.array([LEFT, RIGHT])
+  np.testing.assert_allclose(mixed[ends], expected[ends], 1e-5, 1e-5)
+
+
 def test_alone_an_attacker_knows_itself_only():
   x = jnp.asarray(_vectors(), jnp.float32)
   sent = {}
