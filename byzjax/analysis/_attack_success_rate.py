@@ -48,7 +48,8 @@ def attack_success_rate(
   Raises:
     TypeError: if `logits_fn` or the trigger is not a function.
     ValueError: if a number is out of range, or images and labels do not have
-      the same length of at least 1.
+      the same length of at least 1; at trace time, if the logits are not
+      float[m, K] with a K above the target.
 
   Example:
     >>> import byzjax, jax.numpy as jnp
@@ -91,6 +92,12 @@ def attack_success_rate(
     if trigger is not None:
       batch_images = trigger(batch_images)
     logits = logits_fn(params, batch_images)
+    shape = jnp.shape(logits)
+    if len(shape) != 2 or shape[0] != size or shape[1] <= target:
+      raise ValueError(
+        f'{name} needs logits_fn to return logits [{size}, K], K above'
+        f' target={target}, got the shape {list(shape)}'
+      )
     fooled = jnp.argmax(logits, -1) == target
     return jnp.sum(counts & fooled & jnp.all(jnp.isfinite(logits), -1))
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from byzjax._src import base, checks, data_attacks, recipes
 from byzjax.attacks import _triggers
@@ -130,7 +131,8 @@ def edge_case(
     are taken in order.
 
   Raises:
-    ValueError: as `backdoor`, or if the pool is not an array of images.
+    ValueError: as `backdoor`, or if the pool is not an array of images; at
+      trace time, if it does not fit into integer pixels.
 
   References:
     Wang, Sreenivasan, Rajput, Vishwakarma, Agarwal, Sohn, Lee, Papailiopoulos,
@@ -171,6 +173,7 @@ def edge_case(
         f'edge_case needs a pool of images {list(images.shape[-3:])}, got'
         f' {list(jnp.shape(pool)[1:])}'
       )
+    _check_pixels(pool, images.dtype)
     b = math.prod(labels.shape[1:])
     if key is None:
       chosen = jnp.broadcast_to(jnp.arange(b) % len(pool), (len(rank), b))
@@ -191,6 +194,21 @@ def edge_case(
     )
 
   return apply
+
+
+def _check_pixels(pool: Any, dtype: Any) -> None:
+  """Raises ValueError if the pool has pixels that the dtype would change."""
+  if not jnp.issubdtype(dtype, jnp.integer) or isinstance(
+    pool, jax.core.Tracer
+  ):
+    return
+  values, limits = np.asarray(pool, float), jnp.iinfo(dtype)
+  fits = (values >= limits.min) & (values <= limits.max)
+  if not np.all(fits & (values == np.round(values))):
+    raise ValueError(
+      'edge_case needs pool to hold integers that fit into pixels of'
+      f' {dtype}, got values from {values.min()} to {values.max()}'
+    )
 
 
 def _read(

@@ -187,6 +187,19 @@ def test_edge_cases_come_from_the_pool():
   np.testing.assert_array_equal(new_images[~poisoned], images[~poisoned])
 
 
+@pytest.mark.parametrize('value', [0.7, 256, -1, np.nan])
+def test_a_pool_that_does_not_fit_the_pixels_is_refused(value):
+  batch = jnp.zeros([2, 4, 2, 2, 1], jnp.uint8), jnp.zeros([2, 4], int)
+  who = jnp.array([True, False])
+  images, _ = byzjax.edge_case(np.full([3, 2, 2, 1], 255.0), target=1)(
+    batch, who
+  )
+  assert images.dtype == jnp.uint8 and images.max() == 255
+  attack = byzjax.edge_case(np.full([3, 2, 2, 1], value), target=1)
+  with pytest.raises(ValueError, match='edge_case needs pool .* of uint8'):
+    attack(batch, who)
+
+
 def test_static_labels_are_a_permutation_without_fixed_points():
   labels = np.broadcast_to(np.arange(7), [N, 7])
   for seed in range(5):
@@ -318,6 +331,19 @@ def test_the_success_rate_counts_other_classes_alone():
   np.testing.assert_allclose(rate(trigger=trigger, target=1, source=2), 1 / 3)
   assert rate(trigger=None, target=1) == 0
   assert np.isnan(rate(trigger=trigger, target=1, source=5))
+
+
+@pytest.mark.parametrize('shape', [(3, 2), (3,), (2, 3), (3, 4, 5)])
+def test_logits_that_cannot_give_the_target_are_refused(shape):
+  with pytest.raises(ValueError, match=r'logits \[3, K\], K above target=2'):
+    analysis.attack_success_rate(
+      lambda params, images: jnp.zeros(shape),
+      (),
+      np.zeros([3, 8, 8, 1]),
+      np.arange(3),
+      trigger=None,
+      target=2,
+    )
 
 
 def test_a_backdoor_gets_through_a_mean_and_leaves_the_accuracy():
