@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, bits, checks, draws, recipes, reductions
+from byzjax._src import (
+  base,
+  bits,
+  checks,
+  draws,
+  flat,
+  recipes,
+  reductions,
+)
 from byzjax.compression import _qsgd
 
 _ZEROS = ('plus', 'abstain')
@@ -117,6 +125,8 @@ def noisy_sign_codec(*, std: base.Scalar) -> base.Codec:
   def encode(x, state, key=None, *, num_coordinates, axis_name=None):
     del num_coordinates
     key = draws.require_key('noisy_sign_codec', key)
+    # In half precision a small x is lost in the noise.
+    x = x.astype(flat.compute_dtype(x))
     noise = draws.draw(jax.random.normal, key, x, axis_name)
     return bits.pack(x + std * noise < 0), state
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, bits, checks, draws, recipes
+from byzjax._src import base, bits, checks, draws, flat, recipes
 
 
 @recipes.factory
@@ -72,6 +72,8 @@ def sparsign(
 ) -> jax.Array:
   """`sign(x)` with probability `min(1, B |x|)`, else 0: [D] -> [D]."""
   key = draws.require_key('sparsign_codec', key)
-  uniform = draws.draw(jax.random.uniform, key, x, axis_name)
-  sent = uniform < budget * jnp.abs(x)  # False for NaN
+  # In float32 at least: a draw of half precision is zero too often.
+  wide = x.astype(flat.compute_dtype(x))
+  uniform = draws.draw(jax.random.uniform, key, wide, axis_name)
+  sent = uniform < budget * jnp.abs(wide)  # False for NaN
   return jnp.where(sent, jnp.sign(x), 0)

@@ -183,6 +183,16 @@ def test_noise_before_the_sign_has_its_probability():
   np.testing.assert_allclose(mean, expected, atol=5 / np.sqrt(2000))
 
 
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+@pytest.mark.parametrize('name', ['qsgd_linf', 'sparsign', 'noisy_sign'])
+def test_half_precision_draws_what_float32_does(name, dtype):
+  x = np.linspace(-0.01, 0.01, D)
+  x[0] = 1.0
+  x = jnp.asarray(x).astype(dtype)
+  expected = send(CODECS[name], x.astype(jnp.float32))[0]
+  np.testing.assert_array_equal(send(CODECS[name], x)[0], expected)
+
+
 def test_a_message_that_is_not_finite_is_seen_by_the_server():
   for bad in (np.nan, np.inf):
     x = vector(D)
