@@ -43,7 +43,7 @@ def random_sample_means(
     float32 `[num_pseudo, H, W, C]`.
 
   Raises:
-    ValueError: if an argument is out of its range.
+    ValueError: if an argument is out of its range, or a worker has no examples.
 
   References:
     Guo, Tang, Lin, 2023, arXiv:2205.13462.
@@ -61,6 +61,8 @@ def random_sample_means(
   checks.check_range('random_sample_means', 'scale', scale, 0, exclusive=True)
   checks.check_key('random_sample_means', 'key', key)
   checks.check_pair('random_sample_means', 'partition', partition)
+  name = 'random_sample_means'
+  checks.check_whole(name, 'the sizes of partition', partition[1], 1)
   indices, sizes = map(jnp.asarray, partition)
   worker_key, example_key = jax.random.split(key)
   workers = jax.random.randint(worker_key, (num_pseudo,), 0, sizes.shape[0])

@@ -70,6 +70,12 @@ def test_refusals(arguments, message):
     random_sample_means(np.zeros((3, 1, 1, 1)), partition, KEY, **arguments)
 
 
+def test_a_worker_without_examples_is_refused():
+  partition = np.array([[0, 1], [2, 2]]), np.array([2, 0])
+  with pytest.raises(ValueError, match=r'sizes of partition >= 1, got \[2 0\]'):
+    random_sample_means(np.zeros((3, 1, 1, 1)), partition, KEY)
+
+
 def test_the_projection_follows_its_formula():
   head = projection(KEY, num_features=6, width=5, out=4)
   head = jax.tree.map(lambda x: x + 0.1, head)
