@@ -230,8 +230,9 @@ def byzantine_message(
 
 def written(messages: base.Messages, common: base.CommonRow) -> base.Messages:
   """The messages with the common row in its places, computed only once."""
-  # Otherwise XLA:CPU computes it again for every worker.
-  always = reductions.always(jax.tree.leaves(messages)[0])
+  # Otherwise XLA:CPU computes it again for every worker. An empty leaf has no
+  # number that depends on data.
+  always = reductions.always(max(jax.tree.leaves(messages), key=jnp.size))
   row = jax.tree.map(lambda x: reductions.materialized(x, always), common.row)
   return message_rows.put(messages, common._replace(row=row))
 

@@ -107,6 +107,14 @@ def test_whole_numbers_are_attacked_as_floats(attack):
   assert sent.dtype == jnp.float32
 
 
+def test_a_first_leaf_without_entries_is_no_matter():
+  x, bad = jnp.arange(8.0).reshape(4, 2), jnp.arange(4) < 1
+  attack = byzjax.inner_product_manipulation()
+  sent = attack({'a': jnp.zeros((4, 0)), 'b': x}, is_byzantine=bad)
+  np.testing.assert_array_equal(sent['b'], attack(x, is_byzantine=bad))
+  assert sent['a'].shape == (4, 0)
+
+
 def test_numbers_of_workers_that_do_not_fit_are_refused():
   x = jnp.ones((N, 4))
   for attack, message in (
