@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, flat, loss_forms
+from byzjax._src import base, checks, flat, loss_forms
 from byzjax.transforms import normalize_by_global_norm
 
 LossFn = Callable[[base.Params, base.Batch], jax.Array]
@@ -38,7 +38,8 @@ def directional_sharpness(
 
   Returns:
     `(params, batch, direction) -> S`, float[]; the direction is a tree shaped
-    like params, and its length does not matter. NaN for v = 0.
+    like params, and its length does not matter. NaN for v = 0. It raises a
+    ValueError at trace time for a direction of another shape.
 
   References:
     Pan, Li, 2023, arXiv:2306.00204; the product: Pearlmutter, 1994,
@@ -60,7 +61,7 @@ def directional_sharpness(
 
   def sharpness(params, batch, direction):
     gradient = jax.grad(lambda x: loss_fn(x, batch))
-    v = _unit(direction, params)
+    v = _unit('directional_sharpness', direction, params)
     with jax.default_matmul_precision('highest'):
       _, product = jax.jvp(gradient, (_widened(params),), (v,))
     squared_norm = optax.tree.vdot(v, v)
@@ -85,7 +86,8 @@ def loss_along_direction(
   Returns:
     `(params, batch, direction, distances float[k]) -> float[k]`; the direction
     is a tree shaped like params. Losses are computed one after another, in the
-    memory of one, and in float32 at least. With v = 0 all are the loss at x.
+    memory of one, and in float32 at least. With v = 0 all are the loss at x. It
+    raises a ValueError at trace time for a direction of another shape.
 
   References:
     Pan, Li, 2023, arXiv:2306.00204.
@@ -102,7 +104,8 @@ def loss_along_direction(
   loss_forms.check_signature('loss_along_direction', loss_fn, needs_key=False)
 
   def losses(params, batch, direction, distances):
-    x, v = _widened(params), _unit(direction, params)
+    x = _widened(params)
+    v = _unit('loss_along_direction', direction, params)
 
     def at(distance):
       return loss_fn(
@@ -119,7 +122,15 @@ def _widened(tree: base.Params) -> base.Params:
   return jax.tree.map(lambda x: jnp.asarray(x, flat.compute_dtype(x)), tree)
 
 
-def _unit(direction: base.Params, params: base.Params) -> base.Params:
+def _unit(
+  name: str, direction: base.Params, params: base.Params
+) -> base.Params:
   """The direction with length one, in the types of `_widened(params)`."""
+  found, wanted = checks.signature(direction), checks.signature(params)
+  if found != wanted:
+    raise ValueError(
+      f'{name} needs direction to be like params, with leaves of the shapes'
+      f' {wanted[1]} in {wanted[0]}, got {found[1]} in {found[0]}'
+    )
   wide = optax.tree.cast_like(direction, _widened(params))
   return normalize_by_global_norm().update(wide, optax.EmptyState())[0]

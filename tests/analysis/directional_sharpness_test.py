@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import byzjax
 from byzjax import analysis
@@ -175,3 +176,14 @@ def test_loss_along_a_tree_is_the_loss_at_those_points():
       params, batch, jax.tree.map(jnp.zeros_like, v), jnp.array([1.0])
     )
     np.testing.assert_allclose(still[0], _network_loss(params, batch), 1e-14)
+
+
+@pytest.mark.parametrize('shape', [(), (1,), (4, 3), (5,)])
+@pytest.mark.parametrize(
+  'make', [analysis.directional_sharpness, analysis.loss_along_direction]
+)
+def test_a_direction_of_another_shape_is_refused(make, shape):
+  of = make(lambda x, batch: jnp.sum(x**2))
+  more = (jnp.arange(2.0),) if make is analysis.loss_along_direction else ()
+  with pytest.raises(ValueError, match=f'{make.__name__} needs direction'):
+    of(jnp.ones(3), None, jnp.ones(shape), *more)
