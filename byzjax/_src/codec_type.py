@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 
 from byzjax._src import recipes
 
@@ -58,3 +59,12 @@ class Codec(NamedTuple):
 
   def __reduce__(self) -> tuple[Any, ...]:
     return recipes.reduce(self)
+
+
+def check_vector(name: str, x: Any) -> None:
+  """Raises ValueError unless `x` is one vector."""
+  if jnp.ndim(x) != 1:
+    raise ValueError(
+      f'{name} encodes one vector float[D], got the shape {[*jnp.shape(x)]}:'
+      ' did you forget jax.vmap over the workers?'
+    )

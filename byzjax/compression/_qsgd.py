@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, bits, checks, draws, recipes, reductions
+from byzjax._src import (
+  base,
+  bits,
+  checks,
+  codec_type,
+  draws,
+  recipes,
+  reductions,
+)
 from byzjax.compression import _sparsign
 
 
@@ -150,6 +158,7 @@ def _scaled_ternary(name, prepare, scale_of) -> base.Codec:
   """`s sign(x)` with probability `|x| / s`, else 0; `s(x) >= max |x|`."""
 
   def encode(x, state, key=None, *, num_coordinates, axis_name=None):
+    codec_type.check_vector(name, x)
     key = draws.require_key(name, key)
     x = prepare(x, num_coordinates, axis_name)
     scale = scale_of(x, axis_name)

@@ -10,6 +10,7 @@ from byzjax._src import (
   base,
   bits,
   checks,
+  codec_type,
   draws,
   flat,
   recipes,
@@ -73,6 +74,7 @@ def sign_codec(*, zeros: str = 'plus') -> base.Codec:
 
   def encode(x, state, key=None, *, num_coordinates, axis_name=None):
     del key, num_coordinates, axis_name
+    codec_type.check_vector('sign_codec', x)
     return bits.pack(x < 0) if plus else bits.pack_ternary(x), state
 
   def constrain(x, *, num_coordinates, axis_name=None):
@@ -124,6 +126,7 @@ def noisy_sign_codec(*, std: base.Scalar) -> base.Codec:
 
   def encode(x, state, key=None, *, num_coordinates, axis_name=None):
     del num_coordinates
+    codec_type.check_vector('noisy_sign_codec', x)
     key = draws.require_key('noisy_sign_codec', key)
     # In half precision a small x is lost in the noise.
     x = x.astype(flat.compute_dtype(x))
@@ -191,6 +194,7 @@ def scaled_sign_codec(*, zeros: str = 'plus') -> base.Codec:
 
   def encode(x, state, key=None, *, num_coordinates, axis_name=None):
     del key
+    codec_type.check_vector('scaled_sign_codec', x)
     scale = scale_of(x, num_coordinates, axis_name)
     words = bits.pack(x < 0) if plus else bits.pack_ternary(x)
     return ScaledSigns(words, scale), state

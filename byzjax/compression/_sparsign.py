@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._src import base, bits, checks, draws, flat, recipes
+from byzjax._src import (
+  base,
+  bits,
+  checks,
+  codec_type,
+  draws,
+  flat,
+  recipes,
+)
 
 
 @recipes.factory
@@ -48,6 +56,7 @@ def sparsign_codec(*, budget: base.Scalar) -> base.Codec:
 
   def encode(x, state, key=None, *, num_coordinates, axis_name=None):
     del num_coordinates
+    codec_type.check_vector('sparsign_codec', x)
     return bits.pack_ternary(sparsign(x, budget, key, axis_name)), state
 
   def constrain(x, *, num_coordinates, axis_name=None):

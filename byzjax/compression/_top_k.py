@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax._src import base, checks, recipes
+from byzjax._src import base, checks, codec_type, recipes
 
 
 @recipes.factory
@@ -57,6 +57,7 @@ def top_k_codec(*, num_kept: int) -> base.Codec:
 
   def encode(x, state, key=None, *, num_coordinates, axis_name=None):
     del key
+    codec_type.check_vector('top_k_codec', x)
     kept = constrain(x, num_coordinates=num_coordinates, axis_name=axis_name)
     return kept, state
 

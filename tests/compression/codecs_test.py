@@ -358,6 +358,13 @@ def test_what_an_attacker_can_send():
     np.testing.assert_array_equal(sent(name, x[:3]), [0, -5, 0])
 
 
+@pytest.mark.parametrize('name', CODECS)
+def test_a_matrix_is_refused(name):
+  x = jnp.ones((2, 32))
+  with pytest.raises(ValueError, match=r'_codec encodes one .* \[2, 32\]: did'):
+    CODECS[name].encode(x, (), KEY, num_coordinates=32)
+
+
 def test_refusals():
   with pytest.raises(ValueError, match="'l2' or 'linf', got 'l1'"):
     byzjax.qsgd_codec(norm='l1')
