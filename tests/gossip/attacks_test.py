@@ -128,7 +128,13 @@ def test_any_combination_can_be_sent():
 def test_an_attacker_imagines_a_server_whose_rule_remembers():
   x, bad = jnp.asarray(_vectors(), jnp.float32), jnp.asarray(BYZANTINE)
   attack = byzjax.adaptive(
-    byzjax.alie(z=1.0), byzjax.centered_clipping(radius=1.0)
+    byzjax.alie(z=1.0),
+    byzjax.Aggregator(
+      lambda params: params,
+      lambda x, state, params=None, **_: (x.mean(0) + state, state),
+    ),
+    strengths=(1.0, 2.0),
+    num_refinements=0,
   )
   mixed = gossip.mix(PLAIN, GRAPH, x, attack=attack, is_byzantine=bad)
   told = jnp.where(bad[:, None], attack(x, is_byzantine=bad), x)
