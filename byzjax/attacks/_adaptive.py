@@ -48,11 +48,12 @@ def adaptive(
 
   The attacker simulates the rule, from the state that the round passes to it
   (`aggregator_state`; a fresh state otherwise), and changes no state but its
-  own. Of a random rule it knows the distribution, not the draw. For rules that
-  work on a Gram matrix a trial costs n x n numbers. If all Byzantine workers
-  send the same message, linear pre-aggregators before a coordinate-wise rule
-  are applied for all strengths in one pass over the messages. For other rules a
-  trial is a call of the rule, and the whole batch is in memory at once.
+  own. Of a random rule it knows the distribution, not the draw; weights of
+  workers, which a round may have, it does not know. For rules that work on a
+  Gram matrix a trial costs n x n numbers. If all Byzantine workers send the
+  same message, linear pre-aggregators before a coordinate-wise rule are applied
+  for all strengths in one pass over the messages. For other rules a trial is a
+  call of the rule, and the whole batch is in memory at once.
 
   ByzFL searches one factor upwards, by 20 calls of the rule in sequence.
 
