@@ -34,10 +34,9 @@ def figure(
   """
   known = curves(folder)
   of_cells = {k: v for k, v in tables.split(rows, 'cell').items() if k in known}
-  columns = max(min(3, len(of_cells)), 1)
-  drawing, axes = pictures.panels(
-    -(-len(of_cells) // columns), columns, sharex=True, sharey=True
-  )
+  lines = max(-(-len(of_cells) // 3), 1)
+  columns = max(-(-len(of_cells) // lines), 1)
+  drawing, axes = pictures.panels(lines, columns, sharex=True, sharey=True)
   for place, (name, of_cell) in zip(axes.flat, of_cells.items()):
     last = int(tables.column(of_cell, x).max()) // every
     values = known[name][:, :last]
