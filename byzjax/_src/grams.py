@@ -70,8 +70,9 @@ def gram_about_message(
 
   A minority can send a message of just the median norm, in another direction.
   Around it squared distances lose about 1e-7 of its squared length. They are
-  still good enough to find a message near a majority, and the matrix is taken
-  again around that one: only where it is needed, but always under `vmap`.
+  still good enough to find a message that is as near to a majority as they can
+  tell, and the matrix is taken again around that one. Once more, and they can
+  tell all that float32 can: only where it is needed, but always under `vmap`.
 
   Args:
     gram_about: `int[] -> float[n, n]`, the matrix around message i.
@@ -82,10 +83,18 @@ def gram_about_message(
   Returns:
     The index of the message, int[], and the matrix around it.
   """
-  inner = gram_about(index)
-  better = nearer_index(inner, index, mass)
-  inner = lax.cond(better != index, lambda: gram_about(better), lambda: inner)
-  return better, inner
+
+  def nearer(index, inner, num_steps):
+    if not num_steps:
+      return index, inner
+    better = nearer_index(inner, index, mass)
+    return lax.cond(
+      better != index,
+      lambda: nearer(better, gram_about(better), num_steps - 1),
+      lambda: (index, inner),
+    )
+
+  return nearer(index, gram_about(index), 2)
 
 
 def nearer_index(

@@ -160,7 +160,9 @@ def test_a_quick_run_gets_to_its_picture(name, tmp_path):
 
 def test_what_is_given_is_not_made_quick():
   of = types.SimpleNamespace(
-    QUICK={'num_workers': 3}, QUICK_CELLS=('',), define=lambda config: []
+    QUICK={'num_workers': 3},
+    QUICK_CELLS=('',),
+    define=lambda config: [types.SimpleNamespace(name='mean')],
   )
   whole = study.load('sign_majority').Settings
   config = whole(num_seeds=7, num_workers=9)
