@@ -84,17 +84,20 @@ def gram_about_message(
     The index of the message, int[], and the matrix around it.
   """
 
-  def nearer(index, inner, num_steps):
-    if not num_steps:
-      return index, inner
-    better = nearer_index(inner, index, mass)
-    return lax.cond(
-      better != index,
-      lambda: nearer(better, gram_about(better), num_steps - 1),
-      lambda: (index, inner),
-    )
+  def look(index):
+    inner = gram_about(index)
+    return index, inner, nearer_index(inner, index, mass)
 
-  return nearer(index, gram_about(index), 2)
+  def step(_, looked):
+    index, _, better = looked
+    return lax.cond(better != index, lambda: look(better), lambda: looked)
+
+  first = look(index)
+  # The loop is in a branch: it would read the messages even if it did nothing.
+  index, inner, _ = lax.cond(
+    first[2] != index, lambda: lax.fori_loop(0, 2, step, first), lambda: first
+  )
+  return index, inner
 
 
 def nearer_index(

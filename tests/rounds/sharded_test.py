@@ -210,10 +210,9 @@ def test_no_collective_is_as_large_as_all_messages(name):
   assert exchanged == [N * WIDTH // 8]
   gathered = [size for kind, size in ops if kind == 'all-gather']
   assert gathered == [WIDTH]
-  # What is left are sums of n x n numbers or less: a Gram matrix, and in
-  # branches those that are taken again about a nearer message, twice at most.
+  # What is left are sums of n x n numbers or less.
   summed = [size for kind, size in ops if kind == 'all-reduce']
-  assert sum(summed) <= 3 * N * N + 8 * N
+  assert sum(summed) <= 2 * N * N + 8 * N
 
 
 def test_the_check_on_collectives_sees_a_gather_of_all_messages():
