@@ -8,7 +8,7 @@ rates, momenta, radii), are one program and several rows of the results.
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 from flax import nnx
@@ -95,6 +95,8 @@ class Cell:
     batches_per_pass: workers pass through their examples without replacement
       and shuffle them after so many batches; None draws with replacement.
     num_evals: evaluations, evenly spaced.
+    run_map: `'vmap'` does all runs at once; `'map'` one after the other, which
+      is faster where networks have convolutions and devices are CPUs.
     is_local: whether the round draws its own batches, by a sampler, and is
       given the partition.
     make_batch: what is done to a batch, such as repeating it within groups.
@@ -125,6 +127,7 @@ class Cell:
   partition: str | Callable[..., data.Partition] | Sequence[str] = 'iid'
   batches_per_pass: int | None = None
   num_evals: int = 20
+  run_map: Literal['vmap', 'map'] = 'vmap'
   is_local: bool = False
   make_batch: Callable = lambda batch: batch
   make_images: Callable | None = None

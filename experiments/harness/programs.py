@@ -138,7 +138,8 @@ def of_images(
   @functools.partial(jax.jit, donate_argnums=0)
   def stretch(states, length, chosen, arrays):
     runs = _Run(arrays.partitions, keys, grid)
-    return _stretched(setup, states, runs, length, chosen, arrays)
+    one_run = functools.partial(_stretched, length=length)
+    return _over_runs(setup, one_run, states, runs, arrays, chosen)
 
   def next_stretch(states, done, length):
     chosen = None
@@ -157,8 +158,10 @@ def of_images(
   def trace():
     first = _Run(*jax.tree.map(lambda x: x[0], (arrays.partitions, keys, grid)))
     alone = jax.tree.map(lambda x: x[0], params)
+    own = jax.tree.map(lambda x: x[0], _own_images(setup, arrays))
+    of_first = _with_images(arrays, own)
     return jax.eval_shape(
-      functools.partial(_tried, setup), alone, first, _of_start(setup, arrays)
+      functools.partial(_tried, setup), alone, first, of_first
     )
 
   return Program(
@@ -170,13 +173,20 @@ def of_images(
   )
 
 
-def _of_start(setup: _Setup, arrays: _Arrays) -> _Arrays:
-  """The arrays as the first start has them."""
-  first = jax.tree.map(lambda x: x[0], arrays.partitions)
+def _own_images(setup: _Setup, arrays: _Arrays):
+  """Images with the starts in front, of every set; None if all share them."""
   if setup.cell.make_images is None:
-    return arrays._replace(partitions=first)
-  sets = {name: (x[0], y) for name, (x, y) in arrays.sets.items()}
-  return _Arrays(first, arrays.images[0], arrays.labels, sets)
+    return None
+  return arrays.images, {name: x for name, (x, _) in arrays.sets.items()}
+
+
+def _with_images(arrays: _Arrays, own) -> _Arrays:
+  """The arrays of a start whose own images these are."""
+  if own is None:
+    return arrays
+  images, made = own
+  sets = {name: (made[name], y) for name, (_, y) in arrays.sets.items()}
+  return arrays._replace(images=images, sets=sets)
 
 
 def _over_runs(setup: _Setup, one_run, states, runs: _Run, arrays, *more):
@@ -184,21 +194,22 @@ def _over_runs(setup: _Setup, one_run, states, runs: _Run, arrays, *more):
 
   What is more has the starts in front, if it is there.
   """
-  by_start = None if setup.cell.make_images is None else 0
-  sets = {name: (by_start, None) for name in arrays.sets}
-  axes = _Arrays._make((0, by_start, None, sets))
 
-  def of_start(state, partition, key, arrays, *more):
-    return jax.vmap(
-      lambda state, value: one_run(
-        setup, state, _Run(partition, key, value), arrays, *more
-      )
-    )(state, runs.value)
+  def each(function, xs):
+    if setup.cell.run_map == 'map':
+      return jax.lax.map(function, xs)
+    return jax.vmap(function)(xs)
 
-  more_axes = [None if one is None else 0 for one in more]
-  return jax.vmap(of_start, (0, 0, 0, axes, *more_axes))(
-    states, runs.partition, runs.key, arrays, *more
-  )
+  def of_start(xs):
+    state, partition, key, own, more = xs
+    here = _with_images(arrays, own)
+    return each(
+      lambda x: one_run(setup, x[0], _Run(partition, key, x[1]), here, *more),
+      (state, runs.value),
+    )
+
+  own = _own_images(setup, arrays)
+  return each(of_start, (states, runs.partition, runs.key, own, more))
 
 
 def _task(setup: _Setup, run: _Run, arrays: _Arrays) -> Task:
@@ -247,24 +258,24 @@ def _measured(setup: _Setup, state, run: _Run, arrays: _Arrays):
   return _evaluated(setup.cell, task, state.params, arrays.sets, key)
 
 
-def _stretched(setup: _Setup, states, runs: _Run, length, chosen, arrays):
-  """All runs after so many rounds more, and what is measured then."""
+def _stretched(setup: _Setup, state, run: _Run, arrays, chosen, length):
+  """One run after so many rounds more, and what is measured then."""
 
-  def rounds(states, i):
-    now = None if chosen is None else chosen[:, i]
-    return _over_runs(setup, _one_round, states, runs, arrays, now)
+  def one_round(state, i):
+    now = None if chosen is None else chosen[i]
+    return _one_round(setup, state, run, arrays, now)
 
   def add(i, carry):
-    states, total = carry
-    states, metrics = rounds(states, i)
-    return states, jax.tree.map(jnp.add, total, metrics)
+    state, total = carry
+    state, metrics = one_round(state, i)
+    return state, jax.tree.map(jnp.add, total, metrics)
 
-  _, shapes = jax.eval_shape(rounds, states, 0)
+  _, shapes = jax.eval_shape(one_round, state, 0)
   zeros = {k: jnp.zeros(x.shape, x.dtype) for k, x in shapes.items()}
   # A traced length: stretches of all lengths are one executable.
-  states, total = jax.lax.fori_loop(0, length, add, (states, zeros))
-  measured = _over_runs(setup, _measured, states, runs, arrays)
-  return states, {**{k: v / length for k, v in total.items()}, **measured}
+  state, total = jax.lax.fori_loop(0, length, add, (state, zeros))
+  measured = _measured(setup, state, run, arrays)
+  return state, {**{k: v / length for k, v in total.items()}, **measured}
 
 
 def _tried(setup: _Setup, params, run: _Run, arrays: _Arrays):
