@@ -85,7 +85,8 @@ def worker_sharded(
     ...   axis_types=(jax.sharding.AxisType.Auto,) * 2)
     >>> rule = byzjax.worker_sharded(
     ...   byzjax.krum(num_byzantine=1), 'workers', coordinate_axes='fsdp')
-    >>> @jax.shard_map(mesh=mesh, in_specs=jax.P('workers', 'fsdp'),
+    >>> @jax.jit
+    ... @jax.shard_map(mesh=mesh, in_specs=jax.P('workers', 'fsdp'),
     ...                out_specs=jax.P('fsdp'))
     ... def aggregate(messages):
     ...   params = jnp.zeros_like(messages[0])

@@ -126,6 +126,8 @@ def of_images(
   keys = jax.vmap(jax.random.key)(jnp.array([seed for _, seed in starts]))
   # Stretches of all lengths are one executable.
   longest = max(b - a for a, b in zip([0, *stops], stops))
+  # Of its own, so that it is traced once: to be checked, and for its metrics.
+  one_round = jax.jit(functools.partial(_one_round, setup))
 
   @jax.jit
   def start(params, arrays):
@@ -133,12 +135,13 @@ def of_images(
       lambda p: jnp.repeat(p[:, None], len(cell.values), axis=1), params
     )
     runs = _Run(arrays.partitions, keys, grid)
-    return _over_runs(setup, _begun, tiled, runs, arrays)
+    one_run = functools.partial(_begun, setup)
+    return _over_runs(setup, one_run, tiled, runs, arrays)
 
   @functools.partial(jax.jit, donate_argnums=0)
   def stretch(states, length, chosen, arrays):
     runs = _Run(arrays.partitions, keys, grid)
-    one_run = functools.partial(_stretched, length=length)
+    one_run = functools.partial(_stretched, setup, one_round, length)
     return _over_runs(setup, one_run, states, runs, arrays, chosen)
 
   def next_stretch(states, done, length):
@@ -160,9 +163,8 @@ def of_images(
     alone = jax.tree.map(lambda x: x[0], params)
     own = jax.tree.map(lambda x: x[0], _own_images(setup, arrays))
     of_first = _with_images(arrays, own)
-    return jax.eval_shape(
-      functools.partial(_tried, setup), alone, first, of_first
-    )
+    one_run = functools.partial(_tried, setup, one_round)
+    return jax.eval_shape(one_run, alone, first, of_first)
 
   return Program(
     _runs(cell, starts),
@@ -204,7 +206,7 @@ def _over_runs(setup: _Setup, one_run, states, runs: _Run, arrays, *more):
     state, partition, key, own, more = xs
     here = _with_images(arrays, own)
     return each(
-      lambda x: one_run(setup, x[0], _Run(partition, key, x[1]), here, *more),
+      lambda x: one_run(x[0], _Run(partition, key, x[1]), here, *more),
       (state, runs.value),
     )
 
@@ -258,19 +260,21 @@ def _measured(setup: _Setup, state, run: _Run, arrays: _Arrays):
   return _evaluated(setup.cell, task, state.params, arrays.sets, key)
 
 
-def _stretched(setup: _Setup, state, run: _Run, arrays, chosen, length):
+def _stretched(
+  setup: _Setup, one_round, length, state, run: _Run, arrays, chosen
+):
   """One run after so many rounds more, and what is measured then."""
 
-  def one_round(state, i):
+  def after(state, i):
     now = None if chosen is None else chosen[i]
-    return _one_round(setup, state, run, arrays, now)
+    return one_round(state, run, arrays, now)
 
   def add(i, carry):
     state, total = carry
-    state, metrics = one_round(state, i)
+    state, metrics = after(state, i)
     return state, jax.tree.map(jnp.add, total, metrics)
 
-  _, shapes = jax.eval_shape(one_round, state, 0)
+  _, shapes = jax.eval_shape(after, state, 0)
   zeros = {k: jnp.zeros(x.shape, x.dtype) for k, x in shapes.items()}
   # A traced length: stretches of all lengths are one executable.
   state, total = jax.lax.fori_loop(0, length, add, (state, zeros))
@@ -278,12 +282,14 @@ def _stretched(setup: _Setup, state, run: _Run, arrays, chosen, length):
   return state, {**{k: v / length for k, v in total.items()}, **measured}
 
 
-def _tried(setup: _Setup, params, run: _Run, arrays: _Arrays):
+def _tried(setup: _Setup, one_round, params, run: _Run, arrays: _Arrays):
   """One round and one evaluation of one run."""
   cell = setup.cell
   chosen = jnp.zeros((cell.num_workers, cell.batch_size), jnp.int32)
   state = _begun(setup, params, run, arrays)
-  state, metrics = _one_round(setup, state, run, arrays, chosen)
+  state, metrics = one_round(
+    state, run, arrays, None if cell.is_local else chosen
+  )
   return {**metrics, **_measured(setup, state, run, arrays)}
 
 

@@ -66,7 +66,7 @@ def _sent(attack, x, bad, **knowledge):
 
 def _damage(aggregator, sent, bad, state=None, key=None):
   state = aggregator.init(sent[0]) if state is None else state
-  aggregate, _ = aggregator.update(sent, state, key=key)
+  aggregate, _ = jax.jit(aggregator.update)(sent, state, key=key)
   honest = np.asarray(sent, np.float64)[~bad]
   return np.linalg.norm(np.asarray(aggregate) - honest.mean(axis=0))
 
@@ -89,15 +89,9 @@ def test_the_search_is_as_harmful_as_any_strength_on_its_grid(rule):
     return _sent(attack, x, bad)
 
   fixed = _alie_of_first(int(bad.sum()))
-  key = _rule_key(aggregator)
-  damage = jax.jit(
-    functools.partial(aggregator.update, key=key)
-  )  # one program for all strengths
-  mean = np.asarray(x)[~bad].mean(axis=0)
 
   def harm(sent):
-    aggregate, _ = damage(sent, aggregator.init(sent[0]))
-    return np.linalg.norm(np.asarray(aggregate) - mean)
+    return _damage(aggregator, sent, bad, key=_rule_key(aggregator))
 
   found = searched(x)
   best = harm(found)

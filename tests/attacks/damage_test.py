@@ -39,6 +39,7 @@ RULES = {
     7,
   ),
 }
+ALIKE = ('nnm_trimmed_mean', 'nnm_mean_around_median')
 ATTACK = byzjax.alie(z=-1.0)
 
 
@@ -99,7 +100,17 @@ def _searches(name):
   return both
 
 
-@pytest.mark.parametrize('name', RULES)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(
+      name,
+      # Behind the same mixing as nnm_coordinate_median.
+      marks=pytest.mark.slow if name in ALIKE else (),
+    )
+    for name in RULES
+  ],
+)
 def test_a_search_that_knows_the_rule_does_what_a_blind_one_does(name):
   n = RULES[name][1]
   for f in (0, 1, 2):

@@ -32,10 +32,16 @@ def small(of):
   return {'dataset': 'digits'} if hasattr(of.Settings, 'dataset') else {}
 
 
-# One of six in turn is quick enough for every change; all are in slow tests.
-@pytest.mark.parametrize('stride', [6, pytest.param(1, marks=pytest.mark.slow)])
+# Three of them are quick enough for every change; all are in slow tests.
+@pytest.mark.parametrize(
+  'which',
+  [
+    pytest.param(slice(None), id='all', marks=pytest.mark.slow),
+    pytest.param(None, id='three'),
+  ],
+)
 @pytest.mark.parametrize('name', NAMES)
-def test_cells_trace(name, stride):
+def test_cells_trace(name, which):
   of = study.load(name)
   config = of.Settings(num_seeds=1)
   cells = of.define(config)
@@ -43,7 +49,8 @@ def test_cells_trace(name, stride):
   assert len(set(names)) == len(names)
   # Shapes of digits do as well, and need no folder.
   dataset = study.dataset_of(cells, of.Settings(**small(of)))
-  for cell in cells[::stride]:
+  which = which or slice(None, None, max(len(cells) - 1, 2) // 2)
+  for cell in cells[which]:
     program = study.program_of(cell, config, dataset)
     if program is None:
       continue
@@ -240,12 +247,17 @@ def test_a_killed_cell_goes_on_to_the_same_bits(tmp_path):
     ('batch_size', ('--num_gradients=10',), 'no multiple of 1 x 8'),
     ('learning_from_history', ('--parts=nothing',), 'nothing is none of'),
     ('sign_majority', ('--only=nobody',), 'matches no cell'),
-    ('sign_majority', ('--check', '--only=x'), '--check is about all cells'),
-    ('sign_majority', ('--publish', '--quick'), 'is neither published'),
     ('dipaco', ('--quick', '--variant=text'), 'is one of the quick ones'),
-    ('sign_majority', ('--committed', '--only=x'), 'leave out --only'),
     ('sign_majority', ('--publish', '--rounds=3'), 'got --rounds=3'),
-    ('sign_majority', ('--committed', '--num_seeds=1'), 'got --num_seeds=1'),
+    *(
+      pytest.param('sign_majority', arguments, message, marks=pytest.mark.slow)
+      for arguments, message in [
+        (('--check', '--only=x'), '--check is about all cells'),
+        (('--publish', '--quick'), 'is neither published'),
+        (('--committed', '--only=x'), 'leave out --only'),
+        (('--committed', '--num_seeds=1'), 'got --num_seeds=1'),
+      ]
+    ),
   ],
 )
 def test_refuses_up_front(name, arguments, message, tmp_path):

@@ -207,7 +207,8 @@ def test_every_worker_draws_on_its_own():
 
 
 @pytest.mark.parametrize('name, devices', [
-  ('signum', 8), ('ef_sparsign', 8), ('top_k_median', 8), ('qsgd_krum', 8),
+  ('signum', 8), ('ef_sparsign', 8), ('qsgd_krum', 8),
+  pytest.param('top_k_median', 8, marks=pytest.mark.slow),
   pytest.param('ef_sparsign', 2, marks=pytest.mark.slow),
   pytest.param('signum', 1, marks=pytest.mark.slow),
 ])  # fmt: skip

@@ -43,6 +43,8 @@ CASES = {
   ),
 }
 
+ALIKE = ('kept', 'local scaling', 'averaged')
+
 
 # What shares most with others runs in slow tests.
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ CASES = {
   [
     pytest.param(
       name,
-      marks=pytest.mark.slow if name in ('kept', 'local scaling') else (),
+      marks=pytest.mark.slow if name in ALIKE else (),
     )
     for name in CASES
   ],

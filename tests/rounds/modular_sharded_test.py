@@ -65,7 +65,14 @@ def assert_same(result, expected):
       np.testing.assert_array_equal(getattr(info, name), getattr(other, name))
 
 
-@pytest.mark.parametrize('name', CASES)
+# Noise is drawn on devices in the tests of other rounds, too.
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=pytest.mark.slow if name == 'noise' else ())
+    for name in CASES
+  ],
+)
 def test_eight_devices_compute_what_one_does(name):
   arguments = dict(paths=SIXTEEN) | CASES[name]
   start, rows = problem.params(), batches(len(arguments['paths']))
