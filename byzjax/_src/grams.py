@@ -69,10 +69,11 @@ def gram_about_message(
   """A Gram matrix around a message that a minority cannot choose.
 
   A minority can send a message of just the median norm, in another direction.
-  Around it squared distances lose about 1e-7 of its squared length. They are
-  still good enough to find a message that is as near to a majority as they can
-  tell, and the matrix is taken again around that one. Once more, and they can
-  tell all that float32 can: only where it is needed, but always under `vmap`.
+  Around it squared distances lose about 1e-7 of its squared length, but still
+  tell roughly which messages are near a majority. So the matrix is taken again
+  around the nearest one. Its distances are better, and may show one that is
+  nearer still, for a third matrix. Both are taken only if the one before is too
+  far from the middle, but always under `vmap`.
 
   Args:
     gram_about: `int[] -> float[n, n]`, the matrix around message i.

@@ -126,7 +126,7 @@ def of_images(
   keys = jax.vmap(jax.random.key)(jnp.array([seed for _, seed in starts]))
   # Stretches of all lengths are one executable.
   longest = max(b - a for a, b in zip([0, *stops], stops))
-  # Of its own, so that it is traced once: to be checked, and for its metrics.
+  # Jitted by itself: checks, shapes of metrics and the loop share one trace.
   one_round = jax.jit(functools.partial(_one_round, setup))
 
   @jax.jit
@@ -196,11 +196,11 @@ def _over_runs(setup: _Setup, one_run, states, runs: _Run, arrays, *more):
 
   What is more has the starts in front, if it is there.
   """
-
-  def each(function, xs):
-    if setup.cell.run_map == 'map':
-      return jax.lax.map(function, xs)
-    return jax.vmap(function)(xs)
+  maps = {
+    'vmap': lambda function, xs: jax.vmap(function)(xs),
+    'map': jax.lax.map,
+  }
+  each = maps[setup.cell.run_map]
 
   def of_start(xs):
     state, partition, key, own, more = xs
@@ -285,11 +285,11 @@ def _stretched(
 def _tried(setup: _Setup, one_round, params, run: _Run, arrays: _Arrays):
   """One round and one evaluation of one run."""
   cell = setup.cell
-  chosen = jnp.zeros((cell.num_workers, cell.batch_size), jnp.int32)
+  chosen = None
+  if not cell.is_local:
+    chosen = jnp.zeros((cell.num_workers, cell.batch_size), jnp.int32)
   state = _begun(setup, params, run, arrays)
-  state, metrics = one_round(
-    state, run, arrays, None if cell.is_local else chosen
-  )
+  state, metrics = one_round(state, run, arrays, chosen)
   return {**metrics, **_measured(setup, state, run, arrays)}
 
 

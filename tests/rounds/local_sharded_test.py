@@ -50,10 +50,7 @@ ALIKE = ('kept', 'local scaling', 'averaged')
 @pytest.mark.parametrize(
   'name',
   [
-    pytest.param(
-      name,
-      marks=pytest.mark.slow if name in ALIKE else (),
-    )
+    pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())
     for name in CASES
   ],
 )
