@@ -25,10 +25,13 @@ class _Job(NamedTuple):
 
 
 class _Jobs(NamedTuple):
-  """The arguments of `simulate` that say what jobs are like, and its draws."""
+  """The arguments of `simulate` that say what jobs are like, and its draws.
 
-  speeds: np.ndarray  # float[K], seconds of a step
-  steps: np.ndarray  # int[K]
+  What is read for every message is in lists: an item of an array costs more.
+  """
+
+  seconds: list[float]  # of a job, one of each worker
+  steps: list[int]  # of a job, one of each worker
   variation: float
   slow_probability: float
   slow_factor: float
@@ -38,7 +41,7 @@ class _Jobs(NamedTuple):
   sizes: np.ndarray  # float[num_shards]
   draws: list[np.random.Generator]  # one of each worker
   shard_draws: np.random.Generator
-  given: np.ndarray  # int[num_shards], steps given out: every job adds its own
+  given: list[int]  # of each shard, steps given out: every job adds its own
 
 
 class _Limits(NamedTuple):
@@ -148,8 +151,8 @@ def simulate(
     absences=absences,
   )
   jobs = _Jobs(
-    speeds,
-    steps,
+    (steps * speeds).tolist(),
+    steps.tolist(),
     variation,
     slow_probability,
     slow_factor,
@@ -160,7 +163,7 @@ def simulate(
     sizes,
     [np.random.default_rng([seed, k]) for k in range(num_workers)],
     np.random.default_rng([seed, num_workers]),
-    np.zeros(len(sizes), np.int64),
+    [0] * len(sizes),
   )
   arrivals = _run(jobs, grace, _Limits(num_events, total_steps, max_time))
   columns = zip(*arrivals) if arrivals else [()] * 7
@@ -185,7 +188,7 @@ def _run(
   jobs: _Jobs, grace: float, limits: _Limits
 ) -> list[tuple[int, float, int, int, int, int, bool]]:
   """The messages in the order of their arrival, as rows of `Events`."""
-  current = [_begin(jobs, k, 0.0, 0) for k in range(len(jobs.speeds))]
+  current = [_begin(jobs, k, 0.0, 0) for k in range(len(jobs.steps))]
   # Those at work, by when they are done; of equal times the lowest worker.
   at_work = [(job.finish, k) for k, job in enumerate(current)]
   heapq.heapify(at_work)
@@ -226,7 +229,7 @@ def _run(
 def _begin(jobs: _Jobs, k: int, start: float, issued_at: int) -> _Job:
   """The next job of worker k, with its draws made."""
   random = jobs.draws[k]
-  seconds = float(jobs.steps[k] * jobs.speeds[k])
+  seconds = jobs.seconds[k]
   if jobs.variation > 0:
     seconds *= random.gamma(jobs.variation**-2, jobs.variation**2)
   if jobs.slow_probability > 0 and random.random() < jobs.slow_probability:
@@ -238,9 +241,9 @@ def _begin(jobs: _Jobs, k: int, start: float, issued_at: int) -> _Job:
     if who == k and since <= finish < until:
       finish, is_lost = until, True
   shard = _shard_of(jobs, k)
-  progress = int(jobs.given[shard])
+  progress = jobs.given[shard]
   jobs.given[shard] += jobs.steps[k]
-  return _Job(finish, is_lost, issued_at, int(jobs.steps[k]), shard, progress)
+  return _Job(finish, is_lost, issued_at, jobs.steps[k], shard, progress)
 
 
 def _shard_of(jobs: _Jobs, k: int) -> int:
@@ -250,7 +253,7 @@ def _shard_of(jobs: _Jobs, k: int) -> int:
   share = jobs.sizes / jobs.sizes.sum()
   if jobs.shards == 'least_visited':
     return int(np.argmin(jobs.given / share))
-  lack = np.maximum(share - jobs.given / np.maximum(jobs.given.sum(), 1), 0)
+  lack = np.maximum(share - np.array(jobs.given) / max(sum(jobs.given), 1), 0)
   # All shards are where they should be, but for rounding.
   lack = share if lack.sum() < 1e-12 else lack
   return int(jobs.shard_draws.choice(len(share), p=lack / lack.sum()))
