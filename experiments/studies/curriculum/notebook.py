@@ -1,15 +1,17 @@
-"""The authors' run on Fashion-MNIST: LeNet-5, 100 clients, 10 in a round.
+"""The authors' runs: a small CNN, 100 clients, 10 in a round.
 
-A part of its own, for the variant fashion_mnist. Local steps are those of the
-authors' notebooks: momentum, weight decay, a rate that decays within a round
-and starts again in the next, pools of 32 examples or more that grow from a
-fifth to all of them. There are fewer of these steps, on fewer, smaller images.
+A part of its own, for the variants on Fashion-MNIST and CIFAR-10. Local steps
+are those of the authors' notebooks: momentum, weight decay, a rate that decays
+within a round and starts again in the next, pools of 32 examples or more that
+grow from a fifth to all of them. There are fewer of these steps, on smaller
+images.
 
 Orders are numbers of a program: losses times -1 put hard examples first, and a
 pool that has all from the start is vanilla, in whatever order.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -23,25 +25,17 @@ from byzjax import data, models
 
 from ...harness.cells import Cell, Rows
 from ...reporting import pictures, tables
-from ...reporting.summary import OURS, Check, Claim, Summary, pivots
+from ...reporting.summary import Summary, pivots
 from .. import pooling
 from . import claims as said
+from .notebook_claims import claims, published
 
 PART, ATTACKED = 'notebook', 'notebook, attacked'
 LABELS = 'part', 'ranks', 'rule'
 RULES = {'mean': byzjax.mean, 'median': byzjax.coordinate_median}
 ATTACKS = {'none': 0.0, 'sign flip': 1.0}
-UNDER = 'curriculum', 'vanilla'
 SHARE = 0.2  # Of the pool at the start, unless it is all.
 WEIGHT_DECAY = 5e-4
-NUM_TRAIN = 20000  # With those of the validation split.
-# Test accuracy (%) of FedAvg in the notebooks, Dirichlet 0.2.
-PUBLISHED = {
-  'curriculum': 85.12,
-  'random': 86.12,
-  'vanilla': 85.97,
-  'anti': 83.72,
-}
 
 
 class LeNet5(nnx.Module):
@@ -74,12 +68,14 @@ class LeNet5(nnx.Module):
 
 
 @functools.cache
-def load(name: str, data_dir: str | None, k: int) -> data.Dataset:
+def load(
+  name: str, data_dir: str | None, k: int, num_train: int
+) -> data.Dataset:
   """The first images for training, and all for tests; k x k pixels in one."""
   dataset = data.load(name, data_dir)
   return dataset._replace(
-    train_images=pooling.pooled(dataset.train_images[:NUM_TRAIN], k),
-    train_labels=dataset.train_labels[:NUM_TRAIN],
+    train_images=pooling.pooled(dataset.train_images[:num_train], k),
+    train_labels=dataset.train_labels[:num_train],
     test_images=pooling.pooled(dataset.test_images, k),
   )
 
@@ -154,12 +150,18 @@ def cell(
     make_round=make_round,
     grid={'learning_rate': rates, **grid},
     load=functools.partial(
-      load, settings.dataset, settings.data_dir, settings.pooling
+      load,
+      settings.dataset,
+      settings.data_dir,
+      settings.pooling,
+      settings.num_train,
     ),
     num_workers=n,
     rounds=settings.rounds if part == PART else settings.attacked_rounds,
     batch_size=size,
-    partition=f'dirichlet_by_worker(alpha={settings.skew})',
+    partition='random_shards'
+    if math.isinf(settings.skew)
+    else f'dirichlet_by_worker(alpha={settings.skew})',
     is_local=True,
     num_evals=5,
     make_model=LeNet5,
@@ -230,17 +232,18 @@ def tables_of(rows: Rows):
 def summarise(rows: Rows, settings) -> Summary:
   accuracy, by_rate, attacked = tables_of(rows)
   shown = tables.Cells(accuracy)
-  for order, value in PUBLISHED.items():
+  theirs = published(settings)
+  for order, value in theirs.items():
     shown[order, 'authors [N]'] = np.array(value)
     if order != 'curriculum':
       row = f'curriculum - {order}'
       over = accuracy['curriculum', 'here'] - accuracy[order, 'here']
       shown[row, 'here'] = over
-      shown[row, 'authors [N]'] = np.array(PUBLISHED['curriculum'] - value)
+      shown[row, 'authors [N]'] = np.array(theirs['curriculum'] - value)
   f, n = settings.num_byzantine, settings.num_workers
   rounds = f'{settings.attacked_rounds} rounds'
   return Summary(
-    claims=claims(accuracy, attacked),
+    claims=claims(accuracy, attacked, settings),
     tables=pivots(
       [
         ('Test accuracy (%), and that of the authors', shown, 2),
@@ -248,83 +251,27 @@ def summarise(rows: Rows, settings) -> Summary:
         (f'{f} of {n} clients attack, {rounds}: test accuracy (%)', attacked),
       ]
     ),
-    figures={'fashion_mnist.png': lambda: picture(accuracy, attacked)},
+    figures={
+      f'{picture_name(settings)}.png': lambda: picture(
+        accuracy, attacked, theirs
+      )
+    },
   )
 
 
-def claims(accuracy, attacked) -> list[Claim]:
-  def points(one, other, **threshold):
-    over = accuracy[one, 'here'] - accuracy[other, 'here']
-    return Check(
-      f'points of {one} over {other}', float(over.mean()), **threshold
-    )
-
-  def lost(row):
-    return float((attacked[row, 'none'] - attacked[row, 'sign flip']).mean())
-
-  paper = {
-    'method': 'curricula',
-    'paper': said.PAPER,
-    'data': 'fashion_mnist',
-    'published': ', '.join(f'{k} {v:g}' for k, v in PUBLISHED.items()),
-    'evidence': 'N',
-  }
-  ours = OURS | {'data': 'fashion_mnist'}
-  mean, median = (f'{UNDER[0]}, {rule}' for rule in RULES)
-  plain = f'{UNDER[1]}, median'
-  return [
-    Claim(
-      says='on this easy task easy examples first are no gain for FedAvg',
-      checks=[
-        points('curriculum', 'vanilla', at_most=0.5),
-        points('curriculum', 'random', at_most=0.5),
-      ],
-      **paper,
-    ),
-    Claim(
-      says='hard examples first end below any other order',
-      checks=[
-        points('vanilla', 'anti', at_least=1),
-        points('random', 'anti', at_least=1),
-        points('curriculum', 'anti', at_least=0.5),
-      ],
-      **paper,
-    ),
-    Claim(
-      says='a fiftieth of the local work costs fifteen points at most',
-      checks=[
-        Check(
-          'points of the authors over vanilla',
-          PUBLISHED['vanilla'] - float(accuracy['vanilla', 'here'].mean()),
-          at_most=15,
-        )
-      ],
-      **ours,
-    ),
-    Claim(
-      says='the median protects clients that train by a curriculum',
-      checks=[
-        Check(f'points that sign flips cost {mean}', lost(mean), at_least=20),
-        Check(f'points that sign flips cost {median}', lost(median), at_most=5),
-        Check(
-          f'points that they cost {median}, over {plain}',
-          lost(median) - lost(plain),
-          at_most=3,
-        ),
-      ],
-      **ours,
-    ),
-  ]
+def picture_name(settings) -> str:
+  is_skewed = settings.dataset == 'cifar10' and not math.isinf(settings.skew)
+  return f'{settings.dataset}_skewed' if is_skewed else settings.dataset
 
 
-def picture(accuracy, attacked):
+def picture(accuracy, attacked, theirs):
   """The orders, with the authors' numbers as dots; then under attack."""
   figure, (axes,) = pictures.panels(1, 2, figsize=(10, 2.8))
   orders, under = axes
   bars = {order: accuracy[order, 'here'] for order in said.ORDERS}
   pictures.bars(orders, bars, 'test accuracy (%)')
-  theirs = [PUBLISHED[order] for order in said.ORDERS]
-  orders.plot(theirs, range(len(theirs)), 'kD', label='authors')
+  dots = [theirs[order] for order in said.ORDERS]
+  orders.plot(dots, range(len(dots)), 'kD', label='authors')
   orders.legend(fontsize='small', loc='lower left')
   bars = {
     f'{row}, {attack}': values for (row, attack), values in attacked.items()

@@ -3,6 +3,9 @@ r"""Curricula in federated learning: easy data first (Vahidian et al.).
   python -m experiments.studies curriculum --check                # digits
   python -m experiments.studies curriculum --variant=fashion_mnist \
       --data_dir=FOLDER
+  python -m experiments.studies curriculum --variant=cifar10 --data_dir=FOLDER
+  python -m experiments.studies curriculum --variant=cifar10_skewed \
+      --data_dir=FOLDER
   python -m experiments.studies curriculum --parts=order --noises=0 \
       --dataset=cifar10 --data_dir=FOLDER --num_workers=100
 
@@ -18,14 +21,15 @@ in the harder variant a share of the training labels is wrong. The parts are
   attacks  clients with flipped labels or flipped signs, for mean and median
   clients  whole clients in the order of their loss, which attackers may claim
 
-The variant fashion_mnist (module `notebook`) is a part of its own: the authors'
-run on Fashion-MNIST with LeNet-5, as near to it as minutes allow.
+The variants (module `notebook`) are a part of their own: the authors' runs on
+Fashion-MNIST and CIFAR-10 with small CNNs, as near to them as minutes allow.
 
 Learning rates, noise, pacing and attacks are numbers of one program per cell.
 """
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -49,19 +53,32 @@ RULES = {'mean': byzjax.mean, 'median': byzjax.coordinate_median}
 FIXED = ('noise', 'attack', 'full_at', 'initial_share')  # Not chosen from.
 QUICK = {'rounds': 2, 'local_steps': 4, 'learning_rates': (0.03,)}
 QUICK_CELLS = ('order, even, vanilla', 'order, even, curriculum')
+NOTEBOOK = {
+  'parts': (notebook.PART,),
+  'pooling': 2,
+  'num_workers': 100,
+  'num_participants': 10,
+  'num_byzantine': 10,
+  'min_pool': 32,
+}
+CIFAR10 = {
+  **NOTEBOOK,
+  'dataset': 'cifar10',
+  'num_train': 50000,
+  'rounds': 50,
+  'local_steps': 90,
+  'learning_rates': (0.003, 0.01, 0.03),
+}
 VARIANTS = {
   'fashion_mnist': {
-    'parts': (notebook.PART,),
+    **NOTEBOOK,
     'dataset': 'fashion_mnist',
-    'pooling': 2,
-    'num_workers': 100,
-    'num_participants': 10,
-    'num_byzantine': 10,
     'rounds': 30,
     'local_steps': 36,
-    'min_pool': 32,
     'learning_rates': (0.01, 0.03, 0.1),
-  }
+  },
+  'cifar10': {**CIFAR10, 'skew': math.inf},
+  'cifar10_skewed': {**CIFAR10, 'skew': 0.05},
 }
 
 
@@ -83,8 +100,9 @@ class Settings(ImageSettings):
   noises: tuple[float, ...] = option(
     (0.0, 0.3), 'Shares of wrong training labels.'
   )
-  skew: float = option(0.2, 'Of the Dirichlet distribution.', low=0)
+  skew: float = option(0.2, 'Of the Dirichlet distribution; inf: even.', low=0)
   pooling: int = option(1, 'k x k pixels are one, in the notebook.', low=1)
+  num_train: int = option(20000, 'Images of the notebook.', low=100)
   attacked_rounds: int = option(15, 'Of the notebook, attacked.', low=1)
 
 
