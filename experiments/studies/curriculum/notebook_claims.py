@@ -117,7 +117,7 @@ def of_ours(
 
   mean, median = (f'{UNDER[0]}, {rule}' for rule in ('mean', 'median'))
   plain = f'{UNDER[1]}, median'
-  less = 'a fiftieth' if ours['data'] == 'fashion_mnist' else 'a tenth'
+  less = 'a fiftieth' if ours['data'] == 'fashion_mnist' else 'a twentieth'
   return [
     Claim(
       says=f'{less} of the local work costs fifteen points at most',

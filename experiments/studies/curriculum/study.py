@@ -65,7 +65,7 @@ CIFAR10 = {
   **NOTEBOOK,
   'dataset': 'cifar10',
   'num_train': 50000,
-  'rounds': 50,
+  'rounds': 30,
   'local_steps': 90,
   'learning_rates': (0.003, 0.01, 0.03),
 }
