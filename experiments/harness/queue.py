@@ -34,6 +34,13 @@ class Job(NamedTuple):
   run: Callable[[pathlib.Path, Callable[[int], Any]], Rows]
 
 
+def left(jobs: Sequence[Job], folder: pathlib.Path) -> list[int]:
+  """The numbers of the jobs that `work` would run in this process."""
+  process, num_processes = distributed.share()
+  done = _read(jobs, folder)
+  return [i for i in range(process, len(jobs), num_processes) if i not in done]
+
+
 def work(jobs: Sequence[Job], folder: pathlib.Path, unit: str = 'jobs') -> Rows:
   """All rows: those in `results.csv`, and those of the jobs that it lacks.
 
@@ -54,10 +61,8 @@ def work(jobs: Sequence[Job], folder: pathlib.Path, unit: str = 'jobs') -> Rows:
     smoothing=0,
     dynamic_ncols=True,
   ) as bar:
-    for i in mine:
+    for i in left(jobs, folder):
       job = jobs[i]
-      if i in done:
-        continue
       bar.set_description(f'{i + 1} of {len(jobs)}')
       bar.set_postfix_str(job.name)
       # Of its own, for the program may be killed before it is removed.
@@ -69,9 +74,11 @@ def work(jobs: Sequence[Job], folder: pathlib.Path, unit: str = 'jobs') -> Rows:
       bar.update(before + job.size - bar.n)
   if num_processes > 1:
     rows = _read(jobs, folder)
-    left = sum(i not in rows for i in range(len(jobs)))
-    if left:
-      print(f'Process {process} is done; left to others: {left} of {len(jobs)}')
+    others = sum(i not in rows for i in range(len(jobs)))
+    if others:
+      print(
+        f'Process {process} is done; left to others: {others} of {len(jobs)}'
+      )
       sys.exit(0)
   if parts := _parts(folder):
     output.write_rows(path, _in_order(rows))

@@ -15,6 +15,7 @@ and, if it wants them,
 """
 
 import dataclasses
+import functools
 import importlib
 import pathlib
 from collections.abc import Sequence
@@ -119,10 +120,14 @@ def program_of(
   return programs.of_images(cell, dataset, options)
 
 
+# Large images take a minute.
+_load = functools.cache(data.load)
+
+
 def dataset_of(cells: Sequence[Cell | OwnCell], config: Any):
   """The images of the cells, if one is on those of the settings."""
   if any(isinstance(cell, Cell) and not cell.load for cell in cells):
-    return data.load(config.dataset, config.data_dir)
+    return _load(config.dataset, config.data_dir)
   return None
 
 

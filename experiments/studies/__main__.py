@@ -125,7 +125,9 @@ def _run(of: ModuleType, config: Any, cells, folder, names: list[str]):
     return None
   goes_on = distributed.joins(folder) or FLAGS.resume
   output.check_root(folder, resume=goes_on)
-  study.check(cells, config)
+  jobs = study.jobs(cells, config, FLAGS.checkpoint_seconds)
+  # Those that are done, or of other processes, need not be traced here.
+  study.check([cells[i] for i in queue.left(jobs, folder)], config)
   # To the end of the program, for tables and pictures come last.
   lock.take(folder, share=distributed.share(), resume=goes_on)
   values = {name: FLAGS[name].value for name in sorted(names)}
@@ -134,7 +136,6 @@ def _run(of: ModuleType, config: Any, cells, folder, names: list[str]):
     # Its cells have the names of those that a run without it would train.
     values['quick'] = True
   output.open_folder(folder, values)
-  jobs = study.jobs(cells, config, FLAGS.checkpoint_seconds)
   rows = queue.work(jobs, folder, 'rounds')
   print(f'CPU time of this call: {time.process_time() / 60:.1f} minutes\n')
   return rows

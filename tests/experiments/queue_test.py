@@ -39,6 +39,7 @@ def test_a_killed_queue_goes_on_to_the_same_bytes(killed_at, tmp_path):
   with pytest.raises(KeyboardInterrupt):
     queue.work(jobs_of(sizes, calls, killed_at=killed_at), killed)
   assert [i for i, _ in calls] == list(range(killed_at))
+  assert queue.left(jobs_of(sizes, []), killed) == [*range(killed_at, 4)]
   assert queue.work(jobs_of(sizes, calls), killed) == rows
   assert calls == [(i, f'job_{i}') for i in range(4)]
   files = [folder / 'results.csv' for folder in (straight, killed)]
@@ -78,6 +79,7 @@ def test_processes_share_the_jobs_and_the_last_puts_them_together(tmp_path):
   assert end.value.code == 0
   assert not (shared / 'results.csv').exists()
   with flagsaver.flagsaver(num_processes=2, process_id=1):
+    assert queue.left(jobs_of(sizes, []), shared) == [3]
     assert queue.work(jobs_of(sizes, calls[1]), shared) == rows
   # Nothing is done twice, and nothing is left of the parts.
   assert [i for i, _ in calls[0]] == [0, 2, 4]
