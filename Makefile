@@ -23,8 +23,10 @@ run: $(READY)
 	  --attack='sign_flip(scale=10.0); inner_product_manipulation(epsilon=0.1)' \
 	  $(ARGS)
 
-# Whole files go to one of two processes: what a file compiles it uses again.
-test: $(READY) lint docs
+# Two things at a time. Whole files of tests go to one of two processes: what a
+# file compiles it uses again.
+test: $(READY)
+	$(MAKE) --no-print-directory --jobs=2 lint docs
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 slow: $(READY)
