@@ -30,6 +30,11 @@ PUBLISHED = {
 }
 NOWHERE = dict.fromkeys(PUBLISHED['fashion_mnist', 0.2], math.nan)
 UNDER = 'curriculum', 'vanilla'
+# A guess that was not tested.
+SHORT = (
+  'its rate is the lowest of the grid, and 18 local steps are left once pools'
+  ' are full, where the authors have about 100'
+)
 
 
 def published(settings) -> dict[str, float]:
@@ -58,9 +63,9 @@ def claims(
   ]
 
 
-def points(accuracy: tables.Cells, one: str, other: str, **threshold) -> Check:
+def points(accuracy: tables.Cells, one: str, other: str, **more) -> Check:
   over = accuracy[one, 'here'] - accuracy[other, 'here']
-  return Check(f'points of {one} over {other}', float(over.mean()), **threshold)
+  return Check(f'points of {one} over {other}', float(over.mean()), **more)
 
 
 def no_gains(accuracy: tables.Cells) -> list[tuple[str, list[Check]]]:
@@ -90,8 +95,8 @@ def gains(accuracy: tables.Cells) -> list[tuple[str, list[Check]]]:
     (
       'easy examples first end above any other order',
       [
-        points(accuracy, 'curriculum', 'vanilla', at_least=1),
-        points(accuracy, 'curriculum', 'random', at_least=1),
+        points(accuracy, 'curriculum', 'vanilla', at_least=1, why=SHORT),
+        points(accuracy, 'curriculum', 'random', at_least=1, why=SHORT),
       ],
     ),
     (
@@ -117,6 +122,7 @@ def of_ours(
 
   mean, median = (f'{UNDER[0]}, {rule}' for rule in ('mean', 'median'))
   plain = f'{UNDER[1]}, median'
+  at_start = attacked[mean, 'none'].mean()
   less = 'a fiftieth' if ours['data'] == 'fashion_mnist' else 'a twentieth'
   return [
     Claim(
@@ -133,7 +139,12 @@ def of_ours(
     Claim(
       says='the median protects clients that train by a curriculum',
       checks=[
-        Check(f'points that sign flips cost {mean}', lost(mean), at_least=20),
+        Check(
+          f'points that sign flips cost {mean}',
+          lost(mean),
+          at_least=20,
+          why=f'out of reach: {at_start:.0f} % without attackers',
+        ),
         Check(f'points that sign flips cost {median}', lost(median), at_most=5),
         Check(
           f'points that they cost {median}, over {plain}',
