@@ -36,6 +36,7 @@ from .claims import (
   half_width,
   predicted,
   predicted_at_the_minimum,
+  protected,
   published,
 )
 
@@ -59,6 +60,7 @@ RULES = {
     radius=radius
   ),
 }
+FLIPPED = 'mean', 'trimmed mean'
 SHARES = (10, 25, 50, 75, 90, 100)  # % of the steps
 KEPT = ('accuracy', 'validation_accuracy', 'fit_loss', 'aggregation_error')
 VARIANTS = {
@@ -70,7 +72,9 @@ VARIANTS = {
     'total_steps': 40_000,
     'growths': (2.12,),
     'learning_rates': (0.05,),
+    'attack_learning_rate': 0.05,
     'is_attacked': False,
+    'is_flipped': True,
   }
 }
 QUICK = {'total_steps': 40, 'learning_rates': (0.01,)}
@@ -97,6 +101,7 @@ class Settings(ImageSettings):
   pooling: int = option(1, 'Pixels of an image, k x k, that are one.', low=1)
   width: int = option(0, 'Of an MLP in place of --model; 0 for none.', low=0)
   is_attacked: bool = option(True, 'Attackers, and more schedules.')
+  is_flipped: bool = option(False, 'Else sign flips, of QSR alone.')
 
 
 def cosine(settings: Settings, peak, step):
@@ -228,7 +233,9 @@ def cell(settings: Settings, lengths: str, attack='none', rule='mean') -> Cell:
 def define(settings: Settings) -> list[Cell]:
   plain = [cell(settings, lengths) for lengths in all_lengths(settings)]
   if not settings.is_attacked:
-    return plain
+    rules = FLIPPED if settings.is_flipped else ()
+    qsr = f'qsr {settings.growths[0]:g}'
+    return plain + [cell(settings, qsr, 'sign flip', rule) for rule in rules]
   few = compared(settings)
   return [
     *plain,
@@ -340,6 +347,8 @@ def summarise(rows: Rows, settings: Settings) -> Summary:
   else:
     data = f'{settings.num_examples} images of {settings.dataset}'
     claims = predicted_at_the_minimum(data, [*share], share, against, table)
+    if settings.is_flipped:
+      claims.append(protected(data, qsr, attacked))
   digits = settings.dataset == 'digits'
   name = 'qsr.png' if digits else f'{settings.dataset}.png'
   return Summary(
