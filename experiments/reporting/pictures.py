@@ -115,13 +115,23 @@ def _broken(text: str, width: int) -> str:
 def bars(
   axes: plt.Axes, cells: Mapping[str, np.ndarray], label: str = ''
 ) -> None:
-  """A bar per name: the mean over seeds, a line from worst to best."""
+  """A bar per name: the mean over seeds, a line from worst to best.
+
+  A word in place of the bar where a value is infinite.
+  """
   names = list(cells)
-  means = np.array([np.mean(cells[name]) for name in names])
-  low = means - [np.min(cells[name]) for name in names]
-  high = [np.max(cells[name]) for name in names] - means
+  drawn = [
+    np.zeros(1) if np.isinf(cells[name]).any() else cells[name]
+    for name in names
+  ]
+  means = np.array([np.mean(values) for values in drawn])
+  low = means - [np.min(values) for values in drawn]
+  high = [np.max(values) for values in drawn] - means
   colours = [palette.colours(names)[name] for name in names]
   axes.barh(names, means, xerr=np.array([low, high]), color=colours)
+  for i, name in enumerate(names):
+    if np.isinf(cells[name]).any():
+      axes.text(0, i, ' infinite', va='center')
   axes.invert_yaxis()
   axes.set_xlabel(label)
 

@@ -65,6 +65,14 @@ def test_bars_and_errors_are_means(axes):
   assert [bar.get_width() for bar in axes.patches] == [2, 5]
 
 
+def test_what_is_infinite_is_a_word_and_no_bar(axes):
+  pictures.bars(axes, {'mean': np.array([1.0, np.inf]), 'krum': np.ones(2)})
+  assert [bar.get_width() for bar in axes.patches] == [0, 1]
+  assert [(text.get_text(), text.get_position()) for text in axes.texts] == [
+    (' infinite', (0, 0))
+  ]
+
+
 def test_spread_is_over_numbers(axes):
   values = [np.array([1.0, 3.0]), np.array([4.0])]
   pictures.spread_over(axes, [0.1, 0.2], {'krum': values})
