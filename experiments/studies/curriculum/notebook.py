@@ -223,7 +223,7 @@ def tables_of(rows: Rows):
       attacked[f'{order}, {rule}', names[attack]] = tables.percent(best)
       continue
     accuracy[order, 'here'] = tables.percent(best)
-    accuracy[order, 'rate'] = np.array(best[0]['learning_rate'])
+    accuracy[order, '1000 x rate'] = np.array(1000 * best[0]['learning_rate'])
     for rate, own in tables.split(runs, 'learning_rate').items():
       by_rate[order, f'{rate:g}'] = tables.percent(own)
   return accuracy, by_rate, attacked
