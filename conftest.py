@@ -1,6 +1,7 @@
 """Eight devices on any machine, and the strictness that users of JAX expect."""
 
 import os
+import tempfile
 
 import jax
 import pytest
@@ -26,9 +27,24 @@ def pytest_configure(config):
     os.environ['XLA_FLAGS'] = ' '.join(flags)
 
 
+@pytest.fixture(autouse=True, scope='session')
+def _keep_programs():
+  """What was compiled once is found again, by processes of tests too."""
+  with tempfile.TemporaryDirectory() as folder:
+    options = {
+      'jax_compilation_cache_dir': folder,
+      'jax_persistent_cache_min_compile_time_secs': 0,
+    }
+    with pytest.MonkeyPatch.context() as environment:
+      for name, value in options.items():
+        jax.config.update(name, value)
+        environment.setenv(name.upper(), str(value))
+      yield
+
+
 @pytest.fixture(autouse=True, scope='module')
 def _forget_programs(request):
-  """Programs of one file are of no use to the next.
+  """Programs of one file are not held in memory for the next.
 
   Thousands of them exhaust the mappings that a process may have, and then
   compiling crashes.
