@@ -122,7 +122,7 @@ def of_ours(
 
   mean, median = (f'{UNDER[0]}, {rule}' for rule in ('mean', 'median'))
   plain = f'{UNDER[1]}, median'
-  at_start = attacked[mean, 'none'].mean()
+  unharmed = attacked[mean, 'none'].mean()
   less = 'a fiftieth' if ours['data'] == 'fashion_mnist' else 'a twentieth'
   return [
     Claim(
@@ -144,7 +144,7 @@ def of_ours(
           f'points that sign flips cost {mean}',
           lost(mean),
           at_least=20,
-          why=f'out of reach: {at_start:.0f} % without attackers',
+          why=f'out of reach: {unharmed:.0f} % without attackers',
         ),
         Check(f'points that sign flips cost {median}', lost(median), at_most=5),
         Check(
